@@ -1,0 +1,140 @@
+"""What a policy promises, as Protocols that list methods only, and what a class lacks of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from puffer_policies.errors import ContractError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPISODE_START = "episode_start"
+"""State key: bool (B,) or (B, T), true where the observation is the first of an episode."""
+
+LSTM_STATE = ("lstm_h", "lstm_c")
+"""State keys that PufferLib's trainer carries from step to step."""
+
+State = MutableMapping[str, Any]
+"""The recurrent carry of a batch: tensors with the batch first, mutated by a step."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A policy of PufferLib 3.0's structured form. `B` batch, `T` time, `N` = B or B*T, `H` hidden.
+
+    Two plain attributes complete it: ``is_continuous`` (bool) and ``hidden_size`` (int).
+    They stay out of the Protocol, whose runtime check of non-methods differs between Pythons.
+    """
+
+    def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
+        """(N, *obs) in any dtype of the space -> hidden (N, H) float32."""
+        ...
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        """(N, H) -> logits, values (N, 1).
+
+        logits: a Tensor (N, n) for Discrete; a tuple of Tensors for MultiDiscrete and MultiBinary;
+        ``torch.distributions.Normal`` for Box.
+        """
+        ...
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step: (B, *obs) -> logits, values (B, 1). A recurrent policy mutates `state`."""
+        ...
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training: (B, *obs) or (B, T, *obs) -> logits flat (B*T, ...), values.
+
+        values: (B, T) if recurrent, else (N, 1).
+        """
+        ...
+
+
+@runtime_checkable
+class RecurrentPolicy(Policy, Protocol):
+    """A policy that carries state between steps."""
+
+    def initial_state(self, batch_size: int, device: Any = None) -> dict[str, Tensor]:
+        """Return the state before the first step: tensors with `batch_size` rows."""
+        ...
+
+
+REQUIRED = {
+    "encode_observations": ("observations", "state"),
+    "decode_actions": ("hidden",),
+    "forward_eval": ("observations", "state"),
+    "forward": ("observations", "state"),
+}
+"""The parameter names of every method, after ``self``."""
+
+ATTRIBUTES = {"is_continuous": bool, "hidden_size": int}
+
+
+def missing_members(policy: object) -> list[str]:
+    """Return every offence of a policy class, or of a policy, against the contract; empty if none.
+
+    A class is judged by its methods; an instance also by its attributes. Nothing is called.
+    """
+    offences = [
+        offence
+        for name, parameters in REQUIRED.items()
+        if (offence := _method_offence(policy, name, parameters))
+    ]
+    if not isinstance(policy, type):
+        offences += [o for name, kind in ATTRIBUTES.items() if (o := _attribute(policy, name, kind))]
+    return offences
+
+
+def require_members(policy: object, *, name: str) -> None:
+    """Raise one `ContractError` that lists every offence of `policy`, called `name` in the text."""
+    offences = missing_members(policy)
+    if offences:
+        listed = "\n".join(f"  - {offence}" for offence in offences)
+        raise ContractError(
+            f"{name!r} does not keep the policy contract:\n{listed}",
+            fix="docs/contract.md describes each member; subclass nn.actor_critic.ActorCritic to "
+            "inherit them.",
+        )
+
+
+def _method_offence(policy: object, name: str, parameters: tuple[str, ...]) -> str:
+    wanted = f"{name}({', '.join(_spelled(p) for p in parameters)})"
+    method = getattr(policy, name, None)
+    # nn.Module gives every subclass a `forward` that only raises.
+    if not callable(method) or getattr(method, "__name__", name) == "_forward_unimplemented":
+        return f"no method {wanted}"
+    try:
+        signature = inspect.signature(method)
+    except (ValueError, TypeError):
+        return ""  # a compiled method has no signature: only a call can judge it
+    return _signature_offence(signature, name, parameters, bound=not isinstance(policy, type))
+
+
+def _signature_offence(
+    signature: inspect.Signature, name: str, parameters: tuple[str, ...], *, bound: bool
+) -> str:
+    """Say how a call ``method(observations, state=state)`` would fail, or return ''."""
+    kwargs = {p: None for p in parameters if p == "state"}
+    args: list[None] = [None] * (len(parameters) - len(kwargs) + (not bound))
+    wanted = f"{name}({', '.join(_spelled(p) for p in parameters)})"
+    try:
+        signature.bind(*args, **kwargs)
+        signature.bind(*args)
+    except TypeError as error:
+        return f"{name}{signature} can't be called as {wanted}: {error}"
+    return ""
+
+
+def _spelled(parameter: str) -> str:
+    return "state=None" if parameter == "state" else parameter
+
+
+def _attribute(policy: object, name: str, kind: type) -> str:
+    if not hasattr(policy, name):
+        return f"no attribute {name} ({kind.__name__})"
+    value = getattr(policy, name)
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return "" if good else f"{name} should be {kind.__name__}, got {value!r}"

@@ -1,0 +1,113 @@
+"""The error tree: every failure a user can cause, each saying what was asked, found and expected.
+
+PolicyError
+├── PolicyNotFound      no such name (near names, plug-ins that failed, block list)
+├── AmbiguousName       one bare name, several packages
+├── NameTaken           a second registration without ``override``
+├── PolicyRemoved       a tombstone: the name existed once
+├── PluginError         a package's import, manifest or hook failed
+│   └── MissingDependency   an import failed for want of another package
+├── ContractError       a class or a policy breaks the contract; lists every offence
+├── BuildError          wrong arguments or an impossible stack
+├── IncompatibleSpace   a space that no one handles, or that this policy does not fit
+├── EnvError            no such environment, or one that can't be read
+├── ConfigError         a config or registry file (with file:line) or a command-line value
+├── CheckpointError     a checkpoint that can't be read, or does not fit
+└── TrainingError       a run that can't go on (a NaN, arithmetic that does not divide)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PolicyError(Exception):
+    """A failure with a remedy: `problem` says what is wrong, `fix` what to do about it."""
+
+    def __init__(self, problem: str, *, fix: str = "") -> None:
+        super().__init__(problem, fix)
+        self.problem = problem
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.fix}" if self.fix else self.problem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions rebuild from positional arguments; ours take `fix` by keyword.
+        return _rebuild, (type(self), self.problem, self.fix)
+
+
+def _rebuild(cls: type[PolicyError], problem: str, fix: str) -> PolicyError:
+    return cls(problem, fix=fix)
+
+
+class PolicyNotFound(PolicyError):
+    """No policy, wrapper or preset has this name."""
+
+
+class AmbiguousName(PolicyError):
+    """Several installed packages offer this bare name."""
+
+
+class NameTaken(PolicyError):
+    """The name is registered already, and `override` was not given."""
+
+
+class PolicyRemoved(PolicyError):
+    """The name existed once; its tombstone says why it went."""
+
+
+class PluginError(PolicyError):
+    """A plug-in package could not be imported, read or called."""
+
+
+class MissingDependency(PluginError):
+    """An optional package is not installed; the fix names the extra that brings it."""
+
+
+class ContractError(PolicyError):
+    """A policy does not keep the contract."""
+
+
+class BuildError(PolicyError):
+    """A policy could not be built from these arguments."""
+
+
+class IncompatibleSpace(PolicyError):
+    """An observation or action space that is not handled here."""
+
+
+class EnvError(PolicyError):
+    """An environment that does not exist or can't be read."""
+
+
+class ConfigError(PolicyError):
+    """A file or a command line that says something we can't follow."""
+
+
+class CheckpointError(PolicyError):
+    """A checkpoint that can't be written, read or fitted."""
+
+
+class TrainingError(PolicyError):
+    """A training run that can't start or can't go on."""
+
+
+class PolicyDeprecationWarning(FutureWarning):
+    """A registered name that will go away; the text names its successor."""
+
+
+def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
+    """Return up to `limit` candidates that look like `name`, best first, ignoring case."""
+    folded: dict[str, str] = {}
+    for candidate in candidates:
+        folded.setdefault(candidate.lower(), candidate)
+    close = difflib.get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)
+    return [folded[key] for key in close]
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return ``Did you mean 'X' or 'Y'?`` or an empty string."""
+    close = nearest(name, candidates)
+    return f"Did you mean {' or '.join(repr(each) for each in close)}?" if close else ""

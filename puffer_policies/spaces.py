@@ -1,0 +1,211 @@
+"""Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
+
+Every dispatch on the type of a space is here or in `puffer_policies.nn.features`. A package with a
+space of its own registers it: ``action_layout.register(MySpace)``, ``observation_kind.register(...)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces as gym_spaces
+
+from puffer_policies.errors import EnvError, IncompatibleSpace, did_you_mean
+
+MAX_INTEGER_CHOICES = 4096
+"""Largest range of an integer Box that becomes one categorical choice per element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spaces:
+    """A single agent's observation and action space. It serves wherever an env is asked for."""
+
+    observation: gymnasium.Space[Any]
+    action: gymnasium.Space[Any]
+
+    @property
+    def single_observation_space(self) -> gymnasium.Space[Any]:
+        """The name that vector envs and PufferLib use."""
+        return self.observation
+
+    @property
+    def single_action_space(self) -> gymnasium.Space[Any]:
+        """The name that vector envs and PufferLib use."""
+        return self.action
+
+
+def spaces_of(env: Any) -> Spaces:
+    """Return the single-agent spaces of a `Spaces`, an Env, a vector env, a PufferLib env or an env id.
+
+    Raises:
+        EnvError: there is no such env id, or the object has no spaces.
+    """
+    if isinstance(env, Spaces):
+        return env
+    if isinstance(env, str):
+        return _spaces_of_id(env)
+    for prefix in ("single_", ""):
+        observation = getattr(env, f"{prefix}observation_space", None)
+        action = getattr(env, f"{prefix}action_space", None)
+        if observation is not None and action is not None:
+            return Spaces(observation, action)
+    raise EnvError(
+        f"{env!r} has no observation and action space.",
+        fix="Give a gymnasium env, a vector env, an env id, or Spaces(observation, action).",
+    )
+
+
+def _spaces_of_id(env_id: str) -> Spaces:
+    try:
+        env = gymnasium.make(env_id)
+    except gymnasium.error.Error as error:
+        raise env_not_found(env_id, error) from error
+    except ImportError as error:
+        raise EnvError(f"Making {env_id!r} failed: {error}.") from error
+    with_spaces = Spaces(env.observation_space, env.action_space)
+    env.close()
+    return with_spaces
+
+
+def env_not_found(env_id: str, error: Exception) -> EnvError:
+    """Describe gymnasium's refusal of an env id, with the nearest ids."""
+    hint = did_you_mean(env_id, gymnasium.registry)
+    reason = str(error).rstrip(".") or type(error).__name__
+    return EnvError(f"Gymnasium can't make {env_id!r}: {reason}.", fix=hint)
+
+
+@singledispatch
+def observation_kind(space: Any) -> str:
+    """Return the kind of an observation space.
+
+    One of ``vector``, ``array``, ``image``, ``discrete``, ``multidiscrete``, ``multibinary``,
+    ``dict``, ``tuple``.
+    """
+    raise IncompatibleSpace(
+        f"Observation space {space} is of a kind that no encoder reads.",
+        fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple; register others "
+        "with puffer_policies.nn.features.make_features.register.",
+    )
+
+
+@observation_kind.register
+def _(space: gym_spaces.Box) -> str:
+    if len(space.shape) == 1:
+        return "vector"
+    return "image" if image_layout(space) else "array"
+
+
+for _kind, _space_type in {
+    "discrete": gym_spaces.Discrete,
+    "multidiscrete": gym_spaces.MultiDiscrete,
+    "multibinary": gym_spaces.MultiBinary,
+    "dict": gym_spaces.Dict,
+    "tuple": gym_spaces.Tuple,
+}.items():
+    observation_kind.register(_space_type, lambda space, kind=_kind: kind)
+
+
+def image_layout(space: gym_spaces.Box) -> str:
+    """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.
+
+    An image has three axes; its channels are the axis that is smaller than both others, and the last
+    one if both ends are. Ambiguous sizes (3, 3, 3) count as no image: say the layout yourself.
+    """
+    if len(space.shape) != 3:
+        return ""
+    first, middle, last = space.shape
+    if last < first and last < middle:
+        return "HWC"
+    return "CHW" if first < middle and first < last else ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActionLayout:
+    """How an action space is parametrised, and how samples become its members.
+
+    A policy's action is (N,) int64 for one choice, (N, K) int64 for several, (N, *shape) float32 for Box.
+    """
+
+    kind: str
+    """``discrete``, ``multidiscrete``, ``multibinary`` or ``box``."""
+    shape: tuple[int, ...]
+    """Shape of one member of the space."""
+    dtype: np.dtype[Any]
+    """Dtype of a member."""
+    nvec: tuple[int, ...] = ()
+    """Number of options of each choice; empty if continuous."""
+    start: np.ndarray | None = None
+    """First option of each choice, shaped like a member."""
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the policy draws real numbers."""
+        return not self.nvec
+
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
+        """(N, ...) actions of the policy -> (N, *shape) members of the space. Boxes are clipped."""
+        members = actions.reshape(len(actions), *self.shape)
+        if self.is_continuous:
+            return np.clip(members, self.low, self.high).astype(self.dtype, copy=False)
+        return (members + self.start).astype(self.dtype, copy=False)
+
+
+@singledispatch
+def action_layout(space: Any) -> ActionLayout:
+    """Return how actions of `space` are parametrised.
+
+    Raises:
+        IncompatibleSpace: no head serves the space.
+    """
+    raise IncompatibleSpace(
+        f"Action space {space} is of a kind that no head serves.",
+        fix="Known are Discrete, MultiDiscrete, MultiBinary and Box; flatten others in the env, or "
+        "register them with puffer_policies.spaces.action_layout.register.",
+    )
+
+
+@action_layout.register
+def _(space: gym_spaces.Discrete) -> ActionLayout:
+    start = np.asarray(space.start, dtype=np.int64)
+    return ActionLayout("discrete", (), space.dtype, (int(space.n),), start)
+
+
+@action_layout.register
+def _(space: gym_spaces.MultiDiscrete) -> ActionLayout:
+    # `start` came after gymnasium 0.29.
+    start = np.broadcast_to(np.asarray(getattr(space, "start", 0), dtype=np.int64), space.shape)
+    nvec = tuple(int(n) for n in space.nvec.reshape(-1))
+    return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, start)
+
+
+@action_layout.register
+def _(space: gym_spaces.MultiBinary) -> ActionLayout:
+    start = np.zeros(space.shape, dtype=np.int64)
+    return ActionLayout("multibinary", space.shape, space.dtype, (2,) * start.size, start)
+
+
+@action_layout.register
+def _(space: gym_spaces.Box) -> ActionLayout:
+    if np.issubdtype(space.dtype, np.integer):
+        return _integer_layout(space)
+    low, high = space.low, space.high
+    return ActionLayout("box", space.shape, space.dtype, low=low, high=high)
+
+
+def _integer_layout(space: gym_spaces.Box) -> ActionLayout:
+    low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+    options = high - low + 1
+    if not space.is_bounded() or options.max(initial=1) > MAX_INTEGER_CHOICES:
+        raise IncompatibleSpace(
+            f"Action space {space} holds integers, and more than {MAX_INTEGER_CHOICES} of them in "
+            "one element: too many for a choice, and no continuous head draws integers.",
+            fix="Use a float Box, or Discrete or MultiDiscrete with fewer options.",
+        )
+    nvec = tuple(int(n) for n in options.reshape(-1))
+    return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, low)

@@ -1,0 +1,182 @@
+"""The recipe of one built policy: a name, its arguments and its wrappers, as expression and as JSON.
+
+Grammar of an expression, with Python literals as values::
+
+    expression := name | name(arguments)
+    name       := Name | distribution/Name
+    arguments  := [expression ,] key=literal, ...
+
+``LSTMWrapper(Convolutional(hidden_size=256), num_layers=2)`` wraps the policy inside the brackets.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from puffer_policies.errors import BuildError
+
+_QUALIFIED = re.compile(
+    r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+    r"""|(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z_]\w*)"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperSpec:
+    """A wrapper by name, with its arguments."""
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kwargs", _plain(self.kwargs, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A policy by name, its arguments, and its wrappers from the innermost outwards.
+
+    Arguments are JSON values: tuples become lists, so that a spec equals its own round trip.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    wrappers: tuple[WrapperSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kwargs", _plain(self.kwargs, self.name))
+        object.__setattr__(self, "wrappers", tuple(self.wrappers))
+
+    @classmethod
+    def parse(cls, expression: str) -> PolicySpec:
+        """Read an expression such as ``LSTMWrapper(Default(hidden_size=256))``.
+
+        Raises:
+            BuildError: the text is no expression of this grammar.
+        """
+        return _parse(expression)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PolicySpec:
+        """Rebuild a spec from `to_dict`."""
+        try:
+            wrappers = tuple(WrapperSpec(w["name"], w["kwargs"]) for w in data["wrappers"])
+            return cls(data["name"], data["kwargs"], wrappers)
+        except (KeyError, TypeError) as error:
+            raise BuildError(
+                f"This is not a policy spec: {data!r}.",
+                fix="A spec has the keys 'name', 'kwargs' and 'wrappers'.",
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> PolicySpec:
+        """Rebuild a spec from `to_json`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BuildError(f"This policy spec is not JSON: {error}.") from error
+        return cls.from_dict(data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        wrappers = [{"name": w.name, "kwargs": dict(w.kwargs)} for w in self.wrappers]
+        return {"name": self.name, "kwargs": dict(self.kwargs), "wrappers": wrappers}
+
+    def to_json(self) -> str:
+        """Return one line of JSON with sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def wrapped(self, *wrappers: WrapperSpec) -> PolicySpec:
+        """Return this spec with more wrappers around it."""
+        return PolicySpec(self.name, self.kwargs, self.wrappers + wrappers)
+
+    def __str__(self) -> str:
+        text = _call(self.name, "", self.kwargs)
+        for wrapper in self.wrappers:
+            text = _call(wrapper.name, text, wrapper.kwargs)
+        return text
+
+
+def _call(name: str, inner: str, kwargs: Mapping[str, Any]) -> str:
+    arguments = [inner] if inner else []
+    arguments += [f"{key}={value!r}" for key, value in kwargs.items()]
+    return f"{name}({', '.join(arguments)})" if arguments else name
+
+
+def _plain(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(kwargs), allow_nan=True))  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise BuildError(
+            f"The arguments of {name!r} must be plain data (numbers, strings, booleans, None, "
+            f"lists, dicts), got {dict(kwargs)!r}.",
+            fix="Only plain data can be stored in a checkpoint or a config.",
+        ) from error
+
+
+def _parse(expression: str) -> PolicySpec:
+    names: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        # `acme-nets/Conv` is arithmetic to Python's parser: stand an identifier in for it.
+        if match["quoted"]:
+            return match["quoted"]
+        names.append(match["name"])
+        return f"_qualified_{len(names) - 1}"
+
+    hidden = _QUALIFIED.sub(hide, expression.strip())
+    try:
+        tree = ast.parse(hidden, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise _malformed(expression, "it can't be parsed") from error
+    return _Reader(expression, names).spec(tree)
+
+
+def _malformed(expression: str, why: str) -> BuildError:
+    return BuildError(
+        f"{expression!r} is not a policy expression: {why}.",
+        fix="Write a name, 'Name(key=value)' or 'Wrapper(Name)'; values are Python literals.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    expression: str
+    names: list[str]
+
+    def spec(self, node: ast.expr) -> PolicySpec:
+        if isinstance(node, ast.Name):
+            return PolicySpec(self.name(node))
+        if not isinstance(node, ast.Call):
+            raise _malformed(self.expression, f"{ast.unparse(node)!r} is neither a name nor a call")
+        name, kwargs = self.name(node.func), self.keywords(node)
+        if not node.args:
+            return PolicySpec(name, kwargs)
+        if len(node.args) > 1:
+            raise _malformed(self.expression, f"{name!r} wraps one policy, got {len(node.args)}")
+        return self.spec(node.args[0]).wrapped(WrapperSpec(name, kwargs))
+
+    def name(self, node: ast.expr) -> str:
+        if not isinstance(node, ast.Name):
+            raise _malformed(self.expression, f"{ast.unparse(node)!r} is not a name")
+        prefix, _, index = node.id.rpartition("_")
+        return self.names[int(index)] if prefix == "_qualified" else node.id
+
+    def keywords(self, node: ast.Call) -> dict[str, Any]:
+        kwargs: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise _malformed(self.expression, "'**' is not allowed")
+            try:
+                kwargs[keyword.arg] = ast.literal_eval(keyword.value)
+            except (ValueError, TypeError, SyntaxError) as error:
+                value = ast.unparse(keyword.value)
+                raise _malformed(
+                    self.expression, f"{keyword.arg}={value} is not a literal"
+                ) from error
+        return kwargs
