@@ -84,7 +84,8 @@ def missing_members(policy: object) -> list[str]:
         if (offence := _method_offence(policy, name, parameters))
     ]
     if not isinstance(policy, type):
-        offences += [o for name, kind in ATTRIBUTES.items() if (o := _attribute(policy, name, kind))]
+        found = (_attribute(policy, name, kind) for name, kind in ATTRIBUTES.items())
+        offences += [offence for offence in found if offence]
     return offences
 
 

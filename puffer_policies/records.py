@@ -38,7 +38,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a policy can be built for. Kinds are those of `puffer_policies.spaces`; empty means any."""
+    """What a policy can be built for, in the kinds of `puffer_policies.spaces`; empty means any."""
 
     observations: tuple[str, ...] = ()
     """Kinds of observation space it reads."""
@@ -54,7 +54,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A registered name. Hashable by identity of its name and origin; picklable if its target is."""
+    """A registered name; picklable if its target can be imported."""
 
     name: str
     """The bare name, a CamelCase identifier."""
@@ -143,8 +143,8 @@ class PolicyRecord(Record):
 class WrapperRecord(Record):
     """A wrapper class and what it asks of, and adds to, the stack below it.
 
-    Traits are words: ``recurrent`` is the one that the built-ins use. A stack starts with the traits of
-    its policy's capabilities, and each wrapper checks `requires` and `forbids`, then adds `provides`.
+    Traits are words; the built-ins use ``recurrent``. A stack starts with the traits of its
+    policy's capabilities; each wrapper checks `requires` and `forbids`, then adds `provides`.
     """
 
     requires: tuple[str, ...] = ()
@@ -194,7 +194,8 @@ def _missing(record: Record, module_name: str, error: ModuleNotFoundError) -> Pl
     package = record.provenance.distribution + (f"[{record.extra}]" if record.extra else "")
     fix = f"pip install '{package}'" if record.extra else f"Install what provides {wanted!r}."
     return MissingDependency(
-        f"Loading {_described(record)} needs the module {wanted!r}, which is not installed.", fix=fix
+        f"Loading {_described(record)} needs the module {wanted!r}, which is not installed.",
+        fix=fix,
     )
 
 

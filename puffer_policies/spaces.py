@@ -1,7 +1,7 @@
 """Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
 
 Every dispatch on the type of a space is here or in `puffer_policies.nn.features`. A package with a
-space of its own registers it: ``action_layout.register(MySpace)``, ``observation_kind.register(...)``.
+space of its own registers it there: ``action_layout.register(MySpace)``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Spaces:
 
 
 def spaces_of(env: Any) -> Spaces:
-    """Return the single-agent spaces of a `Spaces`, an Env, a vector env, a PufferLib env or an env id.
+    """Return one agent's spaces of a `Spaces`, an Env, a vector env, a PufferLib env or an env id.
 
     Raises:
         EnvError: there is no such env id, or the object has no spaces.
@@ -112,8 +112,8 @@ for _kind, _space_type in {
 def image_layout(space: gym_spaces.Box) -> str:
     """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.
 
-    An image has three axes; its channels are the axis that is smaller than both others, and the last
-    one if both ends are. Ambiguous sizes (3, 3, 3) count as no image: say the layout yourself.
+    An image has three axes; its channels are the axis that is smaller than both others, and the
+    last one if both ends are. Ambiguous sizes such as (3, 3, 3) count as no image.
     """
     if len(space.shape) != 3:
         return ""
@@ -127,7 +127,8 @@ def image_layout(space: gym_spaces.Box) -> str:
 class ActionLayout:
     """How an action space is parametrised, and how samples become its members.
 
-    A policy's action is (N,) int64 for one choice, (N, K) int64 for several, (N, *shape) float32 for Box.
+    A policy's action is (N,) int64 for one choice, (N, K) int64 for several, and
+    (N, *shape) float32 for Box.
     """
 
     kind: str

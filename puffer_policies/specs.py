@@ -1,4 +1,4 @@
-"""The recipe of one built policy: a name, its arguments and its wrappers, as expression and as JSON.
+"""The recipe of one built policy: name, arguments and wrappers, as expression and as JSON.
 
 Grammar of an expression, with Python literals as values::
 

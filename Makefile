@@ -1,0 +1,57 @@
+# make train   set up .venv and train CartPole by config name
+# make test    set up .venv and run every test
+# make help    the rest
+PYTHON ?= python3
+VENV   := .venv
+OLDEST := .venv-oldest
+BIN    := $(VENV)/bin
+RUN    ?= cartpole
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup train test test-oldest lint types format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test,dev]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## Create .venv with everything in it.
+
+train: setup  ## Train CartPole by config name, then evaluate it (RUN=name for another).
+	$(BIN)/puffer-policies train $(RUN)
+
+test: setup lint types  ## Lint, type-check and run the tests.
+	$(BIN)/python -m pytest -n 2
+
+# PufferLib 3.0 pins these two; all but the trainer must work with them.
+$(OLDEST)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	grep -vE '^(gymnasium|numpy)==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt -e '.[test]' \
+		gymnasium==0.29.1 numpy==1.26.4
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready  ## Run the core's tests with gymnasium 0.29.1 and numpy 1.26.4.
+	$(OLDEST)/bin/python -m pytest -n 2 -m "not trainer"
+
+lint: setup  ## Check style and format.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## Check types.
+	$(BIN)/mypy
+
+format: setup  ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## Run every benchmark.
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environments and caches.
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,83 @@
+"""Find, check, compose, train and share reinforcement-learning policies by name.
+
+The public names are imported when they are first used, so that ``import puffer_policies`` costs
+nothing and listing names never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puffer_policies.checkpoint import load_policy, save_policy
+    from puffer_policies.discovery import (
+        default_registry,
+        discover,
+        list_policies,
+        list_wrappers,
+        register_policy,
+        register_wrapper,
+        set_default_registry,
+    )
+    from puffer_policies.errors import PolicyError
+    from puffer_policies.factory import get_policy
+    from puffer_policies.hookspecs import hookimpl
+    from puffer_policies.registry import Registry
+    from puffer_policies.spaces import Spaces
+    from puffer_policies.specs import PolicySpec, WrapperSpec
+
+_HOMES = {
+    "PolicyError": "errors",
+    "PolicySpec": "specs",
+    "Registry": "registry",
+    "Spaces": "spaces",
+    "WrapperSpec": "specs",
+    "default_registry": "discovery",
+    "discover": "discovery",
+    "get_policy": "factory",
+    "hookimpl": "hookspecs",
+    "list_policies": "discovery",
+    "list_wrappers": "discovery",
+    "load_policy": "checkpoint",
+    "register_policy": "discovery",
+    "register_wrapper": "discovery",
+    "save_policy": "checkpoint",
+    "set_default_registry": "discovery",
+}
+_MODULES = {"errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
+
+__all__ = [
+    "PolicyError",
+    "PolicySpec",
+    "Registry",
+    "Spaces",
+    "WrapperSpec",
+    "default_registry",
+    "discover",
+    "get_policy",
+    "hookimpl",
+    "list_policies",
+    "list_wrappers",
+    "load_policy",
+    "register_policy",
+    "register_wrapper",
+    "save_policy",
+    "set_default_registry",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("puffer-policies")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
