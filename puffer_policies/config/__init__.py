@@ -1,0 +1,1 @@
+"""Configs of runs: typed, layered, each value with its origin. Free of torch and gymnasium."""

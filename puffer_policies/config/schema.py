@@ -1,0 +1,208 @@
+"""The options of a run: frozen dataclasses whose types, limits and doc lines drive the parsing.
+
+Names are PufferLib's and CleanRL's wherever they have one. A line of text stands under each field;
+`field_docs` reads it from the source for ``--help``, so an option is described in one place only.
+Every option is read by the trainer; `puffer_policies.config.pufferlib` names those that are not.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+
+from puffer_policies.config.values import Range, convert
+from puffer_policies.errors import ConfigError, did_you_mean
+
+Fraction = Annotated[float, Range(0, 1)]
+NonNegative = Annotated[float, Range(0)]
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A section of a config: checked when made, and readable from a mapping."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        for key, value in _checked(type(self), given).items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the section from a mapping such as PufferLib's ``args["train"]``; text is parsed.
+
+        Raises:
+            ConfigError: unknown keys and wrong values, all of them in one error.
+        """
+        return cls(**_checked(cls, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseConfig(Section):
+    """What is trained on what."""
+
+    section: ClassVar[str] = "base"
+
+    env_name: str
+    """A gymnasium id, or the name of one of our configs."""
+    policy_name: str = "Default"
+    """A registered policy, or an expression such as ``LSTMWrapper(Default)``."""
+    rnn_name: str | None = None
+    """A registered wrapper to put around the policy, or None."""
+    package: str | None = None
+    """Where PufferLib's files say that the env lives: kept and shown, never imported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VecConfig(Section):
+    """How many envs run, and how."""
+
+    section: ClassVar[str] = "vec"
+
+    num_envs: Count = 8
+    """Envs stepped together."""
+    vectorization: Literal["auto", "native", "sync", "async"] = "auto"
+    """native: the env's own vector class; sync, async: gymnasium's; auto: native if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Section):
+    """PPO's options. Defaults are those of CleanRL's ppo.py where no other source is named."""
+
+    section: ClassVar[str] = "train"
+
+    env: str = ""
+    """Name of the env in logs and folders; PufferLib's trainer is given it among these options."""
+    seed: Seed = 1
+    """Seed of torch, NumPy and the envs."""
+    torch_deterministic: bool = True
+    """Whether torch must use deterministic algorithms."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    num_threads: Count = 1
+    """CPU threads of torch: one is fastest for small policies, more pay for big LSTMs and CNNs."""
+    total_timesteps: Count = 500_000
+    """Env steps of the whole run, over all envs."""
+    optimizer: Literal["adam"] = "adam"
+    """The optimiser."""
+    learning_rate: NonNegative = 2.5e-4
+    """Step size of the optimiser, at the start of the run."""
+    anneal_lr: bool = True
+    """Whether the learning rate falls linearly to 0 over the run."""
+    gamma: Fraction = 0.99
+    """Discount of future rewards."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    bptt_horizon: Count = 128
+    """Steps of one training segment, through which gradients flow back in time."""
+    batch_size: Count | Auto = "auto"
+    """Steps collected before each update, over all envs; auto: agents * bptt_horizon."""
+    minibatch_size: Count | Auto = "auto"
+    """Steps of one gradient step, a multiple of bptt_horizon; auto: a quarter of batch_size."""
+    update_epochs: Count = 4
+    """Passes over each batch."""
+    norm_adv: bool = True
+    """Whether advantages are normalised in each minibatch."""
+    clip_coef: NonNegative = 0.2
+    """PPO's clip range of the probability ratio."""
+    anneal_clip: bool = False
+    """Whether clip_coef falls linearly to 0 over the run, as in rl-zoo3's ``lin_`` schedules."""
+    vf_coef: NonNegative = 0.5
+    """Weight of the value loss."""
+    clip_vloss: bool = False
+    """Whether the value loss is clipped; off, as in stable-baselines3."""
+    vf_clip_coef: NonNegative = 0.2
+    """Clip range of the value loss, where clip_vloss is set."""
+    ent_coef: NonNegative = 0.01
+    """Weight of the entropy bonus."""
+    max_grad_norm: NonNegative = 0.5
+    """Largest norm of the gradient; longer gradients are scaled down."""
+    adam_beta1: Fraction = 0.9
+    """Decay of Adam's mean."""
+    adam_beta2: Fraction = 0.999
+    """Decay of Adam's variance."""
+    adam_eps: NonNegative = 1e-5
+    """Adam's epsilon."""
+    target_kl: NonNegative | None = None
+    """Stop an update's epochs once the approximate KL divergence exceeds this; None: never."""
+    use_rnn: bool | None = None
+    """Whether the policy is recurrent; None: ask the policy. A contradiction is an error."""
+    checkpoint_interval: Annotated[int, Range(0)] = 50
+    """Updates between checkpoints; 0: only the last one."""
+    data_dir: str = "runs"
+    """Folder that receives a folder for each run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(Section):
+    """How a policy is evaluated."""
+
+    section: ClassVar[str] = "eval"
+
+    episodes: Count = 100
+    """Episodes to play."""
+    deterministic: bool = True
+    """Whether the likeliest action is taken instead of a sampled one."""
+    seed: Seed = 10_000
+    """Seed of the evaluation's envs, apart from those of training."""
+
+
+SECTIONS: dict[str, type[Section]] = {
+    each.section: each for each in (BaseConfig, VecConfig, TrainConfig, EvalConfig)
+}
+"""Sections whose keys are known, by name."""
+
+FREE_SECTIONS = ("env", "policy", "rnn")
+"""Sections that hold the keyword arguments of the env, the policy and the wrapper."""
+
+
+@cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the line of text under each field of a section, by field name."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    return {
+        field.target.id: ast.literal_eval(below.value)
+        for field, below in zip(definition.body, definition.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+@cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the annotation of each field of a section, limits included."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {each.name: hints[each.name] for each in fields(cls)}
+
+
+def field_defaults(cls: type) -> dict[str, Any]:
+    """Return the default of each field that has one."""
+    return {each.name: each.default for each in fields(cls) if each.default is not MISSING}
+
+
+def _checked(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    types = field_types(cls)
+    converted: dict[str, Any] = {}
+    offences = []
+    for key, value in values.items():
+        try:
+            if key not in types:
+                raise ValueError(f"no such key. {did_you_mean(key, types)}".rstrip())
+            converted[key] = convert(value, types[key])
+        except ValueError as error:
+            offences.append(f"{cls.section}.{key}: {error}")
+    if offences:
+        raise ConfigError("\n".join(offences), fix=f"Keys of {cls.section!r}: {', '.join(types)}.")
+    return converted
