@@ -12,7 +12,6 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from puffer_policies.config.values import Range, convert
@@ -71,7 +70,7 @@ class VecConfig(Section):
     num_envs: Count = 8
     """Envs stepped together."""
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
-    """native: the env's own vector class; sync, async: gymnasium's; auto: native if there is one."""
+    """native (the env's own vector class), sync or async (gymnasium's); auto: native if any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +101,14 @@ class TrainConfig(Section):
     """Discount of future rewards."""
     gae_lambda: Fraction = 0.95
     """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    scale_rewards: bool = True
+    """Whether rewards are divided by the running deviation of returns (baselines' VecNormalize)."""
     bptt_horizon: Count = 128
-    """Steps of one training segment, through which gradients flow back in time."""
+    """Steps of a rollout, and of the segments through which gradients flow back in time."""
     batch_size: Count | Auto = "auto"
     """Steps collected before each update, over all envs; auto: agents * bptt_horizon."""
     minibatch_size: Count | Auto = "auto"
-    """Steps of one gradient step, a multiple of bptt_horizon; auto: a quarter of batch_size."""
+    """Steps of one gradient step; auto: a quarter of batch_size."""
     update_epochs: Count = 4
     """Passes over each batch."""
     norm_adv: bool = True
@@ -165,8 +166,7 @@ FREE_SECTIONS = ("env", "policy", "rnn")
 """Sections that hold the keyword arguments of the env, the policy and the wrapper."""
 
 
-@cache
-def field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type[Section]) -> dict[str, str]:
     """Return the line of text under each field of a section, by field name."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
@@ -180,14 +180,13 @@ def field_docs(cls: type) -> dict[str, str]:
     }
 
 
-@cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: type[Section]) -> dict[str, Any]:
     """Return the annotation of each field of a section, limits included."""
     hints = get_type_hints(cls, include_extras=True)
     return {each.name: hints[each.name] for each in fields(cls)}
 
 
-def field_defaults(cls: type) -> dict[str, Any]:
+def field_defaults(cls: type[Section]) -> dict[str, Any]:
     """Return the default of each field that has one."""
     return {each.name: each.default for each in fields(cls) if each.default is not MISSING}
 

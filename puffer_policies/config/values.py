@@ -1,8 +1,8 @@
 """Turn text and data into values of a declared type: booleans, None, numbers with limits, literals.
 
-Command lines and .ini files hold text only, and a TOML file has no None, so text is read by the type
-of its field wherever it stands. A wrong value raises a short `ValueError`; the door that knows the
-file and line, or the flag, adds them.
+Command lines and .ini files hold text only, and a TOML file has no None, so text is read by the
+type of its field wherever it stands. A wrong value raises a short `ValueError`; the door that knows
+the file and line, or the flag, adds them.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def parse_literal(text: str) -> Any:
-    """Return text of a free section as a Python literal (True, None, 3e-4, [1, 2]), else as it is.
+    """Return text of a free section as a Python literal (True, None, 3e-4, [1, 2]) or as it is.
 
-    Words such as ``true`` and ``none`` count in any case. ``yes`` and ``no`` stay text here: without
+    Words such as ``true`` and ``none`` count in any case; ``yes`` and ``no`` stay text, for without
     a declared type they may be names.
     """
     stripped = text.strip()

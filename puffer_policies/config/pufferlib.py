@@ -1,0 +1,68 @@
+"""What PufferLib's files hold beyond our options: each such key with the reason why it is not read.
+
+PufferLib accepts any key and silently ignores those that nothing reads: 16 of the 66 files shipped
+with 3.0 have some. Here the files load as they are, and every key without effect is named.
+"""
+
+from __future__ import annotations
+
+_SEED = "the seed of a run is train.seed"
+_VECTOR = "envs are vectorised by vec.num_envs and vec.vectorization"
+_COMPILE = "the trainer does not compile"
+_PRIORITY = "segments are not prioritised"
+_VTRACE = "advantages are GAE's, without V-trace"
+_OLD = "PufferLib 3.0 does not read it either"
+_LOGGER = "it names a logger's project"
+
+UNREAD_KEYS: dict[str, str] = {
+    "base.max_suggestion_cost": "it belongs to PufferLib's sweeps",
+    "vec.backend": _VECTOR,
+    "vec.batch_size": _VECTOR,
+    "vec.num_workers": _VECTOR,
+    "vec.zero_copy": _VECTOR,
+    "vec.overwork": _VECTOR,
+    "vec.seed": _SEED,
+    "vec.total_agents": f"{_OLD}; 4.0's count of agents is vec.num_envs here",
+    "vec.num_buffers": _OLD,
+    "vec.num_threads": f"{_OLD}; see train.num_threads",
+    "train.name": _LOGGER,
+    "train.project": _LOGGER,
+    "train.cpu_offload": "batches stay on one device",
+    "train.precision": "training runs in float32",
+    "train.max_minibatch_size": "gradients are not accumulated",
+    "train.compile": _COMPILE,
+    "train.compile_mode": _COMPILE,
+    "train.compile_fullgraph": _COMPILE,
+    "train.vtrace_rho_clip": _VTRACE,
+    "train.vtrace_c_clip": _VTRACE,
+    "train.prio_alpha": _PRIORITY,
+    "train.prio_beta0": _PRIORITY,
+    "train.num_envs": f"{_OLD}; see vec.num_envs",
+    "train.num_workers": f"{_OLD}; see vec.vectorization",
+    "train.env_batch_size": f"{_OLD}; see vec.num_envs",
+    "train.horizon": f"{_OLD}; see train.bptt_horizon",
+    "train.beta1": f"{_OLD}; see train.adam_beta1",
+    "train.beta2": f"{_OLD}; see train.adam_beta2",
+    "train.eps": f"{_OLD}; see train.adam_eps",
+    "train.min_lr_ratio": f"{_OLD}; see train.anneal_lr",
+    "train.anneal_ent_coef": _OLD,
+    "train.replay_ratio": f"{_OLD}; see train.update_epochs",
+    "train.replay_factor": f"{_OLD}; see train.update_epochs",
+    "train.zero_copy": _OLD,
+    "train.verbose": _OLD,
+}
+"""``section.key`` -> why it has no effect here. Names of 2.0 and 4.0 are among them."""
+
+UNREAD_SECTIONS: dict[str, str] = {
+    "sweep": "hyperparameter sweeps are not run here",
+    "carbs": "hyperparameter sweeps are not run here",
+    "torch": f"{_OLD}; 4.0's parts are named by base.policy_name and base.rnn_name here",
+}
+"""Section, without what follows a dot -> why it has no effect here."""
+
+
+def reason_unread(section: str, key: str, value: str) -> str:
+    """Return why this entry of a PufferLib file has no effect, or '' where it is ours to read."""
+    if section == "train" and key == "optimizer" and value.strip().lower() != "adam":
+        return "the optimiser is Adam, which may need a smaller learning_rate than the file gives"
+    return UNREAD_KEYS.get(f"{section}.{key}", "")
