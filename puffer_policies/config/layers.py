@@ -8,7 +8,13 @@ from typing import Any
 
 from puffer_policies.config.ini import IniFile
 from puffer_policies.config.pufferlib import UNREAD_SECTIONS, reason_unread
-from puffer_policies.config.schema import FREE_SECTIONS, SECTIONS, field_defaults, field_types
+from puffer_policies.config.schema import (
+    FREE_SECTIONS,
+    SECTIONS,
+    field_defaults,
+    field_types,
+    flag_of,
+)
 from puffer_policies.config.values import convert, parse_literal
 from puffer_policies.errors import ConfigError, did_you_mean
 from puffer_policies.tomlfile import TomlFile
@@ -205,11 +211,11 @@ def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
 
 
 def _near_key(name: str, section: str) -> str:
-    """Return a hint at the nearest key here or, failing that, the same key in another section."""
-    if hint := did_you_mean(name, field_types(SECTIONS[section])):
-        return hint
+    """Return a hint at the same key in another section or else at the nearest key in this one."""
     homes = [each for each, cls in SECTIONS.items() if name in field_types(cls)]
-    return f"It is a key of [{homes[0]}]." if homes else ""
+    if homes:
+        return f"It is a key of [{homes[0]}]: {flag_of(homes[0], name)}."
+    return did_you_mean(name, field_types(SECTIONS[section]))
 
 
 def _no_section(name: str) -> str:

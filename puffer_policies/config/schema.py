@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
-from puffer_policies.config.values import Range, convert
+from puffer_policies.config.values import Range, convert, type_text
 from puffer_policies.errors import ConfigError, did_you_mean
 
 Fraction = Annotated[float, Range(0, 1)]
@@ -189,6 +189,34 @@ def field_types(cls: type[Section]) -> dict[str, Any]:
 def field_defaults(cls: type[Section]) -> dict[str, Any]:
     """Return the default of each field that has one."""
     return {each.name: each.default for each in fields(cls) if each.default is not MISSING}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option as ``--help`` and the documentation show it."""
+
+    flag: str
+    """``--train.learning-rate``; those of [base] stand without their section."""
+    type: str
+    default: Any
+    """None also where there is no default."""
+    doc: str
+
+
+def options() -> list[Option]:
+    """Return every option of the sections whose keys are known, in the order of the source."""
+    return [
+        Option(flag_of(cls.section, name), type_text(annotation), defaults.get(name), docs[name])
+        for cls in SECTIONS.values()
+        for docs, defaults in [(field_docs(cls), field_defaults(cls))]
+        for name, annotation in field_types(cls).items()
+    ]
+
+
+def flag_of(section: str, key: str) -> str:
+    """Return the command-line flag of an option."""
+    prefix = "" if section == BaseConfig.section else f"{section}."
+    return f"--{prefix}{key}".replace("_", "-")
 
 
 def _checked(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
