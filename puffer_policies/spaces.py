@@ -123,6 +123,42 @@ def image_layout(space: gym_spaces.Box) -> str:
     return "CHW" if first < middle and first < last else ""
 
 
+def image_size(space: gym_spaces.Box) -> tuple[int, int]:
+    """Return height and width in pixels of an image space."""
+    height, width = space.shape[:2] if image_layout(space) == "HWC" else space.shape[1:]
+    return int(height), int(width)
+
+
+def require_kinds(
+    spaces: Spaces,
+    policy: str,
+    *,
+    observations: tuple[str, ...] = (),
+    actions: tuple[str, ...] = (),
+    instead: str = "Default",
+) -> None:
+    """Refuse spaces that `policy` is not made for; `instead` fits. An empty tuple means any.
+
+    Raises:
+        IncompatibleSpace: with the policy, the space, the kinds it reads and the other policy.
+    """
+    if observations:
+        kind = observation_kind(spaces.observation)
+        _require(policy, f"observation space {spaces.observation}", kind, observations, instead)
+    if actions:
+        kind = action_layout(spaces.action).kind
+        _require(policy, f"action space {spaces.action}", kind, actions, instead)
+
+
+def _require(policy: str, space: str, kind: str, wanted: tuple[str, ...], instead: str) -> None:
+    if kind not in wanted:
+        raise IncompatibleSpace(
+            f"{policy!r} does not fit the {space}: it is of kind {kind!r}, and {policy!r} wants "
+            f"{' or '.join(map(repr, wanted))}.",
+            fix=f"{instead!r} fits this space.",
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionLayout:
     """How an action space is parametrised, and how samples become its members.
@@ -153,8 +189,10 @@ class ActionLayout:
         """(N, ...) actions of the policy -> (N, *shape) members of the space. Boxes are clipped."""
         members = actions.reshape(len(actions), *self.shape)
         if self.is_continuous:
-            return np.clip(members, self.low, self.high).astype(self.dtype, copy=False)
-        return (members + self.start).astype(self.dtype, copy=False)
+            members = np.clip(members, self.low, self.high)
+        else:
+            members = members + self.start
+        return np.asarray(members, dtype=self.dtype)
 
 
 @singledispatch

@@ -1,0 +1,56 @@
+"""The one policy without memory: encoder -> actor and critic. Zoo classes only choose the parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from puffer_policies.contract import State
+from puffer_policies.nn.batching import batch_layout
+from puffer_policies.spaces import Spaces
+
+
+class ActorCritic(nn.Module):
+    """An encoder shared by an action head and a value head. `N` rows are B, or B*T.
+
+    Args:
+        encoder: (N, *obs) -> (N, H), with the attribute ``hidden_size``.
+        actor: (N, H) -> logits, with the attribute ``is_continuous``; see `heads.make_head`.
+        critic: (N, H) -> (N, 1).
+        spaces: the spaces that encoder and actor were built for.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, actor: nn.Module, critic: nn.Module, *, spaces: Spaces
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.actor = actor
+        self.critic = critic
+        self.spaces = spaces
+        self._layout = batch_layout(spaces.observation)
+        self.hidden_size = int(encoder.hidden_size)  # type: ignore[arg-type]
+        self.is_continuous = bool(actor.is_continuous)
+
+    def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
+        """(N, *obs) in any dtype of the space -> hidden (N, H) float32. `state` is not read."""
+        hidden: Tensor = self.encoder(observations)
+        return hidden
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        """(N, H) -> logits of N rows, values (N, 1)."""
+        return self.actor(hidden), self.critic(hidden)
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step: (B, *obs) -> logits of B rows, values (B, 1)."""
+        return self.decode_actions(self.encode_observations(observations, state))
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training: (B, *obs) or (B, T, *obs) -> logits of N rows, values (N, 1); row b*T + t.
+
+        Raises:
+            IncompatibleSpace: the observations have another shape than the space.
+        """
+        rows, _ = self._layout.flatten(observations)  # (N, *obs)
+        return self.forward_eval(rows, state)

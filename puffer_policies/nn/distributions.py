@@ -1,0 +1,207 @@
+"""What a policy's logits mean: objects with sample, mode, log_prob and entropy.
+
+`N` rows, `n` options of one choice, `K` choices. Nothing here validates its arguments or reads a
+value back to the host: these are the innermost operations of a rollout. NaN logits stay visible,
+as NaN log-probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from puffer_policies.errors import ContractError
+
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+LOG_OF_NOTHING = -1000.0
+"""Log-probabilities below this have probability 0 even in float64, so clamping them is exact."""
+
+FEW_OPTIONS = 8
+"""Up to here counting beats a binary search (measured on CPU, 64 and 1024 rows)."""
+
+
+class Distribution(Protocol):
+    """A distribution over the actions of N rows."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one action a row, without gradient."""
+        ...
+
+    def mode(self) -> Tensor:
+        """Return the likeliest action of each row."""
+        ...
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Return the log-probability of each row's whole action, (N,)."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of each row, in nats, (N,)."""
+        ...
+
+
+class Categorical:
+    """One choice a row: logits (N, n); actions (N,) int64. A logit of -inf forbids an option."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probs = _log_softmax(logits)  # (N, n)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (N,) by inverting the cumulative distribution at one uniform number a row."""
+        return _draw(self.log_probs, generator)
+
+    def mode(self) -> Tensor:
+        """Return the likeliest option, (N,)."""
+        return self.log_probs.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(N,) or (N, 1) actions of any integer dtype -> (N,)."""
+        # reshape, not unsqueeze: gather would accept too few rows and drop the others.
+        index = action.long().reshape(len(self.log_probs), 1)
+        return self.log_probs.gather(-1, index).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Return (N,); forbidden options add nothing, neither to the value nor to the gradient."""
+        return _entropy(self.log_probs)
+
+
+class MultiCategorical:
+    """K independent choices a row: logits K times (N, n_k); actions (N, K) int64."""
+
+    def __init__(self, logits: Sequence[Tensor]) -> None:
+        self.log_probs = _log_softmax(_stack(logits))  # (N, K, max n_k)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (N, K), one uniform number for each choice."""
+        return _draw(self.log_probs, generator)
+
+    def mode(self) -> Tensor:
+        """Return the likeliest option of each choice, (N, K)."""
+        return self.log_probs.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(N, *shape) actions with K elements a row -> (N,), summed over the choices."""
+        rows, choices, _ = self.log_probs.shape
+        index = action.long().reshape(rows, choices, 1)
+        return self.log_probs.gather(-1, index).squeeze(-1).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Return (N,), summed over the choices."""
+        return _entropy(self.log_probs).sum(-1)
+
+
+class Gaussian:
+    """Independent normal numbers: a Normal with loc and scale (N, *shape); actions the same."""
+
+    def __init__(self, normal: Normal) -> None:
+        self.loc, self.scale = normal.loc, normal.scale
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (N, *shape), unclipped: the log-probability is that of the number drawn."""
+        loc = self.loc.detach()
+        noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+        return torch.addcmul(loc, self.scale.detach(), noise)
+
+    def mode(self) -> Tensor:
+        """Return the mean, (N, *shape)."""
+        return self.loc
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(N, *shape) -> (N,), summed over the dimensions of an action."""
+        deviation = (action.reshape(self.loc.shape) - self.loc) / self.scale
+        return -_sum_rows(deviation.square() * 0.5 + self.scale.log() + HALF_LOG_TAU)
+
+    def entropy(self) -> Tensor:
+        """Return (N,), summed over the dimensions of an action."""
+        return _sum_rows(self.scale.log() + (0.5 + HALF_LOG_TAU))
+
+
+@singledispatch
+def distribution(logits: Any) -> Distribution:
+    """Return the distribution that a policy's logits parametrise.
+
+    A Tensor (N, n) is one choice, a tuple or list of Tensors several, a Normal real numbers.
+
+    Raises:
+        ContractError: logits of another type; register it with ``distribution.register``.
+    """
+    raise ContractError(
+        f"A policy returned logits of type {type(logits).__name__!r}; expected a Tensor, a tuple "
+        "of Tensors or torch.distributions.Normal.",
+        fix="Return one of these from decode_actions, or register the type with "
+        "puffer_policies.nn.distributions.distribution.register.",
+    )
+
+
+distribution.register(Tensor, Categorical)
+distribution.register(tuple, MultiCategorical)
+distribution.register(list, MultiCategorical)
+distribution.register(Normal, Gaussian)
+
+
+def sample_logits(logits: Any, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return action, log_prob (N,), entropy (N,); the action is drawn unless it is given."""
+    dist = distribution(logits)
+    if action is None:
+        action = dist.sample()
+    return action, dist.log_prob(action), dist.entropy()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Normalise in float32 at least, also under autocast."""
+    return torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(..., n) -> (...) int64; an option of probability 0 is never drawn."""
+    probs = log_probs.detach().exp()
+    return _invert(probs, generator) if probs.device.type == "cpu" else _race(probs, generator)
+
+
+def _invert(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Take the first option whose cumulative probability exceeds a uniform number below the total.
+
+    An option of probability 0 has the cumulative of the option before it, so it is never the first.
+    """
+    cumulative = probs.cumsum(-1)
+    total = cumulative[..., -1:]
+    uniform = torch.rand(total.shape, generator=generator, dtype=total.dtype).mul_(total)
+    options = probs.shape[-1]
+    if options <= FEW_OPTIONS:
+        return (cumulative <= uniform).sum(-1)
+    found = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
+    return found.clamp_(max=options - 1)  # a row of NaN has no such option
+
+
+def _race(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Take the first of n exponential clocks: exact on devices whose parallel cumsum can falter.
+
+    There, partial sums are grouped differently per option, and 0 could own an ulp of the total.
+    """
+    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """(..., n) -> (...). Clamped first, as 0 * -inf would be NaN in value and gradient."""
+    return -(log_probs.exp() * log_probs.clamp(min=LOG_OF_NOTHING)).sum(-1)
+
+
+def _stack(logits: Sequence[Tensor]) -> Tensor:
+    """K times (N, n_k) -> (N, K, max n_k); options that a choice lacks are forbidden."""
+    if len({each.shape[-1] for each in logits}) == 1:
+        return torch.stack(tuple(logits), 1)
+    columns = [each.transpose(0, 1) for each in logits]  # K times (n_k, N)
+    padded = torch.nn.utils.rnn.pad_sequence(columns, padding_value=-math.inf)
+    return padded.permute(2, 1, 0)  # (max n_k, K, N) -> (N, K, max n_k)
+
+
+def _sum_rows(values: Tensor) -> Tensor:
+    """(N, *shape) -> (N,)."""
+    return values if values.ndim == 1 else values.flatten(1).sum(1)

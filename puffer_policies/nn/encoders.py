@@ -1,0 +1,164 @@
+"""Encoders: (N, *obs) -> hidden (N, H) float32, built from an observation space.
+
+`C` channels, `H` hidden size. Every encoder has the attribute ``hidden_size``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+
+from puffer_policies.errors import BuildError, IncompatibleSpace
+from puffer_policies.nn.batching import require_shape
+from puffer_policies.nn.features import MAX_PIXEL, holds_pixels, make_features
+from puffer_policies.nn.init import layer_init
+from puffer_policies.spaces import image_layout
+
+
+class MLPEncoder(nn.Module):
+    """Features of any space, then Linear layers with an activation after each."""
+
+    def __init__(
+        self,
+        space: Any,
+        hidden_sizes: Sequence[int],
+        *,
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.features = make_features(space)
+        self.hidden_size = hidden_sizes[-1]
+        layers: list[nn.Module] = []
+        size = self.features.size
+        for width in hidden_sizes:
+            layers += [layer_init(nn.Linear(size, width)), activation()]
+            size = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, observations: Any) -> Tensor:
+        """(N, *obs) in any dtype of the space -> (N, H)."""
+        features = self.features(observations)
+        hidden: Tensor = self.layers(features.to(self.layers[0].weight.dtype))
+        return hidden
+
+
+class LinearEncoder(MLPEncoder):
+    """One Linear layer and GELU: PufferLib's default."""
+
+    def __init__(self, space: Any, hidden_size: int) -> None:
+        super().__init__(space, (hidden_size,), activation=nn.GELU)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvLayer:
+    """One convolution without padding."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+    def size(self, pixels: int) -> int:
+        """Return the height or width that is left of `pixels`; 0 or less if too few."""
+        return (pixels - self.kernel) // self.stride + 1
+
+
+NATURE_CNN = (ConvLayer(32, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
+"""The convolutions of Mnih et al. 2015, https://www.nature.com/articles/nature14236."""
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions with ReLU, then one Linear layer with ReLU: NatureCNN unless told otherwise.
+
+    The layout is the space's (CHW or HWC), unless `channels_last` says it. Pixels of a space with
+    bounds 0 and 255 are divided by 255, here and nowhere else; other images are left as they are.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        hidden_size: int = 512,
+        *,
+        channels_last: bool | None = None,
+        layers: Sequence[ConvLayer] = NATURE_CNN,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.shape: tuple[int, ...] = space.shape
+        self.channels_last = _is_channels_last(space) if channels_last is None else channels_last
+        self.scaled = holds_pixels(space)
+        self.channels, height, width = self._sizes()
+        self.flat_size = _flat_size(layers, height, width)
+        self.network = _convolutions(self.channels, layers)
+        self.linear = layer_init(nn.Linear(self.flat_size, hidden_size))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, H)."""
+        require_shape(observations, self.shape)
+        if self.channels_last:
+            observations = observations.permute(0, 3, 1, 2)  # (N, C, h, w)
+        if self.scaled:
+            observations = observations / MAX_PIXEL
+        flat = self.network(observations.to(self.linear.weight.dtype))  # (N, flat_size)
+        return nn.functional.relu(self.linear(flat))
+
+    def _sizes(self) -> tuple[int, int, int]:
+        if self.channels_last:
+            height, width, channels = self.shape
+        else:
+            channels, height, width = self.shape
+        return channels, height, width
+
+
+def _is_channels_last(space: gym_spaces.Box) -> bool:
+    layout = image_layout(space)
+    if not layout:
+        raise IncompatibleSpace(
+            f"Observation space {space} does not show which axis holds the channels.",
+            fix="Say it: channels_last=True for (height, width, channels), else False.",
+        )
+    return layout == "HWC"
+
+
+def _flat_size(layers: Sequence[ConvLayer], height: int, width: int) -> int:
+    sides = [height, width]
+    for layer in layers:
+        sides = [layer.size(side) for side in sides]
+    if min(sides) < 1:
+        least = min_image_size(layers)
+        raise IncompatibleSpace(
+            f"An image of {height} x {width} pixels is too small for these convolutions: they need "
+            f"at least {least} x {least}.",
+            fix="Enlarge the image, or use a policy made for small ones.",
+        )
+    return layers[-1].channels * math.prod(sides)
+
+
+def min_image_size(layers: Sequence[ConvLayer] = NATURE_CNN) -> int:
+    """Return the smallest height and width that leave one pixel after the last layer."""
+    size = 1
+    for layer in reversed(layers):
+        size = (size - 1) * layer.stride + layer.kernel
+    return size
+
+
+def _convolutions(channels: int, layers: Sequence[ConvLayer]) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in layers:
+        conv = nn.Conv2d(channels, layer.channels, layer.kernel, stride=layer.stride)
+        modules += [layer_init(conv), nn.ReLU()]
+        channels = layer.channels
+    return nn.Sequential(*modules, nn.Flatten())
+
+
+def require_equal(what: str, *, given: int | None, found: int) -> None:
+    """Refuse a size that was given by hand and differs from the one found in the space."""
+    if given is not None and given != found:
+        raise BuildError(
+            f"{what}={given} was given, but the observation space makes it {found}.",
+            fix=f"Leave {what} out: it is inferred.",
+        )

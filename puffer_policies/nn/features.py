@@ -1,0 +1,175 @@
+"""From observations of any space to one row of numbers: the only reader of observation spaces.
+
+`N` rows, `B` batch, `T` time. Observations of Dict and Tuple spaces are nested dicts and tuples of
+tensors. A package with a space of its own registers it: ``make_features.register``, and
+``puffer_policies.nn.batching.batch_layout.register`` if its observations are not single tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+
+from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nn.batching import (
+    Shape,
+    require_keys,
+    require_members,
+    require_shape,
+    sorted_keys,
+)
+from puffer_policies.spaces import image_layout
+
+MAX_PIXEL = 255.0
+
+
+class Features(nn.Module):
+    """(N, *obs) of one space -> (N, size) float32, as `gymnasium.spaces.flatten` orders them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+class BoxFeatures(Features):
+    """A Box, flattened; pixels of an image are scaled from 0..255 to 0..1."""
+
+    def __init__(self, space: gym_spaces.Box) -> None:
+        super().__init__(math.prod(space.shape))
+        self.shape = space.shape
+        self.scaled = bool(image_layout(space)) and holds_pixels(space)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, *shape) of any dtype -> (N, size) float32."""
+        require_shape(observations, self.shape)
+        rows = observations.reshape(len(observations), self.size)
+        return (rows / MAX_PIXEL).float() if self.scaled else rows.float()
+
+
+class OneHotFeatures(Features):
+    """Choices of an option each, one-hot side by side; an option outside the space is all zeros."""
+
+    options: Tensor
+    choice: Tensor
+
+    def __init__(self, shape: Shape, nvec: np.ndarray, start: np.ndarray) -> None:
+        counts, first = nvec.reshape(-1), start.reshape(-1)
+        super().__init__(int(counts.sum()))
+        self.shape = shape
+        self.num_choices = len(counts)
+        options = [np.arange(n) + s for n, s in zip(counts, first, strict=True)]
+        choice = np.repeat(np.arange(len(counts)), counts)
+        # Constants of the space: a checkpoint need not hold them.
+        self.register_buffer("options", torch.from_numpy(np.concatenate(options)), persistent=False)
+        self.register_buffer("choice", torch.from_numpy(choice), persistent=False)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, *shape) of any dtype -> (N, size) float32."""
+        require_shape(observations, self.shape)
+        chosen = observations.reshape(len(observations), self.num_choices)
+        if self.num_choices > 1:
+            chosen = chosen.index_select(1, self.choice)  # (N, size)
+        return (chosen == self.options).float()
+
+
+class BinaryFeatures(Features):
+    """A MultiBinary, flattened."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(math.prod(shape))
+        self.shape = shape
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, *shape) of any dtype -> (N, size) float32."""
+        require_shape(observations, self.shape)
+        return observations.reshape(len(observations), self.size).float()
+
+
+class DictFeatures(Features):
+    """The features of every key side by side, in the order of `keys`: sorted, not as inserted."""
+
+    def __init__(self, space: gym_spaces.Dict) -> None:
+        keys = sorted_keys(space)
+        parts = [make_features(space.spaces[key]) for key in keys]
+        super().__init__(sum(part.size for part in parts))
+        self.keys = keys
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, observations: Mapping[str, Any]) -> Tensor:
+        """A dict of (N, *obs) with exactly these keys -> (N, size) float32."""
+        require_keys(observations, self.keys)
+        pairs = zip(self.keys, self.parts, strict=True)
+        return torch.cat([part(observations[key]) for key, part in pairs], -1)
+
+
+class TupleFeatures(Features):
+    """The features of every member side by side."""
+
+    def __init__(self, space: gym_spaces.Tuple[Any]) -> None:
+        parts = [make_features(member) for member in space.spaces]
+        super().__init__(sum(part.size for part in parts))
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, observations: Sequence[Any]) -> Tensor:
+        """A tuple of (N, *obs) with a member for each space -> (N, size) float32."""
+        require_members(observations, len(self.parts))
+        pairs = zip(self.parts, observations, strict=True)
+        return torch.cat([part(member) for part, member in pairs], -1)
+
+
+@singledispatch
+def make_features(space: Any) -> Features:
+    """Return the module that turns observations of `space` into one row of numbers.
+
+    Raises:
+        IncompatibleSpace: no features are registered for the space.
+    """
+    raise IncompatibleSpace(
+        f"Observation space {space} is of a kind that no encoder reads.",
+        fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple; register others "
+        "with puffer_policies.nn.features.make_features.register.",
+    )
+
+
+@make_features.register
+def _(space: gym_spaces.Box) -> Features:
+    return BoxFeatures(space)
+
+
+@make_features.register
+def _(space: gym_spaces.Discrete) -> Features:
+    return OneHotFeatures((), np.asarray(space.n), np.asarray(space.start))
+
+
+@make_features.register
+def _(space: gym_spaces.MultiDiscrete) -> Features:
+    # `start` came after gymnasium 0.29.
+    start = np.broadcast_to(np.asarray(getattr(space, "start", 0)), space.shape)
+    return OneHotFeatures(space.shape, space.nvec, start)
+
+
+@make_features.register
+def _(space: gym_spaces.MultiBinary) -> Features:
+    return BinaryFeatures(space.shape)
+
+
+@make_features.register
+def _(space: gym_spaces.Dict) -> Features:
+    return DictFeatures(space)
+
+
+@make_features.register(gym_spaces.Tuple)
+def _(space: gym_spaces.Tuple[Any]) -> Features:
+    return TupleFeatures(space)
+
+
+def holds_pixels(space: gym_spaces.Box) -> bool:
+    """Return whether every bound of the Box is 0 below and 255 above."""
+    return bool(np.all(space.low == 0) and np.all(space.high == MAX_PIXEL))

@@ -1,0 +1,81 @@
+"""Heads: hidden (N, H) -> the logits of an action space, and a value.
+
+Every action head has the attribute ``is_continuous``.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from puffer_policies.nn.init import layer_init
+from puffer_policies.spaces import ActionLayout, action_layout
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+"""Bounds of a Gaussian's log standard deviation: clamping the std itself would come after exp has
+under- or overflowed (https://github.com/leggedrobotics/rsl_rl/pull/190)."""
+
+ACTOR_STD = 0.01
+"""Gain of an action head, as in PufferLib and CleanRL: the first policy is nearly uniform."""
+
+
+class CategoricalHead(nn.Module):
+    """One choice or several from one Linear layer."""
+
+    is_continuous = False
+
+    def __init__(self, layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD) -> None:
+        super().__init__()
+        self.sizes = list(layout.nvec)
+        self.single = layout.kind == "discrete"
+        self.linear = layer_init(nn.Linear(hidden_size, sum(layout.nvec)), std)
+
+    def forward(self, hidden: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, H) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
+        logits: Tensor = self.linear(hidden)  # (N, sum of nvec)
+        return logits if self.single else torch.split(logits, self.sizes, -1)
+
+
+class GaussianHead(nn.Module):
+    """A mean from one Linear layer, and one log standard deviation for each dimension."""
+
+    is_continuous = True
+
+    def __init__(self, layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD) -> None:
+        super().__init__()
+        self.shape = layout.shape
+        self.log_std = nn.Parameter(torch.zeros(layout.shape))
+        self.linear = layer_init(nn.Linear(hidden_size, self.log_std.numel()), std)
+
+    def forward(self, hidden: Tensor) -> Normal:
+        """(N, H) -> Normal with loc and scale (N, *shape)."""
+        loc = self.linear(hidden).reshape(len(hidden), *self.shape)
+        scale = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
+        # Validation would read the tensors back to the host at every step.
+        return Normal(loc, scale, validate_args=False)
+
+
+class ValueHead(nn.Linear):
+    """(N, H) -> the value of each row, (N, 1)."""
+
+    def __init__(self, hidden_size: int, *, std: float = 1.0) -> None:
+        super().__init__(hidden_size, 1)
+        layer_init(self, std)
+
+
+@singledispatch
+def make_head(action_space: Any, hidden_size: int, *, std: float = ACTOR_STD) -> nn.Module:
+    """Return the action head of `action_space`; `std` is the gain of its weights.
+
+    A package with a space of its own registers a head: ``make_head.register``.
+
+    Raises:
+        IncompatibleSpace: no head serves the space.
+    """
+    layout = action_layout(action_space)
+    head = GaussianHead if layout.is_continuous else CategoricalHead
+    return head(layout, hidden_size, std=std)

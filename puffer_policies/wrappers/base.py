@@ -1,0 +1,193 @@
+"""What wrappers inherit: explicit delegation, and the one recurrent forward.
+
+`B` batch, `T` time, `N` = B or B*T, `H` hidden size. A wrapper owns its own parameters only: it
+never initialises, casts or freezes what it wraps, and hands on members by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.contract import EPISODE_START, State
+from puffer_policies.errors import BuildError, ContractError
+from puffer_policies.nn.batching import Shape, batch_layout
+from puffer_policies.nn.cores import Core
+from puffer_policies.spaces import spaces_of
+
+
+class PolicyWrapper(nn.Module):
+    """A policy that hands everything on to the policy it holds.
+
+    A subclass changes what passes by `transform_observations` and `transform_logits`; it needs no
+    forward of its own. ``hasattr(wrapper, "initial_state")`` says whether the stack is recurrent.
+    """
+
+    def __init__(self, env: Any, policy: nn.Module) -> None:
+        super().__init__()
+        _require_structure(policy, type(self).__name__)
+        self.spaces = spaces_of(env)
+        self.policy = policy
+        self.hidden_size: int | None = getattr(policy, "hidden_size", None)
+        # PufferLib's guide has policies for discrete actions without the attribute; those for
+        # continuous ones set it, as PufferLib's trainer reads it there. So absent means False.
+        self.is_continuous = bool(getattr(policy, "is_continuous", False))
+
+    @property
+    def unwrapped(self) -> nn.Module:
+        """The policy inside all wrappers."""
+        inner: nn.Module = getattr(self.policy, "unwrapped", self.policy)
+        return inner
+
+    @property
+    def initial_state(self) -> Any:
+        """The method of the wrapped policy; absent, as an attribute, if that has no memory."""
+        return self.policy.initial_state
+
+    def transform_observations(self, observations: Any, state: State | None) -> Any:
+        """Return what the wrapped policy sees instead: here the same. (N, *obs) or (B, T, *obs)."""
+        return observations
+
+    def transform_logits(self, logits: Any, state: State | None) -> Any:
+        """Return what the caller gets instead of the wrapped policy's logits: here the same."""
+        return logits
+
+    def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
+        """(N, *obs) -> hidden (N, H) of the wrapped policy."""
+        observations = self.transform_observations(observations, state)
+        hidden: Tensor = self.policy.encode_observations(observations, state=state)  # type: ignore[operator]
+        return hidden
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        """(N, H) -> logits, values (N, 1) of the wrapped policy."""
+        decoded: tuple[Any, Tensor] = self.policy.decode_actions(hidden)  # type: ignore[operator]
+        return decoded
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step of the wrapped policy: (B, *obs) -> logits, values (B, 1)."""
+        observations = self.transform_observations(observations, state)
+        logits, values = self.policy.forward_eval(observations, state=state)  # type: ignore[operator]
+        return self.transform_logits(logits, state), values
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training pass of the wrapped policy: (B, *obs) or (B, T, *obs) -> logits, values."""
+        observations = self.transform_observations(observations, state)
+        logits, values = self.policy(observations, state=state)
+        return self.transform_logits(logits, state), values
+
+
+class RecurrentWrapper(PolicyWrapper):
+    """A memory between a policy's encoder and its heads: the recurrent forward of every core.
+
+    The state dict is PufferLib's: mutated in place, other keys left alone; a core's key that is
+    missing or None means the initial state. ``state["episode_start"]``, if there, is true where an
+    observation is the first of its episode, and resets the row *before* the step. PufferLib's own
+    trainer never sends it and never resets. State is written back detached.
+    """
+
+    def __init__(self, env: Any, policy: nn.Module, core: Core) -> None:
+        super().__init__(env, policy)
+        if hasattr(policy, "initial_state"):
+            raise BuildError(
+                f"{type(policy).__name__!r} has a memory already; {type(self).__name__!r} adds one "
+                "to a policy without.",
+                fix="Wrap the policy inside, or give that memory more layers.",
+            )
+        self.core = core
+        self.hidden_size = core.hidden_size
+        self._layout = batch_layout(self.spaces.observation)
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        """Return the state before the first step: tensors with `batch_size` rows."""
+        return self.core.initial_state(batch_size, device)
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
+        hidden = self.encode_observations(observations, state)  # (B, I)
+        carried = self._read_state(state, len(hidden), hidden.device)
+        starts = _episode_starts(state, (len(hidden),))
+        if starts is not None:
+            carried = self.core.reset(carried, starts)
+        hidden, carried = self.core.step(hidden, carried)  # (B, H)
+        _write_state(state, carried)
+        logits, values = self.decode_actions(hidden)
+        return self.transform_logits(logits, state), values
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training: (B, *obs) or (B, T, *obs) -> logits of B*T rows, values (B, T); row b*T + t."""
+        rows, batch = self._layout.flatten(observations)  # (N, *obs)
+        batch_size, time = batch if len(batch) == 2 else (*batch, 1)
+        hidden = self.encode_observations(rows, state)  # (N, I)
+        hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
+        carried = self._read_state(state, batch_size, hidden.device)
+        starts = _episode_starts(state, (batch_size, time))
+        hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
+        _write_state(state, carried)
+        logits, values = self.decode_actions(hidden.flatten(0, 1))  # (N, ...)
+        return self.transform_logits(logits, state), values.reshape(batch_size, time)
+
+    def _read_state(
+        self, state: State | None, batch_size: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        shapes = self.core.state_shapes(batch_size)
+        given = {key: state[key] for key in shapes if state and state.get(key) is not None}
+        if not given:
+            return self.core.initial_state(batch_size, device)
+        _require_state(given, shapes)
+        return given
+
+
+def _require_structure(policy: nn.Module, wrapper: str) -> None:
+    lacking = [
+        name
+        for name in ("encode_observations", "decode_actions")
+        if not callable(getattr(policy, name, None))
+    ]
+    if lacking:
+        raise ContractError(
+            f"{wrapper!r} can't wrap {type(policy).__name__!r}: it lacks {' and '.join(lacking)}.",
+            fix="Split its forward: encode_observations(observations, state=None) -> hidden, "
+            "decode_actions(hidden) -> logits, values.",
+        )
+
+
+def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
+    """Refuse half a state, and tensors of another shape than the core's for this batch."""
+    wrong = [
+        f"state[{key!r}] is {tuple(given[key].shape) if key in given else None}, expected {shape}"
+        for key, shape in shapes.items()
+        if key not in given or given[key].shape != shape
+    ]
+    if wrong:
+        raise ContractError(
+            f"The recurrent state does not fit the batch: {'; '.join(wrong)}.",
+            fix="Start from policy.initial_state(batch_size), or from None for every key, and keep "
+            "the batch first.",
+        )
+
+
+def _episode_starts(state: State | None, batch: Shape) -> Tensor | None:
+    """Return ``state["episode_start"]`` as bool (B,) or (B, T), or None if it was not sent."""
+    starts: Tensor | None = state.get(EPISODE_START) if state else None
+    if starts is None:
+        return None
+    if tuple(starts.shape) == batch:
+        return starts.bool()
+    if tuple(starts.shape) == batch[:1]:  # (B,) for a sequence: only its first step can start
+        first = torch.zeros(batch, dtype=torch.bool, device=starts.device)
+        first[:, 0] = starts
+        return first
+    raise ContractError(
+        f"state[{EPISODE_START!r}] has shape {tuple(starts.shape)}; expected "
+        f"{batch[:1]} or {batch}.",
+        fix="It is true where the observation in the same place is the first of an episode.",
+    )
+
+
+def _write_state(state: State | None, carried: dict[str, Tensor]) -> None:
+    if state is not None:
+        state.update({key: value.detach() for key, value in carried.items()})

@@ -1,0 +1,72 @@
+"""The small dense policies of PufferLib 3.0 and of its guide, for vectors and any flattened space.
+
+https://puffer.ai/docs.html and pufferlib/models.py. They differ from the originals in this: they
+read every space that `nn.features` reads and serve every action space that `nn.heads` serves,
+unless their name says otherwise; and the log standard deviation is clamped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from puffer_policies.nn.actor_critic import ActorCritic
+from puffer_policies.nn.encoders import LinearEncoder, MLPEncoder
+from puffer_policies.nn.heads import ValueHead, make_head
+from puffer_policies.spaces import require_kinds, spaces_of
+
+
+class Default(ActorCritic):
+    """One Linear layer with GELU under both heads: PufferLib's default."""
+
+    def __init__(self, env: Any, hidden_size: int = 128) -> None:
+        spaces = spaces_of(env)
+        super().__init__(
+            LinearEncoder(spaces.observation, hidden_size),
+            make_head(spaces.action, hidden_size),
+            ValueHead(hidden_size),
+            spaces=spaces,
+        )
+
+
+class Structured(ActorCritic):
+    """The guide's example of an encode/decode policy: as `Default`, twice as wide."""
+
+    def __init__(self, env: Any, hidden_size: int = 256) -> None:
+        spaces = spaces_of(env)
+        super().__init__(
+            LinearEncoder(spaces.observation, hidden_size),
+            make_head(spaces.action, hidden_size),
+            ValueHead(hidden_size),
+            spaces=spaces,
+        )
+
+
+class Continuous(ActorCritic):
+    """The guide's policy for Box actions: two Linear layers with Tanh."""
+
+    def __init__(self, env: Any, hidden_size: int = 256) -> None:
+        spaces = spaces_of(env)
+        require_kinds(spaces, "Continuous", actions=("box",))
+        sizes = (hidden_size, hidden_size)
+        super().__init__(
+            MLPEncoder(spaces.observation, sizes, activation=nn.Tanh),
+            make_head(spaces.action, hidden_size),
+            ValueHead(hidden_size),
+            spaces=spaces,
+        )
+
+
+class MultiDiscrete(ActorCritic):
+    """The guide's policy for several choices at once: one Linear layer with GELU."""
+
+    def __init__(self, env: Any, hidden_size: int = 256) -> None:
+        spaces = spaces_of(env)
+        require_kinds(spaces, "MultiDiscrete", actions=("multidiscrete",))
+        super().__init__(
+            LinearEncoder(spaces.observation, hidden_size),
+            make_head(spaces.action, hidden_size),
+            ValueHead(hidden_size),
+            spaces=spaces,
+        )
