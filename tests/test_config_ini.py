@@ -1,4 +1,4 @@
-"""PufferLib's .ini files load as they are; what has no effect and what is wrong is named by line."""
+"""PufferLib's .ini files load as they are; what has no effect and what is wrong is named."""
 
 import warnings
 
