@@ -79,6 +79,17 @@ def env_not_found(env_id: str, error: Exception) -> EnvError:
 
 
 @singledispatch
+def described(space: Any) -> str:
+    """Return a space in a few words, for messages: a Box without its bounds."""
+    return str(space)
+
+
+@described.register
+def _(space: gym_spaces.Box) -> str:
+    return f"Box(shape={space.shape}, dtype={space.dtype})"
+
+
+@singledispatch
 def observation_kind(space: Any) -> str:
     """Return the kind of an observation space.
 
@@ -86,7 +97,7 @@ def observation_kind(space: Any) -> str:
     ``dict``, ``tuple``.
     """
     raise IncompatibleSpace(
-        f"Observation space {space} is of a kind that no encoder reads.",
+        f"Observation space {described(space)} is of a kind that no encoder reads.",
         fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple; register others "
         "with puffer_policies.nn.features.make_features.register.",
     )
@@ -203,7 +214,7 @@ def action_layout(space: Any) -> ActionLayout:
         IncompatibleSpace: no head serves the space.
     """
     raise IncompatibleSpace(
-        f"Action space {space} is of a kind that no head serves.",
+        f"Action space {described(space)} is of a kind that no head serves.",
         fix="Known are Discrete, MultiDiscrete, MultiBinary and Box; flatten others in the env, or "
         "register them with puffer_policies.spaces.action_layout.register.",
     )
@@ -242,7 +253,7 @@ def _integer_layout(space: gym_spaces.Box) -> ActionLayout:
     options = high - low + 1
     if not space.is_bounded() or options.max(initial=1) > MAX_INTEGER_CHOICES:
         raise IncompatibleSpace(
-            f"Action space {space} holds integers, and more than {MAX_INTEGER_CHOICES} of them in "
+            f"Action space {described(space)} holds integers, and more than {MAX_INTEGER_CHOICES} of them in "
             "one element: too many for a choice, and no continuous head draws integers.",
             fix="Use a float Box, or Discrete or MultiDiscrete with fewer options.",
         )

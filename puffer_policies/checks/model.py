@@ -1,0 +1,179 @@
+"""What a check is and what came of it, as data: promises, results and their report."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puffer_policies.checks.subject import Subject
+
+
+class Tier(enum.StrEnum):
+    """How much a check does to a policy."""
+
+    STATIC = "static"
+    """Looks at the class and the built module; no forward pass."""
+    DYNAMIC = "dynamic"
+    """Runs it on small random batches."""
+    TRAINABILITY = "trainability"
+    """Trains it for seconds; only when asked for."""
+
+
+class Status(enum.StrEnum):
+    """What came of one check of one policy on one pair of spaces."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """The promise does not concern this policy; the message says why."""
+    EXPECTED = "expected failure"
+    """It failed as the table of expected failures says it does, and why."""
+    ERROR = "error"
+    """The policy raised, hung or died where the check did not ask for it."""
+
+
+BAD = (Status.FAILED, Status.ERROR)
+
+
+class CheckFailed(Exception):
+    """A promise is broken.
+
+    Args:
+        expected: what the promise says, with numbers.
+        found: what the policy did.
+        example: lines of Python that show it, after the lines that build the policy.
+    """
+
+    def __init__(self, expected: str, found: str, *, example: str = "") -> None:
+        super().__init__(expected, found, example)
+        self.expected, self.found, self.example = expected, found, example
+
+
+class CheckSkipped(Exception):
+    """The promise does not concern this policy, as only a probe could tell; the text says why."""
+
+
+Run = Callable[["Subject"], None]
+Applies = Callable[["Subject"], str]
+
+
+def always(_: Subject) -> str:
+    """Apply to every policy."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise, and the function that raises `CheckFailed` where a policy breaks it."""
+
+    code: str
+    """Stable: a letter of the family and a number."""
+    name: str
+    """A few words with hyphens."""
+    promise: str
+    """One line: what a policy that passes does."""
+    why: str
+    """What goes wrong in training or use where it is broken."""
+    fix: str
+    """How to mend it."""
+    run: Run
+    tier: Tier = Tier.DYNAMIC
+    applies: Applies = always
+    """Returns why the check does not concern a policy, or ''. It never runs the policy."""
+
+
+def check(
+    code: str,
+    name: str,
+    *,
+    promise: str,
+    why: str,
+    fix: str,
+    tier: Tier = Tier.DYNAMIC,
+    applies: Applies = always,
+) -> Callable[[Run], Check]:
+    """Turn a function of a `Subject` into a `Check`. A file lists its own under ``CHECKS``."""
+    return lambda run: Check(code, name, promise, why, fix, run, tier, applies)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one check."""
+
+    code: str
+    name: str
+    status: Status
+    policy: str
+    observation: str
+    action: str
+    message: str = ""
+    """Why it was skipped, is expected to fail, or ended in an error."""
+    expected: str = ""
+    found: str = ""
+    example: str = ""
+    """A snippet that shows the failure when pasted into Python."""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Report:
+    """The results of a run, in order. It is bad if anything failed, or if nothing ran."""
+
+    results: list[Result] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+    """The checks that were selected, by code: their promises and cures."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return selected, run and every status with its number."""
+        found = Counter(str(result.status) for result in self.results)
+        ran = len(self.results) - found[str(Status.SKIPPED)]
+        return {
+            "selected": len(self.results),
+            "run": ran,
+            **{str(status): found[str(status)] for status in Status},
+        }
+
+    @property
+    def ok(self) -> bool:
+        """Whether at least one check ran and none failed."""
+        return self.counts["run"] > 0 and not self.bad
+
+    @property
+    def bad(self) -> list[Result]:
+        """The results that are failures or errors."""
+        return [result for result in self.results if result.status in BAD]
+
+    def failed(self) -> set[str]:
+        """Return the codes that failed or ended in an error."""
+        return {result.code for result in self.bad}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        return {
+            "ok": self.ok,
+            "counts": self.counts,
+            "results": [asdict(result) for result in self.results],
+        }
+
+
+ExpectedFailures = dict[str, dict[str, str]]
+"""Policy name or pattern -> check code -> the reason in words."""
+
+
+def by_code(checks: Iterable[Check]) -> dict[str, Check]:
+    """Index checks by code; a code that stands twice is an error of ours."""
+    found: dict[str, Check] = {}
+    for each in checks:
+        assert each.code not in found, f"two checks are called {each.code}"
+        found[each.code] = each
+    return found
+
+
+def natural(codes: Sequence[str]) -> list[str]:
+    """Sort codes by family and number: S2 before S10."""
+    return sorted(codes, key=lambda code: (code.rstrip("0123456789"), len(code), code))

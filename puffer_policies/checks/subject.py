@@ -1,0 +1,227 @@
+"""What is checked: a way to build one policy for one pair of spaces, and the probes that run it.
+
+`B` rows, `T` steps. Checks use only this interface, so that one suite serves registered policies,
+plain classes, policies of PufferLib 3.0 and those that a test makes on the spot.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from puffer_policies.checks.model import CheckFailed
+from puffer_policies.contract import EPISODE_START, LSTM_STATE
+from puffer_policies.nested import leaves, map_nested
+from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.records import Capabilities
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+
+BATCH = 5
+STEPS = 6
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Subject:
+    """One policy on one pair of spaces.
+
+    Args:
+        name: what reports call it.
+        spaces: what it is built for.
+        build: makes a fresh policy; the caller seeds torch.
+        source: lines of Python that make the same policy as ``policy``, for examples.
+        cls: its class, where it is one that can be looked at.
+        capabilities: what its record declares; None where there is no record.
+        declared: further declarations, such as ``{"frozen": ["encoder.0.weight"]}``.
+    """
+
+    name: str
+    spaces: Spaces
+    build: Callable[[], nn.Module]
+    source: str = ""
+    cls: type | None = None
+    capabilities: Capabilities | None = None
+    declared: dict[str, Any] = field(default_factory=dict)
+
+    # -- build -----------------------------------------------------------------------------------
+
+    def fresh(self, seed: int = 0) -> nn.Module:
+        """Build a new policy under a seed, and leave the global generators as they were."""
+        with seeded(seed):
+            return self.build()
+
+    @cached_property
+    def policy(self) -> nn.Module:
+        """The policy that checks share; one that changes it works on `copied`."""
+        return self.fresh()
+
+    def copied(self) -> nn.Module:
+        """Return a fresh policy with the weights of `policy`."""
+        other = self.fresh()
+        other.load_state_dict(self.policy.state_dict())
+        return other
+
+    @cached_property
+    def layout(self) -> ActionLayout:
+        """How the action space is parametrised."""
+        return action_layout(self.spaces.action)
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether the policy carries state: it says so, or a step changes ``lstm_h``."""
+        return bool(self.state(1))
+
+    # -- inputs ----------------------------------------------------------------------------------
+
+    def observations(self, batch: int = BATCH, *, steps: int | None = None, seed: int = 0) -> Any:
+        """Return random observations in the space's dtypes, (B, *obs) or (B, T, *obs)."""
+        space = copy.deepcopy(self.spaces.observation)
+        space.seed(seed)
+        rows = [space.sample() for _ in range(batch * (steps or 1))]
+        lead = (batch,) if steps is None else (batch, steps)
+        return _stacked(rows, lead)
+
+    def map(self, function: Callable[[Tensor], Any], observations: Any) -> Any:
+        """Apply `function` to every tensor of nested observations."""
+        return map_nested(function, observations)
+
+    def starts(self, batch: int = BATCH, *, steps: int = STEPS, at: Any = ()) -> Tensor:
+        """Return bool (B, T), true at the (row, step) pairs of `at`."""
+        starts = torch.zeros(batch, steps, dtype=torch.bool)
+        for row, step in at:
+            starts[row, step] = True
+        return starts
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def state(self, batch: int, policy: nn.Module | None = None) -> dict[str, Tensor]:
+        """Return the recurrent state before the first step; empty for a policy without memory."""
+        policy = self.policy if policy is None else policy
+        initial_state = getattr(policy, "initial_state", None)
+        if callable(initial_state):
+            return dict(initial_state(batch, torch.device("cpu")))
+        return self._lstm_state(policy, batch) if self._is_pufferlib_recurrent else {}
+
+    def step(
+        self,
+        observations: Any,
+        state: dict[str, Any] | None = None,
+        *,
+        starts: Tensor | None = None,
+        policy: nn.Module | None = None,
+    ) -> tuple[Any, Tensor, dict[str, Tensor]]:
+        """Run ``forward_eval`` without gradient -> logits, values, the state after it.
+
+        `state` is not mutated: the policy is given a copy.
+        """
+        policy = self.policy if policy is None else policy
+        carried = dict(state) if state is not None else self._initial_for(observations, policy)
+        keys = list(carried)
+        if starts is not None:
+            carried[EPISODE_START] = starts
+        with torch.no_grad():
+            logits, values = policy.forward_eval(observations, carried)  # type: ignore[operator]
+        return logits, values, {key: carried[key] for key in keys}
+
+    def sequence(
+        self,
+        observations: Any,
+        state: dict[str, Any] | None = None,
+        *,
+        starts: Tensor | None = None,
+        policy: nn.Module | None = None,
+        grad: bool = False,
+    ) -> tuple[Any, Tensor]:
+        """Run ``forward`` on (B, T, *obs), or (B, *obs) -> logits of B*T rows, values."""
+        policy = self.policy if policy is None else policy
+        carried = dict(state) if state is not None else self._initial_for(observations, policy)
+        if state is None and not callable(getattr(policy, "initial_state", None)):
+            carried = dict.fromkeys(carried)  # PufferLib's trainer starts every segment from None
+        if starts is not None:
+            carried[EPISODE_START] = starts
+        with torch.set_grad_enabled(grad):
+            logits, values = policy(observations, carried)
+        return logits, values
+
+    def distribution(self, logits: Any) -> Distribution:
+        """Return the distribution of the policy's logits."""
+        return distribution(logits)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _is_pufferlib_recurrent(self) -> bool:
+        """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``."""
+        if not isinstance(getattr(self.policy, "hidden_size", None), int):
+            return False
+        state = self._lstm_state(self.policy, 1)
+        before = {key: value.clone() for key, value in state.items()}
+        with torch.no_grad():
+            self.policy.forward_eval(self.observations(1), state)  # type: ignore[operator]
+        return any(not torch.equal(state[key], before[key]) for key in before)
+
+    def _lstm_state(self, policy: nn.Module, batch: int) -> dict[str, Tensor]:
+        return {key: torch.zeros(batch, int(policy.hidden_size)) for key in LSTM_STATE}  # type: ignore[arg-type]
+
+    def _initial_for(self, observations: Any, policy: nn.Module) -> dict[str, Tensor]:
+        return self.state(len(next(leaves(observations))), policy)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block under a seed of torch and NumPy; afterwards the generators are as before."""
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+
+
+def numbers(logits: Any) -> Tensor:
+    """Return all parameters of logits as one Tensor with a row a decision, (N, n).
+
+    Raises:
+        CheckFailed: the logits are of no type that the contract names.
+    """
+    if isinstance(logits, Tensor):
+        return logits.flatten(1) if logits.ndim > 1 else logits.unsqueeze(1)
+    if isinstance(logits, tuple | list):
+        return torch.cat([numbers(each) for each in logits], 1)
+    if isinstance(logits, Normal):
+        return torch.cat([numbers(logits.loc), numbers(logits.scale)], 1)
+    raise CheckFailed(
+        "logits that are a Tensor, a tuple of Tensors or torch.distributions.Normal",
+        f"logits of type {type(logits).__name__}",
+    )
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest absolute difference; infinite where shapes or NaNs differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.numel():
+        return 0.0
+    gap = (a.double() - b.double()).abs().max()
+    return float("inf") if torch.isnan(gap) else float(gap)
+
+
+def _stacked(rows: list[Any], lead: tuple[int, ...]) -> Any:
+    first = rows[0]
+    if isinstance(first, dict):
+        return {key: _stacked([row[key] for row in rows], lead) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked([row[i] for row in rows], lead) for i in range(len(first)))
+    array = np.stack([np.asarray(row) for row in rows])
+    return torch.from_numpy(array).reshape(*lead, *array.shape[1:])

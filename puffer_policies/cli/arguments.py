@@ -1,0 +1,80 @@
+"""Every verb and its arguments. Handlers are only named, so that `list` waits for no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from puffer_policies.errors import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that knows near names."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the message, then exit with 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}{self._hint(message)}\n")
+
+    def _hint(self, message: str) -> str:
+        _, found, rest = message.partition("invalid choice: ")
+        verbs = [verb for action in self._actions for verb in action.choices or ()]
+        hint = did_you_mean(rest.split("(")[0].strip(" '\""), verbs) if found else ""
+        return f"\n{hint}" if hint else ""
+
+
+def make_parser(version: str) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser, and its verbs for plug-ins to add to."""
+    parser = Parser(
+        prog="puffer-policies",
+        description="Find, check, compose, train and share policies by name.",
+        epilog="--traceback, with any verb, shows the whole traceback of an error.",
+    )
+    parser.add_argument("--version", action="version", version=version)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_looking(verbs)
+    _add_training(verbs)
+    return parser, verbs
+
+
+def handler_of(options: argparse.Namespace) -> Any:
+    """Return ``module:function`` below `puffer_policies.cli`, or a plug-in's own function."""
+    if getattr(options, "fits", None):
+        return "fitting:run_fits"
+    if options.verb == "show" and options.env:
+        return "fitting:run_show_for"
+    return options.run
+
+
+def _add_looking(verbs: Any) -> None:
+    listing = _verb(verbs, "list", "listing:run_list", "list policies, wrappers and presets")
+    listing.add_argument("pattern", nargs="?", default="*", help="names to show, such as '*Conv*'")
+    listing.add_argument("--fits", metavar="ENV", help="say which policies fit this env, and why")
+    listing.add_argument("--source", action="store_true", help="show where each name comes from")
+    show = _verb(verbs, "show", "listing:run_show", "show everything about a name")
+    show.add_argument("name")
+    show.add_argument("--env", metavar="ENV", help="build it for this env, count its parameters")
+    why = _verb(verbs, "why", "listing:run_why", "explain where a name leads, or why nowhere")
+    why.add_argument("name")
+    doctor = _verb(verbs, "doctor", "listing:run_doctor", "import everything, report what is wrong")
+    doctor.add_argument("--slow", type=float, default=1.0, metavar="SECONDS", help="what is slow")
+
+
+def _add_training(verbs: Any) -> None:
+    train = _verb(verbs, "train", "training:run_train", "train a policy by config name or env id")
+    train.add_argument("name", help="a config, a .toml or .ini file, or a gymnasium id")
+    train.add_argument("--quiet", action="store_true", help="print the summary only")
+    train.set_defaults(takes_overrides=True)
+    evaluate = _verb(verbs, "eval", "training:run_eval", "replay a checkpoint without training")
+    evaluate.add_argument("checkpoint", help="a .safetensors file, or the folder of a run")
+    evaluate.add_argument("--episodes", type=int, help="default: as at the end of the training")
+    evaluate.add_argument("--seed", type=int, help="default: as at the end of the training")
+    evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
+
+
+def _verb(verbs: Any, name: str, run: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+    return parser

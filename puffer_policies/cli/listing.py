@@ -1,0 +1,152 @@
+"""The verbs that only look: list, show, why and doctor."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+from typing import Any
+
+from puffer_policies.cli.output import print_fields, print_json, print_table
+from puffer_policies.discovery import default_registry
+from puffer_policies.doctor import Finding, examine
+from puffer_policies.explain import package
+from puffer_policies.records import PolicyRecord, Record, WrapperRecord
+from puffer_policies.registry import Registry
+from puffer_policies.resolution import USABLE
+from puffer_policies.source import constructor_signature
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print the names that match."""
+    registry = default_registry()
+    names = [name for name in registry.names() if matches(name, options.pattern)]
+    records = {name: registry.get(name) for name in names}
+    presets = {n: p for n, p in registry.presets.items() if matches(n, options.pattern)}
+    if options.json:
+        found = [record.to_dict() for record in records.values()]
+        print_json({"names": found, "presets": {n: p.policy for n, p in presets.items()}})
+        return 0
+    _print_records(records, source=options.source)
+    if presets:
+        rows = [(name, preset.policy, preset.summary) for name, preset in presets.items()]
+        print_table("Presets", ("name", "policy", "summary"), rows)
+    if not records and not presets:
+        print(f"Nothing matches {options.pattern!r}.")
+    _print_failures(registry)
+    return 0
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print a record."""
+    record = default_registry().get(options.name)
+    if options.json:
+        print_json(record_data(record))
+    else:
+        print_fields(record_fields(record))
+    return 0
+
+
+def run_why(options: argparse.Namespace) -> int:
+    """Print how a name is resolved; 1 if it leads nowhere."""
+    told = default_registry().explain(options.name)
+    if options.json:
+        data = {"asked": told.asked, "verdict": told.verdict, "lines": told.lines}
+        print_json({**data, "record": told.record.to_dict() if told.record else None})
+    else:
+        print("\n".join(told.lines))
+    return 0 if told.verdict in USABLE else 1
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Import everything and print what is wrong; 1 if something is."""
+    findings = examine(default_registry(), slow_seconds=options.slow)
+    bad = [finding for finding in findings if finding.is_problem]
+    if options.json:
+        print_json([finding.to_dict() for finding in findings])
+    else:
+        _print_findings(findings)
+    return 1 if bad else 0
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name matches a shell pattern, ignoring case."""
+    return fnmatch.fnmatch(name.lower(), pattern.lower())
+
+
+def _print_records(records: dict[str, Record], *, source: bool) -> None:
+    last = "source" if source else "summary"
+    policies = {n: r for n, r in records.items() if isinstance(r, PolicyRecord)}
+    wrappers = {n: r for n, r in records.items() if isinstance(r, WrapperRecord)}
+    if policies:
+        rows = [
+            (name, *_capabilities(r), package(r.provenance), _last(r, source=source))
+            for name, r in policies.items()
+        ]
+        columns = ("name", "observations", "actions", "recurrent", "package", last)
+        print_table("Policies", columns, rows)
+    if wrappers:
+        named = [(n, package(r.provenance), _last(r, source=source)) for n, r in wrappers.items()]
+        print_table("Wrappers", ("name", "package", last), named)
+
+
+def _last(record: Record, *, source: bool) -> str:
+    return f"{record.target}  ({record.provenance.origin})" if source else record.summary
+
+
+def _capabilities(record: PolicyRecord) -> tuple[str, str, str]:
+    can = record.capabilities
+    return _kinds(can.observations), _kinds(can.actions), _recurrent(record)
+
+
+def _kinds(kinds: tuple[str, ...]) -> str:
+    return ", ".join(kinds) or "any"
+
+
+def _recurrent(record: PolicyRecord) -> str:
+    return "yes" if record.capabilities.recurrent else ""
+
+
+def _print_failures(registry: Registry) -> None:
+    if registry.errors:
+        count = len(registry.errors)
+        print(f"{count} plug-in problem{'s' * (count > 1)}: see 'puffer-policies doctor'.")
+
+
+def record_data(record: Record) -> dict[str, Any]:
+    """Return a record as plain data, its constructor's arguments included."""
+    return {**record.to_dict(), "arguments": _arguments(record)}
+
+
+def record_fields(record: Record) -> list[tuple[str, str]]:
+    """Return a record as names and texts to print."""
+    place = record.provenance
+    fields = [
+        ("name", record.qualified_name),
+        ("kind", record.kind),
+        ("summary", record.summary),
+        ("paper", record.paper),
+        ("target", record.target),
+        ("package", f"{package(place)} ({place.layer.name.lower()})"),
+        ("registered", place.origin),
+        ("arguments", _arguments(record)),
+        ("defaults", ", ".join(f"{key}={value!r}" for key, value in record.defaults.items())),
+    ]
+    if isinstance(record, PolicyRecord):
+        fields.append(("observations", _kinds(record.capabilities.observations)))
+        fields.append(("actions", _kinds(record.capabilities.actions)))
+        fields.append(("recurrent", _recurrent(record)))
+    if isinstance(record, WrapperRecord):
+        traits = ("requires", "forbids", "provides")
+        fields += [(trait, ", ".join(getattr(record, trait))) for trait in traits]
+    return fields
+
+
+def _arguments(record: Record) -> str:
+    return constructor_signature(record.target, search_path=record.search_path)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    rows = [(f.subject, f.verdict, f.detail) for f in findings]
+    print_table("Plug-ins", ("what", "verdict", "detail"), rows)
+    bad = sum(finding.is_problem for finding in findings)
+    print(f"{bad} problem{'s' * (bad != 1)} in {len(findings)} findings.")
