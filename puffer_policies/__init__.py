@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puffer_policies.checkpoint import load_policy, save_policy
+    from puffer_policies.decorators import register_policy, register_wrapper
     from puffer_policies.discovery import (
         default_registry,
         discover,
         list_policies,
         list_wrappers,
-        register_policy,
-        register_wrapper,
         set_default_registry,
     )
     from puffer_policies.errors import PolicyError
@@ -40,8 +39,8 @@ _HOMES = {
     "list_policies": "discovery",
     "list_wrappers": "discovery",
     "load_policy": "checkpoint",
-    "register_policy": "discovery",
-    "register_wrapper": "discovery",
+    "register_policy": "decorators",
+    "register_wrapper": "decorators",
     "save_policy": "checkpoint",
     "set_default_registry": "discovery",
 }

@@ -35,7 +35,8 @@ class PolicyError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions rebuild from positional arguments; ours take `fix` by keyword.
-        return _rebuild, (type(self), self.problem, self.fix)
+        # What subclasses add travels in the attributes.
+        return _rebuild, (type(self), self.problem, self.fix), dict(self.__dict__)
 
 
 def _rebuild(cls: type[PolicyError], problem: str, fix: str) -> PolicyError:
@@ -60,6 +61,13 @@ class PolicyRemoved(PolicyError):
 
 class PluginError(PolicyError):
     """A plug-in package could not be imported, read or called."""
+
+    def __init__(
+        self, problem: str, *, fix: str = "", distribution: str = "", version: str = ""
+    ) -> None:
+        super().__init__(problem, fix=fix)
+        self.distribution = distribution
+        self.version = version
 
 
 class MissingDependency(PluginError):

@@ -7,9 +7,24 @@ import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from puffer_policies.errors import MissingDependency, PluginError
+
+OBSERVATION_KINDS = (
+    "vector",
+    "array",
+    "image",
+    "discrete",
+    "multidiscrete",
+    "multibinary",
+    "dict",
+    "tuple",
+)
+"""The kinds of observation space that a record may name; `puffer_policies.spaces` tells them."""
+
+ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
+"""The kinds of action space that a record may name."""
 
 
 class Layer(enum.IntEnum):
@@ -93,6 +108,8 @@ class Record:
             raise PluginError(
                 f"{self.qualified_name!r} should be a class, but {self.target!r} is {found!r}.",
                 fix=f"Correct the target in {self.provenance.origin}.",
+                distribution=self.provenance.distribution,
+                version=self.provenance.version,
             )
         return found
 
@@ -164,6 +181,38 @@ class WrapperRecord(Record):
         return data
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """A registered name that is no policy: it leads to another name, or says why there is none."""
+
+    name: str
+    kind: Literal["alias", "deprecated", "removed"]
+    text: str
+    """The name it leads to; for ``removed``, the reason."""
+    provenance: Provenance
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution/Name``, which never becomes ambiguous."""
+        return f"{self.provenance.distribution}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A named expression, such as ``LSTMWrapper(Default(hidden_size=256))``."""
+
+    name: str
+    policy: str
+    """The expression; `puffer_policies.specs` reads it."""
+    provenance: Provenance
+    summary: str = ""
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution/name``, which never becomes ambiguous."""
+        return f"{self.provenance.distribution}/{self.name}"
+
+
 def _import_target(record: Record) -> Any:
     module_name, _, attribute = record.target.partition(":")
     if record.search_path and record.search_path not in sys.path:
@@ -180,6 +229,8 @@ def _import_target(record: Record) -> Any:
             f"Loading {_described(record)} from {record.target!r} failed: "
             f"{type(error).__name__}: {error}",
             fix=f"It is registered at {record.provenance.origin}.",
+            distribution=record.provenance.distribution,
+            version=record.provenance.version,
         ) from error
     return found
 

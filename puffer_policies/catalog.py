@@ -1,0 +1,404 @@
+"""Reads registry.toml files into records; every offence of a file is reported at once, by line.
+
+```toml
+schema = 1
+[policies.MyNet]
+target = "acme.nets:MyNet"          # required; the other keys are optional
+summary = "..."
+paper = "https://..."
+extra = "torch-extras"              # the extra of the package that brings its imports
+defaults = {hidden_size = 256}
+observations = ["vector", "image"]  # kinds it reads; without the key, any
+actions = ["discrete"]
+recurrent = false
+needs_mask = false
+min_image_size = 0
+override = true                     # replace a name on purpose; not in a package's manifest
+[wrappers.MyWrapper]                # target, summary, paper, extra, defaults, override, and
+requires = ["recurrent"]            # traits: what must be below, must not be below, what it adds
+[presets.my-preset]
+policy = "LSTMWrapper(MyNet(hidden_size=512))"
+[alias]
+Net = "MyNet"
+[deprecated]
+OldNet = "MyNet"
+[removed]
+OlderNet = "its results could not be reproduced"
+# in a user's or project's file only:
+[resolve]
+Conv = "acme-nets"
+[block]
+names = ["Conv"]
+distributions = ["bad-nets"]
+[require]
+acme-nets = ">=1.2"
+```
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from puffer_policies.errors import BuildError, ConfigError, did_you_mean
+from puffer_policies.naming import (
+    distribution_offence,
+    name_offence,
+    preset_name_offence,
+    record_offences,
+    reference_offence,
+)
+from puffer_policies.records import (
+    Capabilities,
+    Layer,
+    Pointer,
+    PolicyRecord,
+    Preset,
+    Provenance,
+    Record,
+    WrapperRecord,
+)
+from puffer_policies.registry import Registry
+from puffer_policies.specs import PolicySpec
+from puffer_policies.tomlfile import TomlFile, read_toml
+
+SCHEMA = 1
+"""The format's version; a file with a higher one needs a newer puffer_policies."""
+
+_COMMON = {
+    "target": str,
+    "summary": str,
+    "paper": str,
+    "extra": str,
+    "defaults": dict,
+    "override": bool,
+}
+_CAPABILITIES = {
+    "observations": list,
+    "actions": list,
+    "recurrent": bool,
+    "needs_mask": bool,
+    "min_image_size": int,
+}
+_TRAITS = {"requires": list, "forbids": list, "provides": list}
+_KEYS: dict[str, dict[str, type]] = {
+    "policies": _COMMON | _CAPABILITIES,
+    "wrappers": _COMMON | _TRAITS,
+    "presets": {"policy": str, "summary": str},
+    "block": {"names": list, "distributions": list},
+}
+_TABLES = (*_KEYS, "alias", "deprecated", "removed", "resolve", "require")
+_OF_USERS = ("resolve", "block", "require")
+_IN_WORDS = {
+    str: "a string",
+    dict: "a table",
+    bool: "true or false",
+    list: "a list of strings",
+    int: "a whole number",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A version limit on a distribution."""
+
+    distribution: str
+    specifier: str
+    origin: str
+
+    def allows(self, version: str) -> bool:
+        """Return whether an installed version is within the limit; pre-releases count."""
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import InvalidVersion
+
+        try:
+            return SpecifierSet(self.specifier).contains(version, prereleases=True)
+        except InvalidVersion:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A line of ``[resolve]`` or ``[block]``: what it names, and where it stands."""
+
+    table: Literal["resolve", "names", "distributions"]
+    name: str
+    distribution: str
+    origin: str
+
+
+@dataclass(slots=True)
+class Catalog:
+    """What one registry.toml says, checked as far as the file alone allows."""
+
+    records: list[Record] = field(default_factory=list)
+    pointers: list[Pointer] = field(default_factory=list)
+    presets: list[Preset] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    requirements: list[Requirement] = field(default_factory=list)
+
+    def enter(self, registry: Registry) -> None:
+        """Register everything but the version limits, which need to know what is installed."""
+        for choice in self.choices:
+            if choice.table == "resolve":
+                registry.settle(choice.name, choice.distribution, origin=choice.origin)
+            else:
+                registry.block(**{choice.table: [choice.name]}, origin=choice.origin)
+        for record in self.records:
+            registry.add(record)
+        for pointer in self.pointers:
+            registry.alias(pointer)
+        for preset in self.presets:
+            registry.add_preset(preset)
+
+
+def read_catalog(
+    path: str | os.PathLike[str], provenance: Provenance, *, search_path: str = ""
+) -> Catalog:
+    """Read a registry.toml; `provenance` says whose it is, each record's origin is its line.
+
+    Raises:
+        ConfigError: the file can't be read, or says something wrong; every offence is listed.
+    """
+    reader = _Reader(read_toml(path), provenance, search_path)
+    catalog = reader.read()
+    if reader.offences:
+        raise _offended(reader)
+    return catalog
+
+
+def _offended(reader: _Reader) -> ConfigError:
+    found = reader.offences
+    if len(found) == 1:
+        return ConfigError(f"{found[0]}.")
+    listed = "\n".join(f"  {offence}" for offence in found)
+    return ConfigError(f"{reader.file.path} has {len(found)} errors:\n{listed}")
+
+
+E = TypeVar("E", Record, Pointer)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Collects what a file says, and what is wrong with it."""
+
+    file: TomlFile
+    provenance: Provenance
+    search_path: str
+    offences: list[str] = field(default_factory=list)
+    catalog: Catalog = field(default_factory=Catalog)
+
+    def read(self) -> Catalog:
+        if self._top_level():
+            for name, table in self._entries("policies"):
+                self._policy(name, table)
+            for name, table in self._entries("wrappers"):
+                self._wrapper(name, table)
+            for name, table in self._entries("presets"):
+                self._preset(name, table)
+            for kind, table_name in _POINTERS.items():
+                self._pointers(kind, table_name)
+            self._resolve()
+            self._block()
+            self._require()
+            self._unique()
+        return self.catalog
+
+    def offend(self, offence: str, *keys: str) -> None:
+        self.offences.append(f"{self.file.at(*keys)}: {offence}")
+
+    # -- the file as a whole ---------------------------------------------------------------------
+
+    def _top_level(self) -> bool:
+        schema = self.file.data.get("schema")
+        if schema != SCHEMA or isinstance(schema, bool):
+            self.offend(_schema_offence(schema), "schema")
+            return False
+        known = ("schema", "distribution", *_TABLES)
+        for key, value in self.file.data.items():
+            if key not in known:
+                self._unknown(key, known, key)
+            elif key in _TABLES and not isinstance(value, dict):
+                self.offend(f"{key} should be a table, got {value!r}", key)
+            elif key in _OF_USERS and self.provenance.layer <= Layer.BUILTIN:
+                self.offend(
+                    f"[{key}] is for a user's or a project's registry.toml, not for a package's",
+                    key,
+                )
+        return True
+
+    def _unknown(self, key: str, known: Iterator[str] | tuple[str, ...], *keys: str) -> None:
+        known = tuple(known)
+        hint = did_you_mean(key, known) or f"Known are {', '.join(known)}."
+        self.offend(f"unknown key {key!r}. {hint}".rstrip("."), *keys)
+
+    def _unique(self) -> None:
+        """Refuse one name in two tables: both can't be meant."""
+        tables: dict[str, str] = {}
+        for table in ("policies", "wrappers", *_POINTERS.values()):
+            for name in self._table(table):
+                if name in tables:
+                    self.offend(f"{name!r} stands in [{tables[name]}] too", table, name)
+                tables[name] = table
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.file.data.get(name, {})
+        return table if isinstance(table, dict) else {}
+
+    def _entries(self, table_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the sub-tables whose keys and types are right."""
+        for name, table in self._table(table_name).items():
+            if not isinstance(table, dict):
+                self.offend(
+                    f"{table_name}.{name} should be a table, got {table!r}", table_name, name
+                )
+            elif self._typed(table, _KEYS[table_name], table_name, name):
+                yield name, table
+
+    def _typed(self, table: Mapping[str, Any], types: Mapping[str, type], *keys: str) -> bool:
+        before = len(self.offences)
+        for key, value in table.items():
+            if key not in types:
+                self._unknown(key, tuple(types), *keys, key)
+            elif not _is(value, types[key]):
+                wanted = _IN_WORDS[types[key]]
+                self.offend(f"{'.'.join(keys)}.{key} should be {wanted}, got {value!r}", *keys, key)
+        return len(self.offences) == before
+
+    def _place(self, *keys: str) -> Provenance:
+        return replace(self.provenance, origin=self.file.at(*keys))
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def _policy(self, name: str, table: dict[str, Any]) -> None:
+        abilities = {key: _frozen(table.pop(key)) for key in _CAPABILITIES if key in table}
+        if abilities.get("min_image_size", 0) < 0:
+            self.offend("min_image_size should be 0 or more", "policies", name, "min_image_size")
+        self._record(PolicyRecord, "policies", name, table, capabilities=Capabilities(**abilities))
+
+    def _wrapper(self, name: str, table: dict[str, Any]) -> None:
+        traits = {key: _frozen(table.pop(key)) for key in _TRAITS if key in table}
+        self._record(WrapperRecord, "wrappers", name, table, **traits)
+
+    def _record(
+        self,
+        make: Callable[..., Record],
+        table_name: str,
+        name: str,
+        table: dict[str, Any],
+        **more: Any,
+    ) -> None:
+        if "target" not in table:
+            self.offend(f"{table_name}.{name} has no target", table_name, name)
+            return
+        place = self._place(table_name, name)
+        record = make(name=name, provenance=place, search_path=self.search_path, **table, **more)
+        for offence in record_offences(record):
+            key = offence.split(":")[0].split()[-1]
+            self.offend(offence, table_name, name, key)
+        self.catalog.records.append(record)
+
+    def _preset(self, name: str, table: dict[str, Any]) -> None:
+        keys = ("presets", name)
+        if offence := preset_name_offence(name):
+            self.offend(offence, *keys)
+        if "policy" not in table:
+            self.offend(f"presets.{name} has no policy", *keys)
+            return
+        try:
+            PolicySpec.parse(table["policy"])
+        except BuildError as error:
+            self.offend(error.problem.rstrip("."), *keys, "policy")
+        self.catalog.presets.append(Preset(name=name, provenance=self._place(*keys), **table))
+
+    def _pointers(self, kind: Literal["alias", "deprecated", "removed"], table_name: str) -> None:
+        for name, text in self._strings(table_name):
+            self._offend_if(name_offence(name), table_name, name)
+            if kind != "removed":
+                self._offend_if(reference_offence(text), table_name, name)
+            place = self._place(table_name, name)
+            pointer = Pointer(name=name, kind=kind, text=text, provenance=place)
+            self.catalog.pointers.append(pointer)
+
+    # -- the user's rules ------------------------------------------------------------------------
+
+    def _resolve(self) -> None:
+        for name, text in self._strings("resolve"):
+            distribution, slash, chosen = text.partition("/")
+            self._offend_if(name_offence(name), "resolve", name)
+            self._offend_if(distribution_offence(distribution), "resolve", name)
+            if slash and chosen != name:
+                self.offend(f"{name!r} can only be settled for {distribution}/{name}, got {text!r}",
+                            "resolve", name)  # fmt: skip
+            origin = self.file.at("resolve", name)
+            self.catalog.choices.append(Choice("resolve", name, distribution, origin))
+
+    def _block(self) -> None:
+        table = self._table("block")
+        if not self._typed(table, _KEYS["block"], "block"):
+            return
+        for name in table.get("names", ()):
+            self._offend_if(reference_offence(name), "block", "names")
+            self.catalog.choices.append(Choice("names", name, "", self.file.at("block", "names")))
+        for name in table.get("distributions", ()):
+            self._offend_if(distribution_offence(name), "block", "distributions")
+            origin = self.file.at("block", "distributions")
+            self.catalog.choices.append(Choice("distributions", name, "", origin))
+
+    def _require(self) -> None:
+        for name, specifier in self._strings("require"):
+            self._offend_if(distribution_offence(name), "require", name)
+            self._offend_if(specifier_offence(specifier), "require", name)
+            origin = self.file.at("require", name)
+            self.catalog.requirements.append(Requirement(name, specifier, origin))
+
+    def _strings(self, table_name: str) -> Iterator[tuple[str, str]]:
+        for name, text in self._table(table_name).items():
+            if isinstance(text, str) and text.strip():
+                yield name, text
+            else:
+                self.offend(f"{table_name}.{name} should be a text, got {text!r}", table_name, name)
+
+    def _offend_if(self, offence: str, *keys: str) -> None:
+        if offence:
+            self.offend(offence, *keys)
+
+
+_POINTERS: dict[Literal["alias", "deprecated", "removed"], str] = {
+    "alias": "alias",
+    "deprecated": "deprecated",
+    "removed": "removed",
+}
+
+
+def specifier_offence(specifier: str) -> str:
+    """Say what is wrong with a version limit such as ``>=1.2,<2``, or return ''."""
+    # Late, as most files have no [require] and this import takes as long as reading them.
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(specifier)
+    except InvalidSpecifier:
+        return f"{specifier!r} is not a version limit such as '>=1.2,<2'"
+    return ""
+
+
+def _schema_offence(schema: object) -> str:
+    if schema is None:
+        return f"the file has no schema; write `schema = {SCHEMA}` as its first line"
+    if isinstance(schema, int) and schema > SCHEMA:
+        return f"the file has schema {schema}, this puffer_policies reads {SCHEMA}: upgrade it"
+    return f"schema should be {SCHEMA}, got {schema!r}"
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    # To Python, True is an int as well.
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

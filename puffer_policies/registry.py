@@ -1,0 +1,303 @@
+"""The registry: every policy and wrapper by name. It knows nothing of plug-ins, files and torch."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
+from puffer_policies.explain import (
+    Explanation,
+    deprecation,
+    described,
+    explanation,
+    lookup_error,
+    wrong_kind,
+)
+from puffer_policies.naming import normalise, record_offences
+from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
+from puffer_policies.specs import PolicySpec
+
+Kind = Literal["policy", "wrapper"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What loading one plug-in cost."""
+
+    seconds: float
+    imported_torch: bool
+    """Whether torch was imported on the way: then ``list`` is slow for everybody."""
+
+
+class Hooks(Protocol):
+    """What plug-ins do besides registering names. Each failure is kept; none is raised."""
+
+    def register_checks(self, registrar: Any) -> None:
+        """Let plug-ins add conformance checks."""
+        ...
+
+    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
+        """Tell plug-ins of a policy that was built."""
+        ...
+
+    def register_commands(self, commands: Any) -> None:
+        """Let plug-ins add verbs to the command line."""
+        ...
+
+
+class NoHooks:
+    """The hooks of a registry without plug-ins."""
+
+    def register_checks(self, registrar: Any) -> None:
+        """Do nothing."""
+
+    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
+        """Do nothing."""
+
+    def register_commands(self, commands: Any) -> None:
+        """Do nothing."""
+
+
+class Registry:
+    """Policies, wrappers, aliases and presets by name, and the user's rules about them.
+
+    A registry pickles: a worker that unpickles it resolves every name as here, and imports a class
+    when it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[PluginError] = []
+        """Why plug-ins, or parts of them, are missing."""
+        self.timings: dict[str, Timing] = {}
+        """Plug-in name -> what loading it cost."""
+        self.load_seconds = 0.0
+        """How long the whole discovery took."""
+        self.hooks: Hooks = NoHooks()
+        """What installed plug-ins do besides registering names."""
+        self.packages: dict[str, Provenance] = {}
+        """Top-level package -> the plug-in it belongs to: whose a decorated class is."""
+        self._book = Book()
+        self._presets: dict[str, Preset] = {}
+
+    def __repr__(self) -> str:
+        return f"<Registry of {len(self.records())} names, {len(self.errors)} errors>"
+
+    # -- look up ---------------------------------------------------------------------------------
+
+    def get(self, name: str, *, kind: Kind | None = None) -> Record:
+        """Return the record of a ``Name`` or ``distribution/Name``; a deprecated name warns.
+
+        Raises:
+            PolicyNotFound: no such name, a blocked one, or one of the other `kind`.
+            AmbiguousName: several installed packages offer this bare name.
+            PolicyRemoved: the name has a tombstone.
+        """
+        found = self._resolve(name)
+        error = lookup_error(found, names=self._known(kind), failures=self.errors)
+        if error is not None:
+            raise error
+        record = found.record
+        assert record is not None
+        if kind is not None and record.kind != kind:
+            raise wrong_kind(record, name, kind)
+        if found.verdict == "deprecated":
+            warnings.warn(deprecation(found), PolicyDeprecationWarning, stacklevel=2)
+        return record
+
+    def explain(self, name: str) -> Explanation:
+        """Return everything known of a name, whether it leads to a record or not."""
+        return explanation(self._resolve(name), names=self._known(None), failures=self.errors)
+
+    def names(self, kind: Kind | None = None) -> list[str]:
+        """Return the usable names, sorted: bare where the bare name leads there, else qualified."""
+        names = (self._shortest_name(record) for record in self.records(kind))
+        return sorted(name for name in names if name)
+
+    def records(self, kind: Kind | None = None) -> list[Record]:
+        """Return every record, also shadowed and blocked ones, sorted by name and distribution."""
+        entries = (entry for entry in self._book.all() if isinstance(entry, Record))
+        return [record for record in entries if kind is None or record.kind == kind]
+
+    def pointers(self) -> list[Pointer]:
+        """Return every alias, deprecated name and tombstone, sorted."""
+        return [entry for entry in self._book.all() if isinstance(entry, Pointer)]
+
+    def clashes(self) -> list[list[Record]]:
+        """Return the records of each bare name that installed packages dispute, unsettled."""
+        named = {record.name: self._book.named(record.name) for record in self.records()}
+        packaged = (
+            [e for e in entries if isinstance(e, Record) and e.provenance.layer <= Layer.BUILTIN]
+            for name, entries in sorted(named.items())
+            if name not in self._book.settled
+        )
+        allowed = ([e for e in rivals if not self._book.block(e)] for rivals in packaged)
+        return [rivals for rivals in allowed if len(rivals) > 1]
+
+    @property
+    def presets(self) -> dict[str, Preset]:
+        """The presets by name: bare where the strongest layer has one, and qualified."""
+        strongest: dict[str, list[Preset]] = {}
+        for preset in sorted(self._presets.values(), key=lambda p: -p.provenance.layer):
+            rivals = strongest.setdefault(preset.name, [])
+            if not rivals or rivals[0].provenance.layer == preset.provenance.layer:
+                rivals.append(preset)
+        bare = {name: rivals[0] for name, rivals in strongest.items() if len(rivals) == 1}
+        return dict(sorted({**self._presets, **bare}.items()))
+
+    def announce_built(self, policy: Any, spec: PolicySpec) -> None:
+        """Tell the plug-ins of a policy that was built from these names."""
+        self.hooks.policy_built(policy, spec)
+
+    # -- register --------------------------------------------------------------------------------
+
+    def add(self, record: Record) -> None:
+        """Register a record.
+
+        Raises:
+            PolicyError: the record is wrong in itself; every offence is listed.
+            NameTaken: the name is taken and the record does not say ``override``.
+        """
+        offences = record_offences(record)
+        if offences:
+            raise PolicyError(
+                f"Can't register {record.name!r} ({record.provenance.origin}): "
+                f"{'; '.join(offences)}."
+            )
+        if not self._is_known(record):
+            self._require_free(record)
+            self._enter(record)
+
+    def alias(self, pointer: Pointer) -> None:
+        """Register an alias, a deprecated name or a tombstone.
+
+        Raises:
+            NameTaken: the name is taken.
+        """
+        self._require_free(pointer)
+        self._enter(pointer)
+
+    def add_preset(self, preset: Preset) -> None:
+        """Register a preset; a stronger layer's has the bare name."""
+        self._presets[preset.qualified_name] = preset
+
+    def settle(self, name: str, distribution: str, *, origin: str) -> None:
+        """Give a disputed bare name to one distribution, against every layer."""
+        self._book.settled[name] = Rule(normalise(distribution), origin)
+
+    def block(
+        self, *, names: Iterable[str] = (), distributions: Iterable[str] = (), origin: str
+    ) -> None:
+        """Make names, or everything of some distributions, unusable."""
+        for name in names:
+            self._book.blocked_names[name] = Rule(f"the name {name!r} is blocked", origin)
+        for each in distributions:
+            rule = Rule(f"the distribution {each!r} is blocked", origin)
+            self._book.blocked_distributions[normalise(each)] = rule
+
+    def refuse(self, distribution: str, reason: str, *, origin: str) -> None:
+        """Make everything of a distribution unusable for its version."""
+        self._book.refused[normalise(distribution)] = Rule(reason, origin)
+
+    def blocks_distribution(self, distribution: str) -> bool:
+        """Return whether a distribution is blocked as a whole."""
+        return normalise(distribution) in self._book.blocked_distributions
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _resolve(self, name: str) -> Resolution:
+        if not isinstance(name, str):
+            raise PolicyError(f"A name is a string, got {name!r}.")
+        return resolve(self._book, name)
+
+    def _known(self, kind: Kind | None) -> list[str]:
+        pointers = [p.name for p in self.pointers() if p.kind != "removed"]
+        return [*self.names(kind), *pointers]
+
+    def _shortest_name(self, record: Record) -> str:
+        """Return the bare name if it leads to `record`, else the qualified one, else ''."""
+        for name in (record.name, record.qualified_name):
+            found = resolve(self._book, name)
+            if found.record is record and found.verdict in USABLE:
+                return name
+        return ""
+
+    def _enter(self, entry: Entry) -> None:
+        self._book.entries.setdefault(entry.name, {})[entry.provenance.distribution] = entry
+
+    def _is_known(self, record: Record) -> bool:
+        """Whether a package says again what it said: an entry point and a manifest, say."""
+        return record.provenance.layer is Layer.PLUGIN and any(
+            isinstance(holder, Record) and holder.target == record.target
+            for holder in self._book.named(record.name, record.provenance.distribution)
+        )
+
+    def _require_free(self, entry: Entry) -> None:
+        """Refuse a second entry of one distribution, and a silent take-over between the user's."""
+        for holder in self._book.named(entry.name):
+            if not _may_stand_beside(holder, entry):
+                raise _taken(holder, entry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        entries = {
+            name: {dist: _portable(entry) for dist, entry in rivals.items()}
+            for name, rivals in self._book.entries.items()
+        }
+        return {**self.__dict__, "_book": replace(self._book, entries=entries)}
+
+
+def _may_stand_beside(holder: Entry, entry: Entry) -> bool:
+    """Whether two entries of one bare name can both be registered, whichever came first."""
+    if holder.provenance.distribution == entry.provenance.distribution:
+        return _is_redefinition(holder, entry) or _overrides(entry)
+    weaker, stronger = sorted((holder, entry), key=lambda each: each.provenance.layer)
+    if weaker.provenance.layer is Layer.PLUGIN:
+        return True  # the look-up tells them apart
+    # An alias makes room for a class of its name: PufferLib's users call theirs `Policy`.
+    return _overrides(stronger) or (isinstance(weaker, Pointer) and isinstance(stronger, Record))
+
+
+def _overrides(entry: Entry) -> bool:
+    return isinstance(entry, Record) and entry.override
+
+
+def _is_redefinition(holder: Entry, entry: Entry) -> bool:
+    """Whether a decorated class is defined again: a notebook cell run twice, a reloaded module."""
+    return (
+        isinstance(holder, Record)
+        and isinstance(entry, Record)
+        and entry.provenance.layer is Layer.PROCESS
+        and (holder.target, holder.kind) == (entry.target, entry.kind)
+    )
+
+
+def _taken(holder: Entry, entry: Entry) -> NameTaken:
+    cure = (
+        "pass override=True" if entry.provenance.layer is Layer.PROCESS else "say override = true"
+    )
+    return NameTaken(
+        f"{entry.qualified_name} ({entry.provenance.origin}) can't be called {entry.name!r}: "
+        f"that is {described(holder)}.",
+        fix=f"Choose another name, or {cure} to replace it on purpose.",
+    )
+
+
+def _portable(entry: Entry) -> Entry:
+    """Return an entry that names its class instead of holding it."""
+    if isinstance(entry, Pointer) or entry.loaded is None:
+        return entry
+    cls, module = entry.loaded, importlib.import_module(entry.loaded.__module__)
+    found: Any = module
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is not cls:
+        raise PolicyError(
+            f"{entry.qualified_name!r} can't be handed to another process: {cls!r} can't be "
+            f"imported as {cls.__module__}:{cls.__qualname__}.",
+            fix="Define the class at the top level of a module.",
+        )
+    return replace(entry, loaded=None)

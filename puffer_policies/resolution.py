@@ -1,0 +1,167 @@
+"""Which record a name leads to: the book of everything registered, and the one rule that reads it.
+
+A bare name belongs to the strongest layer that offers it; several packages in the plug-in layer
+make it ambiguous. ``distribution/Name`` always leads to its own entry. The order in which entries
+came plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from puffer_policies.naming import split_name
+from puffer_policies.records import Pointer, Record
+
+Entry = Record | Pointer
+
+Verdict = Literal[
+    "found",
+    "alias",
+    "deprecated",
+    "removed",
+    "ambiguous",
+    "shadowed",
+    "blocked",
+    "broken",
+    "not found",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A line of a registry.toml about names: what it says, and where it stands."""
+
+    text: str
+    origin: str
+
+
+@dataclass(slots=True)
+class Book:
+    """Everything registered, and the user's rules about it; distributions are normalised."""
+
+    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    """Bare name -> distribution -> entry."""
+    settled: dict[str, Rule] = field(default_factory=dict)
+    """Bare name -> the distribution that has it."""
+    blocked_names: dict[str, Rule] = field(default_factory=dict)
+    """Bare or qualified name -> why it is not to be used."""
+    blocked_distributions: dict[str, Rule] = field(default_factory=dict)
+    """Distribution -> why nothing of it is to be used."""
+    refused: dict[str, Rule] = field(default_factory=dict)
+    """Distribution -> the version limit that its installed version misses."""
+
+    def all(self) -> Iterator[Entry]:
+        """Yield every entry, sorted by name and then by distribution."""
+        for name in sorted(self.entries):
+            for distribution in sorted(self.entries[name]):
+                yield self.entries[name][distribution]
+
+    def named(self, name: str, distribution: str = "") -> list[Entry]:
+        """Return the entries with this bare name, strongest first."""
+        found = self.entries.get(name, {})
+        if distribution:
+            return [found[distribution]] if distribution in found else []
+        return sorted(
+            found.values(), key=lambda e: (-e.provenance.layer, e.provenance.distribution)
+        )
+
+    def block(self, entry: Entry) -> Rule | None:
+        """Return the rule that blocks an entry, if one does."""
+        return (
+            self.blocked_names.get(entry.name)
+            or self.blocked_names.get(entry.qualified_name)
+            or self.blocked_distributions.get(entry.provenance.distribution)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """Where a name leads, and by which way."""
+
+    asked: str
+    verdict: Verdict
+    record: Record | None = None
+    """The record, if the verdict is one of `USABLE`."""
+    entries: tuple[Entry, ...] = ()
+    """Everything that bears the name, strongest first."""
+    trail: tuple[Pointer, ...] = ()
+    """The aliases that were followed."""
+    rule: Rule | None = None
+    """The line that decided, if one did."""
+
+
+USABLE: tuple[Verdict, ...] = ("found", "alias", "deprecated", "shadowed")
+"""The verdicts of a name that leads to a record."""
+
+
+def resolve(book: Book, asked: str) -> Resolution:
+    """Return where `asked`, a ``Name`` or ``distribution/Name``, leads."""
+    return _follow(book, asked, asked, ())
+
+
+def _follow(book: Book, asked: str, name: str, trail: tuple[Pointer, ...]) -> Resolution:
+    distribution, bare = split_name(name)
+    entries = tuple(book.named(bare, distribution))
+    allowed = [entry for entry in entries if not book.block(entry)]
+    if not entries:
+        return Resolution(asked=asked, verdict="broken" if trail else "not found", trail=trail)
+    if not allowed:
+        rule = book.block(entries[0])
+        return Resolution(asked=asked, verdict="blocked", entries=entries, trail=trail, rule=rule)
+    rule = None if distribution else book.settled.get(bare)
+    chosen = _settled(allowed, rule) if rule else _strongest(allowed)
+    if len(chosen) != 1:
+        verdict: Verdict = "ambiguous" if chosen else "broken"
+        return Resolution(asked=asked, verdict=verdict, entries=entries, trail=trail, rule=rule)
+    return _arrive(book, asked, chosen[0], entries, trail)
+
+
+def _arrive(
+    book: Book, asked: str, entry: Entry, entries: tuple[Entry, ...], trail: tuple[Pointer, ...]
+) -> Resolution:
+    if refusal := book.refused.get(entry.provenance.distribution):
+        return Resolution(
+            asked=asked, verdict="blocked", entries=entries, trail=trail, rule=refusal
+        )
+    if isinstance(entry, Record):
+        verdict = _verdict(book, asked, entry, trail)
+        return Resolution(asked=asked, verdict=verdict, record=entry, entries=entries, trail=trail)
+    walked = (*trail, entry)
+    if entry.kind == "removed":
+        return Resolution(asked=asked, verdict="removed", entries=entries, trail=walked)
+    if entry in trail:
+        return Resolution(asked=asked, verdict="broken", entries=entries, trail=walked)
+    return _follow(book, asked, _successor(book, entry), walked)
+
+
+def _successor(book: Book, pointer: Pointer) -> str:
+    """Return the name a pointer leads to: one of its own distribution first."""
+    own = f"{pointer.provenance.distribution}/{pointer.text}"
+    distribution, name = split_name(own)
+    # An alias may have the name it leads to: `Conv -> Conv` means somebody else's Conv.
+    is_itself = name == pointer.name
+    return own if book.named(name, distribution) and not is_itself else pointer.text
+
+
+def _settled(entries: list[Entry], rule: Rule) -> list[Entry]:
+    return [entry for entry in entries if entry.provenance.distribution == rule.text]
+
+
+def _strongest(entries: list[Entry]) -> list[Entry]:
+    """Return the entries of the strongest layer that offers the name."""
+    top = entries[0].provenance.layer
+    return [entry for entry in entries if entry.provenance.layer == top]
+
+
+def _verdict(book: Book, asked: str, record: Record, trail: tuple[Pointer, ...]) -> Verdict:
+    if any(pointer.kind == "deprecated" for pointer in trail):
+        return "deprecated"
+    if trail:
+        return "alias"
+    return "shadowed" if "/" in asked and not _owns_bare_name(book, record) else "found"
+
+
+def _owns_bare_name(book: Book, record: Record) -> bool:
+    return _follow(book, record.name, record.name, ()).record is record

@@ -1,0 +1,142 @@
+"""TOML files whose every key knows its line, for errors and origins of the form ``path:line``."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puffer_policies.errors import ConfigError
+
+_TOKEN = re.compile(
+    r'(?P<skip>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'  # multi-line strings
+    r'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\#[^\n]*)'  # strings and comments
+    r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<newline>\n)",
+    re.DOTALL,
+)
+_KEY = r"""(?:[A-Za-z0-9_-]+|"(?:\\.|[^"\\])*"|'[^']*')"""
+_DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
+_HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?$")
+_ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
+_ERROR_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class TomlFile:
+    """A parsed file: its data, and where in the text each key stands."""
+
+    path: Path
+    data: dict[str, Any]
+    text: str = field(repr=False)
+    _lines: dict[tuple[str, ...], int] = field(default_factory=dict, repr=False)
+
+    def at(self, *keys: str) -> str:
+        """Return ``path:line`` of a table or key; of its nearest parent where it has no line."""
+        if not self._lines:
+            self._lines.update(_lines_of_keys(self.text))
+        for length in range(len(keys), 0, -1):
+            if line := self._lines.get(keys[:length]):
+                return f"{self.path}:{line}"
+        return str(self.path)
+
+
+def read_toml(path: str | os.PathLike[str]) -> TomlFile:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: it can't be read, is not UTF-8, is malformed, or says a key twice.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    try:
+        return TomlFile(path, tomllib.loads(text), text)
+    except tomllib.TOMLDecodeError as error:
+        raise _malformed(path, text, str(error)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: arrays or tables are nested too deeply.") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # Editors on Windows write a byte-order mark, which TOML itself does not know.
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}.",
+            fix="Save the file as UTF-8.",
+        ) from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {path}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} can't be read: {reason}.") from error
+
+
+def _malformed(path: Path, text: str, message: str) -> ConfigError:
+    place = _ERROR_PLACE.search(message)
+    if place:
+        where = f"{path}:{place[1]}:{place[2]}"
+        shown = _line(text, int(place[1])).strip()
+    else:
+        # tomllib says "(at end of document)" where it found no end.
+        where, shown = f"{path}:{text.count(chr(10)) + 1}", ""
+    reason = _ERROR_PLACE.sub("", message)
+    quoted = f" in {shown!r}" if shown else ""
+    return ConfigError(f"{where}: this is not TOML: {reason}{quoted}.", fix=_fix(reason))
+
+
+def _fix(reason: str) -> str:
+    if "overwrite" in reason or "twice" in reason:
+        return "A key or table may stand in a file only once: merge the two."
+    if reason.startswith("Invalid value"):
+        return "Text needs quotes in TOML; numbers, true and false stand without."
+    return ""
+
+
+def _line(text: str, number: int) -> str:
+    lines = text.splitlines()
+    return lines[number - 1] if number <= len(lines) else ""
+
+
+def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
+    lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in _statements(text):
+        if header := _HEADER.match(line):
+            table = _split(header[1])
+            lines.setdefault(table, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault(table + _split(assignment[1]), number)
+    for keys, number in list(lines.items()):
+        for length in range(1, len(keys)):
+            lines.setdefault(keys[:length], number)
+    return lines
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) where a header or assignment may start: not inside a value."""
+    depth, number, start = 0, 1, 0
+    end_of_line = text.find("\n")
+    yield number, text[: end_of_line if end_of_line >= 0 else None]
+    for token in _TOKEN.finditer(text):
+        number += token[0].count("\n")
+        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
+        if token.lastgroup == "newline" and depth <= 0:
+            start, depth = token.end(), 0
+            end_of_line = text.find("\n", start)
+            yield number, text[start : end_of_line if end_of_line >= 0 else None]
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(_unquoted(key) for key in re.findall(_KEY, dotted))
+
+
+def _unquoted(key: str) -> str:
+    if key[0] in "\"'":
+        value: str = tomllib.loads(f"key = {key}")["key"]
+        return value
+    return key
