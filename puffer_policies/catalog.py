@@ -38,14 +38,15 @@ acme-nets = ">=1.2"
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from puffer_policies.errors import BuildError, ConfigError, did_you_mean
+from puffer_policies.errors import BuildError, ConfigError
 from puffer_policies.naming import (
     distribution_offence,
     name_offence,
+    normalise,
     preset_name_offence,
     record_offences,
     reference_offence,
@@ -62,7 +63,9 @@ from puffer_policies.records import (
 )
 from puffer_policies.registry import Registry
 from puffer_policies.specs import PolicySpec
-from puffer_policies.tomlfile import TomlFile, read_toml
+from puffer_policies.tables import TableChecker
+from puffer_policies.tomlfile import read_toml
+from puffer_policies.versions import Requirement, specifier_offence
 
 SCHEMA = 1
 """The format's version; a file with a higher one needs a newer puffer_policies."""
@@ -91,32 +94,6 @@ _KEYS: dict[str, dict[str, type]] = {
 }
 _TABLES = (*_KEYS, "alias", "deprecated", "removed", "resolve", "require")
 _OF_USERS = ("resolve", "block", "require")
-_IN_WORDS = {
-    str: "a string",
-    dict: "a table",
-    bool: "true or false",
-    list: "a list of strings",
-    int: "a whole number",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """A version limit on a distribution."""
-
-    distribution: str
-    specifier: str
-    origin: str
-
-    def allows(self, version: str) -> bool:
-        """Return whether an installed version is within the limit; pre-releases count."""
-        from packaging.specifiers import SpecifierSet
-        from packaging.version import InvalidVersion
-
-        try:
-            return SpecifierSet(self.specifier).contains(version, prereleases=True)
-        except InvalidVersion:
-            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,32 +139,28 @@ def read_catalog(
     Raises:
         ConfigError: the file can't be read, or says something wrong; every offence is listed.
     """
-    reader = _Reader(read_toml(path), provenance, search_path)
-    catalog = reader.read()
-    if reader.offences:
-        raise _offended(reader)
+    check = TableChecker(read_toml(path))
+    catalog = _Reader(check, provenance, search_path).read()
+    if check.offences:
+        raise _offended(check)
     return catalog
 
 
-def _offended(reader: _Reader) -> ConfigError:
-    found = reader.offences
+def _offended(check: TableChecker) -> ConfigError:
+    found = check.offences
     if len(found) == 1:
         return ConfigError(f"{found[0]}.")
     listed = "\n".join(f"  {offence}" for offence in found)
-    return ConfigError(f"{reader.file.path} has {len(found)} errors:\n{listed}")
-
-
-E = TypeVar("E", Record, Pointer)
+    return ConfigError(f"{check.file.path} has {len(found)} errors:\n{listed}")
 
 
 @dataclass(slots=True)
 class _Reader:
     """Collects what a file says, and what is wrong with it."""
 
-    file: TomlFile
+    check: TableChecker
     provenance: Provenance
     search_path: str
-    offences: list[str] = field(default_factory=list)
     catalog: Catalog = field(default_factory=Catalog)
 
     def read(self) -> Catalog:
@@ -206,76 +179,62 @@ class _Reader:
             self._unique()
         return self.catalog
 
-    def offend(self, offence: str, *keys: str) -> None:
-        self.offences.append(f"{self.file.at(*keys)}: {offence}")
-
     # -- the file as a whole ---------------------------------------------------------------------
 
     def _top_level(self) -> bool:
-        schema = self.file.data.get("schema")
+        schema = self.check.file.data.get("schema")
         if schema != SCHEMA or isinstance(schema, bool):
-            self.offend(_schema_offence(schema), "schema")
+            self.check.offend(_schema_offence(schema), "schema")
             return False
         known = ("schema", "distribution", *_TABLES)
-        for key, value in self.file.data.items():
+        for key, value in self.check.file.data.items():
             if key not in known:
-                self._unknown(key, known, key)
+                self.check.unknown(key, known, key)
+            elif key == "distribution":
+                self.check.offend_if(self._distribution_offence(value), key)
             elif key in _TABLES and not isinstance(value, dict):
-                self.offend(f"{key} should be a table, got {value!r}", key)
+                self.check.offend(f"{key} should be a table, got {value!r}", key)
             elif key in _OF_USERS and self.provenance.layer <= Layer.BUILTIN:
-                self.offend(
+                self.check.offend(
                     f"[{key}] is for a user's or a project's registry.toml, not for a package's",
                     key,
                 )
         return True
 
-    def _unknown(self, key: str, known: Iterator[str] | tuple[str, ...], *keys: str) -> None:
-        known = tuple(known)
-        hint = did_you_mean(key, known) or f"Known are {', '.join(known)}."
-        self.offend(f"unknown key {key!r}. {hint}".rstrip("."), *keys)
+    def _distribution_offence(self, said: object) -> str:
+        if offence := distribution_offence(said):
+            return offence
+        owner = self.provenance.distribution
+        if self.provenance.layer <= Layer.BUILTIN and normalise(str(said)) != owner:
+            return f"the manifest says it is of {said!r}, but {owner!r} is what installed it"
+        return ""
 
     def _unique(self) -> None:
         """Refuse one name in two tables: both can't be meant."""
         tables: dict[str, str] = {}
         for table in ("policies", "wrappers", *_POINTERS.values()):
-            for name in self._table(table):
+            for name in self.check.table(table):
                 if name in tables:
-                    self.offend(f"{name!r} stands in [{tables[name]}] too", table, name)
+                    self.check.offend(f"{name!r} stands in [{tables[name]}] too", table, name)
                 tables[name] = table
-
-    def _table(self, name: str) -> dict[str, Any]:
-        table = self.file.data.get(name, {})
-        return table if isinstance(table, dict) else {}
 
     def _entries(self, table_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the sub-tables whose keys and types are right."""
-        for name, table in self._table(table_name).items():
+        for name, table in self.check.table(table_name).items():
             if not isinstance(table, dict):
-                self.offend(
+                self.check.offend(
                     f"{table_name}.{name} should be a table, got {table!r}", table_name, name
                 )
-            elif self._typed(table, _KEYS[table_name], table_name, name):
+            elif self.check.typed(table, _KEYS[table_name], table_name, name):
                 yield name, table
 
-    def _typed(self, table: Mapping[str, Any], types: Mapping[str, type], *keys: str) -> bool:
-        before = len(self.offences)
-        for key, value in table.items():
-            if key not in types:
-                self._unknown(key, tuple(types), *keys, key)
-            elif not _is(value, types[key]):
-                wanted = _IN_WORDS[types[key]]
-                self.offend(f"{'.'.join(keys)}.{key} should be {wanted}, got {value!r}", *keys, key)
-        return len(self.offences) == before
-
     def _place(self, *keys: str) -> Provenance:
-        return replace(self.provenance, origin=self.file.at(*keys))
+        return replace(self.provenance, origin=self.check.file.at(*keys))
 
     # -- names -----------------------------------------------------------------------------------
 
     def _policy(self, name: str, table: dict[str, Any]) -> None:
         abilities = {key: _frozen(table.pop(key)) for key in _CAPABILITIES if key in table}
-        if abilities.get("min_image_size", 0) < 0:
-            self.offend("min_image_size should be 0 or more", "policies", name, "min_image_size")
         self._record(PolicyRecord, "policies", name, table, capabilities=Capabilities(**abilities))
 
     def _wrapper(self, name: str, table: dict[str, Any]) -> None:
@@ -291,33 +250,32 @@ class _Reader:
         **more: Any,
     ) -> None:
         if "target" not in table:
-            self.offend(f"{table_name}.{name} has no target", table_name, name)
+            self.check.offend(f"{table_name}.{name} has no target", table_name, name)
             return
         place = self._place(table_name, name)
         record = make(name=name, provenance=place, search_path=self.search_path, **table, **more)
         for offence in record_offences(record):
-            key = offence.split(":")[0].split()[-1]
-            self.offend(offence, table_name, name, key)
+            self.check.offend(offence, table_name, name, offence.partition(":")[0])
         self.catalog.records.append(record)
 
     def _preset(self, name: str, table: dict[str, Any]) -> None:
         keys = ("presets", name)
         if offence := preset_name_offence(name):
-            self.offend(offence, *keys)
+            self.check.offend(offence, *keys)
         if "policy" not in table:
-            self.offend(f"presets.{name} has no policy", *keys)
+            self.check.offend(f"presets.{name} has no policy", *keys)
             return
         try:
             PolicySpec.parse(table["policy"])
         except BuildError as error:
-            self.offend(error.problem.rstrip("."), *keys, "policy")
+            self.check.offend(error.problem.rstrip("."), *keys, "policy")
         self.catalog.presets.append(Preset(name=name, provenance=self._place(*keys), **table))
 
     def _pointers(self, kind: Literal["alias", "deprecated", "removed"], table_name: str) -> None:
-        for name, text in self._strings(table_name):
-            self._offend_if(name_offence(name), table_name, name)
+        for name, text in self.check.strings(table_name):
+            self.check.offend_if(name_offence(name), table_name, name)
             if kind != "removed":
-                self._offend_if(reference_offence(text), table_name, name)
+                self.check.offend_if(reference_offence(text), table_name, name)
             place = self._place(table_name, name)
             pointer = Pointer(name=name, kind=kind, text=text, provenance=place)
             self.catalog.pointers.append(pointer)
@@ -325,45 +283,36 @@ class _Reader:
     # -- the user's rules ------------------------------------------------------------------------
 
     def _resolve(self) -> None:
-        for name, text in self._strings("resolve"):
+        for name, text in self.check.strings("resolve"):
             distribution, slash, chosen = text.partition("/")
-            self._offend_if(name_offence(name), "resolve", name)
-            self._offend_if(distribution_offence(distribution), "resolve", name)
+            self.check.offend_if(name_offence(name), "resolve", name)
+            self.check.offend_if(distribution_offence(distribution), "resolve", name)
             if slash and chosen != name:
-                self.offend(f"{name!r} can only be settled for {distribution}/{name}, got {text!r}",
-                            "resolve", name)  # fmt: skip
-            origin = self.file.at("resolve", name)
+                wanted = f"{name} can only be settled for {distribution}/{name}, got {text!r}"
+                self.check.offend(wanted, "resolve", name)
+            origin = self.check.file.at("resolve", name)
             self.catalog.choices.append(Choice("resolve", name, distribution, origin))
 
     def _block(self) -> None:
-        table = self._table("block")
-        if not self._typed(table, _KEYS["block"], "block"):
+        table = self.check.table("block")
+        if not self.check.typed(table, _KEYS["block"], "block"):
             return
         for name in table.get("names", ()):
-            self._offend_if(reference_offence(name), "block", "names")
-            self.catalog.choices.append(Choice("names", name, "", self.file.at("block", "names")))
+            self.check.offend_if(reference_offence(name), "block", "names")
+            self.catalog.choices.append(
+                Choice("names", name, "", self.check.file.at("block", "names"))
+            )
         for name in table.get("distributions", ()):
-            self._offend_if(distribution_offence(name), "block", "distributions")
-            origin = self.file.at("block", "distributions")
+            self.check.offend_if(distribution_offence(name), "block", "distributions")
+            origin = self.check.file.at("block", "distributions")
             self.catalog.choices.append(Choice("distributions", name, "", origin))
 
     def _require(self) -> None:
-        for name, specifier in self._strings("require"):
-            self._offend_if(distribution_offence(name), "require", name)
-            self._offend_if(specifier_offence(specifier), "require", name)
-            origin = self.file.at("require", name)
+        for name, specifier in self.check.strings("require"):
+            self.check.offend_if(distribution_offence(name), "require", name)
+            self.check.offend_if(specifier_offence(specifier), "require", name)
+            origin = self.check.file.at("require", name)
             self.catalog.requirements.append(Requirement(name, specifier, origin))
-
-    def _strings(self, table_name: str) -> Iterator[tuple[str, str]]:
-        for name, text in self._table(table_name).items():
-            if isinstance(text, str) and text.strip():
-                yield name, text
-            else:
-                self.offend(f"{table_name}.{name} should be a text, got {text!r}", table_name, name)
-
-    def _offend_if(self, offence: str, *keys: str) -> None:
-        if offence:
-            self.offend(offence, *keys)
 
 
 _POINTERS: dict[Literal["alias", "deprecated", "removed"], str] = {
@@ -373,31 +322,12 @@ _POINTERS: dict[Literal["alias", "deprecated", "removed"], str] = {
 }
 
 
-def specifier_offence(specifier: str) -> str:
-    """Say what is wrong with a version limit such as ``>=1.2,<2``, or return ''."""
-    # Late, as most files have no [require] and this import takes as long as reading them.
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        SpecifierSet(specifier)
-    except InvalidSpecifier:
-        return f"{specifier!r} is not a version limit such as '>=1.2,<2'"
-    return ""
-
-
 def _schema_offence(schema: object) -> str:
     if schema is None:
         return f"the file has no schema; write `schema = {SCHEMA}` as its first line"
     if isinstance(schema, int) and schema > SCHEMA:
         return f"the file has schema {schema}, this puffer_policies reads {SCHEMA}: upgrade it"
     return f"schema should be {SCHEMA}, got {schema!r}"
-
-
-def _is(value: object, kind: type) -> bool:
-    if kind is list:
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
-    # To Python, True is an int as well.
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _frozen(value: Any) -> Any:

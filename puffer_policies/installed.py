@@ -6,8 +6,9 @@ import importlib.util
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from importlib_metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib_metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 
 from puffer_policies.errors import PluginError, PolicyError
 from puffer_policies.naming import BUILTIN, normalise
@@ -60,7 +61,7 @@ class Package:
 
     def top_level(self) -> set[str]:
         """Return the top-level packages that the entry points lie in."""
-        return {re.split(r"[.:\s\[]", entry.value.strip(), maxsplit=1)[0] for entry in self.entries}
+        return {_top_level(entry) for entry in self.entries}
 
     def failure(self, error: PolicyError) -> PluginError:
         """Return `error` as this package's."""
@@ -93,8 +94,8 @@ def packages_with_policies() -> list[Package]:
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     try:
-        return version(distribution)
-    except PackageNotFoundError:
+        return _headers(Distribution.from_name(distribution)).get("version", "")
+    except (PackageNotFoundError, ValueError):  # ValueError: an empty name
         return None
 
 
@@ -134,16 +135,26 @@ def _folders(package: str) -> list[str]:
 
 def _identity(entry: EntryPoint) -> tuple[str, str]:
     """Return the normalised name and the version of an entry point's distribution."""
-    distribution = entry.dist
-    assert distribution is not None  # so it is for every entry point that was found
+    found = _headers(entry.dist) if entry.dist else {}
+    # Without metadata (an installation that broke off), its top-level package stands in.
+    return normalise(found.get("name") or _top_level(entry)), found.get("version", "")
+
+
+def _headers(distribution: Any) -> dict[str, str]:
+    """Return the head of a distribution's metadata, keys in lower case.
+
+    Ten times faster than the parser of e-mail behind `Distribution.metadata`, import not counted.
+    """
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     found: dict[str, str] = {}
-    # Ten times faster than the parser of e-mail behind `Distribution.metadata`.
     for line in text.partition("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
         found.setdefault(key.lower(), value.strip())
-    name = found.get("name") or re.split(r"[.:\s]", entry.value.strip(), maxsplit=1)[0]
-    return normalise(name), found.get("version", "")
+    return found
+
+
+def _top_level(entry: EntryPoint) -> str:
+    return re.split(r"[.:\s\[]", entry.value.strip(), maxsplit=1)[0]
 
 
 def _split(value: str) -> tuple[str, str]:

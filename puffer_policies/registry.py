@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
 from puffer_policies.explain import (
@@ -17,6 +17,7 @@ from puffer_policies.explain import (
     lookup_error,
     wrong_kind,
 )
+from puffer_policies.hookspecs import Hooks, NoHooks
 from puffer_policies.naming import normalise, record_offences
 from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
@@ -32,35 +33,6 @@ class Timing:
     seconds: float
     imported_torch: bool
     """Whether torch was imported on the way: then ``list`` is slow for everybody."""
-
-
-class Hooks(Protocol):
-    """What plug-ins do besides registering names. Each failure is kept; none is raised."""
-
-    def register_checks(self, registrar: Any) -> None:
-        """Let plug-ins add conformance checks."""
-        ...
-
-    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Tell plug-ins of a policy that was built."""
-        ...
-
-    def register_commands(self, commands: Any) -> None:
-        """Let plug-ins add verbs to the command line."""
-        ...
-
-
-class NoHooks:
-    """The hooks of a registry without plug-ins."""
-
-    def register_checks(self, registrar: Any) -> None:
-        """Do nothing."""
-
-    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Do nothing."""
-
-    def register_commands(self, commands: Any) -> None:
-        """Do nothing."""
 
 
 class Registry:
