@@ -125,7 +125,7 @@ def test_an_episode_ends_when_the_bricks_are_gone():
 def test_each_brick_is_worth_one_and_goes():
     env = BreakoutVectorEnv(16)
     before, _ = env.reset(seed=0)
-    for _ in range(30):
+    for _ in range(100):
         after, rewards, *_ = env.step(follow(before))
         np.testing.assert_array_equal(before[:, 6:].sum(1) - after[:, 6:].sum(1), rewards)
         before = after
@@ -134,7 +134,7 @@ def test_each_brick_is_worth_one_and_goes():
 
 def test_skill_pays():
     random = np.random.default_rng(0)
-    assert mean_return(lambda each: random.integers(0, 3, len(each))) < 6
+    assert mean_return(lambda each: random.integers(0, 3, len(each))) < 2
     assert mean_return(follow) > 40
 
 

@@ -1,7 +1,7 @@
 """Breakout on feature vectors as gymnasium envs: N games at once in NumPy, and a single game.
 
 An episode ends when the lives are out or all bricks are gone, and is truncated at a time limit. A
-brick is worth 1, so 50 is the best return. Random play reaches about 4; following the ball, 48.
+brick is worth 1, so 50 is the best return. Random play earns less than 1; following the ball, 48.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ LIVES = 3
 BRICKS_LOW, BRICKS_HIGH = 0.65, 0.9
 PADDLE_Y, PADDLE_HALF_WIDTH = 0.05, 0.08
 BALL_RADIUS = 0.01
+LAUNCH_Y = 0.6
 # In one step the ball must not jump over a brick (0.05 high); the paddle must be the faster one.
 BALL_SPEED, PADDLE_SPEED = 0.04, 0.05
 STEEPEST = np.pi / 3
@@ -99,12 +100,13 @@ class Field:
         return image
 
     def _launch(self, rows: Array) -> None:
-        """Send the ball upwards from the paddle at a random angle."""
+        """Drop the ball from below the bricks at a random place and angle."""
+        # Upwards, a miss would pay as soon as a catch: the new ball would break a brick by itself.
         angle = self.random.uniform(-STEEPEST, STEEPEST, size=len(rows))
-        self.ball[0, rows] = self.paddle[rows]
-        self.ball[1, rows] = PADDLE_Y + BALL_RADIUS
+        self.ball[0, rows] = self.random.uniform(0, 1, size=len(rows))
+        self.ball[1, rows] = LAUNCH_Y
         self.velocity[0, rows] = np.sin(angle)
-        self.velocity[1, rows] = np.cos(angle)
+        self.velocity[1, rows] = -np.cos(angle)
 
     def _bounce_off_walls(self) -> None:
         x, y = self.ball
