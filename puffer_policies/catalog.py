@@ -43,6 +43,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from puffer_policies.errors import BuildError, ConfigError
+from puffer_policies.manifest import Catalog, Choice, Requirement, specifier_offence
 from puffer_policies.naming import (
     distribution_offence,
     name_offence,
@@ -61,11 +62,9 @@ from puffer_policies.records import (
     Record,
     WrapperRecord,
 )
-from puffer_policies.registry import Registry
 from puffer_policies.specs import PolicySpec
 from puffer_policies.tables import TableChecker
 from puffer_policies.tomlfile import read_toml
-from puffer_policies.versions import Requirement, specifier_offence
 
 SCHEMA = 1
 """The format's version; a file with a higher one needs a newer puffer_policies."""
@@ -94,41 +93,6 @@ _KEYS: dict[str, dict[str, type]] = {
 }
 _TABLES = (*_KEYS, "alias", "deprecated", "removed", "resolve", "require")
 _OF_USERS = ("resolve", "block", "require")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A line of ``[resolve]`` or ``[block]``: what it names, and where it stands."""
-
-    table: Literal["resolve", "names", "distributions"]
-    name: str
-    distribution: str
-    origin: str
-
-
-@dataclass(slots=True)
-class Catalog:
-    """What one registry.toml says, checked as far as the file alone allows."""
-
-    records: list[Record] = field(default_factory=list)
-    pointers: list[Pointer] = field(default_factory=list)
-    presets: list[Preset] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    requirements: list[Requirement] = field(default_factory=list)
-
-    def enter(self, registry: Registry) -> None:
-        """Register everything but the version limits, which need to know what is installed."""
-        for choice in self.choices:
-            if choice.table == "resolve":
-                registry.settle(choice.name, choice.distribution, origin=choice.origin)
-            else:
-                registry.block(**{choice.table: [choice.name]}, origin=choice.origin)
-        for record in self.records:
-            registry.add(record)
-        for pointer in self.pointers:
-            registry.alias(pointer)
-        for preset in self.presets:
-            registry.add_preset(preset)
 
 
 def read_catalog(

@@ -45,18 +45,14 @@ def name_offence(name: object) -> str:
     """Say what is wrong with the name of a policy or wrapper, or return ''."""
     if isinstance(name, str) and _NAME.fullmatch(name) and not keyword.iskeyword(name):
         return ""
-    return (
-        f"the name {name!r} should be a class name: ASCII letters, digits and '_', a letter first"
-    )
+    return f"name: {name!r} should be a class name of ASCII letters, digits and '_', a letter first"
 
 
 def preset_name_offence(name: str) -> str:
     """Say what is wrong with the name of a preset, or return ''."""
     if _PRESET.fullmatch(name):
         return ""
-    return (
-        f"the preset name {name!r} should be of letters, digits, '_', '-' and '.', a letter first"
-    )
+    return f"name: {name!r} should be of ASCII letters, digits, '_', '-' and '.', a letter first"
 
 
 def reference_offence(name: object) -> str:
@@ -82,12 +78,12 @@ def target_offence(target: object) -> str:
         return ""
     meant = ""
     if isinstance(target, str) and ":" not in target and _TARGET.fullmatch(_colon(target)):
-        meant = f" Did you mean {_colon(target)!r}?"
-    return f"the target {target!r} should be 'module:Class'.{meant}".rstrip(".")
+        meant = f"; did you mean {_colon(target)!r}?"
+    return f"target: {target!r} should be 'module:Class'{meant}"
 
 
 def record_offences(record: Record) -> list[str]:
-    """Return everything that is wrong with a record by itself; empty if nothing is."""
+    """Return everything that is wrong with a record by itself; each starts with its field."""
     offences = [name_offence(record.name), *_place_offences(record)]
     if record.loaded is None:
         offences.append(target_offence(record.target))
@@ -95,9 +91,10 @@ def record_offences(record: Record) -> list[str]:
     if isinstance(record, PolicyRecord):
         offences += kind_offences("observations", record.capabilities.observations)
         offences += kind_offences("actions", record.capabilities.actions)
+        offences.append(_size_offence(record.capabilities.min_image_size))
     elif isinstance(record, WrapperRecord):
         clash = sorted(set(record.requires) & set(record.forbids))
-        offences += [f"it both requires and forbids {trait!r}" for trait in clash]
+        offences += [f"forbids: {trait!r} is required as well" for trait in clash]
     return [offence for offence in offences if offence]
 
 
@@ -106,7 +103,7 @@ def kind_offences(field: str, kinds: Iterable[str]) -> list[str]:
     known = OBSERVATION_KINDS if field == "observations" else ACTION_KINDS
     return [
         f"{field}: {kind!r} is not a kind; known are {', '.join(known)}. "
-        f"{did_you_mean(str(kind), known)}".strip()
+        f"{did_you_mean(str(kind), known)}".strip(" .")
         for kind in kinds
         if kind not in known
     ]
@@ -123,23 +120,25 @@ def defaults_offences(defaults: Mapping[str, Any]) -> list[str]:
         try:
             json.dumps(value)
         except (TypeError, ValueError):
-            offences.append(f"defaults.{key} should be plain data, got {value!r}")
+            offences.append(f"defaults: {key} should be plain data, got {value!r}")
     return offences
+
+
+def _size_offence(size: object) -> str:
+    good = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return "" if good else f"min_image_size: {size!r} should be a whole number, 0 or more"
 
 
 def _place_offences(record: Record) -> list[str]:
     provenance = record.provenance
     offences = []
     if provenance.distribution != normalise(provenance.distribution):
-        offences.append(f"the distribution {provenance.distribution!r} is not normalised")
+        offences.append(f"distribution: {provenance.distribution!r} is not normalised")
     if provenance.layer is Layer.PLUGIN:
         if provenance.distribution in (*LAYER_NAMES.values(), BUILTIN):
-            offences.append(f"the distribution name {provenance.distribution!r} is reserved")
+            offences.append(f"distribution: the name {provenance.distribution!r} is reserved")
         if record.override:
-            offences.append(
-                "a package can't override a name: that is for a registry.toml or a "
-                "decorator of the user's"
-            )
+            offences.append("override: a package can't replace a name; only its user can")
     return offences
 
 

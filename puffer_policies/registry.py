@@ -18,7 +18,7 @@ from puffer_policies.explain import (
     wrong_kind,
 )
 from puffer_policies.hookspecs import Hooks, NoHooks
-from puffer_policies.naming import normalise, record_offences
+from puffer_policies.naming import normalise, record_offences, split_name
 from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
 from puffer_policies.specs import PolicySpec
@@ -166,7 +166,9 @@ class Registry:
     ) -> None:
         """Make names, or everything of some distributions, unusable."""
         for name in names:
-            self._book.blocked_names[name] = Rule(f"the name {name!r} is blocked", origin)
+            distribution, bare = split_name(name)
+            key = f"{distribution}/{bare}" if distribution else bare
+            self._book.blocked_names[key] = Rule(f"the name {name!r} is blocked", origin)
         for each in distributions:
             rule = Rule(f"the distribution {each!r} is blocked", origin)
             self._book.blocked_distributions[normalise(each)] = rule
