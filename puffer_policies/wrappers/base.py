@@ -109,7 +109,7 @@ class RecurrentWrapper(PolicyWrapper):
         """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
         hidden = self.encode_observations(observations, state)  # (B, I)
         carried = self._read_state(state, len(hidden), hidden.device)
-        starts = _episode_starts(state, (len(hidden),))
+        starts = _episode_starts(state, (len(hidden),), hidden.device)
         if starts is not None:
             carried = self.core.reset(carried, starts)
         hidden, carried = self.core.step(hidden, carried)  # (B, H)
@@ -124,7 +124,7 @@ class RecurrentWrapper(PolicyWrapper):
         hidden = self.encode_observations(rows, state)  # (N, I)
         hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
         carried = self._read_state(state, batch_size, hidden.device)
-        starts = _episode_starts(state, (batch_size, time))
+        starts = _episode_starts(state, (batch_size, time), hidden.device)
         hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
         _write_state(state, carried)
         logits, values = self.decode_actions(hidden.flatten(0, 1))  # (N, ...)
@@ -170,15 +170,16 @@ def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
         )
 
 
-def _episode_starts(state: State | None, batch: Shape) -> Tensor | None:
+def _episode_starts(state: State | None, batch: Shape, device: torch.device) -> Tensor | None:
     """Return ``state["episode_start"]`` as bool (B,) or (B, T), or None if it was not sent."""
     starts: Tensor | None = state.get(EPISODE_START) if state else None
     if starts is None:
         return None
+    starts = starts.to(device, torch.bool)
     if tuple(starts.shape) == batch:
-        return starts.bool()
+        return starts
     if tuple(starts.shape) == batch[:1]:  # (B,) for a sequence: only its first step can start
-        first = torch.zeros(batch, dtype=torch.bool, device=starts.device)
+        first = torch.zeros(batch, dtype=torch.bool, device=device)
         first[:, 0] = starts
         return first
     raise ContractError(
