@@ -1,0 +1,98 @@
+"""PufferLib's `pufferl` names over our configs, envs and trainer.
+
+Code written for PufferLib 3.0 works with the import changed::
+
+    from puffer_policies import pufferl
+    args = pufferl.load_config("puffer_breakout")
+    vecenv = pufferl.load_env("puffer_breakout", args)
+    policy = MyPolicy(vecenv.driver_env, hidden_size=512)
+    trainer = pufferl.PuffeRL(args["train"], vecenv, policy)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from puffer_policies.checkpoint import save_checkpoint
+from puffer_policies.config import load as config_load
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.envs import GymVecEnv, VecEnv, as_vecenv
+from puffer_policies.train.evaluate import Evaluation, evaluate_checkpoint
+from puffer_policies.train.run import (
+    MODEL,
+    RunResult,
+    policy_of,
+    prepare_process,
+    train_from_config,
+    vecenv_of,
+)
+from puffer_policies.train.trainer import Trainer
+
+
+def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the config of a name as PufferLib's nested dict, to read and to change.
+
+    Unlike PufferLib's, it does not read ``sys.argv``: flags are given as `overrides`.
+    """
+    return config_load.load_config(env_name, overrides).to_args()
+
+
+def load_env(env_name: str, args: Mapping[str, Any]) -> GymVecEnv:
+    """Make the envs of `args`; ``.driver_env`` has the single-agent spaces."""
+    return vecenv_of(Config.from_args({"env_name": env_name, **args}))
+
+
+def load_policy(args: Mapping[str, Any], vecenv: VecEnv, env_name: str = "") -> nn.Module:
+    """Build the policy that `args` name, on the device that they name."""
+    config = Config.from_args(args)
+    prepare_process(config.train)
+    return policy_of(config, vecenv.driver_env)
+
+
+class PuffeRL(Trainer):
+    """PufferLib's trainer: ``evaluate()`` collects, ``train()`` learns, ``close()`` ends.
+
+    Args:
+        config: ``args["train"]``, or a `TrainConfig`.
+        vecenv: from `load_env`, or a gymnasium vector env.
+        policy: a module with ``forward`` and ``forward_eval``; without memory, no more.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any] | TrainConfig, vecenv: Any, policy: nn.Module
+    ) -> None:
+        options = config if isinstance(config, TrainConfig) else TrainConfig.from_dict(config)
+        prepare_process(options)
+        super().__init__(options, as_vecenv(vecenv), policy)
+        self.logs: dict[str, float] = {}
+
+    def train(self) -> dict[str, float]:
+        """Learn from the last rollout and return what was measured."""
+        self.logs = super().train()
+        return self.logs
+
+    def mean_and_log(self) -> dict[str, float]:
+        """Return what the last update measured."""
+        return self.logs
+
+    def save_checkpoint(self, path: Path | str | None = None) -> Path:
+        """Write the policy to `path`, by default ``<data_dir>/model.safetensors``."""
+        target = Path(self.config.data_dir) / MODEL if path is None else Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        counters = {"global_step": self.global_step, "epoch": self.epoch}
+        return save_checkpoint(target, self.policy, env=self.vecenv, training=counters)
+
+
+def train(env_name: str, args: Mapping[str, Any] | None = None) -> RunResult:
+    """Run the whole training of a config."""
+    return train_from_config(Config.from_args(load_config(env_name) if args is None else args))
+
+
+def eval(path: Path | str) -> Evaluation:
+    """Play with a checkpoint, in the envs that it was trained in."""
+    return evaluate_checkpoint(path)

@@ -1,0 +1,1 @@
+"""Training: environments, rollouts, PPO, evaluation and whole runs from a config."""

@@ -1,0 +1,86 @@
+"""Generalised advantage estimation, and the running scale of rewards. NumPy, time first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def gae(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    *,
+    terminated: np.ndarray,
+    done: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Return advantages (T, N) float32 (Schulman et al. 2016, https://arxiv.org/abs/1506.02438).
+
+    `next_values[t]` is the value of the observation that step t led to: the *final* one where an
+    episode was truncated there. Only a termination drops it; every end cuts the trace.
+    """
+    not_terminated = gamma * ~terminated
+    decay = (gamma * gae_lambda) * ~done
+    advantages: np.ndarray = rewards + not_terminated * next_values - values
+    for t in range(len(rewards) - 2, -1, -1):
+        advantages[t] += decay[t] * advantages[t + 1]
+    return advantages.astype(np.float32, copy=False)
+
+
+def discounted_returns(
+    rewards: np.ndarray, done: np.ndarray, *, start: np.ndarray, gamma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each row has gathered up to every step, (T, N), and what it carries on, (N,).
+
+    This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` and anew after each end.
+    """
+    gathered, carried = np.empty(rewards.shape), start
+    for t in range(len(rewards)):
+        carried = gamma * carried + rewards[t]
+        gathered[t] = carried
+        carried = carried * ~done[t]
+    return gathered, carried
+
+
+@dataclass(slots=True)
+class RewardScale:
+    """Divides rewards by the running standard deviation of discounted returns; no shift.
+
+    Values of order one keep the value loss from eating the clipped gradient of a shared trunk. The
+    rule is OpenAI baselines' VecNormalize (https://github.com/openai/baselines), per rollout.
+    """
+
+    gathered: np.ndarray
+    """(N,) float64: discounted return of each row so far."""
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared distances from the mean."""
+
+    def update(
+        self, rewards: np.ndarray, *, done: np.ndarray, valid: np.ndarray, gamma: float
+    ) -> float:
+        """Take in a rollout, (T, N) each, and return the factor for its rewards."""
+        returns, self.gathered = discounted_returns(rewards, done, start=self.gathered, gamma=gamma)
+        self._merge(returns[valid])
+        return self.factor
+
+    def _merge(self, sample: np.ndarray) -> None:
+        # Chan et al.'s parallel variance.
+        if not sample.size:
+            return
+        total = self.count + sample.size
+        delta = float(sample.mean()) - self.mean
+        self.squares += float(sample.var()) * sample.size
+        self.squares += delta * delta * self.count * sample.size / total
+        self.mean += delta * sample.size / total
+        self.count = total
+
+    @property
+    def factor(self) -> float:
+        """What rewards are multiplied by; 1 while all returns are equal."""
+        variance = self.squares / self.count if self.count else 0.0
+        return float(variance**-0.5) if variance > 1e-8 else 1.0

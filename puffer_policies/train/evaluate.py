@@ -1,0 +1,181 @@
+"""Playing whole episodes with a policy, each env the same number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from puffer_policies.checkpoint import load_policy, read_header
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.schema import EvalConfig
+from puffer_policies.errors import CheckpointError
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.registry import Registry
+from puffer_policies.train.carry import Carry
+from puffer_policies.train.envs import VecEnv, make_vecenv
+from puffer_policies.train.metrics import EpisodeTracker
+from puffer_policies.train.nested import map_nested
+from puffer_policies.train.rollout import to_tensor
+
+NUM_ENVS = 20
+"""Envs stepped together in an evaluation; a part of its result, as they share one seed."""
+
+STEP_LIMIT = 100_000
+"""Steps of each env after which an evaluation ends without its last episodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Returns and lengths of whole episodes, in the order of envs."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    episodes: int
+    """How many were asked for; fewer were played only where the step limit was met."""
+    seed: int
+    deterministic: bool
+
+    @property
+    def mean(self) -> float:
+        """Mean return; NaN if no episode ended."""
+        return float(np.mean(self.returns)) if self.returns else float("nan")
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns; NaN if no episode ended."""
+        return float(np.std(self.returns)) if self.returns else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "min": min(self.returns, default=float("nan")),
+            "max": max(self.returns, default=float("nan")),
+            "length": float(np.mean(self.lengths)) if self.lengths else float("nan"),
+            "episodes": len(self.returns),
+            "episodes_asked": self.episodes,
+            "seed": self.seed,
+            "deterministic": self.deterministic,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    policy: nn.Module, vecenv: VecEnv, config: EvalConfig, *, use_rnn: bool | None = None
+) -> Evaluation:
+    """Play ``config.episodes`` episodes and return what they gave.
+
+    Every env plays a number fixed beforehand: taking the first to end would favour short episodes.
+    Memory starts anew with each episode. The policy's training mode is put back afterwards.
+    """
+    was_training = policy.training
+    policy.eval()
+    try:
+        return _Player(policy, vecenv, config, use_rnn).play()
+    finally:
+        policy.train(was_training)
+
+
+class _Player:
+    def __init__(
+        self, policy: nn.Module, vecenv: VecEnv, config: EvalConfig, use_rnn: bool | None
+    ) -> None:
+        parameter = next(policy.parameters(), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.vecenv, self.config = vecenv, config
+        self.carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=use_rnn)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        rows = np.arange(vecenv.num_agents)
+        self.left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
+        self.tracker = EpisodeTracker(len(rows), window=None)
+        self.kept: list[tuple[int, int]] = []  # (row, place in the tracker)
+
+    def play(self) -> Evaluation:
+        observations = self.vecenv.reset(seed=self.config.seed)
+        starts = np.ones(self.vecenv.num_agents, dtype=bool)
+        for _ in range(STEP_LIMIT):
+            step = self.vecenv.step(self._act(observations, starts))
+            observations, starts = step.observations, step.starts
+            self._count(self.tracker.update(step))
+            if not self.left.any():
+                break
+        return self._result()
+
+    def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
+        on_device = map_nested(lambda leaf: to_tensor(leaf).to(self.device), observations)
+        logits, _ = self.carry.step(on_device, torch.from_numpy(starts).to(self.device))
+        chosen = distribution(logits)
+        actions = chosen.mode() if self.config.deterministic else chosen.sample(self.generator)
+        return actions.cpu().numpy()
+
+    def _count(self, ended: np.ndarray) -> None:
+        first = len(self.tracker.returns) - len(ended)
+        for place, row in enumerate(ended.tolist(), start=first):
+            if self.left[row]:
+                self.left[row] -= 1
+                self.kept.append((row, place))
+
+    def _result(self) -> Evaluation:
+        places = [place for _, place in sorted(self.kept)]
+        return Evaluation(
+            returns=tuple(self.tracker.returns[place] for place in places),
+            lengths=tuple(self.tracker.lengths[place] for place in places),
+            episodes=self.config.episodes,
+            seed=self.config.seed,
+            deterministic=self.config.deterministic,
+        )
+
+
+def evaluate_config(policy: nn.Module, config: Config) -> Evaluation:
+    """Evaluate `policy` in fresh envs of a run's config, by its [eval] section."""
+    num_envs = min(config.eval.episodes, NUM_ENVS)
+    vecenv = make_vecenv(
+        config.base.env_name,
+        num_envs,
+        vectorization=config.vec.vectorization,
+        env_kwargs=config.env,
+    )
+    try:
+        return evaluate(policy, vecenv, config.eval, use_rnn=config.train.use_rnn)
+    finally:
+        vecenv.close()
+
+
+def evaluate_checkpoint(
+    path: Path | str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+) -> Evaluation:
+    """Rebuild env and policy from a checkpoint alone and play: the run's final result again.
+
+    Args:
+        path: a checkpoint of a run.
+        overrides: values of the [eval] section to change, such as ``{"episodes": 10}``.
+        registry: where the policy's names are looked up; the default registry if None.
+
+    Raises:
+        CheckpointError: the file can't be read, or does not say in which env it was trained.
+        EnvError: the env can't be made.
+    """
+    header = read_header(path)
+    if not header.config:
+        raise CheckpointError(
+            f"{path} does not say in which env it was trained.",
+            fix="Make the env, load_policy(path, env), and call evaluate(policy, vecenv, config).",
+        )
+    args = dict(header.config)
+    config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
+    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    try:
+        policy = load_policy(path, env, registry=registry)
+    finally:
+        env.close()
+    return evaluate_config(policy, config)

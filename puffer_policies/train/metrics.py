@@ -1,0 +1,92 @@
+"""Counting episodes, and writing what a run measured as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puffer_policies.train.envs import Step
+
+
+class EpisodeTracker:
+    """Sums raw rewards and steps of each env's episode. Ghost steps count for nothing."""
+
+    def __init__(self, num_envs: int, *, window: int | None = 100) -> None:
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
+        self.returns: deque[float] = deque(maxlen=window)
+        self.lengths: deque[int] = deque(maxlen=window)
+        self.num_finished = 0
+
+    def update(self, step: Step) -> np.ndarray:
+        """Take in a step and return the rows (K,) whose episodes ended."""
+        self._returns += step.rewards * ~step.ghost
+        self._lengths += ~step.ghost
+        ended = np.flatnonzero(step.done)
+        if ended.size:
+            self._finish(ended)
+        return ended
+
+    def _finish(self, ended: np.ndarray) -> None:
+        self.returns.extend(self._returns[ended].tolist())
+        self.lengths.extend(self._lengths[ended].tolist())
+        self.num_finished += int(ended.size)
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+
+    def restart(self) -> None:
+        """Forget the episodes under way."""
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finished episodes as plain data."""
+        return {
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "num_finished": self.num_finished,
+        }
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take the finished episodes of `to_dict`."""
+        self.returns.extend(data["returns"])
+        self.lengths.extend(data["lengths"])
+        self.num_finished = data["num_finished"]
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over the last episodes; empty before the first has ended."""
+        if not self.returns:
+            return {}
+        return {
+            "environment/episode_return": float(np.mean(self.returns)),
+            "environment/episode_length": float(np.mean(self.lengths)),
+            "environment/episodes": float(self.num_finished),
+        }
+
+
+class MetricsLog:
+    """Appends one JSON object a line to a file, and flushes each so that a crash loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(dict(metrics), allow_nan=True) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
+    variance = float(returns.var())
+    return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")

@@ -1,0 +1,80 @@
+"""The arithmetic of a run: how long rollouts are and how they are cut, checked before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes that follow from a config, a number of agents and whether the policy has memory."""
+
+    num_agents: int
+    batch_size: int
+    """Env steps of a rollout, over all agents."""
+    minibatch_size: int
+    """Env steps of a gradient step."""
+    segment: int
+    """Steps of a training segment; 1 without memory, so that single transitions are shuffled."""
+    num_updates: int
+    """Rollouts of the whole run."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each agent in a rollout."""
+        return self.batch_size // self.num_agents
+
+    @property
+    def segments_per_minibatch(self) -> int:
+        """Segments of a gradient step."""
+        return self.minibatch_size // self.segment
+
+
+def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
+    """Work out the sizes of a run.
+
+    Raises:
+        ConfigError: sizes that do not divide, all of them with their arithmetic.
+    """
+    segment = config.bptt_horizon if recurrent else 1
+    batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
+    minibatch = config.minibatch_size
+    if minibatch == "auto":
+        # A quarter of the batch, as in CleanRL; a whole number of segments in any case.
+        minibatch = max(batch // segment // 4, 1) * segment
+        while batch % minibatch:
+            minibatch += segment
+    problems = _problems(batch, minibatch, num_agents, segment)
+    if problems:
+        raise ConfigError(
+            "\n".join(problems),
+            fix="Give batch_size and minibatch_size as 'auto', or sizes that divide.",
+        )
+    num_updates = max(-(-config.total_timesteps // batch), 1)
+    return Plan(num_agents, batch, minibatch, segment, num_updates)
+
+
+def _problems(batch: int, minibatch: int, num_agents: int, segment: int) -> list[str]:
+    rows = f"train.batch_size {batch} / {num_agents} agents"
+    checks = [
+        (batch % num_agents, f"{rows} = {batch / num_agents:g} steps each: not a whole number."),
+        (
+            batch // num_agents % segment,
+            f"{rows} = {batch // num_agents} steps each, which train.bptt_horizon {segment} does "
+            "not divide.",
+        ),
+        (
+            batch % minibatch,
+            f"train.batch_size {batch} / train.minibatch_size {minibatch} = {batch / minibatch:g} "
+            "minibatches: not a whole number.",
+        ),
+        (
+            minibatch % segment,
+            f"train.minibatch_size {minibatch} / train.bptt_horizon {segment} = "
+            f"{minibatch / segment:g} segments: not a whole number.",
+        ),
+    ]
+    return [text for remainder, text in checks if remainder]

@@ -1,0 +1,92 @@
+"""The loss of proximal policy optimisation: a pure function of tensors and options.
+
+Schulman et al. 2017, https://arxiv.org/abs/1707.06347; details as in CleanRL's ppo.py,
+https://docs.cleanrl.dev/rl-algorithms/ppo/. `N` transitions of a minibatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from puffer_policies.config.schema import TrainConfig
+
+
+class Transitions(NamedTuple):
+    """What the rollout knows about N transitions, (N,) each."""
+
+    log_probs: Tensor
+    """Of the actions, by the policy that drew them."""
+    advantages: Tensor
+    returns: Tensor
+    """What the values should be."""
+    values: Tensor
+    """What they were."""
+    weights: Tensor
+    """float32: 0 for a ghost, else 1."""
+
+
+class Prediction(NamedTuple):
+    """What the policy says now about the same transitions, (N,) each."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The parts of a loss, scalars; only `total` has a gradient."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    approx_kl: Tensor
+    clip_fraction: Tensor
+
+    def stack(self) -> Tensor:
+        """Return the parts (6,) in the order of `LOSS_PARTS`, without gradient."""
+        return torch.stack([getattr(self, name) for name in LOSS_PARTS]).detach()
+
+
+LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
+
+
+def ppo_loss(
+    old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
+) -> Loss:
+    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed)."""
+    clip = config.clip_coef if clip_coef is None else clip_coef
+    weights = old.weights / old.weights.sum().clamp(min=1.0)
+    advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
+    log_ratio = new.log_probs - old.log_probs
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    policy = -(torch.minimum(advantages * ratio, advantages * clipped) * weights).sum()
+    value = _value_loss(old, new.values, weights, config)
+    entropy = (new.entropy * weights).sum()
+    with torch.no_grad():
+        # The k3 estimator of http://joschu.net/blog/kl-approx.html.
+        approx_kl = ((ratio - 1 - log_ratio) * weights).sum()
+        clip_fraction = (((ratio - 1).abs() > clip) * weights).sum()
+    total = policy + config.vf_coef * value - config.ent_coef * entropy
+    return Loss(total, policy.detach(), value.detach(), entropy.detach(), approx_kl, clip_fraction)
+
+
+def normalised(advantages: Tensor, weights: Tensor) -> Tensor:
+    """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
+    centred = advantages - (advantages * weights).sum()
+    deviation = (centred.square() * weights).sum().sqrt()
+    return centred / (deviation + 1e-8)
+
+
+def _value_loss(old: Transitions, values: Tensor, weights: Tensor, config: TrainConfig) -> Tensor:
+    loss = (values - old.returns).square()
+    if config.clip_vloss:
+        shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
+        loss = torch.maximum(loss, (old.values + shift - old.returns).square())
+    return 0.5 * (loss * weights).sum()

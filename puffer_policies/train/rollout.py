@@ -1,0 +1,253 @@
+"""Collecting a rollout: T steps of N envs into buffers that are allocated once.
+
+`T` steps of a rollout, `N` envs, `L` steps of a segment, `S` = T/L segments of each env.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puffer_policies.errors import TrainingError
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.train.carry import Carry, Tensors
+from puffer_policies.train.envs import Step, VecEnv
+from puffer_policies.train.metrics import EpisodeTracker
+from puffer_policies.train.nested import leaves, map_nested
+
+
+def as_tensor(array: Any) -> Tensor:
+    """Return a NumPy leaf as a tensor, on the same memory if torch can share it."""
+    array = np.asarray(array)
+    if not (array.flags.writeable and array.flags.c_contiguous):
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def to_tensor(array: Any) -> Tensor:
+    """Return a NumPy leaf as a tensor of the dtype that policies see: float64 becomes float32."""
+    tensor = as_tensor(array)
+    return tensor.float() if tensor.dtype is torch.float64 else tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What T steps of N envs gave, time first. Tensors are on the device, arrays on the host."""
+
+    observations: Any
+    """(T, N, *obs), nested as the space is."""
+    starts: Tensor
+    """(T, N) bool: the observation is the first of an episode."""
+    actions: Tensor
+    """(T, N, ...), as the policy drew them: not clipped."""
+    log_probs: Tensor
+    """(T, N) float32."""
+    values: Tensor
+    """(T, N) float32."""
+    next_values: np.ndarray
+    """(T, N) float32: value of what each step led to, the final observation if it was cut there."""
+    rewards: np.ndarray
+    """(T, N) float32, raw."""
+    terminated: np.ndarray
+    """(T, N) bool."""
+    done: np.ndarray
+    """(T, N) bool: terminated or truncated."""
+    ghost: np.ndarray
+    """(T, N) bool: no transition, the env only restarted."""
+    states: list[Tensors]
+    """The recurrent state (N, ...) before each of the S segments, before any reset there."""
+
+
+class Collector:
+    """Steps a policy through envs, keeping observation and recurrent state between rollouts."""
+
+    def __init__(
+        self,
+        vecenv: VecEnv,
+        carry: Carry,
+        *,
+        num_steps: int,
+        segment: int,
+        device: torch.device,
+        generator: torch.Generator,
+        seed: int,
+    ) -> None:
+        self.episodes = EpisodeTracker(vecenv.num_agents)
+        self._vecenv, self._carry = vecenv, carry
+        self._num_steps, self._segment = num_steps, segment
+        self._generator = generator
+        observations = vecenv.reset(seed=seed)
+        self._buffers = _Buffers(num_steps, vecenv.num_agents, observations, device)
+        self._begin(observations)
+
+    def restart(self, *, seed: int) -> None:
+        """Start new episodes in every env."""
+        self._carry.restart()
+        self.episodes.restart()
+        self._begin(self._vecenv.reset(seed=seed))
+
+    def _begin(self, observations: Any) -> None:
+        # The last row: a rollout begins with what the one before it saw last.
+        starts = np.ones(self._vecenv.num_agents, dtype=bool)
+        self._buffers.show(self._num_steps, observations, starts)
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Take T steps and return them. The buffers are overwritten by the next call."""
+        buffers, states = self._buffers, []
+        buffers.rewind()
+        for t in range(self._num_steps):
+            if t % self._segment == 0:
+                states.append(self._carry.tensors)
+            self._step(t)
+        last = self._num_steps
+        return buffers.rollout(
+            self._carry.peek(buffers.observed(last), buffers.starts[last]), states
+        )
+
+    def _step(self, t: int) -> None:
+        buffers = self._buffers
+        logits, values = self._carry.step(buffers.observed(t), buffers.starts[t])
+        drawn = distribution(logits)
+        actions = drawn.sample(self._generator)
+        buffers.decide(t, actions, drawn.log_prob(actions), values)
+        step = self._vecenv.step(actions.cpu().numpy())
+        self.episodes.update(step)
+        buffers.outcome(t, step)
+        if step.final_observations is not None and (step.truncated & ~step.terminated).any():
+            buffers.override(t, step.truncated, self._final_values(step))
+        buffers.show(t + 1, step.observations, step.starts)
+
+    def _final_values(self, step: Step) -> Tensor:
+        """Return the values (N,) of final observations, by the state after the step, not reset."""
+        starts = self._buffers.starts
+        observations = map_nested(
+            lambda leaf: to_tensor(leaf).to(starts.device), step.final_observations
+        )
+        # The episode goes on in this state: nothing is reset.
+        return self._carry.peek(observations, torch.zeros_like(starts[0]))
+
+
+class _Buffers:
+    """The memory of a rollout. Observations and starts have one row more, for what comes next."""
+
+    def __init__(
+        self, num_steps: int, num_envs: int, observations: Any, device: torch.device
+    ) -> None:
+        rows, shape = num_steps + 1, (num_steps, num_envs)
+        self.num_steps = num_steps
+        self._observations = map_nested(lambda leaf: _rows(leaf, rows, device), observations)
+        self.starts = torch.zeros(rows, num_envs, dtype=torch.bool, device=device)
+        self._actions: Tensor | None = None
+        self._log_probs = torch.zeros(shape, device=device)
+        self._values = torch.zeros(shape, device=device)
+        self._rewards = np.zeros(shape, dtype=np.float32)
+        self._terminated, self._truncated, self._ghost = (np.zeros(shape, bool) for _ in range(3))
+        self._overrides: list[tuple[int, np.ndarray, Tensor]] = []
+
+    def rewind(self) -> None:
+        """Make the last row the first."""
+        self._overrides = []
+        self.starts[0] = self.starts[-1]
+        for leaf in leaves(self._observations):
+            leaf[0] = leaf[-1]
+
+    def show(self, t: int, observations: Any, starts: np.ndarray) -> None:
+        """Put what the envs show at `t` on the device."""
+        map_nested(
+            lambda rows, leaf: rows[t].copy_(as_tensor(leaf)),
+            self._observations,
+            observations,
+        )
+        self.starts[t].copy_(torch.from_numpy(starts))
+
+    def observed(self, t: int) -> Any:
+        """Return the observations (N, *obs) at `t`."""
+        return map_nested(lambda rows: rows[t], self._observations)
+
+    def decide(self, t: int, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
+        """Keep what the policy said at `t`."""
+        if self._actions is None:
+            self._actions = actions.new_zeros((self.num_steps, *actions.shape))
+        self._actions[t] = actions
+        self._log_probs[t] = log_probs
+        self._values[t] = values
+
+    def outcome(self, t: int, step: Step) -> None:
+        """Keep what the envs answered at `t`."""
+        self._rewards[t] = step.rewards
+        self._terminated[t] = step.terminated
+        self._truncated[t] = step.truncated
+        self._ghost[t] = step.ghost
+
+    def override(self, t: int, rows: np.ndarray, values: Tensor) -> None:
+        """Give the rows that were cut at `t` the values of their final observations."""
+        self._overrides.append((t, rows, values))
+
+    def rollout(self, last_values: Tensor, states: list[Tensors]) -> Rollout:
+        """Return views of everything; `last_values` (N,) belong to what the last step showed."""
+        assert self._actions is not None
+        next_values = torch.cat([self._values[1:], last_values[None]]).cpu().numpy()  # (T, N)
+        for t, rows, values in self._overrides:
+            next_values[t][rows] = values.cpu().numpy()[rows]
+        return Rollout(
+            observations=map_nested(lambda rows: rows[:-1], self._observations),
+            starts=self.starts[:-1],
+            actions=self._actions,
+            log_probs=self._log_probs,
+            values=self._values,
+            next_values=next_values,
+            rewards=self._rewards,
+            terminated=self._terminated,
+            done=self._terminated | self._truncated,
+            ghost=self._ghost,
+            states=states,
+        )
+
+
+def _rows(leaf: Any, rows: int, device: torch.device) -> Tensor:
+    example = to_tensor(leaf)
+    return torch.zeros((rows, *example.shape), dtype=example.dtype, device=device)
+
+
+def require_finite(rollout: Rollout) -> None:
+    """Raise a `TrainingError` that names the first number of a rollout that is not finite.
+
+    Looked at in the order of cause: observations, rewards, values, log-probabilities. Only when the
+    last two, which every cause reaches, are not finite, are the observations searched.
+    """
+    outputs = torch.isfinite(rollout.values).all() & torch.isfinite(rollout.log_probs).all()
+    if (
+        bool(outputs)
+        and np.isfinite(rollout.rewards).all()
+        and np.isfinite(rollout.next_values).all()
+    ):
+        return
+    observed = [(f"observation[{i}]", x) for i, x in enumerate(leaves(rollout.observations))]
+    others = {
+        "reward": torch.from_numpy(rollout.rewards),
+        "value": rollout.values,
+        "log-probability of the action": rollout.log_probs,
+        "value of the next observation": torch.from_numpy(rollout.next_values),
+    }
+    for name, tensor in [*observed, *others.items()]:
+        bad = torch.nonzero(~torch.isfinite(tensor))
+        if len(bad):
+            raise _not_finite(name, tensor, bad[0].tolist())
+
+
+def _not_finite(name: str, tensor: Tensor, where: list[int]) -> TrainingError:
+    step, env, *rest = where
+    place = f", element {rest}" if rest else ""
+    number = tensor[tuple(where)].item()
+    return TrainingError(
+        f"The rollout holds a number that is not finite: {name} = {number} at step {step} of env "
+        f"{env}{place}.",
+        fix="The environment made it."
+        if name.startswith(("observation", "reward"))
+        else "Observations and rewards are finite: the policy made it. Try a lower learning rate.",
+    )

@@ -1,0 +1,254 @@
+"""PPO: collect a rollout, estimate advantages, and improve the policy on shuffled segments.
+
+`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` segments, `M` segments of a minibatch.
+Nothing here depends on spaces, policies or wrappers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import TrainingError
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.train.advantage import RewardScale, gae
+from puffer_policies.train.carry import Carry, Tensors
+from puffer_policies.train.envs import VecEnv
+from puffer_policies.train.metrics import explained_variance
+from puffer_policies.train.nested import map_nested
+from puffer_policies.train.plan import make_plan
+from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, ppo_loss
+from puffer_policies.train.rollout import Collector, Rollout, require_finite
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A rollout as B segments of L steps, on the device."""
+
+    observations: Any
+    """(B, L, *obs)."""
+    starts: Tensor
+    """(B, L) bool."""
+    states: Tensors
+    """(B, ...): the state before each segment."""
+    actions: Tensor
+    """(B, L, ...)."""
+    transitions: Transitions
+    """(B, L) each."""
+
+
+class Trainer:
+    """Trains `policy` in `vecenv`: ``evaluate()`` collects a rollout, ``train()`` learns from it.
+
+    Raises:
+        ConfigError: sizes that do not divide.
+        ContractError: the policy's state or values have no form that can be trained.
+    """
+
+    def __init__(self, config: TrainConfig, vecenv: VecEnv, policy: nn.Module) -> None:
+        self.config, self.vecenv, self.policy = config, vecenv, policy
+        self.device = _device_of(policy)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=config.use_rnn)
+        self._carry = carry
+        self.plan = make_plan(config, vecenv.num_agents, recurrent=carry.recurrent)
+        self.optimizer = _optimizer(config, policy)
+        self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
+        self.collector = Collector(
+            vecenv,
+            carry,
+            num_steps=self.plan.num_steps,
+            segment=self.plan.segment,
+            device=self.device,
+            generator=self.generator,
+            seed=config.seed,
+        )
+        self.epoch = 0
+        self.global_step = 0
+        self._rollout: Rollout | None = None
+        self._clock = time.perf_counter()
+
+    @property
+    def total_epochs(self) -> int:
+        """Updates of the whole run."""
+        return self.plan.num_updates
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update has been made."""
+        return self.epoch >= self.plan.num_updates
+
+    def evaluate(self) -> dict[str, float]:
+        """Collect a rollout and return what its episodes gave.
+
+        Raises:
+            TrainingError: an observation, a reward or the policy's answer is not finite.
+        """
+        self.policy.train()
+        self._rollout = self.collector.collect()
+        require_finite(self._rollout)
+        self.global_step += self.plan.batch_size
+        return self.collector.episodes.summary()
+
+    def train(self) -> dict[str, float]:
+        """Improve the policy on the last rollout and return what was measured.
+
+        Raises:
+            TrainingError: there is no rollout to learn from, or the loss is not finite.
+        """
+        if self._rollout is None:
+            raise TrainingError("There is no rollout to learn from.", fix="Call evaluate() first.")
+        rollout, self._rollout = self._rollout, None
+        advantages, returns = self._estimate(rollout)
+        batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
+        remaining = 1.0 - self.epoch / self.plan.num_updates
+        self._set_learning_rate(remaining if self.config.anneal_lr else 1.0)
+        losses = self._update(batch, remaining if self.config.anneal_clip else 1.0)
+        self.epoch += 1
+        return self._logs(losses, explained_variance(returns - advantages, returns))
+
+    def close(self) -> None:
+        """Close the envs."""
+        self.vecenv.close()
+
+    def _estimate(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        config, factor = self.config, 1.0
+        if config.scale_rewards:
+            factor = self.reward_scale.update(
+                rollout.rewards, done=rollout.done, valid=~rollout.ghost, gamma=config.gamma
+            )
+        values = rollout.values.cpu().numpy()
+        advantages = gae(
+            rollout.rewards * np.float32(factor),
+            values,
+            rollout.next_values,
+            terminated=rollout.terminated,
+            done=rollout.done,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+        )
+        return advantages, advantages + values
+
+    def _set_learning_rate(self, fraction: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * fraction
+
+    def _update(self, batch: Batch, clip_fraction: float) -> dict[str, float]:
+        totals, count = torch.zeros(len(LOSS_PARTS), device=self.device), 0
+        for _ in range(self.config.update_epochs):
+            start = totals
+            for rows in self._minibatches(len(batch.starts)):
+                totals, count = totals + self._step(batch, rows, clip_fraction), count + 1
+            if self._moved_too_far(totals - start):
+                break
+        means = dict(zip(LOSS_PARTS, (totals / count).tolist(), strict=True))
+        self._require_finite(means)
+        return means
+
+    def _moved_too_far(self, epoch_totals: Tensor) -> bool:
+        if self.config.target_kl is None:
+            return False
+        num_minibatches = self.plan.batch_size // self.plan.minibatch_size
+        kl = epoch_totals[LOSS_PARTS.index("approx_kl")] / num_minibatches
+        return bool(kl > self.config.target_kl)
+
+    def _minibatches(self, num_segments: int) -> Iterator[Tensor]:
+        order = torch.randperm(num_segments, generator=self.generator, device=self.device)
+        yield from torch.split(order, self.plan.segments_per_minibatch)
+
+    def _step(self, batch: Batch, rows: Tensor, clip_fraction: float) -> Tensor:
+        old = Transitions(*(each[rows].flatten() for each in batch.transitions))  # (M*L,) each
+        new = self.predict(batch, rows)
+        clip_coef = self.config.clip_coef * clip_fraction
+        loss = ppo_loss(old, new, self.config, clip_coef=clip_coef)
+        self.optimizer.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return loss.stack()
+
+    def predict(self, batch: Batch, rows: Tensor) -> Prediction:
+        """Return what the policy now says about the segments `rows` (M,); (M*L,) each."""
+        observations = map_nested(lambda leaf: leaf[rows], batch.observations)
+        stored = {key: value[rows] for key, value in batch.states.items()}
+        logits, values = self._carry.sequence(observations, batch.starts[rows], stored)
+        current = distribution(logits)
+        actions = batch.actions[rows].flatten(0, 1)  # (M*L, ...)
+        return Prediction(current.log_prob(actions), current.entropy(), values)
+
+    def _require_finite(self, means: dict[str, float]) -> None:
+        bad = [name for name, value in means.items() if not np.isfinite(value)]
+        if bad:
+            broken = [n for n, p in self.policy.named_parameters() if not p.isfinite().all()]
+            raise TrainingError(
+                f"The loss is not finite in update {self.epoch + 1}: {', '.join(bad)}; parameters "
+                f"that are not finite: {', '.join(broken) or 'none'}.",
+                fix="Try a lower learning_rate or max_grad_norm.",
+            )
+
+    def _logs(self, losses: dict[str, float], explained: float) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        return {
+            "SPS": self.plan.batch_size / seconds,
+            "agent_steps": self.global_step,
+            "epoch": self.epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **self.collector.episodes.summary(),
+            **{f"losses/{name}": value for name, value in losses.items()},
+            "losses/explained_variance": explained,
+        }
+
+
+def to_batch(
+    rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, *, segment: int
+) -> Batch:
+    """Cut a rollout (T, N) into B = T/L * N segments of L = `segment` steps."""
+    device = rollout.values.device
+
+    def cut(leaf: Tensor) -> Tensor:
+        num_steps, num_envs, *shape = leaf.shape
+        if segment == 1:
+            return leaf.reshape(num_steps * num_envs, 1, *shape)  # (T*N, 1, ...), a view
+        pieces = leaf.reshape(num_steps // segment, segment, num_envs, *shape)  # (S, L, N, ...)
+        return pieces.transpose(1, 2).flatten(0, 1)  # (S*N, L, ...)
+
+    def sent(array: np.ndarray) -> Tensor:
+        return cut(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device))
+
+    states = rollout.states
+    return Batch(
+        observations=map_nested(cut, rollout.observations),
+        starts=cut(rollout.starts),
+        states={key: torch.cat([state[key] for state in states]) for key in states[0]},
+        actions=cut(rollout.actions),
+        transitions=Transitions(
+            log_probs=cut(rollout.log_probs),
+            advantages=sent(advantages),
+            returns=sent(returns),
+            values=cut(rollout.values),
+            weights=sent(~rollout.ghost),
+        ),
+    )
+
+
+def _device_of(policy: nn.Module) -> torch.device:
+    parameter = next(policy.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _optimizer(config: TrainConfig, policy: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        policy.parameters(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        fused=True,
+    )

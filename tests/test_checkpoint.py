@@ -1,0 +1,187 @@
+"""Checkpoints: the whole policy from the file alone, and clear refusals of everything else."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from training_toys import Plain, PufferLSTM, Split
+
+from puffer_policies import checkpoint
+from puffer_policies.checkpoint import load_policy, load_weights, read_header, save_checkpoint
+from puffer_policies.errors import CheckpointError
+from puffer_policies.factory import get_policy
+from puffer_policies.spaces import Spaces, spaces_of
+
+BOX, DISCRETE = gymnasium.spaces.Box, gymnasium.spaces.Discrete
+SPACES = Spaces(BOX(-1, 1, (3,)), DISCRETE(2))
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("expression", ["Default(hidden_size=8)", "LSTMWrapper(Default)"])
+def test_a_policy_comes_back_from_its_file_alone(expression, tmp_path):
+    policy = get_policy(expression, SPACES)
+    path = save_checkpoint(tmp_path / "m.safetensors", policy, env=SPACES)
+    loaded = load_policy(path, SPACES)
+    assert same(policy, loaded)
+    assert loaded.spec == policy.spec
+
+
+def test_the_header_says_where_everything_came_from(tmp_path):
+    policy = get_policy("LSTMWrapper(Default)", SPACES)
+    path = save_checkpoint(
+        tmp_path / "m.safetensors",
+        policy,
+        env=SPACES,
+        config={"env_name": "X-v0"},
+        training={"epoch": 3},
+    )
+    header = read_header(path)
+    assert header.spec == policy.spec
+    assert header.config == {"env_name": "X-v0"}
+    assert header.training == {"epoch": 3}
+    assert [each.distribution for each in header.origins] == ["puffer-policies"] * 2
+    assert header.versions["torch"].split("+")[0] in torch.__version__
+    assert header.observation_space == str(SPACES.observation)
+
+
+def test_other_spaces_are_refused_and_both_sides_shown(tmp_path):
+    path = save_checkpoint(tmp_path / "m", get_policy("Default", SPACES), env=SPACES)
+    other = Spaces(BOX(-1, 1, (3,)), DISCRETE(5))
+    with pytest.raises(CheckpointError, match=r"Discrete\(2\)[^$]*Discrete\(5\)") as caught:
+        load_policy(path, other)
+    assert "observation" not in str(caught.value)
+
+
+def test_tensors_that_share_memory_are_stored_once(tmp_path):
+    policy = PufferLSTM(SPACES, Split(SPACES))
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    stored = safetensors.torch.load_file(path)
+    assert ("cell.weight_ih" in stored) != ("lstm.weight_ih_l0" in stored)
+    other = PufferLSTM(SPACES, Split(SPACES))
+    load_weights(path, other)
+    assert same(policy, other)
+
+
+class Prefixed(nn.Module):
+    def __init__(self, name, inner):
+        super().__init__()
+        self.add_module(name, inner)
+
+
+@pytest.mark.parametrize("prefix", ["module", "_orig_mod"])
+def test_prefixes_of_torch_are_dropped_at_the_start(prefix, tmp_path):
+    policy, other = Plain(SPACES), Plain(SPACES)
+    path = save_checkpoint(tmp_path / "m", Prefixed(prefix, policy), env=SPACES)
+    load_weights(path, other)
+    assert same(policy, other)
+    third = Plain(SPACES)
+    load_weights(path, Prefixed(prefix, third))
+    assert same(policy, third)
+
+
+def test_a_submodule_whose_name_holds_a_prefix_keeps_it(tmp_path):
+    policy, other = (nn.ModuleDict({"my_module": Plain(SPACES)}) for _ in range(2))
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    load_weights(path, other)
+    assert same(policy, other)
+
+
+def test_weights_that_do_not_fit_are_all_listed(tmp_path):
+    path = save_checkpoint(tmp_path / "m", Plain(SPACES), env=SPACES)
+    other = Plain(SPACES, hidden_size=4)
+    other.extra = nn.Linear(1, 1)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(path, other)
+    text = str(caught.value)
+    assert "net.0.weight: (16, 3) in the file, (4, 3) in the policy" in text
+    assert "extra.weight: missing in the file" in text
+
+
+def test_weights_without_a_recipe_need_their_policy(tmp_path):
+    path = save_checkpoint(tmp_path / "m", Plain(SPACES), env=SPACES)
+    with pytest.raises(CheckpointError, match="load_weights"):
+        load_policy(path, SPACES)
+
+
+def test_a_policy_that_is_not_installed_is_named_with_its_package(tmp_path):
+    path = save_checkpoint(tmp_path / "m", get_policy("Default", SPACES), env=SPACES)
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["puffer_policies"])
+    header["spec"]["name"] = "acme-nets/Net"
+    header["origins"] = [{"name": "acme-nets/Net", "distribution": "acme-nets", "version": "1.2"}]
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, {"puffer_policies": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=r"acme-nets 1\.2"):
+        load_policy(path, SPACES)
+
+
+def test_a_later_format_is_refused(tmp_path):
+    header = json.dumps({"format_version": 99, "versions": {"puffer-policies": "9.9"}})
+    tensors = {"x": torch.zeros(1)}
+    safetensors.torch.save_file(tensors, tmp_path / "m", {"puffer_policies": header})
+    with pytest.raises(CheckpointError, match=r"format 99[^$]*9\.9"):
+        read_header(tmp_path / "m")
+
+
+def damaged(path, kind):
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "pickle":
+        torch.save({"x": torch.zeros(2)}, path)
+    elif kind == "foreign":
+        safetensors.torch.save_file({"x": torch.zeros(1)}, path)
+    elif kind == "missing":
+        path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "header":
+        tensors = {"x": torch.zeros(1)}
+        safetensors.torch.save_file(tensors, path, {"puffer_policies": '{"format_version": 1}'})
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty", "pickle", "foreign", "missing", "folder", "header"]
+)
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(kind, tmp_path):
+    path = save_checkpoint(tmp_path / "model", get_policy("Default", SPACES), env=SPACES)
+    damaged(path, kind)
+    with pytest.raises(CheckpointError, match="model"):
+        load_policy(path, SPACES)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "m", Plain(SPACES), env=SPACES)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(CheckpointError, match="no space left"):
+        save_checkpoint(path, Plain(SPACES), env=SPACES)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match="can't be written"):
+        save_checkpoint(tmp_path / "none" / "m", Plain(SPACES), env=SPACES)
+
+
+def test_the_spaces_of_an_env_are_its_fingerprint(tmp_path):
+    env = gymnasium.make_vec("CartPole-v1", 2)
+    path = save_checkpoint(tmp_path / "m", get_policy("Default", env), env=env)
+    checkpoint.require_same_spaces(read_header(path), spaces_of("CartPole-v1"), path)

@@ -1,0 +1,227 @@
+"""Rollouts: the same data from every autoreset mode, exact memory, no silent NaN."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from training_toys import MODES, SCHEDULES, Clock, Plain, PufferLSTM, Split, clocks
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ContractError, TrainingError
+from puffer_policies.train.envs import GymVecEnv
+from puffer_policies.train.trainer import Trainer, to_batch
+from puffer_policies.wrappers.lstm import LSTMWrapper
+
+STEPS = 24
+CONFIG = TrainConfig(bptt_horizon=STEPS, minibatch_size=STEPS, scale_rewards=False, seed=3)
+
+
+def trainer_of(make, env, config=CONFIG):
+    torch.manual_seed(0)
+    return Trainer(config, env, make(env))
+
+
+def lstm(env):
+    return LSTMWrapper(env, Split(env))
+
+
+def puffer_lstm(env):
+    return PufferLSTM(env, Split(env))
+
+
+def episodes_of(mode, make, num_rollouts=2):
+    """Every transition of whole episodes, by env: observation, reward, value, advantage, end."""
+    trainer = trainer_of(make, clocks(mode))
+    found = [[] for _ in SCHEDULES]
+    for _ in range(num_rollouts):
+        rollout = trainer.collector.collect()
+        advantages, _ = trainer._estimate(rollout)
+        for env, transitions in enumerate(found):
+            for t in np.flatnonzero(~rollout.ghost[:, env]):
+                observation = rollout.observations[t, env].tolist()
+                numbers = (rollout.rewards[t, env], rollout.values[t, env], advantages[t, env])
+                ends = (rollout.terminated[t, env], rollout.done[t, env], rollout.starts[t, env])
+                transitions.append([*observation, *map(float, (*numbers, *ends))])
+    return found
+
+
+def common_whole_episodes(runs, env, cut):
+    """Cut each run at the same number of whole episodes that lie within the first rollout(s)."""
+    ends = [[i for i, row in enumerate(run[env]) if row[6]] for run in runs]
+    last = min(len(each) for each in ends) - 1 - cut
+    return [np.array(run[env][: ends[k][last] + 1]) for k, run in enumerate(runs)]
+
+
+@pytest.mark.parametrize("make", [Plain, lstm])
+def test_every_autoreset_mode_gives_the_same_training_data(make):
+    runs = [episodes_of(mode, make, num_rollouts=1) for mode in MODES]
+    for env in range(len(SCHEDULES)):
+        # The last episode may run into the end of the rollout in one mode and not in another.
+        first, *others = common_whole_episodes(runs, env, cut=1)
+        assert len(first) > 8
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Plain, lstm])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cut_episode_counts_the_value_of_its_final_observation_and_a_terminated_one_does_not(
+    mode, make
+):
+    trainer = trainer_of(make, clocks(mode, [[(3, "c"), (3, "t")]]))
+    rollout = trainer.collector.collect()
+    advantages, _ = trainer._estimate(rollout)
+    ends = np.flatnonzero(rollout.done[:, 0])[:2]
+    for t, terminated in zip(ends, (False, True), strict=True):
+        final = _value_of_final(trainer, rollout, t)
+        ahead = 0.0 if terminated else CONFIG.gamma * final
+        expected = rollout.rewards[t, 0] + ahead - rollout.values[t, 0].item()
+        assert advantages[t, 0] == pytest.approx(expected, abs=1e-5)
+
+
+def _value_of_final(trainer, rollout, t):
+    """Replay the episode that ended at `t` from its start, by a fresh state."""
+    start = max(s for s in range(t + 1) if rollout.starts[s, 0])
+    episode = rollout.observations[start : t + 1, :1]
+    final = torch.tensor([[episode[0, 0, 0], rollout.rewards[t, 0]]])  # (episode, time) at the end
+    state: dict = {"episode_start": torch.tensor([True])}
+    with torch.no_grad():
+        for observation in [*episode, final]:
+            _, value = trainer.policy.forward_eval(observation, state)
+            state["episode_start"] = torch.tensor([False])
+    return value.item()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("make", [Plain, lstm, puffer_lstm])
+def test_before_the_first_gradient_step_nothing_has_changed(make, mode):
+    # Memory, episodes that end within segments, several segments of each env, carried state.
+    config = dataclasses.replace(
+        CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12, use_rnn=make is not Plain
+    )
+    trainer = trainer_of(make, clocks(mode), config)
+    trainer.evaluate()
+    trainer.evaluate()
+    rollout = trainer._rollout
+    advantages, returns = trainer._estimate(rollout)
+    batch = to_batch(rollout, advantages, returns, segment=trainer.plan.segment)
+    everything = torch.arange(len(batch.starts))
+    new = trainer.predict(batch, everything)
+    torch.testing.assert_close(new.log_probs, batch.transitions.log_probs.flatten())
+    torch.testing.assert_close(new.values, batch.transitions.values.flatten())
+
+
+def test_state_is_stored_before_each_segment():
+    config = dataclasses.replace(CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12)
+    trainer = trainer_of(lstm, clocks(AutoresetMode.SAME_STEP), config)
+    first = trainer.collector.collect().states
+    assert len(first) == 4
+    assert not first[0]["lstm_h"].any()
+    assert first[1]["lstm_h"].any()
+    second = trainer.collector.collect().states
+    assert second[0]["lstm_h"].any()
+
+
+def test_without_memory_every_transition_is_a_segment_of_its_own():
+    trainer = trainer_of(Plain, clocks(AutoresetMode.NEXT_STEP))
+    trainer.evaluate()
+    batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=1)
+    assert batch.starts.shape == (2 * STEPS, 1)
+
+
+def test_rollouts_follow_each_other_without_a_gap():
+    trainer = trainer_of(Plain, clocks(AutoresetMode.SAME_STEP, [[(1000, "t")]]))
+    times = [trainer.collector.collect().observations[:, 0, 1].clone() for _ in range(2)]
+    assert torch.cat(times).tolist() == list(range(2 * STEPS))
+
+
+class Both(Clock):
+    observation_space = spaces.Dict(
+        z=spaces.Box(-9, 9, (2,), np.float64), a=spaces.Tuple([spaces.Discrete(99)])
+    )
+
+    def _shown(self):
+        return {"a": (self.time,), "z": super()._shown().astype(np.float64)}
+
+
+class ReadsBoth(Plain):
+    def __init__(self, env):
+        super().__init__(Clock_spaces)
+
+    def forward_eval(self, observations, state=None):
+        seen = observations["z"] + observations["a"][0][:, None]
+        return super().forward_eval(seen, state)
+
+
+class Clock_spaces:
+    single_observation_space = Clock.observation_space
+    single_action_space = Clock.action_space
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nested_observations_are_trained_on(mode):
+    env = GymVecEnv(SyncVectorEnv([lambda: Both([(3, "c"), (2, "t")])], autoreset_mode=mode))
+    trainer = trainer_of(ReadsBoth, env)
+    trainer.evaluate()
+    assert trainer._rollout.observations["z"].dtype is torch.float32
+    assert np.isfinite(trainer.train()["losses/total"])
+
+
+class Broken(Clock):
+    broken = "observation"
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.time == 4 and self.broken == "observation":
+            observation[1] = np.nan
+        if self.time == 4 and self.broken == "reward":
+            reward = np.inf
+        return observation, reward, *rest
+
+
+class BrokenReward(Broken):
+    broken = "reward"
+
+
+@pytest.mark.parametrize(
+    ("env_class", "text"),
+    [
+        (Broken, r"observation\[0\] = nan at step 4 of env 0, element \[1\]"),
+        (BrokenReward, r"reward = inf at step 3 of env 0"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_found_where_it_arose(env_class, text):
+    env = GymVecEnv(SyncVectorEnv([lambda: env_class([(9, "t")])]))
+    with pytest.raises(TrainingError, match=text):
+        trainer_of(Plain, env).evaluate()
+
+
+def test_a_policy_that_answers_nan_is_blamed():
+    trainer = trainer_of(Plain, clocks(AutoresetMode.NEXT_STEP))
+    with torch.no_grad():
+        trainer.policy.action_head.weight[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match=r"log-probability.*\n.*the policy made it"):
+        trainer.evaluate()
+
+
+def test_values_of_another_number_than_observations_are_refused():
+    class Wide(Plain):
+        def forward_eval(self, observations, state=None):
+            logits, values = super().forward_eval(observations, state)
+            return logits, values.expand(-1, 3)
+
+    with pytest.raises(ContractError, match=r"values of shape \(2, 3\)"):
+        trainer_of(Wide, clocks(AutoresetMode.NEXT_STEP)).evaluate()
+
+
+def test_use_rnn_may_not_contradict_the_policy():
+    env = clocks(AutoresetMode.NEXT_STEP)
+    with pytest.raises(ContractError, match="use_rnn is False"):
+        trainer_of(lstm, env, dataclasses.replace(CONFIG, use_rnn=False))
+    with pytest.raises(ContractError, match="hidden_size"):
+        trainer_of(Plain, env, dataclasses.replace(CONFIG, use_rnn=True))

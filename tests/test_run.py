@@ -1,0 +1,214 @@
+"""Whole runs from a config, and PufferLib's names over them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+
+import gymnasium
+import pytest
+import torch
+from rich.console import Console
+from training_toys import Plain, PufferLSTM, Split
+
+from puffer_policies import pufferl
+from puffer_policies.checkpoint import read_header
+from puffer_policies.config.load import load_config
+from puffer_policies.errors import ConfigError, EnvError, PolicyError
+from puffer_policies.train import run as module
+from puffer_policies.train.display import make_display
+from puffer_policies.train.evaluate import evaluate_checkpoint
+from puffer_policies.train.run import train_from_config
+from puffer_policies.train.trainer import Trainer
+
+SMALL = [
+    *("--train.total-timesteps", "512", "--train.bptt-horizon", "16", "--vec.num-envs", "8"),
+    *("--train.minibatch-size", "auto", "--eval.episodes", "7"),
+]
+
+
+def config_of(tmp_path, *flags, name="CartPole-v1"):
+    return load_config(name, [*SMALL, "--train.data-dir", str(tmp_path), *flags])
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_leaves_its_config_metrics_and_checkpoint(tmp_path):
+    result = train_from_config(config_of(tmp_path), display="quiet")
+    assert sorted(path.name for path in result.folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "trainer.safetensors",
+    ]
+    *updates, last = map(json.loads, (result.folder / "metrics.jsonl").read_text().splitlines())
+    assert [line["agent_steps"] for line in updates] == [128, 256, 384, 512]
+    assert last["evaluation"]["mean"] == result.evaluation.mean
+    assert json.loads((result.folder / "config.json").read_text())["train"]["bptt_horizon"] == 16
+    assert read_header(result.checkpoint).training == {"global_step": 512, "epoch": 4}
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "cartpole_lstm", "pendulum", "breakout"])
+def test_a_checkpoint_alone_gives_the_same_evaluation(name, tmp_path):
+    result = train_from_config(config_of(tmp_path, name=name), display="quiet")
+    assert evaluate_checkpoint(result.checkpoint).returns == result.evaluation.returns
+    assert len(evaluate_checkpoint(result.checkpoint, overrides={"episodes": 3}).returns) == 3
+
+
+def test_one_seed_gives_one_run(tmp_path):
+    first, second = (train_from_config(config_of(tmp_path), display="quiet") for _ in range(2))
+    assert first.folder != second.folder
+    assert first.evaluation == second.evaluation
+
+
+def test_a_run_can_go_on_from_a_folder(tmp_path):
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    config = config_of(tmp_path, "--train.total-timesteps", "1024")
+    second = train_from_config(config, display="quiet", resume=first.folder)
+    assert second.steps == 1024
+    assert len((second.folder / "metrics.jsonl").read_text().splitlines()) == 4 + 1
+
+
+def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypatch, capsys):
+    train = Trainer.train
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return train(self)
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    result = train_from_config(config_of(tmp_path), display="plain")
+    assert result.interrupted
+    assert result.evaluation is None
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert read_header(result.checkpoint).training["epoch"] == 1
+    assert "Interrupted after 128 steps" in capsys.readouterr().out
+
+
+def test_a_mistake_is_told_before_anything_is_made(tmp_path):
+    with pytest.raises(EnvError, match="CartPole"):
+        train_from_config(config_of(tmp_path, name="CartPoel-v1"))
+    with pytest.raises(ConfigError, match="minibatches"):
+        train_from_config(config_of(tmp_path, "--train.minibatch-size", "100"))
+    with pytest.raises(PolicyError, match="Default"):
+        train_from_config(config_of(tmp_path, "--policy-name", "Defualt"))
+    with pytest.raises(ConfigError, match="device"):
+        train_from_config(config_of(tmp_path, "--train.device", "abacus"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_envs_are_closed_whatever_happens(tmp_path, monkeypatch):
+    closed = []
+    close = gymnasium.vector.VectorEnv.close
+    monkeypatch.setattr(
+        "puffer_policies.train.envs.GymVecEnv.close", lambda self: closed.append(close(self.env))
+    )
+    with pytest.raises(ConfigError):
+        train_from_config(config_of(tmp_path, "--train.minibatch-size", "100"))
+    assert len(closed) == 1
+
+
+LOGS = {
+    "agent_steps": 50,
+    "SPS": 10.0,
+    "losses/policy": 0.1,
+    "losses/value": 0.2,
+    "losses/entropy": 0.3,
+    "environment/episode_return": 42.0,
+}
+
+
+def shown(kind, *, terminal):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=100)
+    display = make_display(kind, total_steps=100, console=console)
+    with contextlib.suppress(KeyboardInterrupt), display:
+        display.update(LOGS)
+        raise KeyboardInterrupt
+    display.summary("CartPole", {"return": "42"})
+    return stream.getvalue()
+
+
+def test_a_terminal_gets_a_bar_and_its_cursor_back():
+    text = shown("auto", terminal=True)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    assert "50%" in text
+    assert "return 42.0" in text
+
+
+def test_a_pipe_gets_plain_lines():
+    text = shown("auto", terminal=False)
+    assert "\x1b" not in text
+    assert "50 steps" in text
+    assert "eta 5 s" in text
+
+
+def test_quiet_shows_nothing():
+    assert shown("quiet", terminal=True) == ""
+    with pytest.raises(ConfigError, match="loud"):
+        make_display("loud", total_steps=1)
+
+
+def puffer_args(tmp_path, *flags):
+    return pufferl.load_config("CartPole-v1", [*SMALL, "--train.data-dir", str(tmp_path), *flags])
+
+
+@pytest.mark.parametrize("make", [Plain, Split, lambda env: PufferLSTM(env, Split(env))])
+def test_policies_of_the_guide_are_trained_as_they_are(make, tmp_path):
+    args = puffer_args(tmp_path)
+    if make not in (Plain, Split):
+        args["rnn_name"] = "LSTMWrapper"
+        args["train"]["use_rnn"] = True
+        args["train"]["bptt_horizon"] = 8
+        args["train"]["batch_size"] = 128
+    vecenv = pufferl.load_env("CartPole-v1", args)
+    trainer = pufferl.PuffeRL(args["train"], vecenv, make(vecenv.driver_env))
+    while trainer.global_step < args["train"]["total_timesteps"]:
+        trainer.evaluate()
+        logs = trainer.train()
+    assert logs == trainer.mean_and_log() == trainer.logs
+    assert logs["agent_steps"] == 512
+    assert trainer.save_checkpoint().is_file()
+    trainer.close()
+
+
+def test_load_policy_builds_what_the_args_name(tmp_path):
+    args = puffer_args(tmp_path, "--rnn-name", "LSTMWrapper", "--policy.hidden-size", "32")
+    vecenv = pufferl.load_env("CartPole-v1", args)
+    policy = pufferl.load_policy(args, vecenv)
+    assert str(policy.spec).startswith("puffer-policies/LSTMWrapper(")
+    assert policy.hidden_size == 32
+    vecenv.close()
+
+
+def test_the_puffer_breakout_of_the_guide_runs_without_pufferlib(tmp_path):
+    args = pufferl.load_config("puffer_breakout")
+    args["vec"]["num_envs"] = 4
+    args["train"].update(total_timesteps=512, data_dir=str(tmp_path), minibatch_size="auto")
+    vecenv = pufferl.load_env("puffer_breakout", args)
+    trainer = pufferl.PuffeRL(args["train"], vecenv, Plain(vecenv.driver_env))
+    trainer.evaluate()
+    assert trainer.train()["agent_steps"] == 256
+    trainer.close()
+
+
+def test_whole_runs_have_puffers_names_too(tmp_path):
+    result = pufferl.train("CartPole-v1", puffer_args(tmp_path))
+    assert pufferl.eval(result.checkpoint).returns == result.evaluation.returns
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.time, "strftime", lambda _: "now")
+    config = config_of(tmp_path)
+    named = dataclasses.replace(config, train=dataclasses.replace(config.train, env="a/b"))
+    assert [module.new_folder(named).name for _ in range(2)] == ["a_b-now", "a_b-now-2"]

@@ -1,0 +1,158 @@
+"""The trainer: its arithmetic, its schedule, its repeatability, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from training_toys import Plain, Split, clocks, guesses
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
+from puffer_policies.train.plan import make_plan
+from puffer_policies.train.state import load_trainer, save_trainer
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.wrappers.lstm import LSTMWrapper
+
+CONFIG = TrainConfig(total_timesteps=256, bptt_horizon=16, learning_rate=1e-2, seed=5)
+
+
+def trainer_of(env=None, config=CONFIG, make=Plain):
+    torch.manual_seed(config.seed)
+    env = env or guesses()
+    return Trainer(config, env, make(env))
+
+
+def run(trainer):
+    logs = {}
+    while not trainer.finished:
+        trainer.evaluate()
+        logs = trainer.train()
+    return logs
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.policy.parameters()])
+
+
+def test_auto_sizes_follow_from_agents_and_horizon():
+    plan = make_plan(CONFIG, 4, recurrent=True)
+    assert (plan.batch_size, plan.minibatch_size, plan.segment) == (64, 16, 16)
+    assert (plan.num_steps, plan.segments_per_minibatch, plan.num_updates) == (16, 1, 4)
+    assert make_plan(CONFIG, 4, recurrent=False).segments_per_minibatch == 16
+
+
+@pytest.mark.parametrize("agents", [1, 3, 5, 7, 64])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_auto_sizes_always_divide(agents, recurrent):
+    plan = make_plan(CONFIG, agents, recurrent=recurrent)
+    assert plan.batch_size % plan.minibatch_size == 0
+    assert plan.minibatch_size % plan.segment == 0
+
+
+def test_sizes_that_do_not_divide_are_told_with_their_arithmetic_and_all_at_once():
+    config = dataclasses.replace(CONFIG, batch_size=90, minibatch_size=50)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(config, 4, recurrent=True)
+    text = str(caught.value)
+    assert "90 / 4 agents = 22.5" in text
+    assert "90 / train.minibatch_size 50 = 1.8" in text
+    assert "50 / train.bptt_horizon 16 = 3.125" in text
+
+
+def test_it_learns_to_name_what_it_sees():
+    config = dataclasses.replace(CONFIG, total_timesteps=6_000)
+    logs = run(trainer_of(guesses(8), config))
+    assert logs["environment/episode_return"] > 3.6
+
+
+@pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])
+def test_one_seed_gives_one_result(make):
+    first, second = (trainer_of(make=make) for _ in range(2))
+    run(first), run(second)
+    assert torch.equal(weights(first), weights(second))
+    other = trainer_of(config=dataclasses.replace(CONFIG, seed=6), make=make)
+    run(other)
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_the_learning_rate_falls_linearly_or_stays():
+    trainer, rates = trainer_of(), []
+    while not trainer.finished:
+        trainer.evaluate()
+        rates.append(trainer.train()["learning_rate"])
+    np.testing.assert_allclose(rates, [1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+    constant = trainer_of(config=dataclasses.replace(CONFIG, anneal_lr=False))
+    assert run(constant)["learning_rate"] == 1e-2
+
+
+def test_logs_count_steps_updates_and_finished_episodes():
+    logs = run(trainer_of())
+    assert (logs["agent_steps"], logs["epoch"]) == (256, 4)
+    assert logs["environment/episode_length"] == 4
+    assert logs["environment/episodes"] == 4 * 13  # 4 steps and a ghost: ends after 4, 9, .. 64
+    assert logs["SPS"] > 0
+
+
+def test_raw_rewards_are_reported_though_scaled_ones_are_learned():
+    trainer = trainer_of(clocks(AutoresetMode.SAME_STEP, [[(3, "t")]]))
+    logs = run(trainer)
+    assert logs["environment/episode_return"] == 1 + 2 + 3
+    assert trainer.reward_scale.factor != 1
+
+
+def test_a_small_target_divergence_stops_the_epochs():
+    def steps_of(target):
+        config = dataclasses.replace(CONFIG, target_kl=target, learning_rate=0.1)
+        trainer = trainer_of(config=config)
+        trainer.evaluate()
+        trainer.train()
+        (state, *_) = trainer.optimizer.state_dict()["state"].values()
+        return int(state["step"])
+
+    assert steps_of(1e-9) < steps_of(None) == 16
+
+
+def test_a_loss_that_is_not_finite_names_its_parts():
+    trainer = trainer_of(config=dataclasses.replace(CONFIG, learning_rate=1e38, max_grad_norm=1e30))
+    trainer.evaluate()
+    with pytest.raises(TrainingError, match=r"update 1: total.*parameters.*net\.0\.weight"):
+        trainer.train()
+
+
+def test_learning_without_a_rollout_is_refused():
+    with pytest.raises(TrainingError, match="evaluate"):
+        trainer_of().train()
+
+
+@pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])
+def test_a_resumed_run_equals_the_uninterrupted_one(make, tmp_path):
+    # Episodes end where rollouts do: that far the envs, which start anew, are the same.
+    def fresh():
+        return trainer_of(clocks(AutoresetMode.SAME_STEP, [[(16, "c")], [(8, "t")]]), make=make)
+
+    whole, before, after = fresh(), fresh(), fresh()
+    run(whole)
+    for _ in range(3):
+        before.evaluate()
+        before.train()
+    path = save_trainer(tmp_path / "trainer.safetensors", before)
+    after.policy.load_state_dict(before.policy.state_dict())
+    torch.manual_seed(99)
+    load_trainer(path, after)
+    assert after.epoch == 3
+    logs = run(after)
+    assert torch.equal(weights(after), weights(whole))
+    assert logs["environment/episodes"] == whole.collector.episodes.num_finished
+
+
+def test_the_state_of_another_policy_is_refused(tmp_path):
+    trainer = trainer_of()
+    trainer.evaluate()
+    trainer.train()
+    path = save_trainer(tmp_path / "trainer.safetensors", trainer)
+    with pytest.raises(CheckpointError, match="another policy"):
+        load_trainer(path, trainer_of(make=lambda env: Plain(env, hidden_size=3)))
