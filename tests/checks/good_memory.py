@@ -1,0 +1,60 @@
+"""A correct memory in another author's style: two GRU layers under a state key of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from good import GoodMLP, lead_of, merged
+from torch import Tensor, nn
+
+
+class GRUMemory(GoodMLP):
+    """Two GRU layers; the state lies under a key of its own, (B, L, H)."""
+
+    def __init__(self, env: Any, hidden_size: int = 12, num_layers: int = 2) -> None:
+        super().__init__(env, hidden_size)
+        self.gru = nn.GRU(hidden_size, hidden_size, num_layers, batch_first=True)
+        for name, parameter in self.gru.named_parameters():
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+            else:
+                for gate in parameter.data.chunk(3):
+                    nn.init.orthogonal_(gate)
+
+    def initial_state(self, batch_size: int, device: Any = None) -> dict[str, Tensor]:
+        weight = self.critic.weight
+        size = (batch_size, self.gru.num_layers, self.gru.hidden_size)
+        return {"memory": torch.zeros(size, dtype=weight.dtype, device=device or weight.device)}
+
+    def recur(self, hidden: Tensor, state: dict[str, Any]) -> Tensor:
+        """(B, T, H) -> (B, T, H), with `state` brought up to date."""
+        rows, steps, _ = hidden.shape
+        memory = state.get("memory")
+        memory = self.initial_state(rows)["memory"] if memory is None else memory
+        starts = state.get("episode_start")
+        if starts is None:
+            starts = torch.zeros(rows, steps, dtype=torch.bool)
+        starts = starts.reshape(rows, -1)
+        outputs = []
+        for t in range(steps):
+            if t < starts.shape[1]:
+                memory = torch.where(starts[:, t, None, None].bool(), 0.0, memory)
+            out, after = self.gru(hidden[:, t : t + 1], memory.transpose(0, 1).contiguous())
+            memory = after.transpose(0, 1)
+            outputs.append(out)
+        state["memory"] = memory.detach()
+        return torch.cat(outputs, 1)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        hidden = self.encode_observations(observations).unsqueeze(1)
+        return self.decode_actions(self.recur(hidden, {} if state is None else state)[:, 0])
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        lead = lead_of(self.spaces.observation, observations)
+        rows, steps = lead if len(lead) == 2 else (*lead, 1)
+        observations = merged(observations) if len(lead) == 2 else observations
+        hidden = self.encode_observations(observations).reshape(rows, steps, -1)
+        hidden = self.recur(hidden, {} if state is None else state)
+        logits, values = self.decode_actions(hidden.flatten(0, 1))
+        return logits, values.reshape(rows, steps)
