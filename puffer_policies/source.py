@@ -36,7 +36,7 @@ def locate_module(name: str, *, search_path: str = "") -> Path | None:
 
 
 def constructor_signature(target: str, *, search_path: str = "") -> str:
-    """Return ``(env, hidden_size=128)`` of the class ``module:Class``, or '' where it can't be read.
+    """Return ``(env, hidden_size=128)`` of the class ``module:Class``, or '' if it can't be read.
 
     The text comes from the source, so that showing it imports nothing. A class that inherits its
     constructor, or is made by a call, has no signature here.

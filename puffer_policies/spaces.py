@@ -1,7 +1,8 @@
 """Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
 
 Every dispatch on the type of a space is here or in `puffer_policies.nn.features`. A package with a
-space of its own registers it there: ``action_layout.register(MySpace)``.
+space of its own registers it there: ``action_layout.register(MySpace)``. Gymnasium's names stand
+here too, as in ``pufferlib.spaces``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces as gym_spaces
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from puffer_policies.errors import EnvError, IncompatibleSpace, did_you_mean
 
@@ -85,7 +86,7 @@ def described(space: Any) -> str:
 
 
 @described.register
-def _(space: gym_spaces.Box) -> str:
+def _(space: Box) -> str:
     return f"Box(shape={space.shape}, dtype={space.dtype})"
 
 
@@ -104,23 +105,23 @@ def observation_kind(space: Any) -> str:
 
 
 @observation_kind.register
-def _(space: gym_spaces.Box) -> str:
+def _(space: Box) -> str:
     if len(space.shape) == 1:
         return "vector"
     return "image" if image_layout(space) else "array"
 
 
 for _kind, _space_type in {
-    "discrete": gym_spaces.Discrete,
-    "multidiscrete": gym_spaces.MultiDiscrete,
-    "multibinary": gym_spaces.MultiBinary,
-    "dict": gym_spaces.Dict,
-    "tuple": gym_spaces.Tuple,
+    "discrete": Discrete,
+    "multidiscrete": MultiDiscrete,
+    "multibinary": MultiBinary,
+    "dict": Dict,
+    "tuple": Tuple,
 }.items():
     observation_kind.register(_space_type, lambda space, kind=_kind: kind)
 
 
-def image_layout(space: gym_spaces.Box) -> str:
+def image_layout(space: Box) -> str:
     """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.
 
     An image has three axes; its channels are the axis that is smaller than both others, and the
@@ -134,8 +135,8 @@ def image_layout(space: gym_spaces.Box) -> str:
     return "CHW" if first < middle and first < last else ""
 
 
-def image_size(space: gym_spaces.Box) -> tuple[int, int]:
-    """Return height and width in pixels of an image space."""
+def image_size(space: Any) -> tuple[int, int]:
+    """Return height and width in pixels of a space whose kind is ``image``."""
     height, width = space.shape[:2] if image_layout(space) == "HWC" else space.shape[1:]
     return int(height), int(width)
 
@@ -221,13 +222,13 @@ def action_layout(space: Any) -> ActionLayout:
 
 
 @action_layout.register
-def _(space: gym_spaces.Discrete) -> ActionLayout:
+def _(space: Discrete) -> ActionLayout:
     start = np.asarray(space.start, dtype=np.int64)
     return ActionLayout("discrete", (), space.dtype, (int(space.n),), start)
 
 
 @action_layout.register
-def _(space: gym_spaces.MultiDiscrete) -> ActionLayout:
+def _(space: MultiDiscrete) -> ActionLayout:
     # `start` came after gymnasium 0.29.
     start = np.broadcast_to(np.asarray(getattr(space, "start", 0), dtype=np.int64), space.shape)
     nvec = tuple(int(n) for n in space.nvec.reshape(-1))
@@ -235,27 +236,28 @@ def _(space: gym_spaces.MultiDiscrete) -> ActionLayout:
 
 
 @action_layout.register
-def _(space: gym_spaces.MultiBinary) -> ActionLayout:
+def _(space: MultiBinary) -> ActionLayout:
     start = np.zeros(space.shape, dtype=np.int64)
     return ActionLayout("multibinary", space.shape, space.dtype, (2,) * start.size, start)
 
 
 @action_layout.register
-def _(space: gym_spaces.Box) -> ActionLayout:
+def _(space: Box) -> ActionLayout:
     if np.issubdtype(space.dtype, np.integer):
         return _integer_layout(space)
     low, high = space.low, space.high
     return ActionLayout("box", space.shape, space.dtype, low=low, high=high)
 
 
-def _integer_layout(space: gym_spaces.Box) -> ActionLayout:
-    low, high = space.low.astype(np.int64), space.high.astype(np.int64)
-    options = high - low + 1
+def _integer_layout(space: Box) -> ActionLayout:
+    # In floats first: the width of the whole int64 overflows int64.
+    options = space.high.astype(np.float64) - space.low.astype(np.float64) + 1
     if not space.is_bounded() or options.max(initial=1) > MAX_INTEGER_CHOICES:
         raise IncompatibleSpace(
-            f"Action space {described(space)} holds integers, and more than {MAX_INTEGER_CHOICES} of them in "
-            "one element: too many for a choice, and no continuous head draws integers.",
+            f"Action space {described(space)} has over {MAX_INTEGER_CHOICES} integers in one "
+            "element: too many for a choice, and no continuous head draws integers.",
             fix="Use a float Box, or Discrete or MultiDiscrete with fewer options.",
         )
     nvec = tuple(int(n) for n in options.reshape(-1))
-    return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, low)
+    start = space.low.astype(np.int64)
+    return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, start)

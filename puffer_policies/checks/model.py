@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -84,6 +85,15 @@ class Check:
     tier: Tier = Tier.DYNAMIC
     applies: Applies = always
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The decorator gives the function's name to the check, so it travels as functions do.
+        return _named, (self.run.__module__, self.run.__qualname__)
+
+
+def _named(module: str, name: str) -> Check:
+    found: Check = getattr(importlib.import_module(module), name)
+    return found
 
 
 def check(

@@ -1,0 +1,63 @@
+"""The code in README and docs runs: each page from top to bottom, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"(?:#|;) (\S+\.(?:py|ini|toml))\n")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def script(page: Path) -> str:
+    """Return the page as one program: named blocks become files, console blocks commands."""
+    parts = ["import subprocess, pathlib"]
+    for language, text in blocks(page):
+        named = FILE_NAME.match(text)
+        if named:
+            parts.append(f"pathlib.Path({named[1]!r}).write_text({text!r})")
+        if language == "python" and not (named and "if __name__" in text):
+            parts.append(text)
+        if language == "console":
+            commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+            parts += [f"subprocess.run({c!r}, shell=True, check=True)" for c in commands]
+    return "\n".join(parts)
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_page_runs(page, tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    program = tmp_path / "page_of_docs.py"
+    program.write_text(script(page))
+    done = subprocess.run(
+        [sys.executable, program.name], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{page.name}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_toml_on_the_page_is_toml(page):
+    for language, text in blocks(page):
+        if language == "toml":
+            tomllib.loads(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
