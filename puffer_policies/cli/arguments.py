@@ -6,12 +6,6 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
-from puffer_policies.config.schema import (
-    FREE_SECTIONS,
-    SECTIONS,
-    field_defaults,
-    field_docs,
-)
 from puffer_policies.errors import did_you_mean
 
 
@@ -28,25 +22,6 @@ class Parser(argparse.ArgumentParser):
         verbs = [verb for action in self._actions for verb in action.choices or ()]
         hint = did_you_mean(rest.split("(")[0].strip(" '\""), verbs) if found else ""
         return f"\n{hint}" if hint else ""
-
-
-class _ShowOptions(argparse.Action):
-    """Prints every option of a config with its default, and exits."""
-
-    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        for section in SECTIONS.values():
-            defaults = field_defaults(section)
-            print(f"\n{section.section}")
-            for name, doc in field_docs(section).items():
-                prefix = "" if section.section == "base" else f"{section.section}."
-                print(f"  --{prefix}{name.replace('_', '-')} {defaults.get(name, '')}")
-                print(f"        {doc}")
-        free = ", ".join(f"--{section}.KEY" for section in FREE_SECTIONS)
-        print(f"\n{free}\n        Arguments of the env, the policy and the wrapper.")
-        parser.exit()
 
 
 def make_parser(version: str) -> tuple[argparse.ArgumentParser, Any]:
@@ -69,6 +44,10 @@ def handler_of(options: argparse.Namespace) -> Any:
         return "fitting:run_fits"
     if options.verb == "show" and options.env:
         return "fitting:run_show_for"
+    if options.verb == "train" and options.options:
+        return "configuring:run_options"
+    if options.verb == "train" and options.name is None:
+        return "configuring:run_names"
     return options.run
 
 
@@ -89,8 +68,8 @@ def _add_looking(verbs: Any) -> None:
 def _add_training(verbs: Any) -> None:
     train = _verb(verbs, "train", "training:run_train", "train a policy by config name or env id")
     train.epilog = "Every option of the config is a flag: see --options."
-    train.add_argument("--options", action=_ShowOptions, help="list every option of a config")
-    train.add_argument("name", help="a config, a .toml or .ini file, or a gymnasium id")
+    train.add_argument("--options", action="store_true", help="list every option of a config")
+    train.add_argument("name", nargs="?", help="a config, a .toml or .ini file, or a gymnasium id")
     train.add_argument("--quiet", action="store_true", help="print the summary only")
     train.set_defaults(takes_overrides=True)
     evaluate = _verb(verbs, "eval", "training:run_eval", "replay a checkpoint without training")

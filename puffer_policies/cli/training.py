@@ -1,0 +1,75 @@
+"""The verbs that train and replay."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.config.load import ConfigWarning, load_config
+from puffer_policies.config.resolved import Config
+from puffer_policies.train.evaluate import Evaluation, evaluate_checkpoint
+from puffer_policies.train.run import MODEL, RunResult, train_from_config
+
+INTERRUPTED = 130
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train by config; 130 if Ctrl-C cut the run short, its checkpoint written."""
+    config = _config(options.name, options.overrides)
+    quiet = options.quiet or options.json
+    result = train_from_config(config, display="quiet" if quiet else "auto")
+    if options.json:
+        print_json(_result_data(result))
+    elif options.quiet:
+        print_fields(_evaluation_fields(result.evaluation))
+        print(result.checkpoint)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def run_eval(options: argparse.Namespace) -> int:
+    """Replay a checkpoint and print what it reached."""
+    given = {"episodes": options.episodes, "seed": options.seed}
+    overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if options.stochastic:
+        overrides["deterministic"] = False
+    path = Path(options.checkpoint)
+    evaluation = evaluate_checkpoint(path / MODEL if path.is_dir() else path, overrides=overrides)
+    if options.json:
+        print_json(evaluation.to_dict())
+    else:
+        print_fields(_evaluation_fields(evaluation))
+    return 0
+
+
+def _config(name: str, overrides: list[str]) -> Config:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConfigWarning)
+        config = load_config(name, overrides)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return config
+
+
+def _result_data(result: RunResult) -> dict[str, Any]:
+    return {
+        "folder": str(result.folder),
+        "checkpoint": str(result.checkpoint),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "interrupted": result.interrupted,
+        "evaluation": result.evaluation.to_dict() if result.evaluation else None,
+    }
+
+
+def _evaluation_fields(evaluation: Evaluation | None) -> list[tuple[str, str]]:
+    if evaluation is None:
+        return []
+    kind = "deterministic" if evaluation.deterministic else "sampled"
+    return [
+        ("return", f"{evaluation.mean:.2f} ± {evaluation.std:.2f}"),
+        ("episodes", f"{len(evaluation.returns)} {kind}, seed {evaluation.seed}"),
+    ]
