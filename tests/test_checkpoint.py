@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from training_toys import Plain, PufferLSTM, Split
 
-from puffer_policies import checkpoint
+from puffer_policies import checkpoint, tensorfile
 from puffer_policies.checkpoint import load_policy, load_weights, read_header, save_checkpoint
 from puffer_policies.errors import CheckpointError
 from puffer_policies.factory import get_policy
@@ -169,7 +169,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(tensorfile.os, "fsync", full)
     with pytest.raises(CheckpointError, match="no space left"):
         save_checkpoint(path, Plain(SPACES), env=SPACES)
     assert path.read_bytes() == before

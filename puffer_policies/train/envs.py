@@ -12,7 +12,10 @@ DISABLED    we restart the finished rows ourselves, through ``options["reset_mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -240,9 +243,10 @@ def make_vecenv(
     # The rollout copies observations at once: a second copy inside the env is waste.
     vector_kwargs = {} if mode == "vector_entry_point" else {"copy": False}
     try:
-        env = gymnasium.make_vec(
-            env_id, num_envs, mode, vector_kwargs=vector_kwargs, **(env_kwargs or {})
-        )
+        with _interrupts_ignored() if mode == "async" else nullcontext():
+            env = gymnasium.make_vec(
+                env_id, num_envs, mode, vector_kwargs=vector_kwargs, **(env_kwargs or {})
+            )
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error) from error
     except (ImportError, TypeError, ValueError) as error:
@@ -251,6 +255,19 @@ def make_vecenv(
             fix="The [env] section holds the arguments of the environment.",
         ) from error
     return GymVecEnv(env)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let processes started meanwhile ignore Ctrl-C, which a terminal sends to all: we end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _mode(env_id: str, vectorization: str) -> str:

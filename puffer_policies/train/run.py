@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,14 +154,9 @@ class _Run:
             with _interruptible() as stop:
                 self._loop(stop, metrics, display)
                 seconds = time.perf_counter() - start
-                path = self._save()
-                if not self.trainer.finished:
-                    display.note(
-                        f"Interrupted after {self.trainer.global_step:,} steps; checkpoint: {path}"
-                    )
-                    return self._result(seconds, None)
-            evaluation = evaluate_config(self.trainer.policy, self.config)
-            metrics.write({"evaluation": evaluation.to_dict()})
+                self._save()
+            evaluation = self._evaluate(display)
+            metrics.write({"evaluation": evaluation.to_dict() if evaluation else None})
             return self._result(seconds, evaluation)
         finally:
             metrics.close()
@@ -175,6 +170,15 @@ class _Run:
             display.update(logs)
             if interval and trainer.epoch % interval == 0:
                 self._save()
+
+    def _evaluate(self, display: Display) -> Evaluation | None:
+        """Play the final evaluation; None, and a word about it, if the run is interrupted."""
+        if self.trainer.finished:
+            with suppress(KeyboardInterrupt):
+                return evaluate_config(self.trainer.policy, self.config)
+        steps = self.trainer.global_step
+        display.note(f"Interrupted after {steps:,} steps; checkpoint: {self.folder / MODEL}")
+        return None
 
     def _save(self) -> Path:
         trainer = self.trainer
@@ -223,16 +227,22 @@ def new_folder(config: Config) -> Path:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no update is cut in two; the second raises."""
+    """Turn the first Ctrl-C into an event, so that no update is cut in two; a later one raises."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
     previous = signal.getsignal(signal.SIGINT)
+    deadline = float("inf")
 
     def on_interrupt(number: int, frame: Any) -> None:
+        nonlocal deadline
+        if time.monotonic() > deadline:
+            raise KeyboardInterrupt
+        if not stop.is_set():
+            # Launchers such as `timeout` pass one Ctrl-C on a second time, at once.
+            deadline = time.monotonic() + 1.0
         stop.set()
-        signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puffer_policies.checkpoint import read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError
+from puffer_policies.tensorfile import read_tensors, write_tensors
 from puffer_policies.train.trainer import Trainer
 
 METADATA_KEY = "puffer_policies_trainer"
