@@ -49,7 +49,8 @@ def spaces_of(env: Any) -> Spaces:
         return env
     if isinstance(env, str):
         return _spaces_of_id(env)
-    for prefix in ("single_", ""):
+    # Before 1.0, gymnasium's wrappers warn when asked for what only vector envs have.
+    for prefix in ("",) if isinstance(env, gymnasium.Wrapper) else ("single_", ""):
         observation = getattr(env, f"{prefix}observation_space", None)
         action = getattr(env, f"{prefix}action_space", None)
         if observation is not None and action is not None:

@@ -29,7 +29,7 @@ OBSERVATIONS: dict[str, gymnasium.Space[Any]] = {
     "discrete": spaces.Discrete(5),
     "discrete_start": spaces.Discrete(5, start=-2),
     "multidiscrete": spaces.MultiDiscrete([3, 2, 4]),
-    "multidiscrete_2d": spaces.MultiDiscrete([[3, 2], [4, 5]]),
+    "multidiscrete_2d": spaces.MultiDiscrete(np.array([[3, 2], [4, 5]])),
     "multibinary": spaces.MultiBinary(6),
     "multibinary_2d": spaces.MultiBinary((2, 3)),
     "dict": spaces.Dict(
@@ -50,7 +50,7 @@ ACTIONS: dict[str, gymnasium.Space[Any]] = {
     "multidiscrete": spaces.MultiDiscrete([3, 2, 4]),
     "multidiscrete_equal": spaces.MultiDiscrete([3, 3]),
     "multidiscrete_one": spaces.MultiDiscrete([5]),
-    "multidiscrete_2d": spaces.MultiDiscrete([[3, 2], [4, 5]]),
+    "multidiscrete_2d": spaces.MultiDiscrete(np.array([[3, 2], [4, 5]])),
     "multibinary": spaces.MultiBinary(6),
     "multibinary_2d": spaces.MultiBinary((2, 3)),
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from gymnasium import spaces as gym_spaces
@@ -18,6 +19,15 @@ from puffer_policies.nn.batching import require_shape
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels, make_features
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import image_layout
+
+
+class InputLinear(nn.Linear):
+    """A Linear layer that casts what it reads to the dtype of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, size) of any floating dtype -> (N, H)."""
+        weight = self.weight
+        return nn.functional.linear(x.to(weight.dtype), weight, self.bias)
 
 
 class MLPEncoder(nn.Module):
@@ -33,17 +43,15 @@ class MLPEncoder(nn.Module):
         super().__init__()
         self.features = make_features(space)
         self.hidden_size = hidden_sizes[-1]
-        layers: list[nn.Module] = []
-        size = self.features.size
-        for width in hidden_sizes:
+        first = layer_init(InputLinear(self.features.size, hidden_sizes[0]))
+        layers: list[nn.Module] = [first, activation()]
+        for size, width in pairwise(hidden_sizes):
             layers += [layer_init(nn.Linear(size, width)), activation()]
-            size = width
         self.layers = nn.Sequential(*layers)
 
     def forward(self, observations: Any) -> Tensor:
         """(N, *obs) in any dtype of the space -> (N, H)."""
-        features = self.features(observations)
-        hidden: Tensor = self.layers(features.to(self.layers[0].weight.dtype))
+        hidden: Tensor = self.layers(self.features(observations))
         return hidden
 
 
