@@ -14,8 +14,11 @@ recurrent = false
 needs_mask = false
 min_image_size = 0
 override = true                     # replace a name on purpose; not in a package's manifest
-[wrappers.MyWrapper]                # target, summary, paper, extra, defaults, override, and
-requires = ["recurrent"]            # traits: what must be below, must not be below, what it adds
+[wrappers.MyWrapper]
+target = "acme.nets:MyWrapper"      # with summary, paper, extra, defaults and override as above
+requires = ["recurrent"]            # traits that must be below it,
+forbids = ["masked"]                # that must not be,
+provides = ["attention"]            # and that it adds
 [presets.my-preset]
 policy = "LSTMWrapper(MyNet(hidden_size=512))"
 [alias]

@@ -43,44 +43,50 @@ class _Default:
     """The default registry: filled once, at the first question, whichever thread asks.
 
     A class that is decorated before that waits: decorating, which happens at import, reads no file.
+    Nor does it wait for another thread that is filling, which may want the very module whose import
+    decorates.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        """Held while the registry is filled."""
+        self._brief = threading.Lock()
+        """Held while a class is put on the waiting list or taken from it; nothing is imported."""
         self._registry: Registry | None = None
         self._filling: Registry | None = None
+        self._filler = 0
         self._waiting: list[Record] = []
 
     def get(self) -> Registry:
+        if self._registry is not None:
+            return self._registry
         with self._lock:
-            if self._registry is None and self._filling is None:
-                self._fill()
-            # While it is being filled, a plug-in that asks gets what there is so far.
-            registry = self._registry or self._filling
-            assert registry is not None
-            return registry
+            # While this thread is filling it, a plug-in that asks gets what there is so far.
+            return self._registry or self._filling or self._fill()
 
     def set(self, registry: Registry | None) -> None:
         with self._lock:
             self._registry = registry
 
     def add(self, record: Record) -> None:
-        with self._lock:
-            if self._registry is None and self._filling is None:
+        with self._brief:
+            if self._registry is None and self._filler != threading.get_ident():
                 self._waiting.append(record)
-            else:
-                _add_decorated(self.get(), record)
+                return
+        _add_decorated(self.get(), record)
 
-    def _fill(self) -> None:
-        self._filling = Registry()
+    def _fill(self) -> Registry:
+        self._filling, self._filler = Registry(), threading.get_ident()
         try:
             fill(self._filling)
-            for record in self._waiting:
-                _add_decorated(self._filling, record)
-            self._waiting.clear()
-            self._registry = self._filling
+            with self._brief:
+                for record in self._waiting:
+                    _add_decorated(self._filling, record)
+                self._waiting.clear()
+                self._registry = self._filling
+            return self._registry
         finally:
-            self._filling = None
+            self._filling, self._filler = None, 0
 
 
 _default = _Default()

@@ -14,8 +14,10 @@ from puffer_policies.errors import (
     nearest,
 )
 from puffer_policies.naming import split_name
-from puffer_policies.records import Pointer, Provenance, Record
+from puffer_policies.records import Pointer, Preset, Provenance, Record
 from puffer_policies.resolution import Entry, Resolution, Verdict
+
+_EXAMPLES = ("Default", "LSTMWrapper")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +76,45 @@ def lookup_error(
     return _not_found(found.asked, names, _related(found, failures))
 
 
-def wrong_kind(record: Record, asked: str, kind: str) -> PolicyNotFound:
-    """Return the error of a wrapper asked for as a policy, or a policy as a wrapper."""
+def wrong_kind(record: Record, asked: str, others: Sequence[str]) -> PolicyNotFound:
+    """Return the error of a wrapper asked for as a policy, or a policy as a wrapper.
+
+    `others` are the names of the other kind.
+    """
+    other = next(iter(sorted(others, key=lambda name: (name not in _EXAMPLES, name))), "")
     if record.kind == "wrapper":
-        fix = f"Put it around a policy, as in '{asked}(Default)'."
+        problem = f"{asked!r} is a wrapper, not a policy."
+        fix = f"Put it around a policy, as in '{asked}({other or 'MyPolicy'})'."
     else:
-        fix = f"A policy goes inside: 'LSTMWrapper({asked})'. `list_wrappers()` names the wrappers."
-    return PolicyNotFound(f"{asked!r} is a {record.kind}, not a {kind}.", fix=fix)
+        problem = f"{asked!r} is a policy, not a wrapper."
+        fix = f"A policy goes inside a wrapper, as in '{other or 'MyWrapper'}({asked})'."
+    return PolicyNotFound(problem, fix=fix)
+
+
+def preset_error(preset: Preset) -> PolicyNotFound:
+    """Return the error of a preset asked for as a policy."""
+    return PolicyNotFound(
+        f"{preset.name!r} is a preset, not a policy: it stands for {preset.policy!r} "
+        f"({package(preset.provenance)}, {preset.provenance.origin}).",
+        fix=f"get_policy({preset.name!r}, env) builds it.",
+    )
+
+
+def preset_explanation(preset: Preset, asked: str) -> Explanation:
+    """Return what is known of a preset."""
+    line = (
+        f"{asked!r} is a preset of {package(preset.provenance)} ({preset.provenance.origin}): "
+        f"{preset.policy}"
+    )
+    return Explanation(
+        asked=asked,
+        verdict="preset",
+        record=None,
+        records=(),
+        lines=(line,),
+        suggestions=(),
+        failures=(),
+    )
 
 
 def deprecation(found: Resolution) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from puffer_policies.catalog import Catalog, read_catalog
+from puffer_policies.catalog import read_catalog
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
@@ -25,6 +25,7 @@ from puffer_policies.installed import (
     manifest_path,
     packages_with_policies,
 )
+from puffer_policies.manifest import Catalog
 from puffer_policies.naming import BUILTIN, LAYER_NAMES, normalise
 from puffer_policies.plugins import Plugin, PluginHooks, admit, timed
 from puffer_policies.records import Layer, Provenance, Record

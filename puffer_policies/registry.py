@@ -15,6 +15,8 @@ from puffer_policies.explain import (
     described,
     explanation,
     lookup_error,
+    preset_error,
+    preset_explanation,
     wrong_kind,
 )
 from puffer_policies.hookspecs import Hooks, NoHooks
@@ -70,20 +72,25 @@ class Registry:
             PolicyRemoved: the name has a tombstone.
         """
         found = self._resolve(name)
+        if found.verdict == "not found" and name in self.presets:
+            raise preset_error(self.presets[name])
         error = lookup_error(found, names=self._known(kind), failures=self.errors)
         if error is not None:
             raise error
         record = found.record
         assert record is not None
         if kind is not None and record.kind != kind:
-            raise wrong_kind(record, name, kind)
+            raise wrong_kind(record, name, self.names(kind))
         if found.verdict == "deprecated":
             warnings.warn(deprecation(found), PolicyDeprecationWarning, stacklevel=2)
         return record
 
     def explain(self, name: str) -> Explanation:
         """Return everything known of a name, whether it leads to a record or not."""
-        return explanation(self._resolve(name), names=self._known(None), failures=self.errors)
+        found = self._resolve(name)
+        if found.verdict == "not found" and name in self.presets:
+            return preset_explanation(self.presets[name], name)
+        return explanation(found, names=self._known(None), failures=self.errors)
 
     def names(self, kind: Kind | None = None) -> list[str]:
         """Return the usable names, sorted: bare where the bare name leads there, else qualified."""

@@ -8,7 +8,7 @@ came plays no part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from puffer_policies.naming import split_name
@@ -25,6 +25,7 @@ Verdict = Literal[
     "shadowed",
     "blocked",
     "broken",
+    "preset",
     "not found",
 ]
 
@@ -115,7 +116,8 @@ def _follow(book: Book, asked: str, name: str, trail: tuple[Pointer, ...]) -> Re
     if len(chosen) != 1:
         verdict: Verdict = "ambiguous" if chosen else "broken"
         return Resolution(asked=asked, verdict=verdict, entries=entries, trail=trail, rule=rule)
-    return _arrive(book, asked, chosen[0], entries, trail)
+    arrived = _arrive(book, asked, chosen[0], entries, trail)
+    return replace(arrived, rule=arrived.rule or rule)
 
 
 def _arrive(

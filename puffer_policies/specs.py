@@ -120,21 +120,22 @@ def _plain(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _parse(expression: str) -> PolicySpec:
-    names: list[str] = []
+    names: dict[str, str] = {}
 
     def hide(match: re.Match[str]) -> str:
         # `acme-nets/Conv` is arithmetic to Python's parser: stand an identifier in for it.
         if match["quoted"]:
             return match["quoted"]
-        names.append(match["name"])
-        return f"_qualified_{len(names) - 1}"
+        hidden = f"_qualified_{len(names)}"
+        names[hidden] = match["name"]
+        return hidden
 
-    hidden = _QUALIFIED.sub(hide, expression.strip())
     try:
-        tree = ast.parse(hidden, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
+        tree = ast.parse(_QUALIFIED.sub(hide, expression.strip()), mode="eval").body
+        return _Reader(expression, names).spec(tree)
+    # Python's parser runs out of stack or memory on text that is nested too deeply.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _malformed(expression, "it can't be parsed") from error
-    return _Reader(expression, names).spec(tree)
 
 
 def _malformed(expression: str, why: str) -> BuildError:
@@ -147,7 +148,7 @@ def _malformed(expression: str, why: str) -> BuildError:
 @dataclass(frozen=True, slots=True)
 class _Reader:
     expression: str
-    names: list[str]
+    names: dict[str, str]
 
     def spec(self, node: ast.expr) -> PolicySpec:
         if isinstance(node, ast.Name):
@@ -164,14 +165,17 @@ class _Reader:
     def name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
             raise _malformed(self.expression, f"{ast.unparse(node)!r} is not a name")
-        prefix, _, index = node.id.rpartition("_")
-        return self.names[int(index)] if prefix == "_qualified" else node.id
+        if node.id.startswith("_") and node.id not in self.names:
+            raise _malformed(self.expression, f"{node.id!r} is not a name")
+        return self.names.get(node.id, node.id)
 
     def keywords(self, node: ast.Call) -> dict[str, Any]:
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise _malformed(self.expression, "'**' is not allowed")
+            if keyword.arg in kwargs:
+                raise _malformed(self.expression, f"{keyword.arg!r} is given twice")
             try:
                 kwargs[keyword.arg] = ast.literal_eval(keyword.value)
             except (ValueError, TypeError, SyntaxError) as error:

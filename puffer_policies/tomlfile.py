@@ -84,7 +84,7 @@ def _malformed(path: Path, text: str, message: str) -> ConfigError:
     else:
         # tomllib says "(at end of document)" where it found no end.
         where, shown = f"{path}:{text.count(chr(10)) + 1}", ""
-    reason = _ERROR_PLACE.sub("", message)
+    reason = _ERROR_PLACE.sub("", message).removesuffix(" (at end of document)")
     quoted = f" in {shown!r}" if shown else ""
     return ConfigError(f"{where}: this is not TOML: {reason}{quoted}.", fix=_fix(reason))
 

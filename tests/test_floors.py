@@ -1,0 +1,201 @@
+"""The floors of the house: who may import whom, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import puffer_policies
+
+HOUSE = Path(puffer_policies.__file__).parent
+FACADE = "puffer_policies"
+
+FLOORS = {
+    "errors": 1,
+    "records": 1,
+    "specs": 1,
+    "contract": 1,
+    "tomlfile": 1,
+    "tables": 1,
+    "naming": 1,
+    "nested": 1,
+    "source": 1,
+    "hookspecs": 2,
+    "resolution": 2,
+    "explain": 2,
+    "registry": 2,
+    "manifest": 2,
+    "catalog": 2,
+    "plugins": 2,
+    "installed": 2,
+    "config": 3,
+    "loading": 3,
+    "discovery": 3,
+    "decorators": 3,
+    "spaces": 4,
+    "fit": 4,
+    "doctor": 4,
+    "nn": 5,
+    "zoo": 6,
+    "wrappers": 6,
+    # get_policy may run checks on what it built, and the checks' plans build by name: one floor.
+    "factory": 7,
+    "checks": 7,
+    "tensorfile": 8,
+    "checkpoint": 8,
+    "envs": 9,
+    "train": 9,
+    "pufferl": 10,
+    "models": 10,
+    "pytorch": 10,
+    "interop": 10,
+    "cli": 11,
+    "__main__": 12,
+    "__init__": 12,
+}
+TORCH_LINE = 4
+"""The highest floor without torch. Floors up to 3 have no numpy and no gymnasium either."""
+
+FILES = sorted(HOUSE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(HOUSE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def floor(module: str) -> int:
+    return FLOORS[module.split(".")[1] if "." in module else "__init__"]
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return the modules that a syntax tree imports, those for type checkers left out."""
+    found = set()
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inside if is_module(name)}
+            found |= modules or {str(node.module)}
+    return found
+
+
+def is_module(name: str) -> bool:
+    place = HOUSE.parent.joinpath(*name.split("."))
+    return name.startswith(FACADE) and (place.with_suffix(".py").exists() or place.is_dir())
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.split(".")[0] == FACADE}
+
+
+@pytest.fixture(scope="module")
+def house() -> dict[str, ast.Module]:
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def test_every_file_has_its_floor(house):
+    assert {name.split(".")[1] for name in house} <= set(FLOORS)
+
+
+def test_a_file_imports_no_higher_floor(house):
+    climbing = [
+        f"{name} -> {other}"
+        for name, tree in house.items()
+        for other in ours(imports(tree))
+        if floor(other) > floor(name)
+    ]
+    assert climbing == []
+
+
+def test_nobody_inside_imports_the_facade(house):
+    guests = [name for name, tree in house.items() if FACADE in imports(tree)]
+    assert guests == []
+
+
+def test_imports_have_no_circle(house):
+    edges = {name: ours(imports(tree)) & set(house) - {name} for name, tree in house.items()}
+    while leaves := [name for name, below in edges.items() if not below]:
+        for leaf in leaves:
+            del edges[leaf]
+        for below in edges.values():
+            below.difference_update(leaves)
+    assert edges == {}
+
+
+def test_no_function_imports_a_module_of_ours(house):
+    late = [
+        f"{name}:{node.lineno}"
+        for name, tree in house.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and ours(imports(ast.Module([node], type_ignores=[])))
+    ]
+    assert late == []
+
+
+@pytest.mark.parametrize(
+    ("highest", "banned"), [(3, {"torch", "numpy", "gymnasium"}), (TORCH_LINE, {"torch"})]
+)
+def test_below_the_line_no_file_imports(house, highest, banned):
+    heavy = [
+        f"{name} -> {other}"
+        for name, tree in house.items()
+        for other in imports(tree)
+        if floor(name) <= highest and other.split(".")[0] in banned
+    ]
+    assert heavy == []
+
+
+def test_listing_names_leaves_torch_numpy_and_gymnasium_alone():
+    code = (
+        "import sys, puffer_policies.registry, puffer_policies.discovery as discovery\n"
+        "import puffer_policies.decorators\n"
+        "assert 'Default' in discovery.list_policies()\n"
+        "discovery.default_registry().explain('Defualt')\n"
+        "print(sorted({'torch', 'numpy', 'gymnasium'} & set(sys.modules)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "[]"
+    assert told.stderr == ""
+
+
+def forwards(tree: ast.Module) -> list[str]:
+    return [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in ("forward", "forward_eval")
+    ]
+
+
+def test_a_zoo_policy_is_a_constructor(house):
+    assert [name for name, tree in house.items() if ".zoo" in name and forwards(tree)] == []
+
+
+def test_forward_of_a_policy_is_written_once(house):
+    """Parts of a policy are modules with a forward of their own; only policies have both."""
+    homes = {"puffer_policies.nn.actor_critic", "puffer_policies.wrappers.base"}
+    interfaces = {"puffer_policies.contract"}
+    writers = {name for name, tree in house.items() if "forward_eval" in forwards(tree)}
+    assert writers - interfaces <= homes
+    parts = {f"puffer_policies.nn.{part}" for part in ("encoders", "heads", "cores", "features")}
+    writers = {name for name, tree in house.items() if forwards(tree)}
+    assert writers - interfaces - parts <= homes
