@@ -134,7 +134,7 @@ def described(entry: Entry) -> str:
     else:
         what = f"{entry.kind} {entry.target}"
     return (
-        f"{entry.qualified_name}  ({what}, {package(entry.provenance)}, {entry.provenance.origin})"
+        f"{entry.qualified_name} ({what}, {package(entry.provenance)}, {entry.provenance.origin})"
     )
 
 
@@ -149,7 +149,7 @@ def _story(found: Resolution) -> Iterable[str]:
     for pointer in found.trail:
         word = "is deprecated: use" if pointer.kind == "deprecated" else "is an alias of"
         yield f"{pointer.name!r} {word} {pointer.text!r} ({pointer.provenance.origin})."
-    yield f"{found.asked!r} is the {record.kind} {described(record)}."
+    yield f"{found.asked!r} is {described(record)}."
     if found.verdict == "shadowed":
         yield f"The bare name {record.name!r} does not lead to it."
     if found.rule:
