@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from training_toys import Plain, Split, clocks, guesses
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
+from puffer_policies.train.metrics import MetricsLog, explained_variance
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.state import load_trainer, save_trainer
 from puffer_policies.train.trainer import Trainer
@@ -104,6 +106,25 @@ def test_raw_rewards_are_reported_though_scaled_ones_are_learned():
     assert trainer.reward_scale.factor != 1
 
 
+@pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])
+def test_nothing_is_learned_from_ghosts(make):
+    def trained(spoil):
+        trainer = trainer_of(clocks(AutoresetMode.NEXT_STEP), make=make)
+        trainer.evaluate()
+        rollout = trainer._rollout
+        ghost = torch.from_numpy(rollout.ghost)
+        assert 0 < ghost.sum() < ghost.numel()
+        rollout.actions[ghost] = (rollout.actions[ghost] + spoil) % 2
+        rollout.log_probs[ghost] += 0.3 * spoil
+        rollout.values[ghost] += 5.0 * spoil
+        logs = trainer.train()
+        return weights(trainer), logs["losses/explained_variance"]
+
+    (clean, explained), (spoilt, explained_too) = trained(0), trained(1)
+    assert torch.equal(clean, spoilt)
+    assert explained == explained_too
+
+
 def test_a_small_target_divergence_stops_the_epochs():
     def steps_of(target):
         config = dataclasses.replace(CONFIG, target_kl=target, learning_rate=0.1)
@@ -121,6 +142,15 @@ def test_a_loss_that_is_not_finite_names_its_parts():
     trainer.evaluate()
     with pytest.raises(TrainingError, match=r"update 1: total.*parameters.*net\.0\.weight"):
         trainer.train()
+
+
+def test_metrics_are_strict_json_even_where_numbers_are_not_finite(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write({"loss": float("nan"), "evaluation": {"mean": float("inf"), "episodes": 2}})
+    log.close()
+    line = json.loads(log.path.read_text(), parse_constant=pytest.fail)
+    assert line == {"loss": None, "evaluation": {"mean": None, "episodes": 2}}
+    assert np.isnan(explained_variance(np.zeros(0), np.zeros(0)))
 
 
 def test_learning_without_a_rollout_is_refused():

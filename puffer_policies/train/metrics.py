@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,8 +78,8 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(dict(metrics), allow_nan=True) + "\n")
+        """Append one line; numbers that are not finite, which JSON lacks, become null."""
+        self._file.write(json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -86,7 +87,13 @@ class MetricsLog:
         self._file.close()
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
     """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
-    variance = float(returns.var())
+    variance = float(returns.var()) if returns.size else 0.0
     return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")

@@ -156,7 +156,8 @@ class _Run:
                 seconds = time.perf_counter() - start
                 self._save()
             evaluation = self._evaluate(display)
-            metrics.write({"evaluation": evaluation.to_dict() if evaluation else None})
+            if evaluation is not None:
+                metrics.write({"evaluation": evaluation.to_dict()})
             return self._result(seconds, evaluation)
         finally:
             metrics.close()

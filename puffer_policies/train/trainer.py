@@ -107,12 +107,14 @@ class Trainer:
             raise TrainingError("There is no rollout to learn from.", fix="Call evaluate() first.")
         rollout, self._rollout = self._rollout, None
         advantages, returns = self._estimate(rollout)
+        valid = ~rollout.ghost
         batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
         remaining = 1.0 - self.epoch / self.plan.num_updates
         self._set_learning_rate(remaining if self.config.anneal_lr else 1.0)
         losses = self._update(batch, remaining if self.config.anneal_clip else 1.0)
         self.epoch += 1
-        return self._logs(losses, explained_variance(returns - advantages, returns))
+        values = returns - advantages
+        return self._logs(losses, explained_variance(values[valid], returns[valid]))
 
     def close(self) -> None:
         """Close the envs."""
