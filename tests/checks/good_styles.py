@@ -169,9 +169,9 @@ class ConvPolicy(GoodMLP):
         self.last = image_layout(self.spaces.observation) == "HWC"
         channels = shape[2] if self.last else shape[0]
         self.conv = nn.Sequential(
-            layer(nn.Conv2d(channels, 8, 3, stride=2)),
+            layer(nn.Conv2d(channels, 8, 3, stride=2, padding=1)),
             nn.ReLU(),
-            layer(nn.Conv2d(8, 8, 3)),
+            layer(nn.Conv2d(8, 8, 3, padding=1)),
             nn.GroupNorm(2, 8),
             nn.AdaptiveAvgPool2d((2, 2)),
             nn.Flatten(),
