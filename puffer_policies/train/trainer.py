@@ -6,6 +6,7 @@ Nothing here depends on spaces, policies or wrappers.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,13 +215,7 @@ def to_batch(
 ) -> Batch:
     """Cut a rollout (T, N) into B = T/L * N segments of L = `segment` steps."""
     device = rollout.values.device
-
-    def cut(leaf: Tensor) -> Tensor:
-        num_steps, num_envs, *shape = leaf.shape
-        if segment == 1:
-            return leaf.reshape(num_steps * num_envs, 1, *shape)  # (T*N, 1, ...), a view
-        pieces = leaf.reshape(num_steps // segment, segment, num_envs, *shape)  # (S, L, N, ...)
-        return pieces.transpose(1, 2).flatten(0, 1)  # (S*N, L, ...)
+    cut = functools.partial(_cut, segment=segment)
 
     def sent(array: np.ndarray) -> Tensor:
         return cut(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device))
@@ -239,6 +234,15 @@ def to_batch(
             weights=sent(~rollout.ghost),
         ),
     )
+
+
+def _cut(leaf: Tensor, *, segment: int) -> Tensor:
+    """(T, N, ...) -> (T/L * N, L, ...) with L = `segment`."""
+    num_steps, num_envs, *shape = leaf.shape
+    if segment == 1:
+        return leaf.reshape(num_steps * num_envs, 1, *shape)  # (T*N, 1, ...), a view
+    pieces = leaf.reshape(num_steps // segment, segment, num_envs, *shape)  # (S, L, N, ...)
+    return pieces.transpose(1, 2).flatten(0, 1)  # (S*N, L, ...)
 
 
 def _device_of(policy: nn.Module) -> torch.device:
