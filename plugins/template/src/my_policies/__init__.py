@@ -1,0 +1,1 @@
+"""Reinforcement-learning policies, found by name through puffer-policies."""
