@@ -17,6 +17,7 @@ from puffer_policies.nn.encoders import (
     min_image_size,
     require_equal,
 )
+from puffer_policies.nn.images import ImageInput
 
 HWC = spaces.Box(0, 255, (84, 84, 4), np.uint8)
 
@@ -69,9 +70,21 @@ def test_an_image_of_floats_is_left_as_it_is() -> None:
     torch.testing.assert_close(encoder(x), encoder.linear(encoder.network(x)).relu())
 
 
+def test_another_full_scale_takes_the_place_of_255() -> None:
+    images = ImageInput(PIXELS, full_scale=16)
+    x = observation_batch(PIXELS, 2)
+    torch.testing.assert_close(images(x), x.float() / 16)
+
+
+def test_images_follow_the_dtype_of_the_encoder_and_add_nothing_to_checkpoints() -> None:
+    encoder = ConvEncoder(PIXELS, 16).double()
+    assert encoder(observation_batch(PIXELS, 2)).dtype == torch.float64
+    assert not [key for key in encoder.state_dict() if key.startswith("images")]
+
+
 def test_both_layouts_see_the_same_image() -> None:
     first, last = ConvEncoder(PIXELS, 16), ConvEncoder(HWC, 16)
-    assert (first.channels_last, last.channels_last) == (False, True)
+    assert (first.images.channels_last, last.images.channels_last) == (False, True)
     last.load_state_dict(first.state_dict())
     x = observation_batch(PIXELS, 2)
     torch.testing.assert_close(first(x), last(x.permute(0, 2, 3, 1)), atol=1e-5, rtol=1e-5)

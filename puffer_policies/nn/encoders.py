@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nn.batching import require_shape
-from puffer_policies.nn.features import MAX_PIXEL, holds_pixels, make_features
+from puffer_policies.nn.features import make_features
+from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
-from puffer_policies.spaces import image_layout
 
 
 class InputLinear(nn.Linear):
@@ -79,11 +77,41 @@ NATURE_CNN = (ConvLayer(32, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
 """The convolutions of Mnih et al. 2015, https://www.nature.com/articles/nature14236."""
 
 
-class ConvEncoder(nn.Module):
+class ImageEncoder(nn.Module):
+    """A network over images, then one Linear layer with ReLU.
+
+    Args:
+        images: brings observations into the form that `network` takes.
+        network: (N, C, h, w) -> (N, flat_size).
+        flat_size: number of features that `network` leaves.
+        hidden_size: width of the Linear layer.
+    """
+
+    def __init__(
+        self, images: ImageInput, network: nn.Module, *, flat_size: int, hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.flat_size = flat_size
+        self.images = images
+        self.network = network
+        self.linear = layer_init(nn.Linear(flat_size, hidden_size))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an observation."""
+        return self.images.channels
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, H)."""
+        flat = self.network(self.images(observations))  # (N, flat_size)
+        return nn.functional.relu(self.linear(flat))
+
+
+class ConvEncoder(ImageEncoder):
     """Convolutions with ReLU, then one Linear layer with ReLU: NatureCNN unless told otherwise.
 
-    The layout is the space's (CHW or HWC), unless `channels_last` says it. Pixels of a space with
-    bounds 0 and 255 are divided by 255, here and nowhere else; other images are left as they are.
+    The layout is the space's (CHW or HWC), unless `channels_last` says it; see `ImageInput`.
     """
 
     def __init__(
@@ -94,42 +122,10 @@ class ConvEncoder(nn.Module):
         channels_last: bool | None = None,
         layers: Sequence[ConvLayer] = NATURE_CNN,
     ) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.shape: tuple[int, ...] = space.shape
-        self.channels_last = _is_channels_last(space) if channels_last is None else channels_last
-        self.scaled = holds_pixels(space)
-        self.channels, height, width = self._sizes()
-        self.flat_size = _flat_size(layers, height, width)
-        self.network = _convolutions(self.channels, layers)
-        self.linear = layer_init(nn.Linear(self.flat_size, hidden_size))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, H)."""
-        require_shape(observations, self.shape)
-        if self.channels_last:
-            observations = observations.permute(0, 3, 1, 2)  # (N, C, h, w)
-        if self.scaled:
-            observations = observations / MAX_PIXEL
-        flat = self.network(observations.to(self.linear.weight.dtype))  # (N, flat_size)
-        return nn.functional.relu(self.linear(flat))
-
-    def _sizes(self) -> tuple[int, int, int]:
-        if self.channels_last:
-            height, width, channels = self.shape
-        else:
-            channels, height, width = self.shape
-        return channels, height, width
-
-
-def _is_channels_last(space: gym_spaces.Box) -> bool:
-    layout = image_layout(space)
-    if not layout:
-        raise IncompatibleSpace(
-            f"Observation space {space} does not show which axis holds the channels.",
-            fix="Say it: channels_last=True for (height, width, channels), else False.",
-        )
-    return layout == "HWC"
+        images = ImageInput(space, channels_last=channels_last)
+        flat_size = _flat_size(layers, *images.size)
+        network = _convolutions(images.channels, layers)
+        super().__init__(images, network, flat_size=flat_size, hidden_size=hidden_size)
 
 
 def _flat_size(layers: Sequence[ConvLayer], height: int, width: int) -> int:

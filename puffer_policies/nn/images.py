@@ -1,0 +1,77 @@
+"""Images as convolutions take them: channels first, floating point, pixels scaled exactly once.
+
+`N` rows, `C` channels, `h` and `w` pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+
+from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nn.batching import require_shape
+from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
+from puffer_policies.spaces import image_layout
+
+
+class ImageInput(nn.Module):
+    """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, C, h, w), without weights of its own.
+
+    The dtype that leaves is that of the encoder around it: it follows ``.double()``.
+
+    Args:
+        space: a Box of three axes.
+        channels_last: the layout; the space's if None.
+        full_scale: the number that becomes 1, by a division that is done here and nowhere else. If
+            None, 255 for a space with bounds 0 and 255; images of other spaces stay as they are.
+
+    Raises:
+        IncompatibleSpace: the layout was not said, and the space does not show it.
+    """
+
+    full_scale: Tensor
+
+    def __init__(
+        self, space: Any, *, channels_last: bool | None = None, full_scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.shape: tuple[int, int, int] = space.shape
+        self.channels_last = _is_channels_last(space) if channels_last is None else channels_last
+        if full_scale is None:
+            full_scale = MAX_PIXEL if holds_pixels(space) else 1.0
+        self.scaled = full_scale != 1
+        # A buffer, so that it moves with the encoder; a constant, so that no checkpoint needs it.
+        self.register_buffer("full_scale", torch.tensor(full_scale), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.shape[-1 if self.channels_last else 0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        first, middle, last = self.shape
+        return (first, middle) if self.channels_last else (middle, last)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, C, h, w) in the encoder's dtype."""
+        require_shape(observations, self.shape)
+        if self.channels_last:
+            observations = observations.permute(0, 3, 1, 2)  # (N, C, h, w)
+        if self.scaled:
+            observations = observations / self.full_scale
+        return observations.to(self.full_scale.dtype)
+
+
+def _is_channels_last(space: gym_spaces.Box) -> bool:
+    layout = image_layout(space)
+    if not layout:
+        raise IncompatibleSpace(
+            f"Observation space {space} does not show which axis holds the channels.",
+            fix="Say it: channels_last=True for (height, width, channels), else False.",
+        )
+    return layout == "HWC"
