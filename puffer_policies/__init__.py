@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from puffer_policies.checkpoint import load_policy, save_policy
-    from puffer_policies.decorators import register_policy, register_wrapper
+    from puffer_policies.checkpoint import load_policy, save_checkpoint
     from puffer_policies.discovery import (
         default_registry,
         discover,
         list_policies,
         list_wrappers,
+        register_policy,
+        register_wrapper,
         set_default_registry,
     )
     from puffer_policies.errors import PolicyError
@@ -39,9 +40,9 @@ _HOMES = {
     "list_policies": "discovery",
     "list_wrappers": "discovery",
     "load_policy": "checkpoint",
-    "register_policy": "decorators",
-    "register_wrapper": "decorators",
-    "save_policy": "checkpoint",
+    "register_policy": "discovery",
+    "register_wrapper": "discovery",
+    "save_checkpoint": "checkpoint",
     "set_default_registry": "discovery",
 }
 _MODULES = {"errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
@@ -61,7 +62,7 @@ __all__ = [
     "load_policy",
     "register_policy",
     "register_wrapper",
-    "save_policy",
+    "save_checkpoint",
     "set_default_registry",
 ]
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from puffer_policies.errors import MissingDependency, PluginError
-from puffer_policies.explain import package
 from puffer_policies.records import Record
 from puffer_policies.registry import Registry
+from puffer_policies.registry.explain import package
 
 Verdict = Literal[
     "ok",

@@ -8,15 +8,17 @@ from importlib.metadata import entry_points
 import pytest
 from fake_packages import site_in, write_files
 
-from puffer_policies import discovery
-from puffer_policies.decorators import register_policy, register_wrapper
+from puffer_policies.discovery import default as discovery
 from puffer_policies.discovery import (
     default_registry,
     discover,
     list_policies,
     list_wrappers,
+    register_policy,
+    register_wrapper,
     set_default_registry,
 )
+from puffer_policies.discovery.installed import packages_with_policies
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
@@ -26,7 +28,6 @@ from puffer_policies.errors import (
     PolicyError,
     PolicyNotFound,
 )
-from puffer_policies.installed import packages_with_policies
 from puffer_policies.records import Layer
 from puffer_policies.registry import Registry
 
@@ -657,7 +658,7 @@ def test_a_plugin_may_decorate_and_ask_while_it_is_discovered(site, fresh_defaul
     install_plugin(
         site,
         """
-        from puffer_policies.decorators import register_policy
+        from puffer_policies.discovery import register_policy
         from puffer_policies.discovery import list_policies
 
         @register_policy
@@ -676,7 +677,7 @@ def test_a_decorated_class_belongs_to_its_package_whoever_imported_it_first(site
     install_plugin(
         site,
         """
-        from puffer_policies.decorators import register_policy
+        from puffer_policies.discovery import register_policy
 
         @register_policy
         class Decorated: ...

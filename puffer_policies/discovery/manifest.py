@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from puffer_policies.records import Pointer, Preset, Record
-from puffer_policies.registry import Registry
+from puffer_policies.registry.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pluggy
 from puffer_policies import hookspecs
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.records import Capabilities, PolicyRecord, Provenance, Record, WrapperRecord
-from puffer_policies.registry import Timing
+from puffer_policies.registry.registry import Timing
 from puffer_policies.specs import PolicySpec
 
 HOOKS = ("register_policies", "register_checks", "policy_built", "register_commands")

@@ -45,16 +45,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from puffer_policies.discovery.manifest import Catalog, Choice, Requirement, specifier_offence
+from puffer_policies.discovery.tables import TableChecker
 from puffer_policies.errors import BuildError, ConfigError
-from puffer_policies.manifest import Catalog, Choice, Requirement, specifier_offence
-from puffer_policies.naming import (
-    distribution_offence,
-    name_offence,
-    normalise,
-    preset_name_offence,
-    record_offences,
-    reference_offence,
-)
 from puffer_policies.records import (
     Capabilities,
     Layer,
@@ -65,8 +58,15 @@ from puffer_policies.records import (
     Record,
     WrapperRecord,
 )
+from puffer_policies.registry.naming import (
+    distribution_offence,
+    name_offence,
+    normalise,
+    preset_name_offence,
+    record_offences,
+    reference_offence,
+)
 from puffer_policies.specs import PolicySpec
-from puffer_policies.tables import TableChecker
 from puffer_policies.tomlfile import read_toml
 
 SCHEMA = 1

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from puffer_policies.loading import fill
+from puffer_policies.discovery.loading import fill
 from puffer_policies.records import Record
-from puffer_policies.registry import Kind, Registry
+from puffer_policies.registry.registry import Kind, Registry
 
 
 def discover(

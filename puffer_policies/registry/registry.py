@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
-from puffer_policies.explain import (
+from puffer_policies.hookspecs import Hooks, NoHooks
+from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.explain import (
     Explanation,
     deprecation,
     described,
@@ -19,10 +21,8 @@ from puffer_policies.explain import (
     preset_explanation,
     wrong_kind,
 )
-from puffer_policies.hookspecs import Hooks, NoHooks
-from puffer_policies.naming import normalise, record_offences, split_name
-from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
-from puffer_policies.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
+from puffer_policies.registry.naming import normalise, record_offences, split_name
+from puffer_policies.registry.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
 from puffer_policies.specs import PolicySpec
 
 Kind = Literal["policy", "wrapper"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from puffer_policies.discovery import add_decorated
+from puffer_policies.discovery.default import add_decorated
 from puffer_policies.errors import PolicyError
-from puffer_policies.naming import LAYER_NAMES
 from puffer_policies.records import Capabilities, Layer, PolicyRecord, Provenance, WrapperRecord
-from puffer_policies.registry import Registry
+from puffer_policies.registry.naming import LAYER_NAMES
+from puffer_policies.registry.registry import Registry
 
 C = TypeVar("C", bound=type)
 

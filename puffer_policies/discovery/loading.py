@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from puffer_policies.catalog import read_catalog
+from puffer_policies.discovery.catalog import read_catalog
+from puffer_policies.discovery.installed import (
+    MANIFEST,
+    Package,
+    installed_version,
+    manifest_path,
+    packages_with_policies,
+)
+from puffer_policies.discovery.manifest import Catalog
+from puffer_policies.discovery.plugins import Plugin, PluginHooks, admit, timed
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
@@ -17,19 +26,10 @@ from puffer_policies.errors import (
     PolicyError,
     did_you_mean,
 )
-from puffer_policies.explain import described
-from puffer_policies.installed import (
-    MANIFEST,
-    Package,
-    installed_version,
-    manifest_path,
-    packages_with_policies,
-)
-from puffer_policies.manifest import Catalog
-from puffer_policies.naming import BUILTIN, LAYER_NAMES, normalise
-from puffer_policies.plugins import Plugin, PluginHooks, admit, timed
 from puffer_policies.records import Layer, Provenance, Record
-from puffer_policies.registry import Registry
+from puffer_policies.registry.explain import described
+from puffer_policies.registry.naming import BUILTIN, LAYER_NAMES, normalise
+from puffer_policies.registry.registry import Registry
 from puffer_policies.tomlfile import read_toml
 
 FILE_NAME = "registry.toml"
@@ -74,7 +74,7 @@ def _files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> list[Ca
 
 
 def _builtin_catalog() -> Catalog:
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     # A wheel carries the manifest inside the package; a checkout has it beside.
     inside = package / FILE_NAME
     path = inside if inside.is_file() else package.parent / FILE_NAME

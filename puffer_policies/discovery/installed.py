@@ -10,10 +10,10 @@ from typing import Any
 
 from importlib_metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 
+from puffer_policies.discovery.plugins import Plugin
 from puffer_policies.errors import PluginError, PolicyError
-from puffer_policies.naming import BUILTIN, normalise
-from puffer_policies.plugins import Plugin
 from puffer_policies.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
+from puffer_policies.registry.naming import BUILTIN, normalise
 
 POLICIES = "puffer_policies.policies"
 WRAPPERS = "puffer_policies.wrappers"
