@@ -58,7 +58,8 @@ class CheckSkipped(Exception):
     """The promise does not concern this policy, as only a probe could tell; the text says why."""
 
 
-Run = Callable[["Subject"], None]
+Run = Callable[["Subject"], str | None]
+"""Raises `CheckFailed` or `CheckSkipped`; a text that it returns is a note on what passed."""
 Applies = Callable[["Subject"], str]
 
 
@@ -85,6 +86,8 @@ class Check:
     tier: Tier = Tier.DYNAMIC
     applies: Applies = always
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
+    once: bool = False
+    """Takes seconds, and says the same for all spaces: a run over several tries only the first."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.
@@ -105,9 +108,10 @@ def check(
     fix: str,
     tier: Tier = Tier.DYNAMIC,
     applies: Applies = always,
+    once: bool = False,
 ) -> Callable[[Run], Check]:
     """Turn a function of a `Subject` into a `Check`. A file lists its own under ``CHECKS``."""
-    return lambda run: Check(code, name, promise, why, fix, run, tier, applies)
+    return lambda run: Check(code, name, promise, why, fix, run, tier, applies, once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Result:
     observation: str
     action: str
     message: str = ""
-    """Why it was skipped, is expected to fail, or ended in an error."""
+    """Why it was skipped, is expected to fail or ended in an error; or a note on what passed."""
     expected: str = ""
     found: str = ""
     example: str = ""
