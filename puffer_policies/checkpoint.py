@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from puffer_policies.assembly import assemble
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import CheckpointError, PolicyError
-from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.specs import PolicySpec
@@ -145,7 +145,7 @@ def load_policy(path: Path | str, env: Any, *, registry: Registry | None = None)
         )
     require_same_spaces(header, spaces_of(env), path)
     try:
-        policy = get_policy(header.spec, env, registry=registry)
+        policy = assemble(header.spec, env, registry=registry)
     except PolicyError as error:
         raise CheckpointError(
             f"The policy of {path}, {header.spec}, can't be built: {error}",

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from puffer_policies.assembly import assemble
 from puffer_policies.checkpoint import load_policy, read_header, save_checkpoint
 from puffer_policies.checks import portable, weights
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
@@ -21,7 +22,6 @@ from puffer_policies.checks.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.weights import through_bytes
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import CheckpointError, PolicyError
-from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
 from puffer_policies.specs import PolicySpec
 
@@ -151,7 +151,7 @@ def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -
     try:
         for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
             default_registry().get(name)
-        again = get_policy(spec, subject.spaces)
+        again = assemble(spec, subject.spaces)
     except PolicyError as error:
         raise CheckSkipped(f"its recipe is of another registry: {error.problem}") from error
     if type(again) is not type(policy) or again.state_dict().keys() != policy.state_dict().keys():

@@ -1,0 +1,57 @@
+"""The conformance suite: prove that a policy keeps the contract.
+
+The public names are imported when they are first used, so that pytest, which loads this package's
+plug-in at every start, waits for no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puffer_policies.checks.api import check_policy
+    from puffer_policies.checks.model import (
+        Check,
+        CheckFailed,
+        CheckSkipped,
+        Report,
+        Result,
+        check,
+    )
+    from puffer_policies.checks.pytest_plugin import conformance_tests
+    from puffer_policies.checks.subject import Subject
+
+_HOMES = {
+    "Check": "model",
+    "CheckFailed": "model",
+    "CheckSkipped": "model",
+    "Report": "model",
+    "Result": "model",
+    "Subject": "subject",
+    "check": "model",
+    "check_policy": "api",
+    "conformance_tests": "pytest_plugin",
+}
+
+__all__ = [
+    "Check",
+    "CheckFailed",
+    "CheckSkipped",
+    "Report",
+    "Result",
+    "Subject",
+    "check",
+    "check_policy",
+    "conformance_tests",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

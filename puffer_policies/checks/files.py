@@ -1,0 +1,74 @@
+"""Loads a class that is not installed, from ``path/to/file.py::Class``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from puffer_policies.errors import BuildError, PluginError, did_you_mean
+
+SEPARATOR = "::"
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the path and the class name of ``path/to/file.py::Class``.
+
+    Raises:
+        BuildError: there is no such file, or no class name.
+    """
+    path, _, name = target.partition(SEPARATOR)
+    if not name.isidentifier():
+        raise BuildError(f"{target!r} names no class.", fix="Write path/to/file.py::Class.")
+    if not Path(path).is_file():
+        raise BuildError(f"{target!r}: there is no file {path!r} in {Path.cwd()}.")
+    return path, name
+
+
+def class_at(target: str) -> type:
+    """Import the file of ``path/to/file.py::Class`` and return the class.
+
+    Files beside it can be imported by it, as when it is run as a script.
+
+    Raises:
+        BuildError: there is no such file, or no class of this name in it.
+        PluginError: the import failed.
+    """
+    path, name = split_target(target)
+    module = _imported(Path(path).absolute())
+    found: Any = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise BuildError(
+            f"There is no class {name!r} in {path}.",
+            fix=did_you_mean(name, classes) or f"Its classes: {', '.join(classes) or 'none'}.",
+        )
+    return found
+
+
+def _imported(path: Path) -> ModuleType:
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that it shadows nothing that is installed
+    # A file that is named like an installed module must not take that one's place.
+    name = path.stem if known is None and not _is_taken(path) else f"checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BuildError(f"{path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(f"Importing {path} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _is_taken(path: Path) -> bool:
+    found = importlib.util.find_spec(path.stem)
+    return found is not None and found.origin != str(path)

@@ -1,0 +1,255 @@
+"""From what a caller asks to check, to the policies and spaces of a run; nothing is imported yet.
+
+A policy is asked for by name, expression, preset, class, ``path/to/file.py::Class``, or built.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from puffer_policies.assembly import Blueprint, PolicyLike, WrapperLike, prepare
+from puffer_policies.checks.files import SEPARATOR, class_at, split_target
+from puffer_policies.checks.matrix import spaces_for, wrappers_for
+from puffer_policies.checks.snippets import snippet
+from puffer_policies.checks.subject import Subject
+from puffer_policies.errors import BuildError
+from puffer_policies.records import PolicyRecord
+from puffer_policies.registry import Registry
+from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.specs import PolicySpec, WrapperSpec
+
+CheckedPolicy = PolicyLike | nn.Module
+
+_WRAPPED = "Default"
+"""What a wrapper is checked around."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One policy on one pair of spaces, not yet imported."""
+
+    name: str
+    """What reports call the policy."""
+    spaces: Spaces
+    make: Callable[[], Subject]
+    """Imports what it needs; where it fails, the whole plan does."""
+
+
+def plans_for(
+    policy: CheckedPolicy,
+    env: Any = None,
+    *,
+    wrappers: Iterable[WrapperLike] = (),
+    registry: Registry,
+) -> list[Plan]:
+    """Return a plan for every pair of spaces that `policy` is to be checked with.
+
+    Args:
+        policy: a name, an expression, a `PolicySpec`, a class, ``path/to/file.py::Class``, or a
+            built policy.
+        env: an env, an env id or `Spaces`; the matrix of its declared kinds if None.
+        wrappers: what to put around it, innermost first.
+        registry: where names are looked up.
+
+    Raises:
+        PolicyNotFound, AmbiguousName, PolicyRemoved: the name does not lead to one policy.
+        IncompatibleSpace: its record says that it does not fit `env`.
+        BuildError: an impossible stack, or a built policy with wrappers or without spaces.
+    """
+    wrappers = tuple(wrappers)
+    if isinstance(policy, nn.Module):
+        return [_built_plan(policy, env, wrappers)]
+    if isinstance(policy, str) and SEPARATOR in policy:
+        return _file_plans(policy, env, wrappers, registry)
+    if isinstance(policy, str):
+        policy = _as_policy(policy, registry)
+    probe = partial(prepare, policy, wrappers=wrappers, registry=registry)
+    pairs = [spaces_of(env)] if env is not None else _matrix(policy, registry)
+    return [_plan(policy, probe(pair).spec, pair, wrappers, registry) for pair in pairs]
+
+
+def subject_of(blueprint: Blueprint) -> Subject:
+    """Return a policy that is looked up as checks see it; its class is imported now."""
+    return Subject(
+        name=str(blueprint.spec),
+        spaces=blueprint.spaces,
+        build=blueprint.build,
+        cls=blueprint.load(),
+        capabilities=blueprint.capabilities,
+    )
+
+
+def wrapped_plans(name: str, registry: Registry) -> list[Plan]:
+    """Return the plans of a registered policy inside each wrapper that can go around it.
+
+    They are tried on the first spaces of its matrix, one kind of action each.
+    """
+    record = registry.get(name, kind="policy")
+    assert isinstance(record, PolicyRecord)
+    pairs = spaces_for(record.capabilities)[:3]
+    return [
+        plan
+        for wrapper in wrappers_for(record, registry)
+        for pair in pairs
+        for plan in plans_for(f"{wrapper}({name})", pair, registry=registry)
+    ]
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _as_policy(asked: str, registry: Registry) -> str:
+    """Return the expression to check: a preset's, and for a wrapper's name it around a policy."""
+    preset = registry.presets.get(asked)
+    if preset is not None:
+        return preset.policy
+    spec = PolicySpec.parse(asked)
+    if not spec.wrappers and registry.get(spec.name).kind == "wrapper":
+        return str(PolicySpec(_WRAPPED).wrapped(WrapperSpec(spec.name, spec.kwargs)))
+    return asked
+
+
+def _matrix(policy: PolicyLike, registry: Registry) -> list[Spaces]:
+    if isinstance(policy, type):
+        declared = [r for r in registry.records("policy") if r.loaded is policy]
+        record = declared[0] if declared else None
+    else:
+        spec = PolicySpec.parse(policy) if isinstance(policy, str) else policy
+        record = registry.get(spec.name, kind="policy")
+    return spaces_for(record.capabilities if isinstance(record, PolicyRecord) else None)
+
+
+def _plan(
+    policy: PolicyLike,
+    spec: PolicySpec,
+    spaces: Spaces,
+    wrappers: tuple[WrapperLike, ...],
+    registry: Registry,
+) -> Plan:
+    name = policy if isinstance(policy, str) and not wrappers else _short(spec)
+    make = partial(_subject, name, policy, spaces, wrappers, registry)
+    return Plan(name, spaces, make)
+
+
+def _subject(
+    name: str,
+    policy: PolicyLike,
+    spaces: Spaces,
+    wrappers: tuple[WrapperLike, ...],
+    registry: Registry,
+) -> Subject:
+    blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
+    subject = subject_of(blueprint)
+    is_class = isinstance(policy, type)
+    stacked = bool(blueprint.spec.wrappers)
+    return replace(
+        subject,
+        name=name,
+        source=_source(policy, wrappers, spaces),
+        capabilities=None if is_class and not _declares(blueprint.record) else subject.capabilities,
+        declared={"may_refuse": True} if stacked else {},
+    )
+
+
+def _declares(record: PolicyRecord) -> bool:
+    return record.provenance.origin != "a class in this process"
+
+
+def _source(policy: PolicyLike, wrappers: tuple[WrapperLike, ...], spaces: Spaces) -> str:
+    imports = "from puffer_policies import Spaces, get_policy"
+    shown = f"{str(policy)!r}"
+    if isinstance(policy, type):
+        imports += f"\nfrom {policy.__module__} import {policy.__qualname__}"
+        shown = policy.__qualname__
+    around = f", wrappers={[_wrapper_name(each) for each in wrappers]}" if wrappers else ""
+    built = f'get_policy({shown}, spaces{around}, validate="off")'
+    return snippet(spaces, imports=imports, policy=built)
+
+
+def _wrapper_name(wrapper: WrapperLike) -> str:
+    return wrapper.__name__ if isinstance(wrapper, type) else str(wrapper)
+
+
+def _short(spec: PolicySpec) -> str:
+    """Return the expression of a spec with bare names and without arguments."""
+    text = spec.name.rpartition("/")[2]
+    for wrapper in spec.wrappers:
+        text = f"{wrapper.name.rpartition('/')[2]}({text})"
+    return text
+
+
+# -- a file ----------------------------------------------------------------------------------------
+
+
+def _file_plans(
+    target: str, env: Any, wrappers: tuple[WrapperLike, ...], registry: Registry
+) -> list[Plan]:
+    path, name = split_target(target)
+    pairs = [spaces_of(env)] if env is not None else spaces_for(None)
+    label = f"{Path(path).name}{SEPARATOR}{name}"
+    make = partial(_file_subject, f"{Path(path).absolute()}{SEPARATOR}{name}")
+    return [Plan(label, pair, partial(make, label, pair, wrappers, registry)) for pair in pairs]
+
+
+def _file_subject(
+    target: str,
+    label: str,
+    spaces: Spaces,
+    wrappers: tuple[WrapperLike, ...],
+    registry: Registry,
+) -> Subject:
+    blueprint = prepare(class_at(target), spaces, wrappers=wrappers, registry=registry)
+    imports = (
+        "from puffer_policies import Spaces, get_policy\n"
+        "from puffer_policies.checks.files import class_at"
+    )
+    around = f", wrappers={[_wrapper_name(each) for each in wrappers]}" if wrappers else ""
+    built = f'get_policy(class_at({target!r}), spaces{around}, validate="off")'
+    return replace(
+        subject_of(blueprint),
+        name=label,
+        source=snippet(spaces, imports=imports, policy=built),
+        capabilities=None,
+    )
+
+
+# -- a built policy --------------------------------------------------------------------------------
+
+
+def _built_plan(policy: nn.Module, env: Any, wrappers: tuple[WrapperLike, ...]) -> Plan:
+    name = type(policy).__name__
+    if wrappers:
+        raise BuildError(
+            f"{name!r} is built already, so wrappers={list(wrappers)!r} can't go around it here.",
+            fix="Wrap it first, or give its name or class.",
+        )
+    env = getattr(policy, "spaces", None) if env is None else env
+    if env is None:
+        raise BuildError(
+            f"{name!r} does not say for which spaces it was built.",
+            fix="Pass the env or Spaces(observation, action) as the second argument.",
+        )
+    spaces = spaces_of(env)
+    return Plan(name, spaces, partial(_built_subject, name, policy, spaces))
+
+
+def _built_subject(name: str, policy: nn.Module, spaces: Spaces) -> Subject:
+    imports = "from puffer_policies import Spaces"
+    return Subject(
+        name=name,
+        spaces=spaces,
+        build=partial(copy.deepcopy, policy),
+        source=snippet(spaces, imports=imports, policy="...  # the policy you gave"),
+        cls=type(policy),
+        declared=_BUILT,
+    )
+
+
+_BUILT: dict[str, Any] = {"built": "the policy was given built, and perhaps trained"}

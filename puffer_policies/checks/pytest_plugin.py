@@ -1,0 +1,102 @@
+"""The pytest plug-in: the suite as tests, by one line in a test file or by ``pytest --policy``.
+
+pytest imports this file at every start, so it imports nothing of the suite until it is asked to.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from puffer_policies.checks.cases import Case
+
+_CASES_FILE = Path(__file__).with_name("cases_of_option.py")
+_FIXTURE = "conformance_case"
+
+
+def conformance_tests(
+    distribution: str,
+    *,
+    select: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
+    tiers: Iterable[str] = ("static", "dynamic"),
+    isolate: bool = False,
+) -> Callable[[Case], None]:
+    """Return a test of every policy and wrapper that an installed distribution registers.
+
+    One line of a test file::
+
+        test_conformance = conformance_tests("acme-policies")
+
+    Args:
+        distribution: its names are those that its own entry points register.
+        select: codes such as ``"S1"``, families such as ``"S"``; all if empty.
+        ignore: codes and families to leave out.
+        tiers: ``static``, ``dynamic`` and ``trainability``; the first two by default.
+        isolate: run each check in a worker process. Off, so that a debugger and a coverage tool
+            see the policy; on where a policy may hang or crash.
+
+    Raises:
+        PolicyError: the distribution registers no name; the text says which entry points were
+            looked for.
+    """
+    cases = _cases().cases_of_distribution(distribution, select=select, ignore=ignore, tiers=tiers)
+
+    @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])
+    def test_conformance(case: Case) -> None:
+        _assert_good(case, isolate=isolate)
+
+    return test_conformance
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--policy``."""
+    parser.getgroup("puffer-policies").addoption(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run the conformance suite on a policy: a name, an expression or path/to/file.py::X",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the suite where ``--policy`` is given: alone, or beside the paths that are given."""
+    if not config.getoption("--policy"):
+        return
+    given = config.args if config.args_source is config.ArgsSource.ARGS else []
+    config.args = list(dict.fromkeys([*given, str(_CASES_FILE)]))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the suite's own test a case for every check of the policies of ``--policy``."""
+    if _FIXTURE in metafunc.fixturenames and metafunc.module.__file__ == str(_CASES_FILE):
+        cases = _cases().cases_of_policies(metafunc.config.getoption("--policy"))
+        metafunc.parametrize(_FIXTURE, [pytest.param(case, id=case.id) for case in cases])
+
+
+def _cases() -> Any:
+    return importlib.import_module("puffer_policies.checks.cases")
+
+
+def _assert_good(case: Case, *, isolate: bool) -> None:
+    """Turn a result into pytest's words."""
+    __tracebackhide__ = True
+    status, text = case.outcome(isolate=isolate)
+    if status == "skipped":
+        pytest.skip(text)
+    if status == "expected failure":
+        pytest.xfail(text)
+    if status != "passed":
+        pytest.fail(text, pytrace=False)
+
+
+def assert_good(case: Any) -> None:
+    """Fail unless a case of ``--policy`` is good; it runs isolated, as its author is unknown."""
+    __tracebackhide__ = True
+    _assert_good(case, isolate=True)

@@ -1,0 +1,83 @@
+"""Writes spaces as Python, so that the example in a failure can be pasted and run."""
+
+from __future__ import annotations
+
+import re
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces as gym
+
+from puffer_policies.spaces import Spaces
+
+HEADER = """\
+import numpy as np
+import torch
+from gymnasium import spaces as gym
+"""
+
+
+def snippet(spaces: Spaces, *, imports: str, policy: str) -> str:
+    """Return lines of Python that build ``policy`` as a check does.
+
+    Args:
+        spaces: what it is built for; the lines call them ``spaces``.
+        imports: lines after those that every snippet has.
+        policy: an expression of the policy.
+    """
+    pair = f"Spaces({written(spaces.observation)}, {written(spaces.action)})"
+    return f"{HEADER}{imports}\n\nspaces = {pair}\ntorch.manual_seed(0)\npolicy = {policy}"
+
+
+# Spaces are told apart here only to be written down: their own repr can't be evaluated.
+@singledispatch
+def written(space: Any) -> str:
+    """Return an expression of `space`, for code that imports ``numpy as np`` and ``spaces``."""
+    return repr(space)
+
+
+@written.register
+def _(space: gym.Box) -> str:
+    dtype = f"np.{space.dtype}"
+    low, high = space.low, space.high
+    if low.size and (low == low.flat[0]).all() and (high == high.flat[0]).all():
+        bounds = f"{_numbers(low.flat[0])}, {_numbers(high.flat[0])}, {space.shape}"
+        return f"gym.Box({bounds}, {dtype})"
+    arrays = (f"np.array({_numbers(bound)}, {dtype})" for bound in (low, high))
+    return f"gym.Box({', '.join(arrays)}, dtype={dtype})"
+
+
+@written.register
+def _(space: gym.Discrete) -> str:
+    start = f", start={int(space.start)}" if space.start else ""
+    return f"gym.Discrete({int(space.n)}{start})"
+
+
+@written.register
+def _(space: gym.MultiDiscrete) -> str:
+    # `start` came after gymnasium 0.29.
+    start = np.asarray(getattr(space, "start", 0))
+    shown = f", start={start.tolist()}" if start.any() else ""
+    return f"gym.MultiDiscrete({space.nvec.tolist()}{shown})"
+
+
+@written.register
+def _(space: gym.MultiBinary) -> str:
+    size = space.shape[0] if len(space.shape) == 1 else list(space.shape)
+    return f"gym.MultiBinary({size})"
+
+
+@written.register
+def _(space: gym.Dict) -> str:
+    return f"gym.Dict({{{', '.join(f'{k!r}: {written(v)}' for k, v in space.items())}}})"
+
+
+@written.register
+def _(space: gym.Tuple) -> str:  # type: ignore[type-arg]
+    members = "".join(f"{written(member)}, " for member in space)
+    return f"gym.Tuple(({members.rstrip()}))"
+
+
+def _numbers(values: Any) -> str:
+    return re.sub(r"\binf\b", "np.inf", repr(np.asarray(values).tolist()))

@@ -1,0 +1,208 @@
+"""Whatever a policy does, a run of the suite ends with a result for every check."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from good import DISCRETE
+
+from puffer_policies.checks import check_policy
+from puffer_policies.checks.model import Report, Status
+
+BASE = """
+import os, random, signal, subprocess, sys, time
+import numpy as np
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, env, hidden_size=8):
+        super().__init__()
+        self.hidden_size, self.is_continuous = hidden_size, False
+        self.encoder = nn.Linear(4, hidden_size)
+        self.actor = nn.Linear(hidden_size, 4)
+        self.critic = nn.Linear(hidden_size, 1)
+        {init}
+
+    def encode_observations(self, observations, state=None):
+        {encode}
+        return torch.tanh(self.encoder(observations.float()))
+
+    def decode_actions(self, hidden):
+        return self.actor(hidden), self.critic(hidden)
+
+    def forward_eval(self, observations, state=None):
+        return self.decode_actions(self.encode_observations(observations, state))
+
+    def forward(self, observations, state=None):
+        return self.forward_eval(observations.reshape(-1, 4), state)
+"""
+
+CHECKS = ("B2", "S1", "S3", "S5", "S8", "A1")
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Check a policy that runs some lines when it is built, or when it encodes."""
+
+    def run(*, init: str = "pass", encode: str = "pass", limit: float = 20.0) -> Report:
+        path = tmp_path / "hostile_policy.py"
+        path.write_text(BASE.format(init=init, encode=encode))
+        return check_policy(f"{path}::Net", DISCRETE, select=CHECKS, time_limit=limit)
+
+    return run
+
+
+def texts(report: Report) -> str:
+    return "\n".join(result.message for result in report.results)
+
+
+def assert_all_reported(report: Report) -> None:
+    assert [result.code for result in report.results] == list(report.checks)
+    assert len(report.results) == len(CHECKS)
+
+
+def test_a_good_policy_passes(report):
+    good = report()
+    assert_all_reported(good)
+    assert good.ok, good.bad
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("sys.exit(3)", "SystemExit: 3"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("raise KeyboardInterrupt", "ended itself with exit code 1"),
+        ("self.big = torch.zeros(100 * 2**30)", "RuntimeError"),
+        ("self.big = np.zeros(100 * 2**30)", "MemoryError"),
+    ],
+)
+def test_a_policy_that_can_not_be_built_gives_one_error(report, init, said):
+    bad = report(init=init)
+    assert_all_reported(bad)
+    assert not bad.ok
+    assert said in texts(bad)
+    assert "hostile_policy.py:15" in texts(bad)
+    assert all(result.status is not Status.PASSED for result in bad.results if result.code != "B2")
+
+
+def test_a_policy_that_ends_the_process_when_it_is_built_gives_one_error(report):
+    bad = report(init="os._exit(4)")
+    assert_all_reported(bad)
+    assert texts(bad).count("it can't be built: the process ended itself with exit code 4") == 6
+    assert [result.status for result in bad.results] == [Status.ERROR] + [Status.SKIPPED] * 5
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("sys.exit(3)", "sys.exit was called: 3"),
+        ("os._exit(4)", "ended itself with exit code 4"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "died of SIGKILL"),
+        ("torch.zeros(100 * 2**30)", "RuntimeError"),
+    ],
+)
+def test_a_policy_that_can_not_be_run_gives_an_error_a_check(report, encode, said):
+    bad = report(encode=encode)
+    assert_all_reported(bad)
+    status = {result.code: result.status for result in bad.results}
+    assert status["B2"] is Status.PASSED
+    assert status["S1"] is status["S8"] is Status.ERROR
+    assert said in texts(bad)
+    assert "hostile_policy.py:18" in texts(bad) or "SIGKILL" in said or "exit" in said
+
+
+@pytest.mark.parametrize("lines", [{"init": "time.sleep(99)"}, {"encode": "time.sleep(99)"}])
+def test_a_policy_that_hangs_runs_out_of_time(report, lines):
+    bad = report(**lines, limit=1.0)
+    assert_all_reported(bad)
+    assert "took longer than 1 s at " in texts(bad)
+    assert "hostile_policy.py:" in texts(bad)
+
+
+def test_a_policy_that_ignores_signals_runs_out_of_time(report):
+    ignoring = "[signal.signal(s, signal.SIG_IGN) for s in (2, 10, 15)]; time.sleep(99)"
+    bad = report(encode=ignoring, limit=1.0)
+    assert_all_reported(bad)
+    assert "took longer than 1 s" in texts(bad)
+
+
+def test_after_some_hangs_the_rest_is_not_run(report):
+    bad = report(encode="time.sleep(99)", limit=0.5)
+    assert "not run: 3 checks before it ran out of time" in texts(bad)
+
+
+def test_one_check_that_dies_leaves_the_others_alone(report):
+    dying = "os._exit(0) if len(observations) == 7 else None"  # S3 tries a batch of 7
+    found = report(encode=dying)
+    status = {result.code: result.status for result in found.results}
+    assert status["S3"] is Status.ERROR
+    assert {status[code] for code in CHECKS if code != "S3"} == {Status.PASSED}
+
+
+def test_what_it_prints_is_not_seen(report, capfd):
+    report(init="print('hello'); os.write(2, b'hello')", encode="print('hello')")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_what_it_writes_goes_to_a_folder_that_is_removed(report, tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cwd"))
+    report(encode="open('rubbish.txt', 'w').close()")
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_the_generators_of_the_caller_stay_as_they_were(report):
+    states = (torch.get_rng_state(), str(np.random.get_state()), random.getstate())
+    report(init="torch.manual_seed(1); np.random.seed(1); random.seed(1)")
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (str(np.random.get_state()), random.getstate()) == states[1:]
+
+
+def test_no_process_is_left(report, tmp_path):
+    pid = tmp_path / "pid"
+    child = f"open({str(pid)!r}, 'w').write(str(subprocess.Popen(['sleep', '99']).pid))"
+    report(encode=f"{child}; time.sleep(99)", limit=1.0)
+    assert multiprocessing.active_children() == []
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_the_module_is_not_imported_here(report, tmp_path):
+    marker = tmp_path / "imported_by"
+    path = tmp_path / "shy.py"
+    path.write_text(
+        f"import os\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\n"
+        + BASE.format(init="pass", encode="pass")
+    )
+    check_policy(f"{path}::Net", DISCRETE, select="B2")
+    assert int(marker.read_text()) != os.getpid()
+
+
+def test_a_file_that_can_not_be_imported_gives_one_error(tmp_path):
+    path = tmp_path / "broken_file.py"
+    path.write_text("import nothing_of_this_name\n")
+    report = check_policy(f"{path}::Net", DISCRETE, select="B2,S1")
+    assert [r.status for r in report.results] == [Status.ERROR, Status.SKIPPED]
+    assert "nothing_of_this_name" in texts(report)
+
+
+def test_a_class_of_this_process_can_be_checked(report):
+    space = textwrap.dedent(BASE.format(init="pass", encode="pass"))
+    names: dict[str, object] = {"__name__": "somewhere"}
+    exec(space, names)
+    assert check_policy(names["Net"], DISCRETE, select=CHECKS).ok  # type: ignore[arg-type]
