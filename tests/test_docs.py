@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from environments import make_environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -21,30 +22,42 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text())
 
 
+def is_for_later(name: str, text: str) -> bool:
+    """Tell a file of a package, and a program that a console block runs."""
+    return "/" in name or "if __name__" in text
+
+
 def script(page: Path) -> str:
-    """Return the page as one program: named blocks become files, console blocks commands."""
-    parts = ["import subprocess, pathlib"]
+    """Return the page as one program: named blocks become files, console blocks are run."""
+    parts = [f"import pathlib, sys; sys.path.append({str(ROOT / 'tests')!r})"]
+    parts.append("from console import run_console")
     for language, text in blocks(page):
         named = FILE_NAME.match(text)
         if named:
             parts.append(f"pathlib.Path({named[1]!r}).write_text({text!r})")
-        if language == "python" and not (named and "if __name__" in text):
+        if language == "python" and not (named and is_for_later(named[1], text)):
             parts.append(text)
         if language == "console":
-            commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-            parts += [f"subprocess.run({c!r}, shell=True, check=True)" for c in commands]
+            parts.append(f"run_console({text!r})")
     return "\n".join(parts)
+
+
+def variables(page: Path, folder: Path) -> dict[str, str]:
+    """Return the shell variables for a page; one that installs has an environment of its own."""
+    if any(language == "console" and "pip install" in text for language, text in blocks(page)):
+        return make_environment(folder).variables
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path}
 
 
 @pytest.mark.trainer
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_runs(page, tmp_path):
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
+    environ = {**variables(page, tmp_path / "env"), "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, program.name], cwd=tmp_path, env=environ, capture_output=True, text=True
+        ["python", program.name], cwd=tmp_path, env=environ, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{page.name}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
