@@ -35,6 +35,7 @@ def make_parser(version: str) -> tuple[argparse.ArgumentParser, Any]:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_looking(verbs)
     _add_training(verbs)
+    _add_writing(verbs)
     return parser, verbs
 
 
@@ -77,6 +78,12 @@ def _add_training(verbs: Any) -> None:
     evaluate.add_argument("--episodes", type=int, help="default: as at the end of the training")
     evaluate.add_argument("--seed", type=int, help="default: as at the end of the training")
     evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
+
+
+def _add_writing(verbs: Any) -> None:
+    new = _verb(verbs, "new", "scaffolding:run_new", "write a package with a policy of your own")
+    new.add_argument("name", help="what to call it, such as acme or acme-policies")
+    new.add_argument("--into", default=".", metavar="DIR", help="the folder to make it in")
 
 
 def _verb(verbs: Any, name: str, run: str, text: str) -> argparse.ArgumentParser:
