@@ -79,9 +79,11 @@ def has_the_members(subject: Subject) -> None:
 def widths_agree(subject: Subject) -> None:
     """Probe both halves. In a recurrent policy the core's input may have another width."""
     policy, rows = subject.policy, 3
+    if lacking := _cannot_probe(policy):
+        raise CheckSkipped(f"it can't be probed (B2): {lacking}")
     width = int(policy.hidden_size)  # type: ignore[arg-type]
     with torch.no_grad():
-        hidden = policy.encode_observations(subject.observations(rows), state=None)  # type: ignore[operator]
+        hidden = policy.encode_observations(subject.observations(rows))  # type: ignore[operator]
     shape = tuple(hidden.shape)
     if len(shape) != 2 or shape[0] != rows or not (shape[1] == width or subject.recurrent):
         example = given(subject, rows) + "print(policy.encode_observations(observations).shape)"
@@ -173,7 +175,8 @@ def arguments_mean_something(subject: Subject) -> None:
 )
 def building_is_pure(subject: Subject) -> None:
     """Build under watch, in an empty directory."""
-    built(subject)
+    if not isinstance(built(subject), nn.Module):
+        raise CheckSkipped("it is no nn.Module (B4)")
     first, second = (_weights(subject.fresh(3)) for _ in range(2))
     differing = [name for name in first if not torch.equal(first[name], second[name])]
     if differing:
@@ -205,6 +208,12 @@ def _speaks_of_space(error: Exception, subject: Subject) -> bool:
     text = str(error)
     refusal = isinstance(error, (NotImplementedError, ValueError, TypeError, AssertionError))
     return refusal and ("space" in text.lower() or any(kind in text for kind in kinds))
+
+
+def _cannot_probe(policy: nn.Module) -> str:
+    needed = ("encode_observations", "decode_actions", "hidden_size")
+    offences = missing_members(policy)
+    return "; ".join(each for each in offences if any(name in each for name in needed))
 
 
 def _decode(policy: nn.Module, hidden: Tensor) -> None:

@@ -1,0 +1,242 @@
+"""Policies that break one promise of shapes each: plainly, and in another author's style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from good import (
+    CONTINUOUS,
+    FOUR,
+    MATRIX,
+    SEVERAL,
+    GoodLSTM,
+    GoodMLP,
+    layer,
+)
+from gymnasium import spaces as gym
+from mutant import Mutant
+from mutants_images import MUTANTS_IMAGES
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from puffer_policies.spaces import Spaces
+
+# -- S1 --------------------------------------------------------------------------------------------
+
+
+class FlatValues(GoodMLP):
+    """squeeze(-1), as many losses expect."""
+
+    def value(self, hidden: Tensor) -> Tensor:
+        return super().value(hidden).squeeze(-1)
+
+
+class ValuesOfNRows(GoodLSTM):
+    """A memory whose sequence gives values (B*T, 1), as its heads made them."""
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward(observations, state)
+        return logits, values.reshape(-1, 1)
+
+
+# -- S2 --------------------------------------------------------------------------------------------
+
+
+class UnmergedLogits(GoodLSTM):
+    """Logits of a sequence stay (B, T, n)."""
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward(observations, state)
+        return logits.reshape(*values.shape, -1), values
+
+
+class UnmergedNormal(GoodMLP):
+    """A Normal whose loc keeps an axis of time."""
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward(observations, state)
+        rows = observations.shape[:-1]
+        if len(rows) == 1:
+            return logits, values
+        loc, scale = (each.reshape(*rows, -1) for each in (logits.loc, logits.scale))
+        return Normal(loc, scale), values
+
+
+# -- S3 --------------------------------------------------------------------------------------------
+
+
+class Squeezes(GoodMLP):
+    """squeeze() without an axis: a batch of one loses its batch."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return super().logits(hidden).squeeze()
+
+
+class ScalesWithBatch(GoodMLP):
+    """A sum over the batch where the number of rows was meant to be constant."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden = super().encode_observations(observations, state)
+        return hidden / len(hidden)
+
+
+# -- S4 --------------------------------------------------------------------------------------------
+
+
+class TimeFirst(GoodLSTM):
+    """The heads run on (T, B, H), as nn.LSTM without batch_first returns it."""
+
+    def run(self, hidden: Tensor, h: Tensor, c: Tensor, starts: Any) -> Any:
+        h, c, outputs = super().run(hidden, h, c, starts)
+        return h, c, outputs.transpose(0, 1).reshape(outputs.shape)
+
+
+class TransposedMerge(GoodMLP):
+    """swapaxes before the merge, and never back."""
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        if observations.ndim == 3:
+            observations = observations.swapaxes(0, 1).flatten(0, 1)
+        return self.forward_eval(observations, state)
+
+
+# -- S5 --------------------------------------------------------------------------------------------
+
+
+class BatchAsTime(GoodMLP):
+    """A recurrent layer without batch axis reads the batch as a sequence."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.rnn = nn.RNN(16, 16)
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden, _ = self.rnn(super().encode_observations(observations, state))
+        return hidden
+
+
+class RunningSum(GoodMLP):
+    """cumsum over axis 0, meant for features."""
+
+    def features(self, observations: Any) -> Tensor:
+        features = super().features(observations)
+        return features + 0.1 * features.cumsum(0)
+
+
+class BatchNormed(GoodMLP):
+    """Batch statistics while training (DLR-RM/stable-baselines3#535), undeclared."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.norm = nn.BatchNorm1d(16)
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden = super().encode_observations(observations, state)
+        return self.norm(hidden) if len(hidden) > 1 or not self.training else hidden
+
+
+# -- S6 --------------------------------------------------------------------------------------------
+
+
+class NoCast(GoodMLP):
+    """Observations go into the layer as they come."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return torch.tanh(self.encoder(observations))
+
+
+class DoubleValues(GoodMLP):
+    """A scale that NumPy made, float64."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("value_scale", torch.from_numpy(np.ones(1)))
+
+    def value(self, hidden: Tensor) -> Tensor:
+        return super().value(hidden) * self.value_scale
+
+
+# -- S7 --------------------------------------------------------------------------------------------
+
+
+class Views(GoodMLP):
+    """view, which wants its input in one piece."""
+
+    def features(self, observations: Any) -> Tensor:
+        return observations.view(len(observations), 15).float()
+
+
+class ClampsInPlace(GoodMLP):
+    """Clips outliers in the caller's buffer."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations.clamp_(-0.5, 0.5))
+
+
+class ActivatesInPlace(GoodMLP):
+    """The heads write into the hidden features that were given to them."""
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        with torch.no_grad():
+            return super().decode_actions(hidden.mul_(0.5))
+
+
+# -- S8 --------------------------------------------------------------------------------------------
+
+
+class OneHeadForAll(GoodMLP):
+    """PufferLib 3.0 for MultiBinary: one choice among n."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.actor = layer(nn.Linear(16, self.spaces.action.shape[0]), 0.01)
+
+
+class UnsplitLogits(GoodMLP):
+    """The logits of all choices in one tensor."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return torch.cat(super().logits(hidden), -1)
+
+
+class FirstAxisActions(GoodMLP):
+    """PufferLib 3.0 for Box(2, 3): shape[0] numbers."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.mean = layer(nn.Linear(16, self.spaces.action.shape[0]), 0.01)
+        self.log_std = nn.Parameter(torch.zeros(self.spaces.action.shape[0]))
+        self.actor = None
+
+    def logits(self, hidden: Tensor) -> Any:
+        mean = self.mean(hidden)
+        return Normal(mean, self.log_std.clamp(-5, 2).exp().expand_as(mean), validate_args=False)
+
+
+FLAGS = Spaces(MATRIX, gym.MultiBinary(3))
+TABLE = Spaces(MATRIX, gym.Box(-1.0, 1.0, (2, 3)))
+
+MUTANTS_SHAPES = (
+    Mutant("S1", "flat-values", FlatValues),
+    Mutant("S1", "values-of-n-rows", ValuesOfNRows, SEVERAL),
+    Mutant("S2", "unmerged-logits", UnmergedLogits),
+    Mutant("S2", "unmerged-normal", UnmergedNormal, CONTINUOUS),
+    Mutant("S3", "squeezes", Squeezes),
+    Mutant("S3", "scales-with-batch", ScalesWithBatch),
+    Mutant("S4", "time-first", TimeFirst),
+    Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS),
+    Mutant("S5", "batch-as-time", BatchAsTime),
+    Mutant("S5", "running-sum", RunningSum),
+    Mutant("S5", "batch-normed", BatchNormed, note="DLR-RM/stable-baselines3#535"),
+    Mutant("S6", "no-cast", NoCast),
+    Mutant("S6", "double-values", DoubleValues),
+    Mutant("S7", "views", Views, Spaces(MATRIX, FOUR)),
+    Mutant("S7", "clamps-in-place", ClampsInPlace),
+    Mutant("S7", "activates-in-place", ActivatesInPlace),
+    Mutant("S8", "one-head-for-all", OneHeadForAll, FLAGS, note="PufferLib 3.0, MultiBinary"),
+    Mutant("S8", "unsplit-logits", UnsplitLogits, SEVERAL),
+    Mutant("S8", "first-axis-actions", FirstAxisActions, TABLE, note="PufferLib 3.0, Box(2, 3)"),
+    *MUTANTS_IMAGES,
+)

@@ -1,0 +1,125 @@
+"""B1-B7 catch what they name, in every style, and find no fault with correct policies."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from good import DISCRETE, FOUR, IMAGE, GoodLSTM, GoodMLP
+from goods import GOOD, Good
+from gymnasium import spaces as gym
+from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
+from mutants_build import MUTANTS_BUILD, Announces, LinksResources, Reseeds
+
+from puffer_policies.checks import build, shapes
+from puffer_policies.checks.build import CHECKS
+from puffer_policies.checks.model import Status
+from puffer_policies.checks.subject import Subject
+from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.records import Capabilities
+from puffer_policies.spaces import Spaces
+from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.zoo.conv import Convolutional
+from puffer_policies.zoo.mlp import Continuous, Default, MultiDiscrete, Structured
+
+BOTH = (*build.CHECKS, *shapes.CHECKS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS_BUILD, ids=str)
+def test_each_mutant_is_caught_by_its_own_check_alone(mutant: Mutant) -> None:
+    assert_caught(BOTH, mutant)
+
+
+def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
+    counted = Counter(mutant.code for mutant in MUTANTS_BUILD)
+    assert {check.code: counted[check.code] >= 2 for check in CHECKS} == dict.fromkeys(
+        (f"B{n}" for n in range(1, 8)), True
+    )
+
+
+@pytest.mark.parametrize("good", GOOD, ids=str)
+def test_correct_policies_of_every_style_pass(good: Good) -> None:
+    assert_passes(CHECKS, good.subject())
+
+
+@pytest.mark.parametrize("cls", [Default, Structured, Continuous, MultiDiscrete, Convolutional])
+def test_built_ins_pass_alone_and_wrapped(cls: Any) -> None:
+    pixels = gym.Box(0, 255, (3, 40, 41), np.uint8)
+    observation = pixels if cls is Convolutional else DISCRETE.observation
+    action = {Continuous: gym.Box(-1, 1, (2,)), MultiDiscrete: gym.MultiDiscrete([2, 3])}
+    spaces = Spaces(observation, action.get(cls, FOUR))
+    assert_passes(BOTH, subject_of(cls, spaces))
+    assert_passes(BOTH, subject_of(lambda s: LSTMWrapper(s, cls(s)), spaces, name="wrapped"))
+
+
+def test_a_refusal_in_words_is_a_skip_that_quotes_it() -> None:
+    spaces = Spaces(gym.Discrete(3), FOUR)
+    status, text = outcomes(CHECKS, subject_of(Convolutional, spaces))["B1"]
+    assert status is Status.SKIPPED
+    assert "Discrete(3)" in text
+
+
+@pytest.mark.parametrize("error", [IncompatibleSpace("no space"), ValueError("Box expected")])
+def test_a_refusal_of_declared_spaces_fails(error: Exception) -> None:
+    def refuse(_: Spaces) -> Any:
+        raise error
+
+    subject = subject_of(refuse, IMAGE, capabilities=Capabilities(observations=("image",)))
+    assert outcomes(CHECKS, subject)["B1"][0] is Status.FAILED
+    elsewhere = subject_of(refuse, DISCRETE, capabilities=Capabilities(observations=("image",)))
+    assert outcomes(CHECKS, elsewhere)["B1"][0] is Status.SKIPPED
+
+
+def test_a_policy_that_is_not_known_as_a_class_skips_the_arguments_with_the_reason() -> None:
+    subject = Subject("made", DISCRETE, build=lambda: GoodMLP(DISCRETE))
+    assert outcomes(CHECKS, subject)["B6"] == (
+        Status.SKIPPED,
+        "its class is not known, only how to build it",
+    )
+
+
+def test_parts_that_are_registered_twice_are_no_fault() -> None:
+    class Aliased(GoodLSTM):
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self.parts = {"encoder": self.encoder, "cell": [self.cell]}
+            self.run_later = lambda hidden: self.critic(hidden)
+            self.activations = [torch.nn.ReLU(), torch.nn.Tanh()]
+
+    assert_passes(CHECKS, subject_of(Aliased))
+
+
+@pytest.mark.parametrize("cls", [Reseeds, LinksResources, Announces])
+def test_what_a_build_does_besides_is_undone(
+    cls: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with pytest.raises(Exception, match="side effects"):
+        _only_b7().run(Subject("p", DISCRETE, build=_second_time(cls)))
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert os.getcwd() == str(tmp_path)
+    assert not os.listdir(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def _only_b7() -> Any:
+    return next(check for check in CHECKS if check.code == "B7")
+
+
+def _second_time(cls: Any) -> Any:
+    """Build harmlessly until the check watches: once for it to look at, twice to compare."""
+    calls = []
+
+    def make() -> Any:
+        calls.append(None)
+        return GoodMLP(DISCRETE) if len(calls) <= 3 else cls(DISCRETE)
+
+    return make

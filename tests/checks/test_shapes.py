@@ -1,0 +1,91 @@
+"""S1-S10 catch what they name, in every style, and find no fault with correct policies."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from good import DISCRETE, GoodLSTM, GoodMLP
+from goods import GOOD, Good
+from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
+from mutants_build import MUTANTS_BUILD
+from mutants_shapes import MUTANTS_SHAPES, BatchNormed, FlatValues
+from torch import Tensor
+
+from puffer_policies.checks import build, shapes
+from puffer_policies.checks.model import CheckFailed, Status, by_code
+from puffer_policies.checks.shapes import CHECKS
+from puffer_policies.nn.distributions import Categorical, distribution
+
+BOTH = (*build.CHECKS, *shapes.CHECKS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS_SHAPES, ids=str)
+def test_each_mutant_is_caught_by_its_own_check_alone(mutant: Mutant) -> None:
+    assert_caught(BOTH, mutant)
+
+
+def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
+    counted = Counter(mutant.code for mutant in MUTANTS_SHAPES)
+    assert [check.code for check in CHECKS] == [f"S{n}" for n in range(1, 11)]
+    assert all(counted[check.code] >= 2 for check in CHECKS)
+
+
+@pytest.mark.parametrize("good", GOOD, ids=str)
+def test_correct_policies_of_every_style_pass(good: Good) -> None:
+    assert_passes(CHECKS, good.subject())
+
+
+@pytest.mark.parametrize("cls", [GoodMLP, GoodLSTM])
+def test_a_first_policy_whose_heads_start_at_zero_passes(cls: Any) -> None:
+    def make(spaces: Any) -> Any:
+        policy = cls(spaces)
+        for layer in (policy.actor.linear, policy.critic):
+            torch.nn.init.zeros_(layer.weight)
+        return policy
+
+    assert_passes(CHECKS, subject_of(make))
+
+
+def test_batch_statistics_may_be_declared() -> None:
+    assert outcomes(CHECKS, subject_of(BatchNormed))["S5"][0] is Status.FAILED
+    assert_passes(CHECKS, subject_of(BatchNormed, declared={"batch_statistics": True}))
+
+
+def test_a_failure_tells_the_shape_that_was_wanted_and_the_one_that_came() -> None:
+    status, text = outcomes(CHECKS, subject_of(FlatValues))["S1"]
+    assert status is Status.FAILED
+    assert "(5, 1)" in text
+    assert "(5,)" in text
+
+
+@pytest.mark.parametrize("mutant", [*MUTANTS_BUILD, *MUTANTS_SHAPES], ids=str)
+def test_the_example_of_a_failure_is_python_that_runs(mutant: Mutant) -> None:
+    subject = mutant.subject()
+    with pytest.raises(CheckFailed) as caught:
+        by_code(BOTH)[mutant.code].run(subject)
+    if not caught.value.example:
+        return
+    names = {"policy": subject.policy, "spaces": mutant.spaces}
+    expected_to_raise = (RuntimeError, TypeError)
+    with contextlib.suppress(*expected_to_raise), contextlib.redirect_stdout(io.StringIO()):
+        exec(caught.value.example, names)
+
+
+def test_logits_of_a_type_that_a_package_registered_pass() -> None:
+    @dataclass
+    class Scores:
+        scores: Tensor
+
+    class Scoring(GoodMLP):
+        def logits(self, hidden: Tensor) -> Any:
+            return Scores(super().logits(hidden))
+
+    assert outcomes(CHECKS, subject_of(Scoring))["S8"][0] is Status.ERROR
+    distribution.register(Scores, lambda logits: Categorical(logits.scores))
+    assert_passes(CHECKS, subject_of(Scoring, DISCRETE))
