@@ -37,7 +37,7 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/.ready  ## Run the core's tests with gymnasium 0.29.1 and numpy 1.26.4.
-	$(OLDEST)/bin/python -m pytest -n 2 -m "not trainer"
+	$(OLDEST)/bin/python -m pytest -n 2
 
 lint: setup  ## Check style and format.
 	$(BIN)/ruff check .

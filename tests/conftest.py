@@ -1,0 +1,33 @@
+"""Leaves the trainer's tests out, and says so, where gymnasium is older than the trainer needs."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+from packaging.version import Version
+
+NEEDED = "1.1"
+TOO_OLD = Version(gymnasium.__version__) < Version(NEEDED)
+REASON = f"the trainer needs gymnasium >= {NEEDED}, this is {gymnasium.__version__}"
+
+TRAINER_FILES = [
+    "test_breakout.py",
+    "test_envs.py",
+    "test_evaluate.py",
+    "test_rollout.py",
+    "test_run.py",
+    "test_trainer.py",
+]
+collect_ignore = TRAINER_FILES if TOO_OLD else []
+
+
+def pytest_report_header() -> list[str]:
+    """Name the files that are left out."""
+    return [f"left out, as {REASON}: {', '.join(TRAINER_FILES)}"] if TOO_OLD else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that are marked as needing the trainer."""
+    for item in items:
+        if TOO_OLD and item.get_closest_marker("trainer"):
+            item.add_marker(pytest.mark.skip(reason=REASON))
