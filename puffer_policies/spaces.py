@@ -7,6 +7,7 @@ here too, as in ``pufferlib.spaces``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -73,10 +74,12 @@ def _spaces_of_id(env_id: str) -> Spaces:
     return with_spaces
 
 
-def env_not_found(env_id: str, error: Exception) -> EnvError:
-    """Describe gymnasium's refusal of an env id, with the nearest ids."""
-    hint = did_you_mean(env_id, gymnasium.registry)
+def env_not_found(env_id: str, error: Exception, *, names: Iterable[str] = ()) -> EnvError:
+    """Describe gymnasium's refusal of an env id, with the nearest of the ids and of `names`."""
     reason = str(error).rstrip(".") or type(error).__name__
+    # An id that exists was refused for another reason: a missing package, say.
+    known = [*names, *gymnasium.registry]
+    hint = "" if env_id in gymnasium.registry else did_you_mean(env_id, known)
     return EnvError(f"Gymnasium can't make {env_id!r}: {reason}.", fix=hint)
 
 

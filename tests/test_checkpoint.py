@@ -8,8 +8,8 @@ import gymnasium
 import pytest
 import safetensors.torch
 import torch
+from plain_policies import Plain, PufferLSTM, Split
 from torch import nn
-from training_toys import Plain, PufferLSTM, Split
 
 from puffer_policies import checkpoint, tensorfile
 from puffer_policies.checkpoint import load_policy, load_weights, read_header, save_checkpoint

@@ -113,6 +113,11 @@ def test_an_ambiguous_layout_must_be_said() -> None:
     assert ConvEncoder(cube, 16, channels_last=True).channels == 40
 
 
+def test_a_space_without_three_axes_is_refused_in_words() -> None:
+    with pytest.raises(IncompatibleSpace, match="no image: it has 1 axes"):
+        ConvEncoder(OBSERVATIONS["vector"], 16, channels_last=True)
+
+
 def test_a_given_size_that_differs_shows_both_numbers() -> None:
     require_equal("framestack", given=None, found=4)
     require_equal("framestack", given=4, found=4)

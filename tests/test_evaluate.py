@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from training_toys import MODES, Plain, Split, clocks, guesses
+from plain_policies import Plain, Split
+from training_toys import MODES, clocks, guesses
 
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.train import evaluate as module

@@ -9,7 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from training_toys import MODES, SCHEDULES, Clock, Plain, PufferLSTM, Split, clocks
+from plain_policies import Plain, PufferLSTM, Split
+from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError, TrainingError

@@ -12,8 +12,8 @@ import signal
 import gymnasium
 import pytest
 import torch
+from plain_policies import Plain, PufferLSTM, Split
 from rich.console import Console
-from training_toys import Plain, PufferLSTM, Split
 
 from puffer_policies import pufferl
 from puffer_policies.checkpoint import read_header

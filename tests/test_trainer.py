@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from training_toys import Plain, Split, clocks, guesses
+from plain_policies import Plain, Split
+from training_toys import clocks, guesses
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError

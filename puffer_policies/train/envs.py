@@ -23,10 +23,11 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from puffer_policies.config.presets import shipped_configs
 from puffer_policies.envs.breakout import register_envs
 from puffer_policies.errors import ConfigError, EnvError
+from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout, env_not_found
-from puffer_policies.train.nested import leaves, map_nested
 
 VECTORIZATIONS = ("auto", "native", "sync", "async")
 """How copies of an env are run: its own vector entry point, one process, or one process each."""
@@ -248,7 +249,7 @@ def make_vecenv(
                 env_id, num_envs, mode, vector_kwargs=vector_kwargs, **(env_kwargs or {})
             )
     except gymnasium.error.Error as error:
-        raise env_not_found(env_id, error) from error
+        raise env_not_found(env_id, error, names=shipped_configs()) from error
     except (ImportError, TypeError, ValueError) as error:
         raise EnvError(
             f"Making {env_id!r} with {dict(env_kwargs or {})} failed: {error}.",
@@ -276,7 +277,7 @@ def _mode(env_id: str, vectorization: str) -> str:
     try:
         spec = gymnasium.spec(env_id)
     except (gymnasium.error.Error, ImportError) as error:
-        raise env_not_found(env_id, error) from error
+        raise env_not_found(env_id, error, names=shipped_configs()) from error
     native = spec.vector_entry_point is not None and not spec.additional_wrappers
     return "vector_entry_point" if native else "sync"
 

@@ -15,12 +15,12 @@ from puffer_policies.checkpoint import load_policy, read_header
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.errors import CheckpointError
+from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.envs import VecEnv, make_vecenv
 from puffer_policies.train.metrics import EpisodeTracker
-from puffer_policies.train.nested import map_nested
 from puffer_policies.train.rollout import to_tensor
 
 NUM_ENVS = 20

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from puffer_policies.errors import TrainingError
+from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.envs import Step, VecEnv
 from puffer_policies.train.metrics import EpisodeTracker
-from puffer_policies.train.nested import leaves, map_nested
 
 
 def as_tensor(array: Any) -> Tensor:
