@@ -77,12 +77,14 @@ def plans_for(
 
 def subject_of(blueprint: Blueprint) -> Subject:
     """Return a policy that is looked up as checks see it; its class is imported now."""
+    cls = blueprint.load()
     return Subject(
         name=str(blueprint.spec),
         spaces=blueprint.spaces,
         build=blueprint.build,
-        cls=blueprint.load(),
+        cls=cls,
         capabilities=blueprint.capabilities,
+        declared=_declared(cls),
     )
 
 
@@ -154,7 +156,7 @@ def _subject(
         name=name,
         source=_source(policy, wrappers, spaces),
         capabilities=None if is_class and not _declares(blueprint.record) else subject.capabilities,
-        declared={"may_refuse": True} if stacked else {},
+        declared={**subject.declared, **({"may_refuse": True} if stacked else {})},
     )
 
 
@@ -248,8 +250,10 @@ def _built_subject(name: str, policy: nn.Module, spaces: Spaces) -> Subject:
         build=partial(copy.deepcopy, policy),
         source=snippet(spaces, imports=imports, policy="...  # the policy you gave"),
         cls=type(policy),
-        declared=_BUILT,
+        declared={"built": "it was given built, and perhaps trained", **_declared(type(policy))},
     )
 
 
-_BUILT: dict[str, Any] = {"built": "the policy was given built, and perhaps trained"}
+def _declared(cls: type) -> dict[str, Any]:
+    """Return what a class tells the checks about itself in its attribute ``conformance``."""
+    return dict(getattr(cls, "conformance", {}))

@@ -120,8 +120,8 @@ def error_result(
         name=check.name,
         status=Status.ERROR,
         policy=name,
-        observation=str(spaces.observation),
-        action=str(spaces.action),
+        observation=_in_a_line(spaces.observation),
+        action=_in_a_line(spaces.action),
         message=message,
         example=f"{source}\n{again}" if source else "",
     )
@@ -182,6 +182,10 @@ def _result(check: Check, subject: Subject, status: Status, *, message: str) -> 
 def _unrun(result: Result, reason: str) -> Result:
     message = f"not run: {reason}"
     return dataclasses.replace(result, status=Status.SKIPPED, message=message, example="")
+
+
+def _in_a_line(space: object) -> str:
+    return " ".join(str(space).split())
 
 
 def _alone(subject: Subject) -> Subject:

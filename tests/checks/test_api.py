@@ -1,0 +1,205 @@
+"""check_policy takes a policy however it is given, and get_policy may ask for as much."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+import torch
+from fake_packages import site_in
+from good import CONTINUOUS, DISCRETE, GoodLSTM, GoodMLP
+
+from puffer_policies import get_policy
+from puffer_policies.checks import CheckFailed, check, check_policy
+from puffer_policies.discovery import discover
+from puffer_policies.errors import (
+    BuildError,
+    ConfigError,
+    ContractError,
+    IncompatibleSpace,
+    PolicyNotFound,
+)
+from puffer_policies.specs import PolicySpec
+
+FEW = ("B2", "S1", "S8")
+
+
+class Flat(GoodMLP):
+    """Its values have lost an axis."""
+
+    def decode_actions(self, hidden):
+        logits, values = super().decode_actions(hidden)
+        return logits, values.squeeze(-1)
+
+
+class Branching(GoodMLP):
+    """What it does depends on values."""
+
+    def features(self, observations):
+        features = super().features(observations)
+        return features if features.sum().item() > 0 else -features
+
+
+class TooMany(GoodMLP):
+    """It has a logit more than there are actions."""
+
+    def logits(self, hidden):
+        logits = super().logits(hidden)
+        return torch.cat([logits, logits[:, :1]], 1)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "Default",
+        "puffer-policies/Default",
+        "LSTMWrapper(Default(hidden_size=8))",
+        PolicySpec("Default"),
+        GoodMLP,
+        GoodLSTM,
+        GoodMLP(DISCRETE),
+        get_policy("Default", DISCRETE),
+    ],
+    ids=lambda policy: policy if isinstance(policy, str) else repr(policy)[:40].split("(")[0],
+)
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_policy_is_checked_however_it_is_given(policy, isolate):
+    report = check_policy(policy, DISCRETE, select=FEW, isolate=isolate)
+    assert report.ok, report.bad
+    assert report.counts["run"] == len(FEW)
+
+
+def test_a_bad_policy_is_found_and_the_example_shows_it():
+    report = check_policy(Flat, DISCRETE, select=FEW)
+    assert report.failed() == {"S1"}
+    example = report.bad[0].example
+    assert "from test_api import Flat" in example
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert isinstance(names["policy"], Flat)
+
+
+def test_spaces_are_read_from_envs_and_ids():
+    with gymnasium.make("CartPole-v1") as env:
+        reports = [check_policy("Default", each, select=FEW) for each in (env, "CartPole-v1")]
+    assert [report.counts["passed"] for report in reports] == [len(FEW)] * 2
+
+
+def test_without_spaces_every_declared_kind_is_tried():
+    report = check_policy("Continuous", select="S1", isolate=False)
+    actions = {result.action for result in report.results}
+    assert report.ok
+    assert all(action.startswith("Box") for action in actions)
+    assert len({result.observation for result in report.results}) == 9
+
+
+def test_a_wrapper_is_checked_around_a_policy():
+    report = check_policy("LSTMWrapper", DISCRETE, select=FEW, isolate=False)
+    assert {result.policy for result in report.results} == {"LSTMWrapper(Default)"}
+    assert report.ok
+
+
+def test_wrappers_go_around_what_is_given():
+    for wrappers in (["LSTMWrapper"], ["LSTMWrapper(num_layers=2)"]):
+        report = check_policy(GoodMLP, DISCRETE, wrappers=wrappers, select=FEW, isolate=False)
+        assert report.ok, report.bad
+
+
+def test_a_check_that_says_the_same_for_all_spaces_runs_once():
+    report = check_policy("Structured", select="P2", isolate=False)
+    ran = [result for result in report.results if result.status != "skipped"]
+    assert len(ran) == 1
+    assert report.counts["skipped"] == len(report.results) - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error"),
+    [
+        (("Defualt",), {}, PolicyNotFound),
+        (("Default",), {"select": "Q1"}, ConfigError),
+        (("Continuous", DISCRETE), {}, IncompatibleSpace),
+        (("LSTMWrapper(LSTMWrapper(Default))", DISCRETE), {}, BuildError),
+        (("nowhere.py::Net", DISCRETE), {}, BuildError),
+        ((torch.nn.Linear(2, 2),), {}, BuildError),
+        ((GoodMLP(DISCRETE), DISCRETE), {"wrappers": ["LSTMWrapper"]}, BuildError),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_the_question_raises(arguments, options, error):
+    with pytest.raises(error):
+        check_policy(*arguments, **options)
+
+
+def test_a_policy_that_is_no_policy_gives_a_report():
+    report = check_policy(torch.nn.Linear(2, 2), DISCRETE, select="B2,S1,R1", isolate=False)
+    assert not report.ok
+    assert "B2" in report.failed()
+
+
+def test_a_plugins_own_checks_are_run(tmp_path):
+    text = """
+    from puffer_policies.checks import CheckFailed, check
+    from puffer_policies.hookspecs import hookimpl
+
+    @check("ACME1", "is-small", promise="It is small.", why="Size.", fix="Shrink it.")
+    def is_small(subject):
+        raise CheckFailed("something small", "something large")
+
+    @hookimpl
+    def register_checks(registrar):
+        registrar.add(is_small)
+    """
+    with site_in(tmp_path) as site:
+        site.install(
+            "acme-checks",
+            entry_points={"plugins": {"acme": "acme_checks"}},
+            files={"acme_checks.py": text},
+        )
+        registry = discover(plugins=["acme-checks"], environ={})
+        report = check_policy("Default", DISCRETE, select="ACME,S1", registry=registry)
+    assert report.failed() == {"ACME1"}
+
+
+def test_the_parts_of_a_check_are_public():
+    assert check("ACME1", "n", promise="p", why="w", fix="f")(lambda _: None).code == "ACME1"
+    assert issubclass(CheckFailed, Exception)
+
+
+# -- get_policy ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validate", ["off", "static", "shapes"])
+@pytest.mark.parametrize("spaces", [DISCRETE, CONTINUOUS])
+def test_a_correct_policy_is_built_however_closely_it_is_looked_at(validate, spaces):
+    assert get_policy(GoodLSTM, spaces, validate=validate).hidden_size == 16
+    assert get_policy("LSTMWrapper(Default)", spaces, validate=validate).hidden_size == 128
+
+
+def test_full_validation_runs_the_suite():
+    assert get_policy(GoodMLP, DISCRETE, validate="full").hidden_size == 16
+    with pytest.raises(ContractError, match="S1 value-shape: expected"):
+        get_policy(Flat, DISCRETE, validate="full")
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"), [(Flat, r"values \(3,\), expected \(3, 1\)"), (TooMany, r"logits \(3, 5\)")]
+)
+def test_wrong_shapes_are_found_without_computing(policy, said):
+    with pytest.raises(ContractError, match=said):
+        get_policy(policy, DISCRETE, validate="shapes")
+
+
+def test_shapes_of_a_policy_that_branches_on_values_are_found_by_running_it():
+    assert get_policy(Branching, DISCRETE, validate="shapes").hidden_size == 16
+
+
+def test_looking_at_shapes_leaves_the_policy_as_it_was():
+    torch.manual_seed(0)
+    plain = get_policy(GoodLSTM, DISCRETE, validate="off").state_dict()
+    torch.manual_seed(0)
+    looked_at = get_policy(GoodLSTM, DISCRETE, validate="shapes").state_dict()
+    torch.testing.assert_close(plain, looked_at, atol=0, rtol=0)
+
+
+def test_an_unknown_validation_is_refused():
+    with pytest.raises(BuildError, match="Did you mean 'static'"):
+        get_policy("Default", DISCRETE, validate="statik")  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Every policy of ours, alone and in every wrapper, keeps every promise on all that it fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from puffer_policies.checks.api import run_plans
+from puffer_policies.checks.expected import EXPECTED
+from puffer_policies.checks.matrix import kinds
+from puffer_policies.checks.model import BAD, Report, by_code
+from puffer_policies.checks.plans import plans_for, wrapped_plans
+from puffer_policies.checks.report import render
+from puffer_policies.checks.suite import all_checks, select_checks
+from puffer_policies.discovery import discover
+
+REGISTRY = discover(plugins=[], environ={"PUFFER_POLICIES_REGISTRY": ""})
+NAMES = REGISTRY.names("policy")
+WRAPPERS = REGISTRY.names("wrapper")
+CHECKS = select_checks(all_checks())
+EACH, ONCE = ([c for c in CHECKS if c.once is once] for once in (False, True))
+
+
+def all_plans():
+    for name in NAMES:
+        yield from plans_for(name, registry=REGISTRY)
+        yield from wrapped_plans(name, REGISTRY)
+
+
+PLANS = [
+    pytest.param(plan, id=f"{i}-{plan.name}-{kinds(plan.spaces).replace('/', '-')}")
+    for i, plan in enumerate(all_plans())
+]
+
+
+def assert_kept(plans, checks):
+    results = list(run_plans(plans, checks, isolate=False))
+    report = Report(results, by_code(checks))
+    bad = [result for result in results if result.status in BAD]
+    assert not bad, render(report)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_promises_are_kept(plan):
+    assert_kept([plan], EACH)
+
+
+@pytest.mark.skipif(not ONCE, reason="no check is run once")
+@pytest.mark.parametrize("name", [*NAMES, *WRAPPERS])
+def test_promises_that_cost_seconds_are_kept_once(name):
+    assert_kept(plans_for(name, registry=REGISTRY)[:1], ONCE)
+
+
+def test_every_wrapper_is_tried():
+    tried = {plan.values[0].name.split("(")[0] for plan in PLANS}
+    assert set(WRAPPERS) <= tried
+
+
+def test_no_failure_is_expected():
+    assert EXPECTED == {}

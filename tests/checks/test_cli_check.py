@@ -1,0 +1,85 @@
+"""``puffer-policies check``: its words and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from puffer_policies.cli.main import main
+
+FLAT = """
+from puffer_policies.zoo.mlp import Default
+
+class Flat(Default):
+    def decode_actions(self, hidden):
+        logits, values = super().decode_actions(hidden)
+        return logits, values.squeeze(-1)
+"""
+
+
+@pytest.fixture
+def flat(tmp_path):
+    path = tmp_path / "flat_policy.py"
+    path.write_text(FLAT)
+    return f"{path}::Flat"
+
+
+def test_a_good_policy_is_0(capsys):
+    assert main(["check", "Default", "--env", "CartPole-v1", "--select", "S1,S8,S10"]) == 0
+    text = capsys.readouterr().out
+    assert "3 selected, 2 run: 2 passed, 1 skipped." in text
+    assert "its observations have no keys (S10)" in text
+
+
+def test_a_bad_policy_is_1_and_is_explained(capsys, flat):
+    assert main(["check", flat, "--select", "S1,S8"]) == 1
+    text = capsys.readouterr().out
+    assert "S1 value-shape: failed" in text
+    assert "flat_policy.py::Flat" in text
+    assert "policy = get_policy(class_at(" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Defualt"],
+        ["Default", "--select", "S77"],
+        ["Continuous", "--env", "CartPole-v1"],
+        ["nowhere.py::Net"],
+        ["Default", "--env", "Nowhere-v0"],
+        ["Default", "--select", "S1", "--junit", "/nowhere/at/all.xml"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_2(capsys, arguments):
+    assert main(["check", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_nothing_run_is_1(capsys):
+    assert main(["check", "Default", "--env", "CartPole-v1", "--select", "S10"]) == 1
+    assert "Nothing was run" in capsys.readouterr().out
+
+
+def test_without_a_name_every_fitting_policy_is_checked(capsys):
+    assert main(["check", "--env", "CartPole-v1", "--select", "S1", "--no-isolation"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("Default", "Structured"))
+    assert "Continuous" not in text
+
+
+def test_json_and_junit(capsys, tmp_path, flat):
+    junit = tmp_path / "report.xml"
+    assert main(["check", flat, "Default", "--select", "S1", "--json", "--junit", str(junit)]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["counts"]["failed"] == 3
+    assert {result["policy"] for result in data["results"]} == {"flat_policy.py::Flat", "Default"}
+    assert len(ElementTree.parse(junit).findall(".//failure")) == 3
+
+
+def test_time_limit_and_tier(capsys):
+    options = ["--tier", "static", "--time-limit", "20", "--ignore", "B1"]
+    assert main(["check", "Default", "--env", "CartPole-v1", *options]) == 0
+    assert "selected" in capsys.readouterr().out

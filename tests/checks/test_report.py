@@ -1,0 +1,82 @@
+"""What a report tells people and machines."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from puffer_policies.checks.model import Report, Result, Status, check
+from puffer_policies.checks.report import counts_line, details, render, to_junit
+
+CHECK = check("S1", "value-shape", promise="PROMISE", why="WHY", fix="FIX")(lambda _: None)
+
+
+def result(status: Status, *, code: str = "S1", policy: str = "Net", **texts: str) -> Result:
+    return Result(code, "value-shape", status, policy, "Box(4,)", "Discrete(3)", **texts)
+
+
+@pytest.fixture
+def report() -> Report:
+    results = [
+        result(Status.PASSED, code="B1"),
+        result(Status.FAILED, expected="(5, 1)", found="(5,)", example="policy = Net()"),
+        result(Status.SKIPPED, code="R10", message="no memory"),
+        result(Status.SKIPPED, code="R2", message="no memory"),
+        result(Status.EXPECTED, code="N5", message="it is known"),
+        result(Status.ERROR, code="A1", message="ValueError: \x1b[1mno"),
+    ]
+    return Report(results, {"S1": CHECK})
+
+
+def test_the_text_shows_every_number(report):
+    line = "6 selected, 4 run: 1 passed, 1 failed, 2 skipped, 1 expected failure, 1 error."
+    assert counts_line(report) == line
+    assert render(report).endswith(line)
+
+
+def test_the_text_says_why_each_skip_and_expected_failure(report):
+    text = render(report)
+    assert "2x  no memory (R2, R10)" in text
+    assert "it is known (N5)" in text
+
+
+def test_a_failure_says_all_that_is_needed_to_mend_it(report):
+    text = details(report.results[1], report)
+    for part in ("S1", "Net", "Box(4,)", "Discrete(3)", "(5, 1)", "(5,)", "PROMISE", "WHY", "FIX"):
+        assert part in text
+    assert "policy = Net()" in text
+
+
+def test_the_same_failure_on_other_spaces_is_told_in_a_line(report):
+    twice = Report([report.results[1], report.results[1]], report.checks)
+    text = render(twice)
+    assert text.count("WHY") == 1
+    assert "also on  Box(4,) -> Discrete(3)" in text
+
+
+def test_nothing_run_is_not_good():
+    empty = Report([result(Status.SKIPPED, message="no memory")], {})
+    assert not empty.ok
+    assert "proves nothing" in render(empty)
+    assert not Report().ok
+
+
+def test_json_holds_everything(report):
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["counts"]["skipped"] == 2
+    assert data["results"][1]["expected"] == "(5, 1)"
+    assert data["ok"] is False
+
+
+def test_junit_is_xml_with_a_case_for_every_result(report):
+    root = ElementTree.fromstring(to_junit(report))
+    suite = root.find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "1", "1")
+    assert suite.get("skipped") == "3"
+    assert len(suite.findall("testcase")) == 6
+    assert len(root.findall(".//failure")) == 1
+    message = root.find(".//error").get("message")  # type: ignore[union-attr]
+    assert message == "ValueError: ?[1mno"
