@@ -34,6 +34,7 @@ def make_parser(version: str) -> tuple[argparse.ArgumentParser, Any]:
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_looking(verbs)
+    _add_checking(verbs)
     _add_training(verbs)
     _add_writing(verbs)
     return parser, verbs
@@ -64,6 +65,23 @@ def _add_looking(verbs: Any) -> None:
     why.add_argument("name")
     doctor = _verb(verbs, "doctor", "listing:run_doctor", "import everything, report what is wrong")
     doctor.add_argument("--slow", type=float, default=1.0, metavar="SECONDS", help="what is slow")
+
+
+def _add_checking(verbs: Any) -> None:
+    check = _verb(verbs, "check", "checking:run_check", "prove that policies keep the contract")
+    check.add_argument("names", nargs="*", metavar="NAME", help="names or file.py::X; default all")
+    check.add_argument("--env", metavar="ENV", help="check for this env, not for tiny spaces")
+    check.add_argument("--select", default="", metavar="CODES", help="only these, such as S,R1")
+    check.add_argument("--ignore", default="", metavar="CODES", help="all but these")
+    tiers = ("static", "dynamic", "trainability")
+    check.add_argument("--tier", action="append", choices=tiers, help="default: the first two")
+    check.add_argument(
+        "--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one check"
+    )
+    check.add_argument(
+        "--no-isolation", action="store_true", help="run in this process, for a debugger"
+    )
+    check.add_argument("--junit", metavar="FILE", help="also write JUnit XML")
 
 
 def _add_training(verbs: Any) -> None:
