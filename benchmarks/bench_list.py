@@ -1,7 +1,7 @@
 """Measures what listing the names costs a fresh Python among 200 and 400 packages.
 
 Prints CPU milliseconds (user and system, median and best of several runs) of a bare Python start
-and of `list_policies()`. Run it as ``python benchmarks/bench_list.py [packages] [runs]``.
+and of the command ``puffer-policies list``. Run it as ``python benchmarks/bench_list.py [packages] [runs]``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-LIST = "from puffer_policies.discovery import list_policies; print(len(list_policies()))"
+LIST = "from puffer_policies.cli.main import main; main(['list'])"
 
 
 def make_strangers(site: Path, number: int) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 from puffer_policies.errors import PolicyError
 
-_PIPE_WIDTH = 160
-
 
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON."""
@@ -18,18 +16,9 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table that fits the terminal; into a pipe, one that no column is cut from."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0, style="cyan" * (index == 0))
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, markup=False, highlight=False).print(table)
+    """Print a table: drawn to fit on a terminal, whole lines in plain columns into a pipe."""
+    draw = _draw_table if sys.stdout.isatty() else _write_table
+    draw(title, columns, [list(row) for row in rows])
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -48,3 +37,26 @@ def print_error(error: PolicyError) -> None:
     print(f"error: {error.problem}", file=sys.stderr)
     if error.fix:
         print(error.fix, file=sys.stderr)
+
+
+def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0, style="cyan" * (index == 0))
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+    """Write what `grep` and `cut` can read. Rich alone takes as long to import as listing names."""
+    cells = [[" ".join(cell.split()) for cell in row] for row in [list(columns), *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(title)
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(padded)}".rstrip())
