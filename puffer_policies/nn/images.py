@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.batching import require_shape
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
-from puffer_policies.spaces import image_layout
+from puffer_policies.spaces import described, image_layout
 
 
 class ImageInput(nn.Module):
@@ -29,7 +29,7 @@ class ImageInput(nn.Module):
             None, 255 for a space with bounds 0 and 255; images of other spaces stay as they are.
 
     Raises:
-        IncompatibleSpace: the layout was not said, and the space does not show it.
+        IncompatibleSpace: the space has not three axes, or does not show its layout.
     """
 
     full_scale: Tensor
@@ -38,13 +38,13 @@ class ImageInput(nn.Module):
         self, space: Any, *, channels_last: bool | None = None, full_scale: float | None = None
     ) -> None:
         super().__init__()
-        self.shape: tuple[int, int, int] = space.shape
+        self.shape = _image_shape(space)
         self.channels_last = _is_channels_last(space) if channels_last is None else channels_last
         if full_scale is None:
             full_scale = MAX_PIXEL if holds_pixels(space) else 1.0
         self.scaled = full_scale != 1
         # A buffer, so that it moves with the encoder; a constant, so that no checkpoint needs it.
-        self.register_buffer("full_scale", torch.tensor(full_scale), persistent=False)
+        self.register_buffer("full_scale", torch.tensor(float(full_scale)), persistent=False)
 
     @property
     def channels(self) -> int:
@@ -65,6 +65,16 @@ class ImageInput(nn.Module):
         if self.scaled:
             observations = observations / self.full_scale
         return observations.to(self.full_scale.dtype)
+
+
+def _image_shape(space: Any) -> tuple[int, int, int]:
+    shape = tuple(space.shape or ())
+    if len(shape) != 3:
+        raise IncompatibleSpace(
+            f"Observation space {described(space)} is no image: it has {len(shape)} axes, not 3.",
+            fix="Use a policy for vectors, such as 'Default'.",
+        )
+    return shape
 
 
 def _is_channels_last(space: gym_spaces.Box) -> bool:
