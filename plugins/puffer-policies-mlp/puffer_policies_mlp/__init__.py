@@ -1,0 +1,1 @@
+"""Dense policies. `registry.toml` lists them by name; this file imports nothing."""

@@ -1,0 +1,1 @@
+"""Policies for images and grids. `registry.toml` lists them by name; this file imports nothing."""
