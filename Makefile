@@ -6,18 +6,19 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
+PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test test-oldest lint types format bench clean
+.PHONY: help setup train test test-plugins test-oldest lint types format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test,dev]' $(PLUGINS:%=-e %)
 	@touch $@
 
 setup: $(VENV)/.ready  ## Create .venv with everything in it.
@@ -27,6 +28,10 @@ train: setup  ## Train CartPole by config name, then evaluate it (RUN=name for a
 
 test: setup lint types  ## Lint, type-check and run the tests.
 	$(BIN)/python -m pytest -n 2
+	@$(MAKE) --no-print-directory test-plugins
+
+test-plugins: setup  ## Run the plug-ins' own tests.
+	for plugin in $(PLUGINS); do (cd $$plugin && $(CURDIR)/$(BIN)/python -m pytest -n 2) || exit 1; done
 
 # PufferLib 3.0 pins these two; all but the trainer must work with them.
 $(OLDEST)/.ready: pyproject.toml constraints.txt
