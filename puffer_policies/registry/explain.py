@@ -42,11 +42,12 @@ def explanation(
     found: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
 ) -> Explanation:
     """Return what is known of a name that was looked up."""
+    known = [] if found.record is not None else list(names)
     related = _related(found, failures)
     verdict: Verdict = found.verdict
     if verdict == "not found" and any(_is_from(error, found.asked) for error in related):
         verdict = "broken"
-    error = lookup_error(found, names=names, failures=failures)
+    error = lookup_error(found, names=known, failures=failures)
     lines = [*_story(found)] if error is None else str(error).splitlines()
     return Explanation(
         asked=found.asked,
@@ -54,7 +55,7 @@ def explanation(
         record=found.record,
         records=tuple(entry for entry in found.entries if isinstance(entry, Record)),
         lines=tuple(lines),
-        suggestions=tuple(nearest(found.asked, names)) if found.record is None else (),
+        suggestions=tuple(nearest(found.asked, known)),
         failures=tuple(related),
     )
 
@@ -73,7 +74,7 @@ def lookup_error(
         return _blocked(found)
     if found.verdict == "broken":
         return _broken(found)
-    return _not_found(found.asked, names, _related(found, failures))
+    return _not_found(found.asked, list(names), _related(found, failures))
 
 
 def wrong_kind(record: Record, asked: str, others: Sequence[str]) -> PolicyNotFound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -195,9 +195,10 @@ class Registry:
             raise PolicyError(f"A name is a string, got {name!r}.")
         return resolve(self._book, name)
 
-    def _known(self, kind: Kind | None) -> list[str]:
-        pointers = [p.name for p in self.pointers() if p.kind != "removed"]
-        return [*self.names(kind), *pointers]
+    def _known(self, kind: Kind | None) -> Iterator[str]:
+        """Yield what can be asked for; nothing is worked out for a name that is found."""
+        yield from self.names(kind)
+        yield from (pointer.name for pointer in self.pointers() if pointer.kind != "removed")
 
     def _shortest_name(self, record: Record) -> str:
         """Return the bare name if it leads to `record`, else the qualified one, else ''."""
