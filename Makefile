@@ -10,7 +10,7 @@ PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test test-plugins test-oldest lint types format bench clean
+.PHONY: help setup train test test-plugins test-oldest lint types format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -54,6 +54,9 @@ types: setup  ## Check types.
 format: setup  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup  ## Write docs/checks.md from the checks and the bad policies that prove them.
+	$(BIN)/python tools/write_checks_page.py
 
 bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

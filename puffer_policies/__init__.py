@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puffer_policies.checkpoint import load_policy, save_checkpoint
+    from puffer_policies.checks import check_policy
     from puffer_policies.discovery import (
         default_registry,
         discover,
@@ -33,6 +34,7 @@ _HOMES = {
     "Registry": "registry",
     "Spaces": "spaces",
     "WrapperSpec": "specs",
+    "check_policy": "checks",
     "default_registry": "discovery",
     "discover": "discovery",
     "get_policy": "factory",
@@ -45,7 +47,7 @@ _HOMES = {
     "save_checkpoint": "checkpoint",
     "set_default_registry": "discovery",
 }
-_MODULES = {"errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
+_MODULES = {"checks", "errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
 
 __all__ = [
     "PolicyError",
@@ -53,6 +55,7 @@ __all__ = [
     "Registry",
     "Spaces",
     "WrapperSpec",
+    "check_policy",
     "default_registry",
     "discover",
     "get_policy",

@@ -40,6 +40,11 @@ FIRST_ENTROPY, FIRST_VALUE = 0.99, 2.0
 """Share of the largest entropy; size of a value at observations within -1..1."""
 
 
+def trained_already(subject: Subject) -> str:
+    """Leave alone what can't be seen fresh."""
+    return str(subject.declared.get("built", ""))
+
+
 # -- N4 --------------------------------------------------------------------------------------------
 
 
@@ -51,6 +56,7 @@ FIRST_ENTROPY, FIRST_VALUE = 0.99, 2.0
     why="A wrapper that initialises everything it holds raises the actor's gain from 0.01 to 1: "
     "the first policy is far from uniform.",
     fix="Initialise only the wrapper's own layers.",
+    applies=trained_already,
 )
 def init_survives_wrapping(subject: Subject) -> None:
     """Build while watching what is put into what, then measure what is declared."""
@@ -185,6 +191,7 @@ _GAINS: dict[str, Callable[[nn.Module, Any], None]] = {
     why="A first policy with opinions explores less; large first values swamp the first updates.",
     fix="Give the action head orthogonal weights of gain 0.01 and no bias, the critic gain 1; or "
     'declare {"first_entropy": 0.9} or {"first_value": 10}.',
+    applies=trained_already,
 )
 def first_policy_near_uniform(subject: Subject) -> None:
     """Look at the first answers to moderate observations."""

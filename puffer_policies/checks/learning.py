@@ -25,7 +25,7 @@ from puffer_policies.checks.outputs import still
 from puffer_policies.checks.subject import Subject
 from puffer_policies.nested import leaves, map_nested
 
-SHORT, LONG = 4, 100
+SHORT, LONG = 4, 300
 """Updates of PPO."""
 
 RECALL_STEPS = 4
@@ -126,7 +126,7 @@ def recalls_a_cue(subject: Subject) -> None:
     if not distinct(cues(subject, 2)):
         raise CheckSkipped("its observation space has a single member")
     problem = _contexts(subject, 2)
-    blank = map_nested(lambda leaf: leaf[-1:, :1], problem.observations)
+    blank = map_nested(lambda leaf: leaf[2:, None], cues(subject, 3))
     sequence = map_nested(
         lambda leaf, rest: torch.cat(
             [leaf, rest.expand(len(leaf), RECALL_STEPS - 1, *rest.shape[2:])], 1

@@ -90,7 +90,8 @@ def _offences(policy: nn.Module, rows: Any, sequence: Any, layout: ActionLayout)
         logits, values = policy.forward_eval(rows, {})  # type: ignore[operator]
         found = [*_wrong("forward_eval", logits, values, [(ROWS, 1)], layout)]
         logits, values = policy(sequence, {})
-    allowed = [(ROWS * TIME, 1), (ROWS, TIME)]
+    recurrent = callable(getattr(policy, "initial_state", None))
+    allowed = [(ROWS, TIME)] if recurrent else [(ROWS * TIME, 1), (ROWS, TIME)]
     return [*found, *_wrong("forward", logits, values, allowed, layout)]
 
 
@@ -101,11 +102,11 @@ def _wrong(
     shapes: list[tuple[int, int]],
     layout: ActionLayout,
 ) -> Iterator[str]:
-    """Compare with the shapes that values may have; logits have as many rows as the first."""
+    """Compare with the shapes that values may have; logits have a row for each of their numbers."""
     if tuple(values.shape) not in shapes:
         expected = " or ".join(map(str, shapes))
         yield f"{method}: values {tuple(values.shape)}, expected {expected}"
-    expected_logits = _logits_shape(shapes[0][0], layout)
+    expected_logits = _logits_shape(math.prod(shapes[0]), layout)
     found = tuple(numbers(logits).shape)
     if found != expected_logits:
         yield f"{method}: logits {found}, expected {expected_logits}"

@@ -1,0 +1,29 @@
+"""Every bad policy of every family, under the whole suite: caught by its own check, no other."""
+
+from __future__ import annotations
+
+import pytest
+from test_checks_page import load_tool
+
+from puffer_policies.checks.model import BAD
+from puffer_policies.checks.running import run
+from puffer_policies.checks.suite import all_checks
+
+MUTANTS = load_tool().mutants()
+CHECKS = all_checks()
+
+
+def checks_for(code: str):
+    """The whole suite; of the checks that take seconds only the mutant's own."""
+    slow = {each.code for each in CHECKS if each.once or each.tier == "trainability"}
+    return [each for each in CHECKS if each.code == code or each.code not in slow]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_a_mutant_is_caught_by_its_own_check_alone(mutant):
+    checks = checks_for(mutant.code)
+    results = list(run(mutant.subject(), checks))
+    bad = {result.code for result in results if result.status in BAD}
+    wanted = ({mutant.code} | set(mutant.also)) & {each.code for each in checks}
+    told = [(r.code, r.message, r.expected, r.found) for r in results if r.code in bad ^ wanted]
+    assert bad == wanted, told
