@@ -23,6 +23,7 @@ from puffer_policies.checks.probing import (
     tolerance,
     unrolled,
 )
+from puffer_policies.checks.rollouts import sequence_state
 from puffer_policies.checks.subject import BATCH, STEPS, Subject, difference
 from puffer_policies.nested import leaves
 from puffer_policies.spaces import Spaces
@@ -155,6 +156,7 @@ def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
     for steps, call in ((None, policy.forward_eval), (STEPS, policy)):
         observations = subject.observations(steps=steps)
         state = subject.state(BATCH, policy)
+        state = state if steps is None else sequence_state(policy, state)
         inputs = {f"state[{key!r}]": each for key, each in state.items()}
         inputs |= {f"observations {i}": each for i, each in enumerate(leaves(observations))}
         kept = {name: each.clone() for name, each in inputs.items()}

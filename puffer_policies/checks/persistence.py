@@ -17,7 +17,13 @@ from puffer_policies.checkpoint import load_policy, read_header, save_checkpoint
 from puffer_policies.checks import portable, weights
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.reloading import CannotRebuild, answers, answers_elsewhere
-from puffer_policies.checks.rollouts import in_sequence, judged, require_same, step_through
+from puffer_policies.checks.rollouts import (
+    duplicate,
+    in_sequence,
+    judged,
+    require_same,
+    step_through,
+)
 from puffer_policies.checks.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.weights import through_bytes
 from puffer_policies.discovery import default_registry
@@ -170,13 +176,13 @@ def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
     """Train twice as long at once, and in two parts with a file between."""
-    whole = subject.fresh().train()
+    whole = duplicate(subject).train()
     _update(subject, whole, _adam(whole), range(2 * UPDATES))
-    first = subject.fresh().train()
+    first = duplicate(subject).train()
     optimizer = _adam(first)
     _update(subject, first, optimizer, range(UPDATES))
     saved = through_bytes([first.state_dict(), optimizer.state_dict()])
-    second = subject.fresh(seed=1).train()
+    second = judged(subject, training=True)  # other weights than those of the file
     second.load_state_dict(saved[0])
     optimizer = _adam(second)
     optimizer.load_state_dict(saved[1])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from puffer_policies.checkpoint import save_checkpoint
 from puffer_policies.checks.model import CheckFailed
 from puffer_policies.checks.rollouts import in_sequence, step_through
-from puffer_policies.checks.snippets import snippet
+from puffer_policies.checks.snippets import HEADER, written
 from puffer_policies.checks.subject import BATCH, Subject
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import PolicyError
@@ -34,22 +34,27 @@ NO_POLICY = 77
 """Exit status where the lines of source do not lead to a policy."""
 
 _IMPORTS = """\
+import sys, traceback
 from puffer_policies.checkpoint import load_policy, load_weights
 from puffer_policies.checks.reloading import answers
 from puffer_policies.checks.subject import Subject
-from puffer_policies.spaces import Spaces"""
+from puffer_policies.spaces import Spaces
+"""
+
+_BY_NAME = "policy = load_policy({weights!r}, here)\n"
 
 _BY_SOURCE = """\
-import sys, traceback
 try:
 {source}
+    assert isinstance(policy, torch.nn.Module)
 except BaseException:
     traceback.print_exc()
     sys.exit({status})
+load_weights({weights!r}, policy)
 """
 
 _ANSWER = """\
-subject = Subject("policy", spaces_here, build=lambda: policy)
+subject = Subject("policy", here, build=lambda: policy)
 observations = torch.load({observations!r}, weights_only=True)
 torch.save(answers(subject, policy.eval(), observations), {answers!r})
 """
@@ -105,15 +110,15 @@ def _recipe(policy: nn.Module) -> PolicySpec | None:
 
 
 def _script(subject: Subject, folder: Path, *, by_name: bool) -> str:
-    path = str(folder / "policy.safetensors")
-    policy = f"load_policy({path!r}, env)" if by_name else "None"
-    start = snippet(subject.spaces, imports=_IMPORTS, policy=policy) + "\nspaces_here = env\n"
-    if not by_name:
-        source = "\n".join(f"    {line}" for line in subject.source.splitlines())
-        start += _BY_SOURCE.format(source=source, status=NO_POLICY)
-        start += f"load_weights({path!r}, policy)\n"
+    pair = (written(subject.spaces.observation), written(subject.spaces.action))
+    source = "\n".join(f"    {line}" for line in subject.source.splitlines())
+    form = _BY_NAME if by_name else _BY_SOURCE
+    policy = form.format(
+        weights=str(folder / "policy.safetensors"), source=source, status=NO_POLICY
+    )
     places = {name: str(folder / f"{name}.pt") for name in ("observations", "answers")}
-    return start + _ANSWER.format(**places)
+    here = f"here = Spaces({', '.join(pair)})\n"
+    return f"{HEADER}{_IMPORTS}{here}{policy}{_ANSWER.format(**places)}"
 
 
 def _run(script: Path) -> None:

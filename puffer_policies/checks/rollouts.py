@@ -20,19 +20,33 @@ FLAG = 3
 """The step at which probes begin an episode."""
 
 
-def judged(subject: Subject, *, training: bool = False) -> nn.Module:
-    """Return a fresh policy with stirred weights, in eval mode unless `training`.
+def judged(subject: Subject, *, training: bool = False, seed: int = 1) -> nn.Module:
+    """Return a copy of the policy with stirred weights, in eval mode unless `training`.
 
     Stirred, because a memory behind a gate that begins at zero would look unused, and a leak
     behind it harmless.
     """
-    policy = subject.fresh()
-    with seeded(1), torch.no_grad():
+    return stirred(duplicate(subject), seed=seed).train(training)
+
+
+def duplicate(subject: Subject) -> nn.Module:
+    """Return a copy of the policy, or another of the same seed where copies fail (P8)."""
+    try:
+        twin = copy.deepcopy(subject.policy)
+    except Exception:
+        return subject.fresh()
+    # Scripted modules are copied into parameters that no optimiser takes.
+    return twin if all(each.is_leaf for each in twin.parameters()) else subject.fresh()
+
+
+def stirred(policy: nn.Module, *, seed: int = 1) -> nn.Module:
+    """Add noise to every weight that is trained."""
+    with seeded(seed), torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad and parameter.is_floating_point() and _is_made(parameter):
                 scale = 0.02 + 0.1 * float(parameter.square().mean().sqrt())
                 parameter.add_(torch.randn_like(parameter), alpha=scale)
-    return policy.train(training)
+    return policy
 
 
 def _is_made(parameter: Tensor) -> bool:

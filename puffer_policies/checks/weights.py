@@ -35,7 +35,7 @@ def prefixes_are_harmless(subject: Subject) -> None:
     policy = judged(subject)
     own = policy.state_dict()
     for name in ("module", "_orig_mod"):
-        holder, bare = _held(policy, name), subject.fresh(seed=1)
+        holder, bare = _held(policy, name), judged(subject, seed=2)
         keys = list(holder.state_dict())
         if keys != [f"{name}.{key}" for key in own]:
             raise CheckFailed(f"its keys after {name!r} when it is inside a module", f"{keys[:3]}")
@@ -47,7 +47,7 @@ def prefixes_are_harmless(subject: Subject) -> None:
                 f"moving weights out of {name!r}",
             )
             _require_equal(bare.state_dict(), own, f"out of {name!r}")
-            other = subject.fresh(seed=2)
+            other = judged(subject, seed=3)
             _try(
                 lambda p=path, o=other, n=name: _move(p, policy, _held(o, n), subject),  # type: ignore[misc]
                 f"moving weights into {name!r}",
@@ -90,7 +90,7 @@ def _require_equal(found: dict[str, Any], expected: dict[str, Any], where: str) 
 )
 def strict_state_dict(subject: Subject) -> None:
     """Load what it saves into another, with a key more and a key less, and look for twins."""
-    policy, other = judged(subject), subject.fresh(seed=1)
+    policy, other = judged(subject), judged(subject, seed=2)
     state = policy.state_dict()
     hidden = [name for name, _ in policy.named_parameters() if name not in state]
     if hidden:

@@ -58,7 +58,9 @@ class Good:
         return subject_of(self.cls, self.spaces, declared=self.declared)
 
 
-DECLARED: dict[type[nn.Module], dict[str, Any]] = {}
+DECLARED: dict[type[nn.Module], dict[str, Any]] = {
+    DropoutPolicy: {"train_differs": "it drops out while training"},
+}
 """What a correct policy has to declare, by class."""
 
 PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (

@@ -1,0 +1,186 @@
+"""P1-P9 catch what they name, in every style, and find no fault with correct policies."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from good import CONTINUOUS, DICT, DISCRETE, SEVERAL, GoodLSTM, GoodMLP
+from good_attention import Attention
+from good_memory import GRUMemory
+from good_styles import DropoutPolicy
+from goods import GOOD, Good
+from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
+from mutants_persistence import MUTANTS_PERSISTENCE
+from torch import nn
+
+from puffer_policies.checks import recurrence
+from puffer_policies.checks.model import CheckFailed, Status
+from puffer_policies.checks.persistence import (
+    CHECKS,
+    absent_plugin_is_named,
+    survives_a_fresh_process,
+)
+from puffer_policies.checks.portable import compile_parity
+from puffer_policies.checks.subject import Subject
+from puffer_policies.factory import get_policy
+from puffer_policies.spaces import Spaces
+
+QUICK = tuple(check for check in CHECKS if not check.once)
+SLOW = tuple(check for check in CHECKS if check.once)
+FROM_SOURCE = """\
+from good import GoodLSTM
+policy = GoodLSTM(here)
+"""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS_PERSISTENCE, ids=str)
+def test_each_mutant_is_caught_by_its_own_check_and_those_stated(mutant: Mutant) -> None:
+    assert_caught((*recurrence.CHECKS, *CHECKS), mutant)
+
+
+def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
+    counted = Counter(mutant.code for mutant in MUTANTS_PERSISTENCE)
+    assert [check.code for check in CHECKS] == [f"P{n}" for n in range(1, 10)]
+    assert all(counted[check.code] >= 2 for check in CHECKS), counted
+
+
+@pytest.mark.parametrize("good", GOOD, ids=str)
+def test_correct_policies_of_every_style_pass(good: Good) -> None:
+    assert_passes(QUICK, good.subject())
+
+
+@pytest.mark.parametrize(
+    ("cls", "spaces"),
+    [
+        (GoodMLP, CONTINUOUS),
+        (GoodLSTM, DISCRETE),
+        (GRUMemory, SEVERAL),
+        (Attention, DISCRETE),
+        (GoodLSTM, DICT),
+    ],
+)
+def test_correct_policies_pass_what_takes_seconds(cls: type[nn.Module], spaces: Spaces) -> None:
+    results = outcomes(SLOW, subject_of(cls, spaces))
+    assert {status for status, _ in results.values()} == {Status.PASSED}, results
+
+
+def test_what_takes_seconds_runs_once() -> None:
+    assert {check.code for check in SLOW} == {"P2", "P7", "P9"}
+
+
+def by_name(expression: str, spaces: Spaces) -> Subject:
+    return subject_of(lambda given: get_policy(expression, given), spaces, name=expression)
+
+
+@pytest.mark.parametrize("spaces", [DISCRETE, DICT], ids=str)
+def test_a_registered_policy_is_rebuilt_in_a_new_process_by_its_recipe(spaces: Spaces) -> None:
+    subject = by_name("LSTMWrapper(Default(hidden_size=16))", spaces)
+    assert survives_a_fresh_process.run(subject) is None
+
+
+def test_a_registered_policy_keeps_every_promise() -> None:
+    subject = by_name("LSTMWrapper(Default(hidden_size=16))", CONTINUOUS)
+    results = outcomes((*recurrence.CHECKS, *QUICK), subject)
+    assert {status for status, _ in results.values()} == {Status.PASSED}, results
+
+
+def test_a_class_is_rebuilt_in_a_new_process_from_its_source() -> None:
+    subject = subject_of(GoodLSTM)
+    subject.source = FROM_SOURCE
+    assert survives_a_fresh_process.run(subject) is None
+
+
+def test_source_that_builds_other_weights_is_caught_in_the_new_process() -> None:
+    subject = subject_of(GoodLSTM)
+    subject.source = FROM_SOURCE + "policy.critic = torch.nn.Identity()"
+    with pytest.raises(CheckFailed, match="new process"):
+        survives_a_fresh_process.run(subject)
+
+
+@pytest.mark.parametrize("source", ["", "policy = ...", "from nowhere_at_all import policy"])
+def test_what_only_this_process_can_build_is_reloaded_here_and_says_so(source: str) -> None:
+    subject = subject_of(GoodMLP)
+    subject.source = source
+    note = survives_a_fresh_process.run(subject)
+    assert note is not None
+    assert note.startswith("reloaded in this process only")
+
+
+def test_a_recipe_names_its_package_and_one_of_another_registry_is_left_alone() -> None:
+    absent_plugin_is_named.run(by_name("Default", DISCRETE))
+    results = outcomes(CHECKS[2:3], subject_of(GoodMLP))
+    assert results["P3"][0] is Status.SKIPPED
+
+
+def test_dropout_passes_where_it_is_declared_only() -> None:
+    assert outcomes(CHECKS[:1], subject_of(DropoutPolicy))["P1"][0] is Status.FAILED
+    declared = {"train_differs": "it drops out while training"}
+    assert_passes(CHECKS[:1], subject_of(DropoutPolicy, declared=declared))
+
+
+class MovesInEval(GoodMLP):
+    """Statistics that go on moving while a policy is evaluated."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def features(self, observations: Any) -> torch.Tensor:
+        self.seen += 1
+        return super().features(observations)
+
+
+def test_statistics_that_move_in_eval_mode_are_caught() -> None:
+    status, text = outcomes(CHECKS[:1], subject_of(MovesInEval))["P1"]
+    assert status is Status.FAILED
+    assert "seen" in text
+
+
+class ReadsBack(GoodMLP):
+    """A branch on a value: legitimate, but a break in the graph."""
+
+    def value(self, hidden: torch.Tensor) -> torch.Tensor:
+        if bool(hidden.sum() > 1e9):
+            return super().value(hidden) * 0.0
+        return super().value(hidden)
+
+
+def test_graph_breaks_are_counted_and_are_no_failure() -> None:
+    assert compile_parity.run(subject_of(GoodMLP)) == "0 graph breaks"
+    note = compile_parity.run(subject_of(ReadsBack))
+    assert note is not None
+    assert not note.startswith("0 ")
+
+
+def test_what_export_refuses_is_skipped_with_its_reason() -> None:
+    results = outcomes(SLOW, subject_of(ReadsBack))
+    status, reason = results["P7"]
+    assert status is Status.SKIPPED
+    assert "torch.export refuses it" in reason
+
+
+def test_tied_weights_pass_where_they_are_declared() -> None:
+    class Tied(GoodMLP):
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self.mirror = nn.Module()
+            self.mirror.weight = self.encoder.weight
+
+    assert outcomes(CHECKS[4:5], subject_of(Tied))["P5"][0] is Status.FAILED
+    assert_passes(CHECKS[4:5], subject_of(Tied, declared={"tied": ["mirror.weight"]}))
+
+
+def test_checks_leave_no_threads_files_or_generators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads, generator = threading.active_count(), torch.get_rng_state()
+    outcomes(QUICK, subject_of(GoodLSTM))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert threading.active_count() == threads
+    assert not list(tmp_path.iterdir())
