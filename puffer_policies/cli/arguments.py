@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
+from importlib_metadata import version
+
 from puffer_policies.errors import did_you_mean
 
 
@@ -24,14 +26,22 @@ class Parser(argparse.ArgumentParser):
         return f"\n{hint}" if hint else ""
 
 
-def make_parser(version: str) -> tuple[argparse.ArgumentParser, Any]:
+class _ShowVersion(argparse.Action):
+    """Prints the version; reading it takes longer than most of `list`, so it is read only here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"puffer-policies {version('puffer-policies')}")
+        parser.exit()
+
+
+def make_parser() -> tuple[argparse.ArgumentParser, Any]:
     """Return the parser, and its verbs for plug-ins to add to."""
     parser = Parser(
         prog="puffer-policies",
         description="Find, check, compose, train and share policies by name.",
         epilog="--traceback, with any verb, shows the whole traceback of an error.",
     )
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_looking(verbs)
     _add_checking(verbs)

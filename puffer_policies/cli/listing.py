@@ -9,10 +9,10 @@ from typing import Any
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
 from puffer_policies.doctor import Finding, examine
-from puffer_policies.explain import package
 from puffer_policies.records import PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry import Registry
-from puffer_policies.resolution import USABLE
+from puffer_policies.registry.explain import package
+from puffer_policies.registry.resolution import USABLE
 from puffer_policies.source import constructor_signature
 
 

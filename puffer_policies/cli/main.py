@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser, verbs = make_parser(_version())
+    parser, verbs = make_parser()
     default_registry().hooks.register_commands(verbs)
     options, rest = parser.parse_known_args(arguments)
     if rest and not getattr(options, "takes_overrides", False):
@@ -58,9 +58,3 @@ def _handler(options: argparse.Namespace) -> Any:
         return named
     module, _, function = named.partition(":")
     return getattr(importlib.import_module(f"puffer_policies.cli.{module}"), function)
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return f"puffer-policies {version('puffer-policies')}"
