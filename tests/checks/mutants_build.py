@@ -6,6 +6,7 @@ import functools
 import os
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -144,15 +145,10 @@ class HiddenInClosure(GoodMLP):
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
-        self.config = Options(post=functools.partial(_apply, layer(nn.Linear(16, 16))))
+        self.config = SimpleNamespace(post=functools.partial(_apply, layer(nn.Linear(16, 16))))
 
     def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
         return self.config.post(super().encode_observations(observations, state))
-
-
-@dataclass
-class Options:
-    post: Any = None
 
 
 def _apply(linear: nn.Module, hidden: Tensor) -> Tensor:
@@ -175,11 +171,9 @@ class NotAModule:
 
     def __init__(self, env: Any) -> None:
         self.inner = GoodMLP(env)
-        self.hidden_size, self.is_continuous = 16, self.inner.is_continuous
-        self.encode_observations = self.inner.encode_observations
-        self.decode_actions = self.inner.decode_actions
-        self.forward_eval = self.inner.forward_eval
-        self.forward = self.inner.forward
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["inner"], name)
 
 
 class LazyEncoder(GoodMLP):
@@ -271,6 +265,8 @@ class SetsEnvironment(GoodMLP):
 
 
 NUMBERED = Spaces(gym.Discrete(5), FOUR)
+LEFT_BEHIND = {"P8": "what is not registered is not moved to another device"}
+DRAWN_LATE = {"P8": "copies made before the first batch draw weights of their own"}
 VECTORS = Capabilities(observations=("vector",))
 
 MUTANTS_BUILD = (
@@ -283,11 +279,13 @@ MUTANTS_BUILD = (
     Mutant("B2", "says-discrete", SaysDiscrete, CONTINUOUS),
     Mutant("B3", "stale-width", StaleWidth),
     Mutant("B3", "wide-decoder", WideDecoder),
-    Mutant("B4", "list-of-layers", ListOfLayers),
-    Mutant("B4", "hidden-in-closure", HiddenInClosure),
-    Mutant("B4", "loose-tensor", LooseTensor),
+    Mutant("B4", "list-of-layers", ListOfLayers, also=LEFT_BEHIND),
+    Mutant("B4", "hidden-in-closure", HiddenInClosure, also=LEFT_BEHIND),
+    Mutant("B4", "loose-tensor", LooseTensor, also=LEFT_BEHIND),
     Mutant("B4", "no-module", NotAModule, note="2 of PufferLib's recurrent classes"),
-    Mutant("B5", "lazy-encoder", LazyEncoder, note="DLR-RM/stable-baselines3#1271"),
+    Mutant(
+        "B5", "lazy-encoder", LazyEncoder, also=DRAWN_LATE, note="DLR-RM/stable-baselines3#1271"
+    ),
     Mutant("B5", "replaced-on-first-call", ScaledOnFirstCall),
     Mutant("B6", "swallows-options", SwallowsOptions),
     Mutant("B6", "merged-options", MergedOptions),

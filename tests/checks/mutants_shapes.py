@@ -179,8 +179,8 @@ class ActivatesInPlace(GoodMLP):
     """The heads write into the hidden features that were given to them."""
 
     def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
-        with torch.no_grad():
-            return super().decode_actions(hidden.mul_(0.5))
+        hidden.data.mul_(0.5)
+        return super().decode_actions(hidden)
 
 
 # -- S8 --------------------------------------------------------------------------------------------
@@ -218,25 +218,54 @@ class FirstAxisActions(GoodMLP):
 FLAGS = Spaces(MATRIX, gym.MultiBinary(3))
 TABLE = Spaces(MATRIX, gym.Box(-1.0, 1.0, (2, 3)))
 
+
+def _overlap(codes: str, reason: str) -> dict[str, str]:
+    return dict.fromkeys(codes.split(), reason)
+
+
+FORM = "nothing can be computed from logits of a wrong form"
+UNMERGED_LOGITS = _overlap("A5 N2 N6 N7 N8 P1 P2 P6 P8 P9 R1 R2 R4 R5 R6 R7 R8 R9 R10 R11", FORM)
+UNMERGED_NORMAL = _overlap("N6 N8 P1 P2 P6 P8 P9 R6", FORM)
+ONE_CHOICE = _overlap("A1 A3 A4 A5 N1 N5 N7 N8", FORM)
+FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N7 N8", FORM)
+STEPS_DIFFER = _overlap(
+    "R1 R2 R4 R5 R8 R9 R10 R11", "rows of a sequence that change places differ from its steps"
+)
+TWO_MODES = _overlap("P1", "batch statistics make the modes differ")
+
 MUTANTS_SHAPES = (
     Mutant("S1", "flat-values", FlatValues),
     Mutant("S1", "values-of-n-rows", ValuesOfNRows, SEVERAL),
-    Mutant("S2", "unmerged-logits", UnmergedLogits),
-    Mutant("S2", "unmerged-normal", UnmergedNormal, CONTINUOUS),
+    Mutant("S2", "unmerged-logits", UnmergedLogits, also=UNMERGED_LOGITS),
+    Mutant("S2", "unmerged-normal", UnmergedNormal, CONTINUOUS, also=UNMERGED_NORMAL),
     Mutant("S3", "squeezes", Squeezes),
     Mutant("S3", "scales-with-batch", ScalesWithBatch),
-    Mutant("S4", "time-first", TimeFirst),
+    Mutant("S4", "time-first", TimeFirst, also=STEPS_DIFFER),
     Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS),
     Mutant("S5", "batch-as-time", BatchAsTime),
     Mutant("S5", "running-sum", RunningSum),
-    Mutant("S5", "batch-normed", BatchNormed, note="DLR-RM/stable-baselines3#535"),
+    Mutant("S5", "batch-normed", BatchNormed, also=TWO_MODES, note="DLR-RM/stable-baselines3#535"),
     Mutant("S6", "no-cast", NoCast),
     Mutant("S6", "double-values", DoubleValues),
     Mutant("S7", "views", Views, Spaces(MATRIX, FOUR)),
     Mutant("S7", "clamps-in-place", ClampsInPlace),
     Mutant("S7", "activates-in-place", ActivatesInPlace),
-    Mutant("S8", "one-head-for-all", OneHeadForAll, FLAGS, note="PufferLib 3.0, MultiBinary"),
-    Mutant("S8", "unsplit-logits", UnsplitLogits, SEVERAL),
-    Mutant("S8", "first-axis-actions", FirstAxisActions, TABLE, note="PufferLib 3.0, Box(2, 3)"),
+    Mutant(
+        "S8",
+        "one-head-for-all",
+        OneHeadForAll,
+        FLAGS,
+        also=ONE_CHOICE,
+        note="PufferLib 3.0, MultiBinary",
+    ),
+    Mutant("S8", "unsplit-logits", UnsplitLogits, SEVERAL, also=ONE_CHOICE),
+    Mutant(
+        "S8",
+        "first-axis-actions",
+        FirstAxisActions,
+        TABLE,
+        also=FEW_NUMBERS,
+        note="PufferLib 3.0, Box(2, 3)",
+    ),
     *MUTANTS_IMAGES,
 )
