@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from good import GoodMLP, lead_of, merged
-from good_attention import Attention
 from torch import Tensor, nn
 
 

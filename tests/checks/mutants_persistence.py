@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from puffer_policies.factory import get_policy
 
-# -- P1 -------------------------------------------------------------------------------------------
-
 
 class DropsOut(GoodMLP):
     """Dropout while training, which nothing declares."""
@@ -33,9 +31,6 @@ class EvaluatesItself(GoodMLP):
     def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
         trunk = self.body["trunk"].eval()
         return trunk(super().encode_observations(observations, state))
-
-
-# -- P2 -------------------------------------------------------------------------------------------
 
 
 class RandomFeatures(GoodMLP):
@@ -70,9 +65,6 @@ class ForgottenProjection(GoodMLP):
         return super().features(observations) @ self.parts["projection"].matrix
 
 
-# -- P3 -------------------------------------------------------------------------------------------
-
-
 class SpecOfItsOwn(GoodMLP):
     """The attribute that holds the recipe holds something else."""
 
@@ -105,9 +97,6 @@ class HandsOnEverything(nn.Module):
         return self.forward_eval(rows)
 
 
-# -- P4 -------------------------------------------------------------------------------------------
-
-
 class StripsEverywhere(GoodMLP):
     """Drops PufferLib's prefix wherever it stands, while weights are loaded."""
 
@@ -130,9 +119,6 @@ class PrefixBlind(GoodMLP):
             state[key.rpartition("module.")[2].rpartition("_orig_mod.")[2]] = state.pop(key)
 
 
-# -- P5 -------------------------------------------------------------------------------------------
-
-
 class TwinTensors(GoodLSTM):
     """A second module for fast stepping that shares the first one's parameters."""
 
@@ -148,9 +134,6 @@ class LoadsLoosely(GoodMLP):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-# -- P6 -------------------------------------------------------------------------------------------
 
 
 class CountsUpdates(GoodMLP):
@@ -192,9 +175,6 @@ class CentredValues(GoodMLP):
         return logits, centred
 
 
-# -- P7 -------------------------------------------------------------------------------------------
-
-
 class ExportsWithoutResets(GoodLSTM):
     """Resets are thought to be a matter of training, and left out of the exported program."""
 
@@ -221,9 +201,6 @@ class ExportsOtherHeads(GoodMLP):
         return super().logits(hidden) * self.deployment.scale()
 
 
-# -- P8 -------------------------------------------------------------------------------------------
-
-
 class OneDevice(GoodMLP):
     """A new tensor on the CPU, whatever the inputs are on."""
 
@@ -242,9 +219,6 @@ class HoldsLambda(GoodMLP):
 
     def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
         return self.body[0].activation(super().encode_observations(observations, state))
-
-
-# -- P9 -------------------------------------------------------------------------------------------
 
 
 class CompiledApproximation(GoodMLP):
