@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from puffer_policies.contract import missing_members
 from puffer_policies.errors import MissingDependency, PluginError
 from puffer_policies.records import Record
 from puffer_policies.registry import Registry
@@ -16,6 +17,7 @@ from puffer_policies.registry.explain import package
 Verdict = Literal[
     "ok",
     "broken",
+    "breaks the contract",
     "missing dependency",
     "slow",
     "imports torch",
@@ -97,12 +99,14 @@ def _of(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Fin
 def _of_import(record: Record, slow_seconds: float) -> Finding:
     started = time.perf_counter()
     try:
-        record.load()
+        cls = record.load()
     except MissingDependency as error:
         return Finding(record.qualified_name, "missing dependency", str(error))
     except PluginError as error:
         return Finding(record.qualified_name, "broken", str(error))
     seconds = time.perf_counter() - started
+    if offences := missing_members(cls):
+        return Finding(record.qualified_name, "breaks the contract", "; ".join(offences))
     if seconds > slow_seconds:
         return Finding(record.qualified_name, "slow", f"importing it takes {seconds:.1f} s")
     return Finding(record.qualified_name, "ok", f"{package(record.provenance)}, {record.target}")

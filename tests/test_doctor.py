@@ -1,0 +1,139 @@
+"""The doctor: each way in which a package can be ill is found, named, and told from health."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_packages import Site, site_in
+
+from puffer_policies.discovery import discover
+from puffer_policies.doctor import Finding, examine
+from puffer_policies.records import PolicyRecord
+from puffer_policies.registry import Registry
+
+GOOD = "from puffer_policies.models import Default\n\nclass Net(Default):\n    pass\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with site_in(tmp_path) as site:
+        yield site
+
+
+def found_in(registry: Registry, *, slow_seconds: float = 60.0) -> dict[str, Finding]:
+    findings = examine(registry, slow_seconds=slow_seconds)
+    return {f.subject: f for f in findings if not f.subject.startswith("puffer-policies/")}
+
+
+def discovered(*plugins: str, **environ: str) -> Registry:
+    return discover(plugins=plugins, environ=environ, cwd="/")
+
+
+def test_the_built_ins_are_healthy():
+    assert {finding.verdict for finding in examine(discovered())} == {"ok"}
+
+
+def test_a_healthy_package_is_ok(site):
+    site.install(
+        "acme", entry_points={"policies": {"Net": "acme_a:Net"}}, files={"acme_a.py": GOOD}
+    )
+    assert found_in(discovered("acme"))["acme/Net"].verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("source", "verdict", "detail"),
+    [
+        ("raise RuntimeError('boom')", "broken", "boom"),
+        ("import no_such_module_anywhere", "missing dependency", "no_such_module_anywhere"),
+        ("x = (", "broken", "SyntaxError"),
+        ("Net = 3", "broken", "should be a class"),
+        ("import sys\nsys.exit(4)", "broken", "SystemExit"),
+        ("class Net:\n    pass", "breaks the contract", "forward_eval"),
+    ],
+)
+def test_what_ails_a_package_is_named(site, source, verdict, detail):
+    site.install("ill", entry_points={"policies": {"Net": "ill_a:Net"}}, files={"ill_a.py": source})
+    finding = found_in(discovered("ill"))["ill/Net"]
+    assert finding.verdict == verdict
+    assert detail in finding.detail
+
+
+def test_a_missing_extra_is_no_problem_but_a_broken_import_is(site):
+    site.install("ill", entry_points={"policies": {"A": "ill_b:A", "B": "ill_c:B"}})
+    Path(site.folder, "ill_b.py").write_text("import no_such_module_anywhere")
+    Path(site.folder, "ill_c.py").write_text("1 / 0")
+    found = found_in(discovered("ill"))
+    assert not found["ill/A"].is_problem
+    assert found["ill/B"].is_problem
+
+
+def test_a_slow_import_is_called_slow(site):
+    slow = f"import time\ntime.sleep(0.2)\n{GOOD}"
+    site.install(
+        "slow", entry_points={"policies": {"Net": "slow_a:Net"}}, files={"slow_a.py": slow}
+    )
+    finding = found_in(discovered("slow"), slow_seconds=0.1)["slow/Net"]
+    assert finding.verdict == "slow"
+
+
+def test_two_packages_with_one_name_are_ambiguous(site):
+    for name in ("one", "two"):
+        files = {f"{name}_a.py": GOOD}
+        site.install(name, entry_points={"policies": {"Net": f"{name}_a:Net"}}, files=files)
+    findings = examine(discovered("one", "two"))
+    ambiguous = {finding.subject for finding in findings if finding.verdict == "ambiguous"}
+    assert ambiguous == {"one/Net", "two/Net"}
+
+
+def test_a_package_that_offers_a_built_in_name_is_shadowed(site):
+    site.install(
+        "acme", entry_points={"policies": {"Default": "acme_s:Net"}}, files={"acme_s.py": GOOD}
+    )
+    verdicts = {f.verdict for f in examine(discovered("acme")) if f.subject == "acme/Default"}
+    assert verdicts == {"ok", "shadowed"}
+
+
+def test_a_blocked_package_is_not_imported(site, tmp_path):
+    site.install(
+        "bad", entry_points={"policies": {"Net": "bad_a:Net"}}, files={"bad_a.py": "1 / 0"}
+    )
+    own = tmp_path / "registry.toml"
+    own.write_text('schema = 1\n[block]\nnames = ["bad/Net"]\n')
+    finding = found_in(discovered("bad", PUFFER_POLICIES_REGISTRY=str(own)))["bad/Net"]
+    assert finding.verdict == "blocked"
+    assert not finding.is_problem
+    assert "bad_a" not in sys.modules
+
+
+def test_a_plug_in_that_imports_torch_is_found_out(site):
+    site.install(
+        "heavy",
+        entry_points={"plugins": {"heavy": "heavy_a"}},
+        files={"heavy_a.py": "import torch\n"},
+    )
+    code = (
+        "from puffer_policies.discovery import discover\n"
+        "from puffer_policies.doctor import examine\n"
+        "found = examine(discover(plugins=['heavy']))\n"
+        "print([f.verdict for f in found if f.subject.startswith('heavy')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(site.folder), "PATH": "", "HOME": str(site.folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "['imports torch']"
+
+
+def test_problems_come_first():
+    place = discovered().get("Default").provenance
+    registry = Registry()
+    for name, target in (("Aa", "puffer_policies.zoo.mlp:Default"), ("Zz", "no_such_module:X")):
+        registry.add(PolicyRecord(name=name, target=target, provenance=place))
+    assert [finding.is_problem for finding in examine(registry)] == [True, False]
