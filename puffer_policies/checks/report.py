@@ -135,13 +135,22 @@ def _grouped(title: str, report: Report, status: Status) -> str:
 
 
 def _failures(report: Report) -> Iterator[str]:
-    """Yield the details of each policy's failures of a check once, and where else it fails."""
+    """Yield each failure of a policy once; what ends many checks with one error is one failure."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in report.bad:
-        groups[result.policy, result.code].append(result)
+        cause = result.message if result.status is Status.ERROR else result.code
+        groups[result.policy, cause].append(result)
     for first, *others in groups.values():
-        elsewhere = "".join(f"\n  also on  {r.observation} -> {r.action}" for r in others)
-        yield details(first, report) + elsewhere
+        yield "\n".join([details(first, report), *_elsewhere(first, others)])
+
+
+def _elsewhere(first: Result, others: list[Result]) -> Iterator[str]:
+    codes = {result.code for result in others} - {first.code}
+    if codes:
+        yield f"  so also  {', '.join(natural(sorted(codes)))}"
+    for result in others:
+        if result.code == first.code:
+            yield f"  also on  {result.observation} -> {result.action}"
 
 
 def _case(result: Result, report: Report) -> ElementTree.Element:

@@ -56,6 +56,17 @@ def test_the_same_failure_on_other_spaces_is_told_in_a_line(report):
     assert "also on  Box(4,) -> Discrete(3)" in text
 
 
+def test_one_error_that_ends_many_checks_is_told_once():
+    same = [
+        result(Status.ERROR, code=code, message="ValueError: no") for code in ("S1", "S2", "A1")
+    ]
+    other = result(Status.ERROR, code="P1", message="KeyError: x")
+    text = render(Report([*same, other], {"S1": CHECK}))
+    assert text.count("ValueError: no") == 1
+    assert "so also  A1, S2" in text
+    assert "KeyError: x" in text
+
+
 def test_nothing_run_is_not_good():
     empty = Report([result(Status.SKIPPED, message="no memory")], {})
     assert not empty.ok
