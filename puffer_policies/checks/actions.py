@@ -19,7 +19,7 @@ from puffer_policies.checks.density import InterdependentError, Slices, sampling
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.outputs import draws, example, still
 from puffer_policies.checks.subject import BATCH, Subject, difference, seeded
-from puffer_policies.nn.distributions import Distribution
+from puffer_policies.nn.distributions import Distribution, distribution
 
 DRAWS = 200
 """Of B = 5 rows each: 1000 samples."""
@@ -212,7 +212,8 @@ def density_integrates(subject: Subject) -> None:
 
 def _require_own_density(logits: Any, dist: Distribution) -> None:
     """Refuse a subclass of Normal whose own `log_prob` stays unused."""
-    if not isinstance(logits, Normal):
+    registered = distribution.dispatch(type(logits)) is not distribution.dispatch(Normal)
+    if not isinstance(logits, Normal) or registered:
         return
     actions = draws(dist, 1)[0]
     own: Tensor = logits.log_prob(actions)  # type: ignore[no-untyped-call]

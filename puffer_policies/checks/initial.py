@@ -36,8 +36,8 @@ GATES: tuple[tuple[type[nn.Module], int], ...] = (
     (nn.GRUCell, 3),
 )
 
-FIRST_ENTROPY, FIRST_VALUE = 0.99, 2.0
-"""Share of the largest entropy; size of a value at observations within -1..1."""
+FIRST_ENTROPY, FIRST_VALUE = 0.99, 5.0
+"""Share of the largest entropy; mean size of a value, also where images are not scaled, as ids."""
 
 
 def trained_already(subject: Subject) -> str:

@@ -1,0 +1,114 @@
+"""Correct policies with action types and masks of their own: what A1 to A6 must not blame."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from good import GoodLSTM, GoodMLP
+from torch import Tensor
+from torch.distributions import Normal
+
+from puffer_policies.nn.distributions import Gaussian, MultiCategorical, distribution
+
+
+def masked(logits: Any, mask: Tensor) -> Any:
+    """Forbid options of a Tensor (N, n), or of a tuple of them, by a mask (N, A)."""
+    if isinstance(logits, Tensor):
+        return _masked_choice(logits, mask)
+    parts = mask.split([each.shape[-1] for each in logits], -1)
+    return tuple(_masked_choice(each, part) for each, part in zip(logits, parts, strict=True))
+
+
+def _masked_choice(logits: Tensor, mask: Tensor) -> Tensor:
+    if not bool(mask.any(-1).all()):
+        raise ValueError("a row of the action mask allows nothing")
+    return logits.masked_fill(~mask, -math.inf)
+
+
+class _Masks:
+    """Reads ``state["action_mask"]`` in both forwards."""
+
+    def apply_mask(self, logits: Any, mask: Tensor) -> Any:
+        return masked(logits, mask)
+
+    def mask_in_step(self, logits: Any, state: Any) -> Any:
+        mask = None if state is None else state.get("action_mask")
+        return logits if mask is None else self.apply_mask(logits, mask)
+
+    def mask_in_sequence(self, logits: Any, state: Any) -> Any:
+        mask = None if state is None else state.get("action_mask")
+        return logits if mask is None else self.apply_mask(logits, mask.flatten(0, -2))
+
+
+class MaskedMLP(_Masks, GoodMLP):
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = self.decode_actions(self.encode_observations(observations, state=state))
+        return self.mask_in_step(logits, state), values
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward(observations, None)
+        return self.mask_in_sequence(logits, state), values
+
+
+class MaskedLSTM(_Masks, GoodLSTM):
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward_eval(observations, state)
+        return self.mask_in_step(logits, state), values
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward(observations, state)
+        return self.mask_in_sequence(logits, state), values
+
+
+class Squashed(Normal):
+    """tanh of a normal number, scaled to ``low..high``."""
+
+    low, high = -1.0, 1.0
+
+
+class SquashedGaussian(Gaussian):
+    """Samples, mode and density after tanh; the entropy stays that before, a common stand-in."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.tanh(super().sample(generator))
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.loc)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        inner = torch.atanh(action.reshape(self.loc.shape).clamp(-1 + 1e-6, 1 - 1e-6))
+        slope = (1 - torch.tanh(inner).square()).log()
+        return super().log_prob(inner) - slope.flatten(1).sum(1)
+
+
+distribution.register(Squashed, SquashedGaussian)
+
+
+def retyped(cls: type, logits: Any) -> Any:
+    """Return a Normal, or a tuple of logits, as `cls`."""
+    if isinstance(logits, Normal):
+        return cls(logits.loc, logits.scale, validate_args=False)
+    return cls(logits if isinstance(logits, tuple) else (logits,))
+
+
+def typed(name: str, logits_type: type, base: type = GoodMLP) -> type:
+    """Return a class like `base` whose logits are of `logits_type`."""
+
+    def logits(self: Any, hidden: Tensor) -> Any:
+        return retyped(logits_type, base.logits(self, hidden))
+
+    return type(name, (base,), {"logits": logits})
+
+
+class OwnChoices(tuple[Tensor, ...]):
+    """Logits of several choices as a type of its own, with the usual meaning."""
+
+    __slots__ = ()
+
+
+distribution.register(OwnChoices, MultiCategorical)
+
+GoodSquashed = typed("GoodSquashed", Squashed)
+GoodOwnChoices = typed("GoodOwnChoices", OwnChoices)

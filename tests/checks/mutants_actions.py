@@ -1,0 +1,214 @@
+"""Policies that break one promise of actions each: plainly, and in another author's style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from good import CONTINUOUS, SEVERAL, VECTOR, GoodMLP, Head
+from good_actions import MaskedLSTM, MaskedMLP, masked, typed
+from gymnasium import spaces as gym
+from mutant import Mutant
+from torch import Tensor
+from torch.distributions import Normal
+
+from puffer_policies.nn.distributions import Gaussian, MultiCategorical, distribution
+from puffer_policies.records import Capabilities
+from puffer_policies.spaces import Spaces
+
+# -- A1 --------------------------------------------------------------------------------------------
+
+
+class ExtraOption(GoodMLP):
+    """One logit too many, as for a no-op that the environment lacks."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.actor = Head(gym.Discrete(self.spaces.action.n + 1), self.hidden_size)
+
+
+class OneBased(tuple[Tensor, ...]):
+    """Logits whose samples count from 1."""
+
+    __slots__ = ()
+
+
+@distribution.register(OneBased)
+class OneBasedChoices(MultiCategorical):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(generator) + 1
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return super().log_prob((action - 1).clamp(min=0))
+
+
+# -- A2 --------------------------------------------------------------------------------------------
+
+
+class ClippedNormal(Normal):
+    """Samples are clipped to the box as they are drawn."""
+
+
+@distribution.register(ClippedNormal)
+class ClippedGaussian(Gaussian):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(generator).clamp(-1.0, 1.0)
+
+
+class SafeNormal(Normal):
+    """The sample is as drawn, and what is scored is what the environment saw."""
+
+
+@distribution.register(SafeNormal)
+class SafeGaussian(Gaussian):
+    def log_prob(self, action: Tensor) -> Tensor:
+        return super().log_prob(action.clamp(-1.0, 1.0))
+
+
+# -- A3 --------------------------------------------------------------------------------------------
+
+
+class MoodyNormal(Normal):
+    """Its likeliest action is another every time."""
+
+
+@distribution.register(MoodyNormal)
+class MoodyGaussian(Gaussian):
+    def mode(self) -> Tensor:
+        return self.sample()
+
+
+class GreedyChoices(tuple[Tensor, ...]):
+    """Epsilon-greedy also where the likeliest action is asked for."""
+
+    __slots__ = ()
+
+
+@distribution.register(GreedyChoices)
+class EpsilonGreedy(MultiCategorical):
+    def mode(self) -> Tensor:
+        best = super().mode()
+        explore = torch.rand(best.shape) < 0.3
+        return torch.where(explore, self.sample(), best)
+
+
+# -- A4, A5 ----------------------------------------------------------------------------------------
+
+
+class SoftMask(MaskedMLP):
+    """Forbidden options are only unlikely."""
+
+    def apply_mask(self, logits: Any, mask: Tensor) -> Any:
+        return logits - 6.0 * (~mask)
+
+
+class FlooredMask(MaskedLSTM):
+    """Probabilities are masked, then kept above a floor against log(0)."""
+
+    def apply_mask(self, logits: Any, mask: Tensor) -> Any:
+        return ((logits.softmax(-1) * mask) + 1e-3).log()
+
+
+class AllowsNothing(MaskedMLP):
+    """A row without any option gets all of them."""
+
+    def apply_mask(self, logits: Any, mask: Tensor) -> Any:
+        return masked(logits, mask | ~mask.any(-1, keepdim=True))
+
+
+class DeafToMasks(GoodMLP):
+    """Its record says that it needs a mask, and it reads none."""
+
+
+class MaskInRolloutOnly(MaskedMLP):
+    def mask_in_sequence(self, logits: Any, state: Any) -> Any:
+        return logits
+
+
+class TimeMajorMask(MaskedLSTM):
+    """The mask of a sequence is flattened time first."""
+
+    def mask_in_sequence(self, logits: Any, state: Any) -> Any:
+        mask = None if state is None else state.get("action_mask")
+        if mask is None:
+            return logits
+        flat = mask.transpose(0, 1).flatten(0, 1) if mask.ndim == 3 else mask
+        return self.apply_mask(logits, flat)
+
+
+# -- A6 --------------------------------------------------------------------------------------------
+
+
+class TanhNoJacobian(Normal):
+    """The action is tanh of a normal number, and scored as that number."""
+
+
+@distribution.register(TanhNoJacobian)
+class TanhGaussian(Gaussian):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.tanh(super().sample(generator))
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.loc)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        inner = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
+        return super().log_prob(inner)
+
+
+class OwnDensity(Normal):
+    """A subclass with a correct log_prob of its own, which nobody calls as it is not registered."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inner = torch.atanh(value.clamp(-1 + 1e-6, 1 - 1e-6))
+        return super().log_prob(inner) - (1 - inner.tanh().square()).log()
+
+
+ATOM = "an atom on a bound is no part of a density"
+MASKS = Capabilities(needs_mask=True)
+OFFSET = Spaces(VECTOR, gym.MultiDiscrete([3, 2, 4], start=[1, 0, 2]))
+
+MUTANTS_ACTIONS = (
+    Mutant(
+        "A1",
+        "extra-option",
+        ExtraOption,
+        also={"S8": "a logit too many is its cause", "A3": "the likeliest action can be it too"},
+    ),
+    Mutant(
+        "A1",
+        "one-based",
+        typed("CountsFromOne", OneBased),
+        OFFSET,
+        also=dict.fromkeys(("T2", "T3"), "the first option is never drawn, so never rewarded"),
+        note="SB3#913",
+    ),
+    Mutant(
+        "A2", "clips-samples", typed("ClipsSamples", ClippedNormal), CONTINUOUS, also={"A6": ATOM}
+    ),
+    Mutant(
+        "A2",
+        "scores-clipped",
+        typed("ScoresClipped", SafeNormal),
+        CONTINUOUS,
+        also={"A6": "a density that is flat outside has no finite integral"},
+        note="tianshou#312",
+    ),
+    Mutant(
+        "A3",
+        "random-mode",
+        typed("RandomMode", MoodyNormal),
+        CONTINUOUS,
+        also={"T3": "what it learnt is judged by its mode"},
+        note="SB3#851",
+    ),
+    Mutant("A3", "epsilon-greedy-mode", typed("ExploresAlways", GreedyChoices), SEVERAL),
+    Mutant("A4", "soft-mask", SoftMask, capabilities=MASKS),
+    Mutant("A4", "floored-mask", FlooredMask, note="ray#10165"),
+    Mutant("A4", "allows-nothing", AllowsNothing),
+    Mutant("A4", "deaf", DeafToMasks, capabilities=MASKS),
+    Mutant("A5", "rollout-only", MaskInRolloutOnly, SEVERAL, note="sb3-contrib#76"),
+    Mutant("A5", "time-major", TimeMajorMask, capabilities=MASKS),
+    Mutant("A6", "no-jacobian", typed("NoJacobian", TanhNoJacobian), CONTINUOUS),
+    Mutant("A6", "unused-density", typed("UnusedDensity", OwnDensity), CONTINUOUS),
+)

@@ -1,0 +1,293 @@
+"""Policies that break one promise of numbers each: plainly, and in another author's style."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from good import CONTINUOUS, FOUR, GoodLSTM, GoodMLP, layer
+from gymnasium import spaces as gym
+from mutant import Mutant
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from puffer_policies.spaces import Spaces, spaces_of
+
+UNBOUNDED = Spaces(gym.Box(-np.inf, np.inf, (4,), np.float32), FOUR)
+
+# -- N1 --------------------------------------------------------------------------------------------
+
+
+class CleansObservations(GoodMLP):
+    def features(self, observations: Any) -> Tensor:
+        return super().features(torch.nan_to_num(observations))
+
+
+class CleansLogits(GoodLSTM):
+    """PufferLib's guard against NaN logits, by another function."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        logits = super().logits(hidden)
+        return torch.where(torch.isfinite(logits), logits, torch.zeros_like(logits))
+
+
+class InfinityIsNothing(GoodMLP):
+    """Infinite readings count as missing, that is as 0."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations.masked_fill(observations.isinf(), 0.0))
+
+
+# -- N2 --------------------------------------------------------------------------------------------
+
+
+class Exponential(GoodMLP):
+    """Features are the exponential of observations."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations).exp()
+
+
+class ExplodingMemory(GoodLSTM):
+    """The cell grows a little at each step: nothing in ten, too much in a thousand."""
+
+    def advance(self, hidden: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        h, c = super().advance(hidden, h, c)
+        return h, c * 2.5
+
+
+class Sharpened(nn.Module):
+    """The share of each number's eighth power in their sum: infinity of infinity at extremes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        powers = x.pow(8)
+        return x.sign() * powers / (powers.sum(-1, keepdim=True) + 1e-6)
+
+
+class Sharp(GoodMLP):
+    def __init__(self, env: Any, hidden_size: int = 16) -> None:
+        super().__init__(env, hidden_size)
+        self.sharpen = Sharpened()
+
+    def features(self, observations: Any) -> Tensor:
+        return self.sharpen(super().features(observations))
+
+
+# -- N3 --------------------------------------------------------------------------------------------
+
+
+class Unclamped(GoodMLP):
+    """The scale of PufferLib and CleanRL: exp of a parameter, as it is."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        loc = self.actor.linear(hidden)
+        return Normal(loc, self.actor.log_std.exp().expand_as(loc), validate_args=False)
+
+
+class ClampedAfterExp(GoodMLP):
+    """A state-dependent scale whose bounds come after exp: NaN gradients beyond."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        del self.actor.log_std
+        self.spread = layer(nn.Linear(self.hidden_size, self.spaces.action.shape[0]), 0.01)
+
+    def logits(self, hidden: Tensor) -> Any:
+        loc = self.actor.linear(hidden)
+        return Normal(loc, self.spread(hidden).exp().clamp(1e-6, 1e3), validate_args=False)
+
+
+# -- N4 --------------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    """A wrapper in plain torch that changes nothing."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        self.policy = GoodMLP(env)
+        self.hidden_size, self.is_continuous = 16, self.policy.is_continuous
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return self.policy.encode_observations(observations, state=state)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        return self.policy.decode_actions(hidden)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.policy.forward_eval(observations, state)
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.policy(observations, state)
+
+
+class InitialisesAll(Around):
+    """PufferLib 3.0's LSTMWrapper: every weight it can reach becomes orthogonal with gain 1."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        for name, parameter in self.named_parameters():
+            if "bias" not in name and parameter.ndim > 1:
+                nn.init.orthogonal_(parameter, 1.0)
+
+
+class Hub(nn.ModuleDict):
+    """A wrapper of another style: its parts are in a dict, and it resets those it calls trunk."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__({"inner": GoodMLP(env)})
+        self["inner"].encoder.reset_parameters()
+        self.hidden_size, self.is_continuous = 16, self["inner"].is_continuous
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return self["inner"].encode_observations(observations, state)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        return self["inner"].decode_actions(hidden)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self["inner"].forward_eval(observations, state)
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self["inner"](observations, state)
+
+
+class OneDrawForAllGates(GoodLSTM):
+    """One orthogonal draw over the four gates, where each gate is declared orthogonal."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        nn.init.orthogonal_(self.cell.weight_hh)
+
+
+# -- N5 --------------------------------------------------------------------------------------------
+
+
+class OpinionatedActor(GoodMLP):
+    """The actor's gain is that of a hidden layer."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        layer(self.actor.linear, math.sqrt(2))
+
+
+class OptimisticCritic(GoodLSTM):
+    """Optimism in the face of uncertainty, as a bias."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        nn.init.constant_(self.critic.bias, 25.0)
+
+
+# -- N6 --------------------------------------------------------------------------------------------
+
+
+class DetachedEncoder(GoodMLP):
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return super().encode_observations(observations, state).detach()
+
+
+class LeftOver(GoodMLP):
+    """A layer from an earlier version is still there."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.old_head = nn.Sequential(layer(nn.Linear(16, 16)), nn.ReLU())
+
+
+# -- N7 --------------------------------------------------------------------------------------------
+
+
+class Reversal(torch.autograd.Function):
+    """Passes numbers on and turns gradients round, as domain adaptation does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return -grads[0]
+
+
+class WrongSign(GoodMLP):
+    def logits(self, hidden: Tensor) -> Any:
+        return Reversal.apply(super().logits(hidden))
+
+
+class Lukewarm(GoodLSTM):
+    """A temperature so high that no logit can matter."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return super().logits(hidden) / 1e4
+
+
+# -- N8 --------------------------------------------------------------------------------------------
+
+
+class HalfPrecision(GoodMLP):
+    """Autocast inside the policy, for speed."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = super().encode_observations(observations, state)
+        return hidden.to(self.critic.weight.dtype)
+
+
+class OnePassVariance(nn.Module):
+    """Variance as mean of squares less square of mean: no digits are left far from 0."""
+
+    def __init__(self, env: Any, hidden_size: int = 16) -> None:
+        super().__init__()
+        self.inner = GoodMLP(spaces_of(env), hidden_size)
+        self.hidden_size, self.is_continuous = hidden_size, self.inner.is_continuous
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        shifted = observations.to(self.inner.critic.weight.dtype) + 300.0
+        mean = shifted.mean(-1, keepdim=True)
+        variance = shifted.square().mean(-1, keepdim=True) - mean.square()
+        normed = (shifted - mean) / (variance.clamp(min=0) + 0.01).sqrt()
+        return self.inner.encode_observations(normed)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        return self.inner.decode_actions(hidden)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.decode_actions(self.encode_observations(observations, state))
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.forward_eval(observations.reshape(-1, observations.shape[-1]), state)
+
+
+DOES_NOT_LEARN = "what has no useful gradient can't learn a bandit either"
+RECURRENT = {"init": {"recurrent": "orthogonal"}}
+
+MUTANTS_NUMERICS = (
+    Mutant("N1", "cleans-observations", CleansObservations),
+    Mutant("N1", "cleans-logits", CleansLogits, note="PufferLib 3.0: nan_to_num in sampling"),
+    Mutant("N1", "infinity-is-nothing", InfinityIsNothing),
+    Mutant("N2", "exponential", Exponential, UNBOUNDED),
+    Mutant("N2", "exploding-memory", ExplodingMemory),
+    Mutant("N2", "sharpened", Sharp, UNBOUNDED),
+    Mutant("N3", "unclamped", Unclamped, CONTINUOUS, note="PufferLib 3.0 and CleanRL"),
+    Mutant("N3", "clamped-after-exp", ClampedAfterExp, CONTINUOUS, note="lerobot#2108"),
+    Mutant(
+        "N4",
+        "initialises-all",
+        InitialisesAll,
+        also={"N5": "an actor of gain 1 is its consequence"},
+        note="PufferLib#459",
+    ),
+    Mutant("N4", "resets-the-trunk", Hub),
+    Mutant("N4", "one-draw-for-all-gates", OneDrawForAllGates, declared=RECURRENT),
+    Mutant("N5", "opinionated-actor", OpinionatedActor),
+    Mutant("N5", "optimistic-critic", OptimisticCritic),
+    Mutant("N6", "detached-encoder", DetachedEncoder, also={"T1": "it moves nowhere"}),
+    Mutant("N6", "left-over", LeftOver, also={"T1": "it moves nowhere"}),
+    Mutant("N7", "wrong-sign", WrongSign, also={"T3": DOES_NOT_LEARN}),
+    Mutant("N7", "lukewarm", Lukewarm, also={"T2": DOES_NOT_LEARN}),
+    Mutant("N8", "half-precision", HalfPrecision),
+    Mutant("N8", "one-pass-variance", OnePassVariance),
+)
