@@ -131,9 +131,7 @@ def _section(each: Check) -> str:
 
 
 def _mutant_table(bad: Iterable[Any]) -> str:
-    rows = [
-        f"| {each.code} | {_cell(each.name)} | {_also(each)} | {_note(each)} |" for each in bad
-    ]
+    rows = [f"| {each.code} | {_cell(each.name)} | {_also(each)} | {_note(each)} |" for each in bad]
     return "\n".join(
         [
             "## How we know that they catch\n",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 from puffer_policies.errors import BuildError, PluginError, did_you_mean
 
 SEPARATOR = "::"
+
+_PUFFERLIB = "pufferlib"
+_STAND_INS = ("models", "pytorch", "spaces")
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -62,11 +68,35 @@ def _imported(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _pufferlib():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"Importing {path} failed: {type(error).__name__}: {error}") from error
     return module
+
+
+@contextmanager
+def _pufferlib() -> Iterator[None]:
+    """Let a file that was written for PufferLib import what it needs where that is not installed.
+
+    Our modules of the same names stand in for its own, during the import only.
+    """
+    if importlib.util.find_spec(_PUFFERLIB) is not None:
+        yield
+        return
+    package = ModuleType(_PUFFERLIB)
+    package.__path__ = []
+    sys.modules[_PUFFERLIB] = package
+    for name in _STAND_INS:
+        ours = importlib.import_module(f"puffer_policies.{name}")
+        setattr(package, name, ours)
+        sys.modules[f"{_PUFFERLIB}.{name}"] = ours
+    try:
+        yield
+    finally:
+        for name in (_PUFFERLIB, *(f"{_PUFFERLIB}.{each}" for each in _STAND_INS)):
+            del sys.modules[name]
 
 
 def _is_taken(path: Path) -> bool:

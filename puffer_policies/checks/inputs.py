@@ -154,6 +154,8 @@ def _direct(subject: Subject, observations: Any, policy: nn.Module, steps: int |
 
 def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
     for steps, call in ((None, policy.forward_eval), (STEPS, policy)):
+        if steps is not None and subject.knows_no_time:
+            continue
         observations = subject.observations(steps=steps)
         state = subject.state(BATCH, policy)
         state = state if steps is None else sequence_state(policy, state)

@@ -21,6 +21,7 @@ from torch.distributions import Normal
 from puffer_policies.checks.model import CheckFailed
 from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.nested import leaves, map_nested
+from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
@@ -79,6 +80,20 @@ class Subject:
     def recurrent(self) -> bool:
         """Whether the policy carries state: it says so, or a step changes ``lstm_h``."""
         return bool(self.state(1))
+
+    @cached_property
+    def knows_no_time(self) -> bool:
+        """Whether it has no memory, and reads (B, *obs) but raises at (B, T, *obs)."""
+        if self.recurrent:
+            return False
+        policy = self.fresh()
+        with torch.no_grad(), seeded(0):
+            policy(self.observations(2), {})
+            try:
+                policy(self.observations(2, steps=2), {})
+            except Exception:
+                return True
+        return False
 
     # -- inputs ----------------------------------------------------------------------------------
 
@@ -141,8 +156,15 @@ class Subject:
         policy: nn.Module | None = None,
         grad: bool = False,
     ) -> tuple[Any, Tensor]:
-        """Run ``forward`` on (B, T, *obs), or (B, *obs) -> logits of B*T rows, values."""
+        """Run ``forward`` on (B, T, *obs), or (B, *obs) -> logits of B*T rows, values.
+
+        Policies of PufferLib without memory know no time, and trainers merge it with the batch for
+        them: so does this.
+        """
         policy = self.policy if policy is None else policy
+        if self.knows_no_time:
+            observations, lead = batch_layout(self.spaces.observation).flatten(observations)
+            starts = starts.flatten() if starts is not None and len(lead) == 2 else starts
         carried = dict(state) if state is not None else self._initial_for(observations, policy)
         if state is None and not callable(getattr(policy, "initial_state", None)):
             carried = dict.fromkeys(carried)  # PufferLib's trainer starts every segment from None
@@ -165,7 +187,7 @@ class Subject:
             return False
         state = self._lstm_state(self.policy, 1)
         before = {key: value.clone() for key, value in state.items()}
-        with torch.no_grad():
+        with torch.no_grad(), seeded(0):  # once only, so it must draw nothing from the caller's
             self.policy.forward_eval(self.observations(1), state)  # type: ignore[operator]
         return any(not torch.equal(state[key], before[key]) for key in before)
 

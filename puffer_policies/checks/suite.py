@@ -54,7 +54,7 @@ def select_checks(
     ignore: str | Iterable[str] = (),
     tiers: Iterable[str] = DEFAULT_TIERS,
 ) -> list[Check]:
-    """Return the checks of some tiers and codes.
+    """Return the checks of some tiers and codes, the static ones first: they tell the cause.
 
     Args:
         checks: what to choose from.
@@ -82,7 +82,7 @@ def select_checks(
             f"tiers={[str(tier) for tier in allowed]}.",
             fix="A run without a check would prove nothing.",
         )
-    return chosen
+    return sorted(chosen, key=lambda check: check.tier is not Tier.STATIC)
 
 
 def _families(checks: Iterable[Check]) -> list[str]:

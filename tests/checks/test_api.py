@@ -23,6 +23,43 @@ from puffer_policies.specs import PolicySpec
 FEW = ("B2", "S1", "S8")
 
 
+PUFFER_NET = """
+import numpy as np
+import torch
+import torch.nn as nn
+
+import pufferlib
+import pufferlib.models
+import pufferlib.pytorch
+
+
+class Policy(nn.Module):
+    def __init__(self, env, hidden_size=64):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.is_continuous = False
+        size = int(np.prod(env.single_observation_space.shape))
+        init = pufferlib.pytorch.layer_init
+        self.net = nn.Sequential(init(nn.Linear(size, hidden_size)), nn.GELU())
+        self.action_head = init(nn.Linear(hidden_size, env.single_action_space.n), std=0.01)
+        self.value_head = init(nn.Linear(hidden_size, 1), std=1)
+
+    def forward_eval(self, observations, state=None):
+        hidden = self.encode_observations(observations, state=state)
+        return self.decode_actions(hidden)
+
+    def forward(self, observations, state=None):
+        return self.forward_eval(observations, state)
+
+    def encode_observations(self, observations, state=None):
+        batch_size = observations.shape[0]
+        return self.net(observations.view(batch_size, -1).float())
+
+    def decode_actions(self, hidden):
+        return self.action_head(hidden), self.value_head(hidden)
+"""
+
+
 class Flat(GoodMLP):
     """Its values have lost an axis."""
 
@@ -82,6 +119,17 @@ def test_spaces_are_read_from_envs_and_ids():
     with gymnasium.make("CartPole-v1") as env:
         reports = [check_policy("Default", each, select=FEW) for each in (env, "CartPole-v1")]
     assert [report.counts["passed"] for report in reports] == [len(FEW)] * 2
+
+
+def test_a_policy_of_pufferlib_is_checked_as_it_stands(tmp_path):
+    path = tmp_path / "puffer_net.py"
+    path.write_text(PUFFER_NET)
+    report = check_policy(f"{path}::Policy", "CartPole-v1", isolate=False)
+    assert report.ok, report.bad
+    stacked = check_policy(
+        f"{path}::Policy", "CartPole-v1", wrappers=["LSTMWrapper"], select=(*FEW, "R1")
+    )
+    assert stacked.ok, stacked.bad
 
 
 def test_without_spaces_every_declared_kind_is_tried():
