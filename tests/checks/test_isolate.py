@@ -206,3 +206,8 @@ def test_a_class_of_this_process_can_be_checked(report):
     names: dict[str, object] = {"__name__": "somewhere"}
     exec(space, names)
     assert check_policy(names["Net"], DISCRETE, select=CHECKS).ok  # type: ignore[arg-type]
+
+
+def test_a_spawned_worker_does_the_same(monkeypatch):
+    monkeypatch.setattr("puffer_policies.checks.isolate._start_method", lambda: "spawn")
+    assert check_policy("LSTMWrapper(Default)", DISCRETE, select=CHECKS).ok
