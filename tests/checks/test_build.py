@@ -23,9 +23,7 @@ from puffer_policies.checks.subject import Subject
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.records import Capabilities
 from puffer_policies.spaces import Spaces
-from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies.zoo.conv import Convolutional
-from puffer_policies.zoo.mlp import Continuous, Default, MultiDiscrete, Structured
 
 BOTH = (*build.CHECKS, *shapes.CHECKS)
 
@@ -45,16 +43,6 @@ def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
 @pytest.mark.parametrize("good", GOOD, ids=str)
 def test_correct_policies_of_every_style_pass(good: Good) -> None:
     assert_passes(CHECKS, good.subject())
-
-
-@pytest.mark.parametrize("cls", [Default, Structured, Continuous, MultiDiscrete, Convolutional])
-def test_built_ins_pass_alone_and_wrapped(cls: Any) -> None:
-    pixels = gym.Box(0, 255, (3, 40, 41), np.uint8)
-    observation = pixels if cls is Convolutional else DISCRETE.observation
-    action = {Continuous: gym.Box(-1, 1, (2,)), MultiDiscrete: gym.MultiDiscrete([2, 3])}
-    spaces = Spaces(observation, action.get(cls, FOUR))
-    assert_passes(BOTH, subject_of(cls, spaces))
-    assert_passes(BOTH, subject_of(lambda s: LSTMWrapper(s, cls(s)), spaces, name="wrapped"))
 
 
 def test_a_refusal_in_words_is_a_skip_that_quotes_it() -> None:

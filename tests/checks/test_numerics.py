@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from good import CONTINUOUS, DICT, DISCRETE, IMAGE, GoodLSTM, GoodMLP, layer
+from good import CONTINUOUS, DISCRETE, IMAGE, GoodLSTM, GoodMLP, layer
 from goods import GOOD, Good
 from gymnasium import spaces as gym
 from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
@@ -31,7 +31,7 @@ from puffer_policies.checks.model import CheckFailed, Status, by_code
 from puffer_policies.checks.numerics import CHECKS
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.lstm import LSTMWrapper
-from puffer_policies.zoo.mlp import Continuous, Default
+from puffer_policies.zoo.mlp import Default
 
 BOTH = (*actions.CHECKS, *numerics.CHECKS)
 BY_CODE = by_code(CHECKS)
@@ -51,17 +51,6 @@ def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
 @pytest.mark.parametrize("good", GOOD, ids=str)
 def test_correct_policies_of_every_style_pass(good: Good) -> None:
     assert_passes(CHECKS, good.subject())
-
-
-@pytest.mark.parametrize("spaces", [DISCRETE, CONTINUOUS, DICT], ids=str)
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_built_ins_pass_alone_and_wrapped(spaces: Spaces, wrapped: bool) -> None:
-    cls = Continuous if spaces is CONTINUOUS else Default
-
-    def make(given: Spaces) -> nn.Module:
-        return LSTMWrapper(given, cls(given)) if wrapped else cls(given)
-
-    assert_passes(CHECKS, subject_of(make, spaces, name=cls.__name__))
 
 
 def test_a_wrapper_that_changes_nothing_passes() -> None:
