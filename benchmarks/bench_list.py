@@ -1,7 +1,8 @@
 """Measures what listing the names costs a fresh Python among 200 and 400 packages.
 
 Prints CPU milliseconds (user and system, median and best of several runs) of a bare Python start
-and of the command ``puffer-policies list``. Run it as ``python benchmarks/bench_list.py [packages] [runs]``.
+and of the command ``puffer-policies list``. Run it as
+``python benchmarks/bench_list.py [packages] [runs]``.
 """
 
 from __future__ import annotations

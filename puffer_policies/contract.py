@@ -15,7 +15,7 @@ EPISODE_START = "episode_start"
 """State key: bool (B,) or (B, T), true where the observation is the first of an episode."""
 
 ACTION_MASK = "action_mask"
-"""State key: bool (B, A) or (B, T, A), true where an option is allowed; A is the sum of all options.
+"""State key: bool (B, A) or (B, T, A), true where an option is allowed; A counts all options.
 A policy may read it; one whose record says ``needs_mask`` does, and asks for it."""
 
 LSTM_STATE = ("lstm_h", "lstm_c")

@@ -75,5 +75,3 @@ def _spelled(arguments: ast.arguments) -> str:
     first = bare.posonlyargs or bare.args
     del first[:1]
     return f"({ast.unparse(bare)})"
-
-

@@ -70,7 +70,7 @@ def test_a_broken_policy_fails_its_packages_own_tests(tmp_path):
     environment = make_environment(tmp_path / "env")
     source = write_package("acme", into=tmp_path).folder
     nets = source / "src" / "acme" / "nets.py"
-    nets.write_text(nets.read_text().replace("ValueHead(hidden_size),", "ValueHead(3),"))
+    nets.write_text(nets.read_text().replace("return hidden\n", "return hidden.detach()\n"))
     run(environment, "pip install --no-deps -e .", source)
     done = environment.run("pytest -q -x -p no:cacheprovider", cwd=source)
     assert done.returncode == 1, done.stdout[-2000:]

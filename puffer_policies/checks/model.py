@@ -7,10 +7,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from puffer_policies.checks.subject import Subject
+from typing import Any
 
 
 class Tier(enum.StrEnum):
@@ -58,12 +55,12 @@ class CheckSkipped(Exception):
     """The promise does not concern this policy, as only a probe could tell; the text says why."""
 
 
-Run = Callable[["Subject"], str | None]
+Run = Callable[[Any], str | None]
 """Raises `CheckFailed` or `CheckSkipped`; a text that it returns is a note on what passed."""
-Applies = Callable[["Subject"], str]
+Applies = Callable[[Any], str]
 
 
-def always(_: Subject) -> str:
+def always(_: Any) -> str:
     """Apply to every policy."""
     return ""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.nn.batching import batch_layout
+from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.spaces import Spaces
 
 
@@ -16,22 +17,27 @@ class ActorCritic(nn.Module):
 
     Args:
         encoder: (N, *obs) -> (N, H), with the attribute ``hidden_size``.
-        actor: (N, H) -> logits, with the attribute ``is_continuous``; see `heads.make_head`.
-        critic: (N, H) -> (N, 1).
-        spaces: the spaces that encoder and actor were built for.
+        spaces: the spaces that encoder and heads serve.
+        actor: (N, H) -> logits, with the attribute ``is_continuous``; by default `make_head`'s.
+        critic: (N, H) -> (N, 1); by default a `ValueHead`.
     """
 
     def __init__(
-        self, encoder: nn.Module, actor: nn.Module, critic: nn.Module, *, spaces: Spaces
+        self,
+        encoder: nn.Module,
+        spaces: Spaces,
+        *,
+        actor: nn.Module | None = None,
+        critic: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.actor = actor
-        self.critic = critic
         self.spaces = spaces
         self._layout = batch_layout(spaces.observation)
         self.hidden_size = int(encoder.hidden_size)  # type: ignore[arg-type]
-        self.is_continuous = bool(actor.is_continuous)
+        self.encoder = encoder
+        self.actor = make_head(spaces.action, self.hidden_size) if actor is None else actor
+        self.critic = ValueHead(self.hidden_size) if critic is None else critic
+        self.is_continuous = bool(self.actor.is_continuous)
 
     def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
         """(N, *obs) in any dtype of the space -> hidden (N, H) float32. `state` is not read."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import ConvEncoder, require_equal
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.spaces import require_kinds, spaces_of
 
 
@@ -39,5 +38,4 @@ class Convolutional(ActorCritic):
         encoder = ConvEncoder(spaces.observation, hidden_size, channels_last=channels_last)
         require_equal("framestack", given=framestack, found=encoder.channels)
         require_equal("flat_size", given=flat_size, found=encoder.flat_size)
-        actor = make_head(spaces.action, hidden_size)
-        super().__init__(encoder, actor, ValueHead(hidden_size), spaces=spaces)
+        super().__init__(encoder, spaces)

@@ -13,7 +13,6 @@ from torch import nn
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import LinearEncoder, MLPEncoder
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.spaces import require_kinds, spaces_of
 
 
@@ -22,12 +21,7 @@ class Default(ActorCritic):
 
     def __init__(self, env: Any, hidden_size: int = 128) -> None:
         spaces = spaces_of(env)
-        super().__init__(
-            LinearEncoder(spaces.observation, hidden_size),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(LinearEncoder(spaces.observation, hidden_size), spaces)
 
 
 class Structured(ActorCritic):
@@ -35,12 +29,7 @@ class Structured(ActorCritic):
 
     def __init__(self, env: Any, hidden_size: int = 256) -> None:
         spaces = spaces_of(env)
-        super().__init__(
-            LinearEncoder(spaces.observation, hidden_size),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(LinearEncoder(spaces.observation, hidden_size), spaces)
 
 
 class Continuous(ActorCritic):
@@ -50,12 +39,7 @@ class Continuous(ActorCritic):
         spaces = spaces_of(env)
         require_kinds(spaces, "Continuous", actions=("box",))
         sizes = (hidden_size, hidden_size)
-        super().__init__(
-            MLPEncoder(spaces.observation, sizes, activation=nn.Tanh),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(MLPEncoder(spaces.observation, sizes, activation=nn.Tanh), spaces)
 
 
 class MultiDiscrete(ActorCritic):
@@ -64,9 +48,4 @@ class MultiDiscrete(ActorCritic):
     def __init__(self, env: Any, hidden_size: int = 256) -> None:
         spaces = spaces_of(env)
         require_kinds(spaces, "MultiDiscrete", actions=("multidiscrete",))
-        super().__init__(
-            LinearEncoder(spaces.observation, hidden_size),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(LinearEncoder(spaces.observation, hidden_size), spaces)

@@ -1,4 +1,4 @@
-"""Runs every test of the checks in an empty folder: some bad policies litter where they are built."""
+"""Runs every test of the checks in an empty folder, as some bad policies litter."""
 
 from __future__ import annotations
 

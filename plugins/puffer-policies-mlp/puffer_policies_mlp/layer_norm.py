@@ -13,7 +13,6 @@ from torch import nn
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import InputLinear
 from puffer_policies.nn.features import make_features
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import spaces_of
 
@@ -45,9 +44,4 @@ class MLPLayerNorm(ActorCritic):
 
     def __init__(self, env: Any, hidden_size: int = 128) -> None:
         spaces = spaces_of(env)
-        super().__init__(
-            LayerNormEncoder(spaces.observation, hidden_size),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(LayerNormEncoder(spaces.observation, hidden_size), spaces)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.features import make_features
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import spaces_of
 from puffer_policies_mlp.running_norm import RunningNorm
@@ -82,8 +81,5 @@ class SimBa(ActorCritic):
     def __init__(self, env: Any, hidden_size: int = 128, num_blocks: int = 1) -> None:
         spaces = spaces_of(env)
         super().__init__(
-            SimbaEncoder(spaces.observation, hidden_size, num_blocks=num_blocks),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
+            SimbaEncoder(spaces.observation, hidden_size, num_blocks=num_blocks), spaces
         )

@@ -81,9 +81,9 @@ class MLPTanh(ActorCritic):
         half = hidden_size // 2
         super().__init__(
             TwinEncoder(spaces.observation, hidden_size),
-            HalfHead(make_head(spaces.action, half), slice(0, half)),
-            HalfHead(ValueHead(half), slice(half, hidden_size)),
-            spaces=spaces,
+            spaces,
+            actor=HalfHead(make_head(spaces.action, half), slice(0, half)),
+            critic=HalfHead(ValueHead(half), slice(half, hidden_size)),
         )
 
 
@@ -97,9 +97,4 @@ class MLPWide(ActorCritic):
 
     def __init__(self, env: Any, hidden_size: int = 256) -> None:
         spaces = spaces_of(env)
-        super().__init__(
-            MLPEncoder(spaces.observation, (hidden_size, hidden_size)),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(MLPEncoder(spaces.observation, (hidden_size, hidden_size)), spaces)

@@ -21,7 +21,6 @@ from torch.nn.functional import relu
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import ImageEncoder
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import require_kinds, spaces_of
@@ -122,8 +121,7 @@ class ImpalaResNet(ActorCritic):
             pooled=self.pooled,
             channels_last=channels_last,
         )
-        actor = make_head(spaces.action, hidden_size)
-        super().__init__(encoder, actor, ValueHead(hidden_size), spaces=spaces)
+        super().__init__(encoder, spaces)
 
 
 class Impoola(ImpalaResNet):

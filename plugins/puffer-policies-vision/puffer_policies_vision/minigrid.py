@@ -91,7 +91,7 @@ class MiniGridCNN(ActorCritic):
         actor, critic = make_head(spaces.action, head_size), ValueHead(head_size)
         super().__init__(
             encoder,
-            DeepHead(encoder.hidden_size, head_size, actor),
-            DeepHead(encoder.hidden_size, head_size, critic),
-            spaces=spaces,
+            spaces,
+            actor=DeepHead(encoder.hidden_size, head_size, actor),
+            critic=DeepHead(encoder.hidden_size, head_size, critic),
         )

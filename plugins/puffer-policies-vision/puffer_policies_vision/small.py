@@ -12,7 +12,6 @@ from typing import Any
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import ConvEncoder, ConvLayer
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.spaces import require_kinds, spaces_of
 
 IMPALA_SMALL = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
@@ -35,8 +34,7 @@ class ImpalaSmall(ActorCritic):
         encoder = ConvEncoder(
             spaces.observation, hidden_size, channels_last=channels_last, layers=IMPALA_SMALL
         )
-        actor = make_head(spaces.action, hidden_size)
-        super().__init__(encoder, actor, ValueHead(hidden_size), spaces=spaces)
+        super().__init__(encoder, spaces)
 
 
 class MinAtarCNN(ActorCritic):
@@ -56,5 +54,4 @@ class MinAtarCNN(ActorCritic):
         encoder = ConvEncoder(
             spaces.observation, hidden_size, channels_last=channels_last, layers=MINATAR
         )
-        actor = make_head(spaces.action, hidden_size)
-        super().__init__(encoder, actor, ValueHead(hidden_size), spaces=spaces)
+        super().__init__(encoder, spaces)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import InputLinear
 from puffer_policies.nn.features import make_features
-from puffer_policies.nn.heads import ValueHead, make_head
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import spaces_of
 
@@ -42,9 +41,4 @@ class MyNet(ActorCritic):
 
     def __init__(self, env: Any, hidden_size: int = 64) -> None:
         spaces = spaces_of(env)
-        super().__init__(
-            Encoder(spaces.observation, hidden_size),
-            make_head(spaces.action, hidden_size),
-            ValueHead(hidden_size),
-            spaces=spaces,
-        )
+        super().__init__(Encoder(spaces.observation, hidden_size), spaces)
