@@ -66,6 +66,13 @@ def test_sizes_that_do_not_divide_are_told_with_their_arithmetic_and_all_at_once
     assert "50 / train.bptt_horizon 16 = 3.125" in text
 
 
+@pytest.mark.parametrize("batch_size", [90, 8])
+def test_an_automatic_minibatch_ends_where_segments_do_not_divide_the_batch(batch_size):
+    config = dataclasses.replace(CONFIG, batch_size=batch_size)
+    with pytest.raises(ConfigError, match="bptt_horizon 16 does not divide"):
+        make_plan(config, 2, recurrent=True)
+
+
 def test_it_learns_to_name_what_it_sees():
     config = dataclasses.replace(CONFIG, total_timesteps=6_000)
     logs = run(trainer_of(guesses(8), config))
@@ -90,6 +97,16 @@ def test_the_learning_rate_falls_linearly_or_stays():
     np.testing.assert_allclose(rates, [1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
     constant = trainer_of(config=dataclasses.replace(CONFIG, anneal_lr=False))
     assert run(constant)["learning_rate"] == 1e-2
+
+
+def test_updates_beyond_the_planned_ones_never_climb_the_loss():
+    trainer = trainer_of(config=dataclasses.replace(CONFIG, anneal_clip=True))
+    run(trainer)
+    before = weights(trainer)
+    for _ in range(2):
+        trainer.evaluate()
+        assert trainer.train()["learning_rate"] == 0
+    assert torch.equal(weights(trainer), before)
 
 
 def test_logs_count_steps_updates_and_finished_episodes():

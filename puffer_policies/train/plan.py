@@ -45,7 +45,7 @@ def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
     if minibatch == "auto":
         # A quarter of the batch, as in CleanRL; a whole number of segments in any case.
         minibatch = max(batch // segment // 4, 1) * segment
-        while batch % minibatch:
+        while batch % minibatch and minibatch < batch:
             minibatch += segment
     problems = _problems(batch, minibatch, num_agents, segment)
     if problems:

@@ -110,7 +110,8 @@ class Trainer:
         advantages, returns = self._estimate(rollout)
         valid = ~rollout.ghost
         batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
-        remaining = 1.0 - self.epoch / self.plan.num_updates
+        # A loop of the caller's own may go on beyond the plan: never below 0, which would climb.
+        remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
         self._set_learning_rate(remaining if self.config.anneal_lr else 1.0)
         losses = self._update(batch, remaining if self.config.anneal_clip else 1.0)
         self.epoch += 1
