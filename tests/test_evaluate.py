@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 from plain_policies import Plain, Split
-from training_toys import MODES, clocks, guesses
+from training_toys import MODES, Clock, clocks, guesses
 
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.train import evaluate as module
+from puffer_policies.train.envs import GymVecEnv
 from puffer_policies.train.evaluate import evaluate
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
@@ -50,6 +52,24 @@ def test_one_seed_gives_one_result(deterministic):
     policy = Plain(env)
     config = EvalConfig(episodes=20, deterministic=deterministic, seed=4)
     assert evaluate(policy, env, config) == evaluate(policy, guesses(), config)
+
+
+def test_a_state_that_holds_observations_is_no_view_of_the_envs_array():
+    steps = []
+
+    class Recalls(Plain):
+        def initial_state(self, batch_size, device=None):
+            return {"seen": torch.zeros(batch_size, 2)}
+
+        def forward_eval(self, observations, state):
+            steps.append((state["seen"][0, 1].item(), observations[0, 1].item()))
+            state["seen"] = observations
+            return super().forward_eval(observations)
+
+    # Envs without a copy write each observation over the last.
+    env = GymVecEnv(SyncVectorEnv([lambda: Clock([(3, "t")])], copy=False))
+    evaluate(Recalls(env), env, EvalConfig(episodes=1))
+    assert steps == [(0, 0), (0, 1), (1, 2)]
 
 
 def test_the_likeliest_action_is_taken():

@@ -128,6 +128,34 @@ def test_state_is_stored_before_each_segment():
     assert second[0]["lstm_h"].any()
 
 
+class Recalls(Plain):
+    """Keeps the tensor of its last observation itself as its state."""
+
+    def initial_state(self, batch_size, device=None):
+        return {"seen": torch.zeros(batch_size, 2)}
+
+    def forward_eval(self, observations, state):
+        before = state["seen"].masked_fill(state["episode_start"][:, None], 0.0)
+        state["seen"] = observations
+        return super().forward_eval(observations + before)
+
+    def forward(self, observations, state):
+        starts = state["episode_start"]
+        seen = torch.cat([state["seen"][:, None], observations[:, :-1]], 1)
+        seen = seen.masked_fill(starts[..., None], 0.0) + observations
+        return super().forward_eval(seen.flatten(0, 1))
+
+
+def test_a_state_that_holds_observations_outlives_their_buffers():
+    config = dataclasses.replace(CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12)
+    trainer = trainer_of(Recalls, clocks(AutoresetMode.SAME_STEP), config)
+    trainer.evaluate()
+    trainer.evaluate()
+    batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=6)
+    new = trainer.predict(batch, torch.arange(len(batch.starts)))
+    torch.testing.assert_close(new.values, batch.transitions.values.flatten())
+
+
 def test_without_memory_every_transition_is_a_segment_of_its_own():
     trainer = trainer_of(Plain, clocks(AutoresetMode.NEXT_STEP))
     trainer.evaluate()

@@ -109,7 +109,10 @@ class _Player:
         return self._result()
 
     def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
-        on_device = map_nested(lambda leaf: to_tensor(leaf).to(self.device), observations)
+        # Copied: a policy may keep observations in its state, and envs reuse their arrays.
+        on_device = map_nested(
+            lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations
+        )
         logits, _ = self.carry.step(on_device, torch.from_numpy(starts).to(self.device))
         chosen = distribution(logits)
         actions = chosen.mode() if self.config.deterministic else chosen.sample(self.generator)

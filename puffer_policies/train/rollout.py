@@ -102,7 +102,8 @@ class Collector:
         buffers.rewind()
         for t in range(self._num_steps):
             if t % self._segment == 0:
-                states.append(self._carry.tensors)
+                # Copied: a state may be a view of observations, which this rollout writes over.
+                states.append({key: each.clone() for key, each in self._carry.tensors.items()})
             self._step(t)
         last = self._num_steps
         return buffers.rollout(
