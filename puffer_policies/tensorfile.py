@@ -19,8 +19,9 @@ def write_tensors(
 ) -> Path:
     """Write a safetensors file with `header` under metadata `key`, at once or not at all."""
     path = Path(path)
+    # Cloned: views of one tensor, such as tied weights in two shapes, are refused by safetensors.
     data = safetensors.torch.save(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
         metadata={key: header},
     )
     try:

@@ -77,6 +77,14 @@ class Prefixed(nn.Module):
         self.add_module(name, inner)
 
 
+def test_tensors_that_are_views_of_others_are_stored(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    views = {"whole": weight, "flat": weight.view(-1), "row": weight[1]}
+    path = tensorfile.write_tensors(tmp_path / "views.safetensors", views, header="{}", key="views")
+    found, _ = tensorfile.read_tensors(path, key="views")
+    assert all(torch.equal(found[name], views[name]) for name in views)
+
+
 @pytest.mark.parametrize("prefix", ["module", "_orig_mod"])
 def test_prefixes_of_torch_are_dropped_at_the_start(prefix, tmp_path):
     policy, other = Plain(SPACES), Plain(SPACES)
