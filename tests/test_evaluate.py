@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -103,4 +104,6 @@ def test_an_endless_env_ends_at_the_limit(monkeypatch):
     assert told.lengths == (10, 10)
     assert told.to_dict()["episodes"] == 2
     env = clocks(MODES[0], [[(1000, "t")]])
-    assert math.isnan(evaluate(Plain(env), env, EvalConfig(episodes=1)).mean)
+    told = evaluate(Plain(env), env, EvalConfig(episodes=1))
+    assert math.isnan(told.mean)
+    assert json.loads(json.dumps(told.to_dict(), allow_nan=False))["mean"] is None

@@ -19,6 +19,7 @@ from puffer_policies import pufferl
 from puffer_policies.checkpoint import read_header
 from puffer_policies.config.load import load_config
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
+from puffer_policies.train import evaluate as evaluation
 from puffer_policies.train import run as module
 from puffer_policies.train.display import make_display
 from puffer_policies.train.evaluate import evaluate_checkpoint
@@ -93,6 +94,24 @@ def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypat
     assert signal.getsignal(signal.SIGINT) is handler
     assert read_header(result.checkpoint).training["epoch"] == 1
     assert "Interrupted after 128 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_interrupt_during_the_final_evaluation_ends_it_between_two_steps(
+    vectorization, tmp_path, monkeypatch
+):
+    act = evaluation._Player._act
+
+    def interrupted(self, *args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return act(self, *args)
+
+    monkeypatch.setattr(evaluation._Player, "_act", interrupted)
+    result = train_from_config(
+        config_of(tmp_path, "--vec.vectorization", vectorization), display="quiet"
+    )
+    assert result.interrupted
+    assert read_header(result.checkpoint).training["epoch"] == 4
 
 
 def test_a_mistake_is_told_before_anything_is_made(tmp_path):

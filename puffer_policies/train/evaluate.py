@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,13 @@ class Evaluation:
         return float(np.std(self.returns)) if self.returns else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data; None, as JSON has no NaN, for what no episode gave."""
         return {
-            "mean": self.mean,
-            "std": self.std,
-            "min": min(self.returns, default=float("nan")),
-            "max": max(self.returns, default=float("nan")),
-            "length": float(np.mean(self.lengths)) if self.lengths else float("nan"),
+            "mean": self.mean if self.returns else None,
+            "std": self.std if self.returns else None,
+            "min": min(self.returns, default=None),
+            "max": max(self.returns, default=None),
+            "length": float(np.mean(self.lengths)) if self.lengths else None,
             "episodes": len(self.returns),
             "episodes_asked": self.episodes,
             "seed": self.seed,
@@ -68,17 +68,23 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    policy: nn.Module, vecenv: VecEnv, config: EvalConfig, *, use_rnn: bool | None = None
+    policy: nn.Module,
+    vecenv: VecEnv,
+    config: EvalConfig,
+    *,
+    use_rnn: bool | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Play ``config.episodes`` episodes and return what they gave.
 
     Every env plays a number fixed beforehand: taking the first to end would favour short episodes.
-    Memory starts anew with each episode. The policy's training mode is put back afterwards.
+    Memory starts anew with each episode. The policy's training mode is put back afterwards. Once
+    `stopped` answers True, no further step is taken.
     """
     was_training = policy.training
     policy.eval()
     try:
-        return _Player(policy, vecenv, config, use_rnn).play()
+        return _Player(policy, vecenv, config, use_rnn).play(stopped)
     finally:
         policy.train(was_training)
 
@@ -97,14 +103,14 @@ class _Player:
         self.tracker = EpisodeTracker(len(rows), window=None)
         self.kept: list[tuple[int, int]] = []  # (row, place in the tracker)
 
-    def play(self) -> Evaluation:
+    def play(self, stopped: Callable[[], bool]) -> Evaluation:
         observations = self.vecenv.reset(seed=self.config.seed)
         starts = np.ones(self.vecenv.num_agents, dtype=bool)
         for _ in range(STEP_LIMIT):
             step = self.vecenv.step(self._act(observations, starts))
             observations, starts = step.observations, step.starts
             self._count(self.tracker.update(step))
-            if not self.left.any():
+            if not self.left.any() or stopped():
                 break
         return self._result()
 
@@ -136,7 +142,9 @@ class _Player:
         )
 
 
-def evaluate_config(policy: nn.Module, config: Config) -> Evaluation:
+def evaluate_config(
+    policy: nn.Module, config: Config, *, stopped: Callable[[], bool] = lambda: False
+) -> Evaluation:
     """Evaluate `policy` in fresh envs of a run's config, by its [eval] section."""
     num_envs = min(config.eval.episodes, NUM_ENVS)
     vecenv = make_vecenv(
@@ -146,7 +154,7 @@ def evaluate_config(policy: nn.Module, config: Config) -> Evaluation:
         env_kwargs=config.env,
     )
     try:
-        return evaluate(policy, vecenv, config.eval, use_rnn=config.train.use_rnn)
+        return evaluate(policy, vecenv, config.eval, use_rnn=config.train.use_rnn, stopped=stopped)
     finally:
         vecenv.close()
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class _Run:
                 self._loop(stop, metrics, display)
                 seconds = time.perf_counter() - start
                 self._save()
-            evaluation = self._evaluate(display)
+                evaluation = self._evaluate(stop, display)
             if evaluation is not None:
                 metrics.write({"evaluation": evaluation.to_dict()})
             return self._result(seconds, evaluation)
@@ -172,11 +172,13 @@ class _Run:
             if interval and trainer.epoch % interval == 0:
                 self._save()
 
-    def _evaluate(self, display: Display) -> Evaluation | None:
+    def _evaluate(self, stop: threading.Event, display: Display) -> Evaluation | None:
         """Play the final evaluation; None, and a word about it, if the run is interrupted."""
-        if self.trainer.finished:
-            with suppress(KeyboardInterrupt):
-                return evaluate_config(self.trainer.policy, self.config)
+        if not stop.is_set():
+            # Stopped between two steps: envs in processes can't be closed in the midst of one.
+            evaluation = evaluate_config(self.trainer.policy, self.config, stopped=stop.is_set)
+            if not stop.is_set():
+                return evaluation
         steps = self.trainer.global_step
         display.note(f"Interrupted after {steps:,} steps; checkpoint: {self.folder / MODEL}")
         return None
