@@ -82,7 +82,8 @@ class PuffeRL(Trainer):
 
     def save_checkpoint(self, path: Path | str | None = None) -> Path:
         """Write the policy to `path`, by default ``<data_dir>/model.safetensors``."""
-        target = Path(self.config.data_dir) / MODEL if path is None else Path(path)
+        default = Path(self.config.data_dir).expanduser() / MODEL
+        target = default if path is None else Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}
         return save_checkpoint(target, self.policy, env=self.vecenv, training=counters)

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from puffer_policies.cli.arguments import BASE_FLAGS, split_overrides
 from puffer_policies.cli.main import main
+from puffer_policies.config.schema import BaseConfig, field_types, flag_of
 from puffer_policies.discovery import set_default_registry
 
 
@@ -190,6 +192,30 @@ def test_train_and_eval_agree(capsys, project):
     code, out, _ = run(capsys, "eval", trained["folder"], "--json")
     assert code == 0
     assert json.loads(out)["mean"] == trained["evaluation"]["mean"]
+
+
+def test_flags_of_a_config_may_stand_before_its_name():
+    words = ["train", "--train.gamma", "0.9", "--env-name=X", "cartpole", "--rnn-name", "None"]
+    own, overrides = split_overrides(words)
+    assert own == ["train", "cartpole"]
+    assert overrides == ["--train.gamma", "0.9", "--env-name=X", "--rnn-name", "None"]
+    assert split_overrides(["train", "--train.gamma"])[1] == ["--train.gamma"]
+    assert set(BASE_FLAGS) == {flag_of("base", key) for key in field_types(BaseConfig)}
+
+
+@pytest.mark.trainer
+def test_a_run_is_resumed_by_its_folder_alone(capsys, project):
+    quick = ["--train.total-timesteps", "8192", "--eval.episodes", "4", "--json"]
+    _, out, _ = run(capsys, "train", "CartPole-v1", "--policy.hidden-size", "8", *quick)
+    folder = json.loads(out)["folder"]
+    more = ["--train.total-timesteps", "12288", "--json"]
+    code, out, _ = run(capsys, "train", "--resume", folder, *more)
+    assert code == 0
+    resumed = json.loads(out)
+    assert (resumed["steps"], resumed["evaluation"]["episodes"]) == (12288, 4)
+    assert resumed["folder"] != folder
+    code, _, err = run(capsys, "train", "--resume", "nowhere")
+    assert (code, "nowhere" in err) == (2, True)
 
 
 def test_looking_imports_no_torch(project):

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from puffer_policies import pufferl
 from puffer_policies.checkpoint import read_header
-from puffer_policies.config.load import load_config
-from puffer_policies.errors import ConfigError, EnvError, PolicyError
+from puffer_policies.config.load import load_config, load_run_config
+from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
 from puffer_policies.train import evaluate as evaluation
 from puffer_policies.train import run as module
 from puffer_policies.train.display import make_display
@@ -75,7 +75,7 @@ def test_a_run_can_go_on_from_a_folder(tmp_path):
     first = train_from_config(config_of(tmp_path), display="quiet")
     config = config_of(tmp_path, "--train.total-timesteps", "1024")
     second = train_from_config(config, display="quiet", resume=first.folder)
-    assert second.steps == 1024
+    assert (second.steps, second.new_steps) == (1024, 512)
     assert len((second.folder / "metrics.jsonl").read_text().splitlines()) == 4 + 1
 
 
@@ -94,6 +94,49 @@ def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypat
     assert signal.getsignal(signal.SIGINT) is handler
     assert read_header(result.checkpoint).training["epoch"] == 1
     assert "Interrupted after 128 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--vec.num-envs", "4"], "updates of 128 steps; this run makes updates of 64"),
+        (["--policy.hidden-size", "8"], r"128.* in the file, \(8"),
+        (["--env-name", "Acrobot-v1"], "trained on other spaces"),
+    ],
+)
+def test_another_run_than_the_first_is_no_resumption(flags, text, tmp_path):
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    with pytest.raises(CheckpointError, match=text):
+        train_from_config(
+            load_run_config(first.folder, flags), display="quiet", resume=first.folder
+        )
+    assert list(tmp_path.iterdir()) == [first.folder]
+
+
+def test_weights_and_state_of_two_moments_are_not_mixed(tmp_path):
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    shorter = config_of(tmp_path, "--train.total-timesteps", "256")
+    second = train_from_config(shorter, display="quiet")
+    (second.folder / "trainer.safetensors").replace(first.folder / "trainer.safetensors")
+    with pytest.raises(CheckpointError, match=r"is of update 4, .* of update 2"):
+        train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
+
+
+def test_the_config_of_a_run_is_read_back_with_flags_over_it(tmp_path):
+    first = train_from_config(config_of(tmp_path, "--policy.hidden-size", "8"), display="quiet")
+    config = load_run_config(first.folder, ["--train.gamma", "0.5"])
+    assert (config.policy, config.train.gamma) == ({"hidden_size": 8}, 0.5)
+    assert config.origin("train", "gamma") == "command line"
+    assert config.origin("policy", "hidden_size") == str(first.folder / "config.json")
+    assert load_run_config(first.folder) == config_of(tmp_path, "--policy.hidden-size", "8")
+    with pytest.raises(ConfigError, match="no folder of a run"):
+        load_run_config(tmp_path)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config("CartPole-v1", ["--train.data-dir", "~/runs"])
+    assert module.new_folder(config).parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

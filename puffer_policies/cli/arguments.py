@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
+from itertools import islice
 from typing import Any, NoReturn
 
 from importlib_metadata import version
@@ -23,7 +26,25 @@ class Parser(argparse.ArgumentParser):
         _, found, rest = message.partition("invalid choice: ")
         verbs = [verb for action in self._actions for verb in action.choices or ()]
         hint = did_you_mean(rest.split("(")[0].strip(" '\""), verbs) if found else ""
+        _, found, rest = message.partition("unrecognized arguments: ")
+        if found:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            hint = did_you_mean(rest.partition(" ")[0].partition("=")[0], flags)
         return f"\n{hint}" if hint else ""
+
+
+def _text(value: str) -> str:
+    """Refuse an empty value, such as a shell's unset variable gives: not the same as no flag."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError(f"expected a value, found {value!r}")
+    return value
+
+
+def _seconds(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(value)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found {value!r}")
 
 
 class _ShowVersion(argparse.Action):
@@ -32,6 +53,27 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(f"puffer-policies {version('puffer-policies')}")
         parser.exit()
+
+
+BASE_FLAGS = ("--env-name", "--policy-name", "--rnn-name", "--package")
+"""Flags of a config that have no section in them."""
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take the flags of a config, with their values, out of a command line.
+
+    Argparse does not know them, and would take the value of one for the verb's own argument.
+    """
+    own: list[str] = []
+    overrides: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        flag, has_value, _ = word.partition("=")
+        if flag in BASE_FLAGS or (flag.startswith("--") and "." in flag):
+            overrides += [word] if has_value else [word, *islice(words, 1)]
+        else:
+            own.append(word)
+    return own, overrides
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, Any]:
@@ -58,7 +100,7 @@ def handler_of(options: argparse.Namespace) -> Any:
         return "fitting:run_show_for"
     if options.verb == "train" and options.options:
         return "configuring:run_options"
-    if options.verb == "train" and options.name is None:
+    if options.verb == "train" and options.name is None and options.resume is None:
         return "configuring:run_names"
     return options.run
 
@@ -66,32 +108,40 @@ def handler_of(options: argparse.Namespace) -> Any:
 def _add_looking(verbs: Any) -> None:
     listing = _verb(verbs, "list", "listing:run_list", "list policies, wrappers and presets")
     listing.add_argument("pattern", nargs="?", default="*", help="names to show, such as '*Conv*'")
-    listing.add_argument("--fits", metavar="ENV", help="say which policies fit this env, and why")
+    listing.add_argument(
+        "--fits", type=_text, metavar="ENV", help="say which policies fit this env, and why"
+    )
     listing.add_argument("--source", action="store_true", help="show where each name comes from")
     show = _verb(verbs, "show", "listing:run_show", "show everything about a name")
     show.add_argument("name")
-    show.add_argument("--env", metavar="ENV", help="build it for this env, count its parameters")
+    show.add_argument(
+        "--env", type=_text, metavar="ENV", help="build it for this env, count its parameters"
+    )
     why = _verb(verbs, "why", "listing:run_why", "explain where a name leads, or why nowhere")
     why.add_argument("name")
     doctor = _verb(verbs, "doctor", "listing:run_doctor", "import everything, report what is wrong")
-    doctor.add_argument("--slow", type=float, default=1.0, metavar="SECONDS", help="what is slow")
+    doctor.add_argument(
+        "--slow", type=_seconds, default=1.0, metavar="SECONDS", help="what is slow"
+    )
 
 
 def _add_checking(verbs: Any) -> None:
     check = _verb(verbs, "check", "checking:run_check", "prove that policies keep the contract")
     check.add_argument("names", nargs="*", metavar="NAME", help="names or file.py::X; default all")
-    check.add_argument("--env", metavar="ENV", help="check for this env, not for tiny spaces")
+    check.add_argument(
+        "--env", type=_text, metavar="ENV", help="check for this env, not for tiny spaces"
+    )
     check.add_argument("--select", default="", metavar="CODES", help="only these, such as S,R1")
     check.add_argument("--ignore", default="", metavar="CODES", help="all but these")
     tiers = ("static", "dynamic", "trainability")
     check.add_argument("--tier", action="append", choices=tiers, help="default: the first two")
     check.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one check"
+        "--time-limit", type=_seconds, default=30.0, metavar="SECONDS", help="for one check"
     )
     check.add_argument(
         "--no-isolation", action="store_true", help="run in this process, for a debugger"
     )
-    check.add_argument("--junit", metavar="FILE", help="also write JUnit XML")
+    check.add_argument("--junit", type=_text, metavar="FILE", help="also write JUnit XML")
 
 
 def _add_training(verbs: Any) -> None:
@@ -99,6 +149,9 @@ def _add_training(verbs: Any) -> None:
     train.epilog = "Every option of the config is a flag: see --options."
     train.add_argument("--options", action="store_true", help="list every option of a config")
     train.add_argument("name", nargs="?", help="a config, a .toml or .ini file, or a gymnasium id")
+    train.add_argument(
+        "--resume", metavar="RUN_FOLDER", help="go on from a run; without NAME by its own config"
+    )
     train.add_argument("--quiet", action="store_true", help="print the summary only")
     train.set_defaults(takes_overrides=True)
     evaluate = _verb(verbs, "eval", "training:run_eval", "replay a checkpoint without training")
@@ -111,7 +164,9 @@ def _add_training(verbs: Any) -> None:
 def _add_writing(verbs: Any) -> None:
     new = _verb(verbs, "new", "scaffolding:run_new", "write a package with a policy of your own")
     new.add_argument("name", help="what to call it, such as acme or acme-policies")
-    new.add_argument("--into", default=".", metavar="DIR", help="the folder to make it in")
+    new.add_argument(
+        "--into", type=_text, default=".", metavar="DIR", help="the folder to make it in"
+    )
 
 
 def _verb(verbs: Any, name: str, run: str, text: str) -> argparse.ArgumentParser:

@@ -151,6 +151,19 @@ def _read_ini_section(
             reading.put((section, key), text, origin=origin, shown=shown, is_text=True)
 
 
+def args_layer(args: Mapping[str, Any], *, origin: str) -> Layer:
+    """Return what a nested dict of `Config.to_args` says."""
+    tables = {section: args[section] for section in ALL_SECTIONS if section in args}
+    tables["base"] = {key: args[key] for key in field_types(SECTIONS["base"]) if key in args}
+    return Layer(
+        {
+            (section, key): Value(value, origin)
+            for section, table in tables.items()
+            for key, value in table.items()
+        }
+    )
+
+
 def command_line_layer(overrides: Sequence[str]) -> Layer:
     """Return what flags such as ``--train.learning-rate 3e-4`` and ``--policy-name=X`` say.
 

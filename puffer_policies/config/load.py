@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from puffer_policies.config.layers import (
     Layer,
     Unread,
     Value,
+    args_layer,
     command_line_layer,
     default_layer,
     ini_layer,
@@ -25,6 +27,9 @@ from puffer_policies.errors import ConfigError
 from puffer_policies.tomlfile import read_toml
 
 ENV_NAME: Key = ("base", "env_name")
+
+CONFIG_FILE = "config.json"
+"""What a run's folder calls its config, as `Config.to_args` gives it."""
 
 
 class ConfigWarning(UserWarning):
@@ -52,6 +57,25 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         warnings.warn("\n".join(str(each) for each in unread), ConfigWarning, stacklevel=2)
     named = [_with_env_id(each) for each in (*layers, flags)]
     return Config.from_values(merge([default_layer(), *named]), unread)
+
+
+def load_run_config(folder: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of an earlier run, with the flags `overrides` over it.
+
+    Raises:
+        ConfigError: the folder holds no config of a run; else as for `load_config`.
+    """
+    path = Path(folder) / CONFIG_FILE
+    flags = command_line_layer(overrides)
+    try:
+        args = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder} is no folder of a run: {error}.",
+            fix="Give the folder that holds a run's config.json and checkpoint.",
+        ) from error
+    saved = args_layer(Config.from_args(args).to_args(), origin=str(path))
+    return Config.from_values(merge([saved, _with_env_id(flags)]))
 
 
 def _named_layers(name: str) -> list[Layer]:

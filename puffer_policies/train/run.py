@@ -17,12 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from puffer_policies.checkpoint import load_weights, save_checkpoint
+from puffer_policies.checkpoint import (
+    load_weights,
+    read_header,
+    require_same_spaces,
+    save_checkpoint,
+)
+from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import ConfigError
+from puffer_policies.errors import CheckpointError, ConfigError
 from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
+from puffer_policies.spaces import spaces_of
 from puffer_policies.specs import WrapperSpec
 from puffer_policies.train.display import Display, DisplayKind, make_display
 from puffer_policies.train.envs import GymVecEnv, make_vecenv
@@ -42,6 +49,9 @@ class RunResult:
     folder: Path
     checkpoint: Path
     steps: int
+    """Env steps, those before a resume among them."""
+    new_steps: int
+    """Env steps of this run alone."""
     seconds: float
     interrupted: bool
     evaluation: Evaluation | None
@@ -65,6 +75,7 @@ def train_from_config(
 
     Raises:
         ConfigError: sizes that do not divide, or a device that this machine does not have.
+        CheckpointError: `resume` holds no run, or one of another policy, env or batch size.
         EnvError: the env can't be made.
         TrainingError: a number that is not finite.
     """
@@ -74,8 +85,7 @@ def train_from_config(
         policy = policy_of(config, vecenv, registry=registry)
         trainer = Trainer(config.train, vecenv, policy)
         if resume is not None:
-            load_weights(Path(resume) / MODEL, policy)
-            load_trainer(Path(resume) / TRAINER, trainer)
+            _go_on_from(Path(resume), trainer)
         run = _Run(config, trainer, registry)
         with make_display(display, total_steps=config.train.total_timesteps) as shown:
             result = run.go(shown)
@@ -83,6 +93,21 @@ def train_from_config(
         return result
     finally:
         vecenv.close()
+
+
+def _go_on_from(folder: Path, trainer: Trainer) -> None:
+    """Put an earlier run's weights and state of the trainer into `trainer`."""
+    header = read_header(folder / MODEL)
+    require_same_spaces(header, spaces_of(trainer.vecenv), folder / MODEL)
+    load_weights(folder / MODEL, trainer.policy)
+    load_trainer(folder / TRAINER, trainer)
+    saved = header.training.get("epoch")
+    if saved != trainer.epoch:
+        raise CheckpointError(
+            f"{folder / MODEL} is of update {saved}, {TRAINER} of update {trainer.epoch}: the run "
+            "was killed between the two.",
+            fix="Start anew, or load the weights with load_policy.",
+        )
 
 
 def prepare_process(config: TrainConfig) -> None:
@@ -144,8 +169,9 @@ class _Run:
     def __init__(self, config: Config, trainer: Trainer, registry: Registry | None) -> None:
         self.config, self.trainer, self.registry = config, trainer, registry
         self.folder = new_folder(config)
+        self.begun_at = trainer.global_step
         self.args = config.to_args()
-        (self.folder / "config.json").write_text(json.dumps(self.args, indent=2) + "\n")
+        (self.folder / CONFIG_FILE).write_text(json.dumps(self.args, indent=2) + "\n")
 
     def go(self, display: Display) -> RunResult:
         start = time.perf_counter()
@@ -200,6 +226,7 @@ class _Run:
             folder=self.folder,
             checkpoint=self.folder / MODEL,
             steps=self.trainer.global_step,
+            new_steps=self.trainer.global_step - self.begun_at,
             seconds=seconds,
             interrupted=evaluation is None,
             evaluation=evaluation,
@@ -210,7 +237,7 @@ def new_folder(config: Config) -> Path:
     """Make ``<data_dir>/<env>-<time>``, with a number behind it if that exists."""
     name = (config.train.env or config.base.env_name).replace("/", "_").replace(":", "_")
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    parent = Path(config.train.data_dir)
+    parent = Path(config.train.data_dir).expanduser()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
@@ -259,7 +286,7 @@ def _summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
         "policy": str(getattr(policy, "spec", type(policy).__name__)),
         "parameters": f"{sum(p.numel() for p in policy.parameters()):,}",
         "steps": f"{result.steps:,} in {result.seconds:.1f} s "
-        f"({result.steps / result.seconds:,.0f} steps/s)",
+        f"({result.new_steps / result.seconds:,.0f} steps/s)",
     }
     if result.evaluation is not None:
         told = result.evaluation

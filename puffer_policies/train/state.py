@@ -37,10 +37,12 @@ def load_trainer(path: Path | str, trainer: Trainer) -> None:
     """Put the state of `save_trainer` into a new trainer, and start new episodes.
 
     Raises:
-        CheckpointError: the file can't be read, or belongs to another policy.
+        CheckpointError: the file can't be read, or belongs to another policy, another kind of
+            device or another batch size, by which epochs are counted.
     """
     tensors, text = read_tensors(path, key=METADATA_KEY)
     counters = json.loads(text)
+    _require_same_plan(path, trainer, counters, tensors)
     _load_optimizer(path, trainer.optimizer, tensors)
     trainer.generator.set_state(tensors["generator"])
     torch.set_rng_state(tensors["torch_rng"])
@@ -51,12 +53,30 @@ def load_trainer(path: Path | str, trainer: Trainer) -> None:
     trainer.collector.restart(seed=trainer.config.seed + trainer.epoch)
 
 
+def _require_same_plan(
+    path: Path | str, trainer: Trainer, counters: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    then, now = counters.get("batch_size", trainer.plan.batch_size), trainer.plan.batch_size
+    if then != now:
+        raise CheckpointError(
+            f"{path} counts updates of {then} steps; this run makes updates of {now}.",
+            fix="Keep vec.num_envs, train.bptt_horizon and train.batch_size.",
+        )
+    if tensors["generator"].shape != trainer.generator.get_state().shape:
+        raise CheckpointError(
+            f"{path} was written on another kind of device than {trainer.device.type!r}: its "
+            "random numbers can't go on here.",
+            fix="Set train.device to the device of the earlier run.",
+        )
+
+
 def _counters(trainer: Trainer) -> dict[str, Any]:
     scale = asdict(trainer.reward_scale)
     del scale["gathered"]  # of episodes that the envs will not go on with
     return {
         "epoch": trainer.epoch,
         "global_step": trainer.global_step,
+        "batch_size": trainer.plan.batch_size,
         "reward_scale": scale,
         "episodes": trainer.collector.episodes.to_dict(),
     }
