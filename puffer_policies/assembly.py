@@ -142,6 +142,11 @@ def _recipe(
         record = registry.get(spec.name, kind="policy")
         assert isinstance(record, PolicyRecord)
         inner, outer = _part(record, _merged(spec, kwargs)), [*spec.wrappers]
+    if isinstance(wrappers, str | Mapping) or not isinstance(wrappers, Iterable):
+        raise BuildError(
+            f"wrappers should be a list, the innermost first, got {wrappers!r}.",
+            fix="Write wrappers=['LSTMWrapper'].",
+        )
     return _Recipe(inner, tuple(_wrapper_part(each, registry) for each in [*outer, *wrappers]))
 
 
@@ -178,6 +183,11 @@ def _wrapper_part(wrapper: WrapperLike, registry: Registry) -> _Part[WrapperReco
                 fix="Give one wrapper an entry, or the whole stack as the policy's expression.",
             )
         wrapper = WrapperSpec(parsed.name, parsed.kwargs)
+    if not isinstance(wrapper, WrapperSpec):
+        raise BuildError(
+            f"A wrapper is asked for by name, WrapperSpec or class, got {wrapper!r}.",
+            fix="Arguments are given as 'LSTMWrapper(num_layers=2)'.",
+        )
     record = registry.get(wrapper.name, kind="wrapper")
     assert isinstance(record, WrapperRecord)
     return _part(record, wrapper.kwargs)

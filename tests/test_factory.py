@@ -48,6 +48,9 @@ class TwoArguments(nn.Module):
         return self.forward_eval(observations, state)
 
 
+WRONG_WRAPPERS = ["LSTMWrapper", {"LSTMWrapper": {}}, 5, None, [None], [("LSTMWrapper", {})]]
+
+
 class OnlyForward(nn.Module):
     def __init__(self, env):
         super().__init__()
@@ -290,3 +293,15 @@ def registry() -> Registry:
         )
     )
     return made
+
+
+@pytest.mark.parametrize("wrappers", WRONG_WRAPPERS)
+def test_wrappers_of_a_wrong_type_are_shown(wrappers):
+    with pytest.raises(BuildError, match=r"rapper.* got "):
+        get_policy("Default", SPACES, wrappers=wrappers)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", None, True])
+def test_a_width_that_is_none_is_refused_in_words(size):
+    with pytest.raises(BuildError, match=r"hidden_size should be a whole number from 1 on"):
+        get_policy("Default", SPACES, hidden_size=size)

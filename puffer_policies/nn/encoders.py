@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ class InputLinear(nn.Linear):
         return nn.functional.linear(x.to(weight.dtype), weight, self.bias)
 
 
+def _require_width(hidden_size: Any) -> None:
+    """Refuse what torch takes without a word, such as 0, or refuses in words of its own."""
+    if isinstance(hidden_size, bool) or not isinstance(hidden_size, Integral) or hidden_size < 1:
+        raise BuildError(f"hidden_size should be a whole number from 1 on, got {hidden_size!r}.")
+
+
 class MLPEncoder(nn.Module):
     """Features of any space, then Linear layers with an activation after each."""
 
@@ -39,6 +46,8 @@ class MLPEncoder(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
+        for size in hidden_sizes:
+            _require_width(size)
         self.features = make_features(space)
         self.hidden_size = hidden_sizes[-1]
         first = layer_init(InputLinear(self.features.size, hidden_sizes[0]))
@@ -91,6 +100,7 @@ class ImageEncoder(nn.Module):
         self, images: ImageInput, network: nn.Module, *, flat_size: int, hidden_size: int
     ) -> None:
         super().__init__()
+        _require_width(hidden_size)
         self.hidden_size = hidden_size
         self.flat_size = flat_size
         self.images = images
