@@ -141,6 +141,8 @@ def _policy_name(distribution: str) -> str:
 
 
 def _require_free(into: Path, folder: Path) -> None:
+    if into.exists() and not into.is_dir():
+        raise ConfigError(f"{into} is a file, not a folder to write into.")
     if not into.is_dir():
         raise ConfigError(f"There is no folder {into} to write into.", fix=f"mkdir -p {into}")
     if folder.is_symlink() or (folder.exists() and not _is_empty_folder(folder)):

@@ -23,6 +23,7 @@ from puffer_policies.registry import Registry
 
 def run_check(options: argparse.Namespace) -> int:
     """Run the suite and print what came of it; 1 if anything failed or nothing was run."""
+    _require_writable(options.junit)
     registry = default_registry()
     checks = select_checks(
         all_checks(registry),
@@ -38,6 +39,12 @@ def run_check(options: argparse.Namespace) -> int:
     report = Report(_followed(results, len(plans) * len(checks)), by_code(checks))
     _write(report, options)
     return 0 if report.ok else 1
+
+
+def _require_writable(path: str | None) -> None:
+    """Refuse a report that can't be written now, not after the minutes that the checks take."""
+    if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+        raise ConfigError(f"Can't write --junit {path!r}: it should be a file in a folder that is.")
 
 
 def _every_policy(env: str | None, registry: Registry) -> list[str]:

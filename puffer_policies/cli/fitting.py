@@ -24,6 +24,9 @@ def run_fits(options: argparse.Namespace) -> int:
     if options.json:
         print_json([{"name": f.name, "fits": f.fits, "reasons": f.reasons} for f in judged])
         return 0
+    if not judged:
+        print(f"Nothing matches {options.pattern!r}.")
+        return 0
     judged.sort(key=lambda fit: not fit.fits)
     rows = [(fit.name, "yes" if fit.fits else "no", "; ".join(fit.reasons)) for fit in judged]
     print_table(f"Policies for {options.fits}", ("name", "fits", "why not"), rows)

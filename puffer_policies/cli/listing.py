@@ -54,7 +54,7 @@ def run_why(options: argparse.Namespace) -> int:
         print_json({**data, "record": told.record.to_dict() if told.record else None})
     else:
         print("\n".join(told.lines))
-    return 0 if told.verdict in USABLE else 1
+    return 0 if told.verdict in (*USABLE, "preset") else 1
 
 
 def run_doctor(options: argparse.Namespace) -> int:

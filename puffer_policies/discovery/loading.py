@@ -50,7 +50,7 @@ def fill(
     start = time.perf_counter()
     environ = os.environ if environ is None else environ
     strict = strict or environ.get(STRICT_VARIABLE, "") not in ("", "0")
-    files = _files(registry, environ, Path.cwd() if cwd is None else Path(cwd))
+    files = _files(registry, environ, _working_folder() if cwd is None else Path(cwd))
     for catalog in files:
         catalog.enter(registry)
     _add_packages(registry, _chosen(plugins, environ), strict)
@@ -71,6 +71,15 @@ def _files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> list[Ca
     if project is not None and not (user and user.is_file() and project.samefile(user)):
         catalogs.append(_own_catalog(project, Layer.PROJECT))
     return catalogs
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"The working folder can't be read: {error}.", fix="cd to a folder that is there."
+        ) from error
 
 
 def _builtin_catalog() -> Catalog:

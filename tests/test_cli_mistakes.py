@@ -1,0 +1,129 @@
+"""Odd surroundings and careless arguments: one message and exit code 2, and nothing ignored."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from puffer_policies.cli.main import main
+from puffer_policies.discovery import set_default_registry
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """Run in an empty folder, with a registry that is discovered there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUFFER_POLICIES_PLUGINS", "")
+    set_default_registry(None)
+    yield tmp_path
+    set_default_registry(None)
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    try:
+        code = main(argv)
+    except SystemExit as done:
+        code = int(done.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def run_apart(*argv: str, stdout=subprocess.PIPE, before="", **environ: str):
+    command = f"{before}from puffer_policies.cli.main import main; raise SystemExit(main({argv!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", command],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    )
+
+
+def test_an_output_without_unicode_loses_letters_only():
+    done = run_apart("check", "Default", "--select", "S1", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Default" in done.stdout
+
+
+def test_a_working_folder_that_is_gone_is_named(project):
+    gone = project / "gone"
+    before = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir('../gone'); "
+    done = run_apart("list", before=before)
+    assert done.returncode == 2
+    assert "working folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("verb", [("list",), ("show", "Default")])
+def test_an_output_that_is_full_is_a_mistake(verb):
+    with open("/dev/full", "w") as full:
+        done = run_apart(*verb, stdout=full)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("list", "--fits", ""),
+        ("show", "Default", "--env", ""),
+        ("check", "Default", "--env", ""),
+        ("check", "Default", "--junit", ""),
+        ("new", "acme", "--into", ""),
+    ],
+)
+def test_an_empty_value_is_not_as_good_as_none(capsys, argv):
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert f"argument {argv[-2]}: expected" in err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "0", "x"])
+@pytest.mark.parametrize("argv", [("doctor", "--slow"), ("check", "Default", "--time-limit")])
+def test_seconds_are_a_positive_number(capsys, argv, seconds):
+    code, out, err = run(capsys, *argv, seconds)
+    assert (code, out) == (2, "")
+    assert f"expected a number of seconds above 0, found '{seconds}'" in err
+
+
+def test_an_unknown_flag_hints_at_the_nearest_of_its_verb(capsys):
+    code, _, err = run(capsys, "list", "--sorce")
+    assert code == 2
+    assert "usage: puffer-policies list" in err
+    assert "Did you mean '--source'" in err
+
+
+def test_no_policy_to_judge_is_said(capsys):
+    code, out, _ = run(capsys, "list", "zzz", "--fits", "CartPole-v1")
+    assert code == 0
+    assert "Nothing matches 'zzz'" in out
+
+
+def test_a_preset_leads_somewhere(capsys, project):
+    (project / "registry.toml").write_text('schema = 1\n[presets.small]\npolicy = "Default"\n')
+    code, out, _ = run(capsys, "why", "small")
+    assert code == 0
+    assert "preset" in out
+
+
+def test_a_report_that_can_not_be_written_is_refused_before_the_checks_run(capsys, monkeypatch):
+    from puffer_policies.cli import checking
+
+    monkeypatch.setattr(checking, "run_plans", lambda *_, **__: pytest.fail("they ran"))
+    for path in ("nowhere/report.xml", "."):
+        code, _, err = run(capsys, "check", "Default", "--junit", path)
+        assert code == 2
+        assert "--junit" in err
+
+
+def test_a_file_is_no_folder_to_make(capsys, project):
+    (project / "file").write_text("")
+    code, _, err = run(capsys, "new", "acme", "--into", "file")
+    assert code == 2
+    assert "not a folder" in err
+    assert "mkdir" not in err
