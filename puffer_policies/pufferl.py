@@ -19,6 +19,7 @@ from torch import nn
 
 from puffer_policies.checkpoint import save_checkpoint
 from puffer_policies.config import load as config_load
+from puffer_policies.config.presets import resolve_env_name
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.envs import GymVecEnv, VecEnv, as_vecenv
@@ -43,8 +44,15 @@ def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def load_env(env_name: str, args: Mapping[str, Any]) -> GymVecEnv:
-    """Make the envs of `args`; ``.driver_env`` has the single-agent spaces."""
-    return vecenv_of(Config.from_args({"env_name": env_name, **args}))
+    """Make `env_name` by `args`; ``.driver_env`` has the single-agent spaces.
+
+    Args:
+        env_name: a gymnasium id or one of our configs; a config file stands for the env it names.
+        args: from `load_config`.
+    """
+    is_file = Path(env_name).suffix in (".toml", ".ini") and "env_name" in args
+    named = {} if is_file else {"env_name": resolve_env_name(env_name)}
+    return vecenv_of(Config.from_args({**args, **named}))
 
 
 def load_policy(args: Mapping[str, Any], vecenv: VecEnv, env_name: str = "") -> nn.Module:

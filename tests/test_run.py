@@ -244,6 +244,14 @@ def test_policies_of_the_guide_are_trained_as_they_are(make, tmp_path):
     trainer.close()
 
 
+def test_load_env_makes_the_env_that_it_is_asked_for(tmp_path):
+    args = pufferl.load_config("cartpole_lstm")
+    for name, observed in (("pendulum", 3), ("cartpole_lstm", 4), ("Acrobot-v1", 6), ("my.ini", 4)):
+        vecenv = pufferl.load_env(name, args)
+        assert vecenv.single_observation_space.shape == (observed,)
+        vecenv.close()
+
+
 def test_load_policy_builds_what_the_args_name(tmp_path):
     args = puffer_args(tmp_path, "--rnn-name", "LSTMWrapper", "--policy.hidden-size", "32")
     vecenv = pufferl.load_env("CartPole-v1", args)

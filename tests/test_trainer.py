@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def test_metrics_are_strict_json_even_where_numbers_are_not_finite(tmp_path):
     line = json.loads(log.path.read_text(), parse_constant=pytest.fail)
     assert line == {"loss": None, "evaluation": {"mean": None, "episodes": 2}}
     assert np.isnan(explained_variance(np.zeros(0), np.zeros(0)))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_is_told_in_one_message():
+    log = MetricsLog(Path("/dev/full"))
+    with pytest.raises(TrainingError, match=r"/dev/full can't be written.*No space left"):
+        log.write({"loss": 1.0})
+    log.close()
 
 
 def test_learning_without_a_rollout_is_refused():

@@ -6,11 +6,13 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from puffer_policies.errors import TrainingError
 from puffer_policies.train.envs import Step
 
 
@@ -78,13 +80,24 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; numbers that are not finite, which JSON lacks, become null."""
-        self._file.write(json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n")
-        self._file.flush()
+        """Append one line; numbers that are not finite, which JSON lacks, become null.
+
+        Raises:
+            TrainingError: the line can't be written: a full disk, say.
+        """
+        try:
+            self._file.write(json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} can't be written: {error}.",
+                fix="Make room, then go on from the last checkpoint with --resume.",
+            ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what could not be written was told by `write`."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _finite(value: Any) -> Any:
