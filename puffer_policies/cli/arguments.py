@@ -150,7 +150,10 @@ def _add_training(verbs: Any) -> None:
     train.add_argument("--options", action="store_true", help="list every option of a config")
     train.add_argument("name", nargs="?", help="a config, a .toml or .ini file, or a gymnasium id")
     train.add_argument(
-        "--resume", metavar="RUN_FOLDER", help="go on from a run; without NAME by its own config"
+        "--resume",
+        type=_text,
+        metavar="RUN_FOLDER",
+        help="go on from a run; without NAME by its own config",
     )
     train.add_argument("--quiet", action="store_true", help="print the summary only")
     train.set_defaults(takes_overrides=True)
