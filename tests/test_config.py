@@ -229,3 +229,11 @@ def test_loading_a_config_imports_neither_torch_nor_numpy_nor_gymnasium():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("text", ["train = 5", "[[train]]\nseed = 1"])
+def test_a_section_that_is_no_table_is_said(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run.toml:1: \[train\] should be a table"):
+        load_config(str(path))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 from plain_policies import Plain, Split
-from training_toys import MODES, Clock, clocks, guesses
+from training_toys import MODES, Clock, Guess, clocks, guesses
 
 from puffer_policies.config.schema import EvalConfig
+from puffer_policies.errors import TrainingError
 from puffer_policies.train import evaluate as module
 from puffer_policies.train.envs import GymVecEnv
 from puffer_policies.train.evaluate import evaluate
@@ -107,3 +108,26 @@ def test_an_endless_env_ends_at_the_limit(monkeypatch):
     told = evaluate(Plain(env), env, EvalConfig(episodes=1))
     assert math.isnan(told.mean)
     assert json.loads(json.dumps(told.to_dict(), allow_nan=False))["mean"] is None
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_weights_that_are_no_numbers_end_it(deterministic):
+    env = guesses()
+    policy = Plain(env)
+    with torch.no_grad():
+        policy.action_head.bias[0] = math.nan
+    with pytest.raises(TrainingError, match="no finite number"):
+        evaluate(policy, env, EvalConfig(episodes=1, deterministic=deterministic))
+
+
+def test_a_reward_that_is_no_number_ends_it(monkeypatch):
+    env = guesses()
+    step = Guess.step
+
+    def paying_nan(guess, action):
+        observation, _, *rest = step(guess, action)
+        return observation, math.nan, *rest
+
+    monkeypatch.setattr(Guess, "step", paying_nan)
+    with pytest.raises(TrainingError, match="reward"):
+        evaluate(Plain(env), env, EvalConfig(episodes=1))

@@ -113,7 +113,10 @@ def toml_layer(
         if section in skip:
             continue
         where = file.at(*prefix, section)
-        if section not in ALL_SECTIONS or not isinstance(table, dict):
+        if section in ALL_SECTIONS and not isinstance(table, dict):
+            reading.offences.append(f"{where}: [{section}] should be a table, found {table!r}.")
+            continue
+        if section not in ALL_SECTIONS:
             reading.offences.append(f"{where}: {_no_section(section)}")
             continue
         for key, value in table.items():

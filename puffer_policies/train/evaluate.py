@@ -14,7 +14,7 @@ from torch import nn
 from puffer_policies.checkpoint import load_policy, read_header
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import EvalConfig
-from puffer_policies.errors import CheckpointError
+from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
@@ -80,6 +80,9 @@ def evaluate(
     Every env plays a number fixed beforehand: taking the first to end would favour short episodes.
     Memory starts anew with each episode. The policy's training mode is put back afterwards. Once
     `stopped` answers True, no further step is taken.
+
+    Raises:
+        TrainingError: an action's probability or a reward is not finite.
     """
     was_training = policy.training
     policy.eval()
@@ -122,6 +125,11 @@ class _Player:
         logits, _ = self.carry.step(on_device, torch.from_numpy(starts).to(self.device))
         chosen = distribution(logits)
         actions = chosen.mode() if self.config.deterministic else chosen.sample(self.generator)
+        if not torch.isfinite(chosen.log_prob(actions)).all():
+            raise TrainingError(
+                "The policy chose an action whose probability is no finite number.",
+                fix="Look for NaN in its weights and in the observations of the env.",
+            )
         return actions.cpu().numpy()
 
     def _count(self, ended: np.ndarray) -> None:
@@ -133,6 +141,8 @@ class _Player:
 
     def _result(self) -> Evaluation:
         places = [place for _, place in sorted(self.kept)]
+        if not np.isfinite([self.tracker.returns[place] for place in places]).all():
+            raise TrainingError("The env paid a reward that is no finite number.")
         return Evaluation(
             returns=tuple(self.tracker.returns[place] for place in places),
             lengths=tuple(self.tracker.lengths[place] for place in places),
