@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from plain_policies import Plain, PufferLSTM, Split
 from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import ContractError, TrainingError
+from puffer_policies.errors import ContractError, EnvError, TrainingError
 from puffer_policies.train.envs import GymVecEnv
 from puffer_policies.train.trainer import Trainer, to_batch
 from puffer_policies.wrappers.lstm import LSTMWrapper
@@ -199,6 +199,26 @@ def test_nested_observations_are_trained_on(mode):
     trainer.evaluate()
     assert trainer._rollout.observations["z"].dtype is torch.float32
     assert np.isfinite(trainer.train()["losses/total"])
+
+
+class Fickle(VectorEnv):
+    """Resets to integers and steps to fractions."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - so does gymnasium
+    num_envs, single_action_space = 2, Clock.action_space
+    single_observation_space = Clock.observation_space
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((2, 2), int), {}
+
+    def step(self, actions):
+        never = np.zeros(2, bool)
+        return np.full((2, 2), 0.5), np.ones(2), never, never, {}
+
+
+def test_observations_are_never_rounded_to_the_kind_of_number_that_reset_returned():
+    with pytest.raises(EnvError, match=r"float64.*reset\(\).*int64"):
+        trainer_of(lstm, GymVecEnv(Fickle())).evaluate()
 
 
 class Broken(Clock):

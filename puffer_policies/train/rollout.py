@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.errors import TrainingError
+from puffer_policies.errors import EnvError, TrainingError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
@@ -160,9 +160,7 @@ class _Buffers:
     def show(self, t: int, observations: Any, starts: np.ndarray) -> None:
         """Put what the envs show at `t` on the device."""
         map_nested(
-            lambda rows, leaf: rows[t].copy_(as_tensor(leaf)),
-            self._observations,
-            observations,
+            lambda rows, leaf: _write(rows[t], as_tensor(leaf)), self._observations, observations
         )
         self.starts[t].copy_(torch.from_numpy(starts))
 
@@ -213,6 +211,17 @@ class _Buffers:
 def _rows(leaf: Any, rows: int, device: torch.device) -> Tensor:
     example = to_tensor(leaf)
     return torch.zeros((rows, *example.shape), dtype=example.dtype, device=device)
+
+
+def _write(row: Tensor, observed: Tensor) -> None:
+    # `copy_` would round fractions to the integers of a careless reset() without a word.
+    if not torch.can_cast(observed.dtype, row.dtype):
+        raise EnvError(
+            f"The env's step() returned observations of {observed.dtype}, its reset() of "
+            f"{row.dtype}.",
+            fix="Return the observation space's dtype from both.",
+        )
+    row.copy_(observed)
 
 
 def require_finite(rollout: Rollout) -> None:
