@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,19 +10,22 @@ from dataclasses import dataclass
 from puffer_policies.checks.api import run_plans
 from puffer_policies.checks.matrix import kinds
 from puffer_policies.checks.model import BAD, Check, Report, by_code
-from puffer_policies.checks.plans import Plan, plans_for
+from puffer_policies.checks.plans import Plan, plans_for, wrapped_plans
 from puffer_policies.checks.report import details
 from puffer_policies.checks.suite import DEFAULT_TIERS, all_checks, select_checks
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.records import Record
 from puffer_policies.registry import Registry
-from puffer_policies.registry.naming import normalise
+from puffer_policies.registry.naming import BUILTIN, normalise
 
 GROUPS = tuple(
     f"puffer_policies.{each}" for each in ("policies", "wrappers", "manifest", "plugins")
 )
 """The entry points through which a distribution registers names."""
+
+_QUALIFIER = re.compile(r"[\w.-]+/")
+"""The distribution in front of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,13 @@ def cases_of_distribution(
     if not records:
         raise _nothing(distribution, registry)
     checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
-    names = [record.qualified_name for record in records if _is_usable(record, registry)]
-    return _cases(names, checks, registry)
+    usable = [record for record in records if _is_usable(record, registry)]
+    plans = [p for r in usable for p in plans_for(r.qualified_name, registry=registry)]
+    # Not the wrappers of whatever else is installed: the tests would change with it.
+    around = {BUILTIN, wanted}
+    names = [record.qualified_name for record in usable if record.kind == "policy"]
+    wrapped = [p for n in names for p in wrapped_plans(n, registry, distributions=around)]
+    return [*_cases(plans, checks), *_cases(wrapped, [each for each in checks if not each.once])]
 
 
 def cases_of_policies(policies: Sequence[str]) -> list[Case]:
@@ -73,16 +82,16 @@ def cases_of_policies(policies: Sequence[str]) -> list[Case]:
         PolicyError: one of the names does not lead to a policy.
     """
     registry = default_registry()
-    return _cases(policies, select_checks(all_checks(registry)), registry)
+    plans = [plan for name in policies for plan in plans_for(name, registry=registry)]
+    return _cases(plans, select_checks(all_checks(registry)))
 
 
-def _cases(names: Sequence[str], checks: Sequence[Check], registry: Registry) -> list[Case]:
-    plans = [plan for name in names for plan in plans_for(name, registry=registry)]
+def _cases(plans: Sequence[Plan], checks: Sequence[Check]) -> list[Case]:
     seen: Counter[str] = Counter()
     cases = []
     for plan in plans:
         first = plan.name not in seen
-        label = f"{plan.name.rpartition('/')[2]}-{kinds(plan.spaces).replace('/', '-')}"
+        label = f"{_QUALIFIER.sub('', plan.name)}-{kinds(plan.spaces).replace('/', '-')}"
         seen.update((plan.name, label))
         unique = label if seen[label] == 1 else f"{label}{seen[label]}"
         wanted = [each for each in checks if first or not each.once]

@@ -6,7 +6,7 @@ A policy is asked for by name, expression, preset, class, ``path/to/file.py::Cla
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,10 +88,13 @@ def subject_of(blueprint: Blueprint) -> Subject:
     )
 
 
-def wrapped_plans(name: str, registry: Registry) -> list[Plan]:
+def wrapped_plans(
+    name: str, registry: Registry, *, distributions: Collection[str] | None = None
+) -> list[Plan]:
     """Return the plans of a registered policy inside each wrapper that can go around it.
 
-    They are tried on the first spaces of its matrix, one kind of action each.
+    They are tried on the first spaces of its matrix, one kind of action each. `distributions` are
+    those whose wrappers are tried; all if None.
     """
     record = registry.get(name, kind="policy")
     assert isinstance(record, PolicyRecord)
@@ -99,6 +102,7 @@ def wrapped_plans(name: str, registry: Registry) -> list[Plan]:
     return [
         plan
         for wrapper in wrappers_for(record, registry)
+        if distributions is None or registry.get(wrapper).provenance.distribution in distributions
         for pair in pairs
         for plan in plans_for(f"{wrapper}({name})", pair, registry=registry)
     ]
