@@ -13,6 +13,7 @@ from puffer_policies.errors import MissingDependency, PluginError
 from puffer_policies.records import Record
 from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
+from puffer_policies.specs import PolicySpec
 
 Verdict = Literal[
     "ok",
@@ -59,6 +60,8 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
     findings = [
         *(_of_error(error) for error in registry.errors),
         *_of_discovery(registry),
+        *_of_pointers(registry),
+        *_of_presets(registry),
         *(
             finding
             for record in registry.records()
@@ -80,6 +83,23 @@ def _of_discovery(registry: Registry) -> Iterator[Finding]:
             yield Finding(name, "imports torch", detail)
         elif timing.seconds > SLOW_DISCOVERY_SECONDS:
             yield Finding(name, "slow", f"its plug-in module takes {timing.seconds:.2f} s to load")
+
+
+def _of_pointers(registry: Registry) -> Iterator[Finding]:
+    for pointer in registry.pointers():
+        told = registry.explain(pointer.qualified_name)
+        if pointer.kind != "removed" and told.record is None and told.verdict != "blocked":
+            yield Finding(pointer.qualified_name, "broken", " ".join(told.lines))
+
+
+def _of_presets(registry: Registry) -> Iterator[Finding]:
+    for preset in {id(each): each for each in registry.presets.values()}.values():
+        spec = PolicySpec.parse(preset.policy)
+        for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
+            told = registry.explain(name)
+            if told.record is None and told.verdict != "blocked":
+                detail = f"{preset.policy!r} ({preset.provenance.origin}): {' '.join(told.lines)}"
+                yield Finding(preset.qualified_name, "broken", detail)
 
 
 def _of(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Finding]:

@@ -137,3 +137,16 @@ def test_problems_come_first():
     for name, target in (("Aa", "puffer_policies.zoo.mlp:Default"), ("Zz", "no_such_module:X")):
         registry.add(PolicyRecord(name=name, target=target, provenance=place))
     assert [finding.is_problem for finding in examine(registry)] == [True, False]
+
+
+def test_an_alias_or_a_preset_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "registry.toml").write_text(
+        'schema = 1\n[alias]\nTiny = "Nope"\nGood = "Default"\n[removed]\nOld = "Worse."\n'
+        '[presets.small]\npolicy = "Nope"\n[presets.round]\npolicy = "round"\n'
+        '[presets.fine]\npolicy = "LSTMWrapper(Default)"\n'
+    )
+    found = examine(discover(plugins=(), environ={}, cwd=tmp_path))
+    ill = {finding.subject: finding for finding in found if finding.is_problem}
+    assert sorted(ill) == ["project/Tiny", "project/round", "project/small"]
+    assert {finding.verdict for finding in ill.values()} == {"broken"}
+    assert "'Nope'" in ill["project/small"].detail
