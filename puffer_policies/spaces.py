@@ -80,7 +80,8 @@ def env_not_found(env_id: str, error: Exception, *, names: Iterable[str] = ()) -
     # An id that exists was refused for another reason: a missing package, say.
     known = [*names, *gymnasium.registry]
     hint = "" if env_id in gymnasium.registry else did_you_mean(env_id, known)
-    return EnvError(f"Gymnasium can't make {env_id!r}: {reason}.", fix=hint)
+    end = "" if reason.endswith("?") else "."
+    return EnvError(f"Gymnasium can't make {env_id!r}: {reason}{end}", fix=hint)
 
 
 @singledispatch

@@ -57,7 +57,10 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
             header = (file.metadata() or {}).get(key)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
+        raise CheckpointError(
+            f"{path} can't be read: {error}.",
+            fix="Give a .safetensors file, or the folder of a run that holds one.",
+        ) from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(
             f"{path} is damaged, or no safetensors file: {error}.",

@@ -127,3 +127,21 @@ def test_a_file_is_no_folder_to_make(capsys, project):
     assert code == 2
     assert "not a folder" in err
     assert "mkdir" not in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("check", ".::X"), "'.' is a folder"),
+        (("check", "nowhere.py::X"), "'nowhere.py' is no file in "),
+        (("eval", "nowhere"), "the folder of a run that holds one"),
+        (("train", "Cartpole-v1"), "Did you mean"),
+        (("train", "CartPole-v1", "--vec.num-envs", "1e30"), "vec.num_envs"),
+        (("train", "CartPole-v1", "--vec.num-envs", "1e11"), "vec.num_envs"),
+    ],
+)
+def test_a_message_says_what_was_found_and_what_to_do(capsys, argv, expected):
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert "?." not in err

@@ -29,7 +29,8 @@ def split_target(target: str) -> tuple[str, str]:
     if not name.isidentifier():
         raise BuildError(f"{target!r} names no class.", fix="Write path/to/file.py::Class.")
     if not Path(path).is_file():
-        raise BuildError(f"{target!r}: there is no file {path!r} in {Path.cwd()}.")
+        found = "is a folder" if Path(path).is_dir() else f"is no file in {Path.cwd()}"
+        raise BuildError(f"{target!r}: {path!r} {found}.", fix="Write path/to/file.py::Class.")
     return path, name
 
 

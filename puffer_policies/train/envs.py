@@ -250,10 +250,10 @@ def make_vecenv(
             )
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error, names=shipped_configs()) from error
-    except (ImportError, TypeError, ValueError) as error:
+    except (ImportError, MemoryError, TypeError, ValueError) as error:
         raise EnvError(
-            f"Making {env_id!r} with {dict(env_kwargs or {})} failed: {error}.",
-            fix="The [env] section holds the arguments of the environment.",
+            f"Making {num_envs} of {env_id!r} with {dict(env_kwargs or {})} failed: {error}.",
+            fix="The [env] section holds the arguments of the env; their number is vec.num_envs.",
         ) from error
     return GymVecEnv(env)
 
