@@ -120,7 +120,7 @@ def _require_detached(subject: Subject, policy: nn.Module) -> None:
     seen = subject.observations(steps=2)
     state: State = sequence_state(policy, kept(subject.state(BATCH, policy)))
     with torch.enable_grad():
-        policy(seen, state)
+        policy(seen, subject.unmasked(state, seen))
     for key, value in state.items():
         if isinstance(value, Tensor) and value.grad_fn is not None:
             raise CheckFailed(

@@ -159,6 +159,7 @@ def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
         observations = subject.observations(steps=steps)
         state = subject.state(BATCH, policy)
         state = state if steps is None else sequence_state(policy, state)
+        state = subject.unmasked(dict(state), observations)
         inputs = {f"state[{key!r}]": each for key, each in state.items()}
         inputs |= {f"observations {i}": each for i, each in enumerate(leaves(observations))}
         kept = {name: each.clone() for name, each in inputs.items()}

@@ -119,7 +119,7 @@ def _scale_parameters(subject: Subject) -> dict[str, Tensor]:
     """Return the slope of the scale in each parameter's elements that leave location and values."""
     policy = still(subject)
     with torch.enable_grad():
-        logits, values = policy.forward_eval(subject.observations(), subject.state(BATCH, policy))  # type: ignore[operator]
+        logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         if not hasattr(logits, "scale") or not hasattr(logits, "loc"):
             raise CheckSkipped(f"its {type(logits).__name__} has no loc and scale")
         if not logits.scale.requires_grad:
@@ -137,6 +137,11 @@ def _scale_parameters(subject: Subject) -> dict[str, Tensor]:
     return found
 
 
+def _inputs(subject: Subject, policy: nn.Module) -> tuple[Any, dict[str, Any]]:
+    observations = subject.observations()
+    return observations, subject.unmasked(dict(subject.state(BATCH, policy)), observations)
+
+
 def _slopes(output: Tensor, parameters: Any) -> list[Tensor]:
     if not output.requires_grad:
         return [torch.zeros_like(p) for p in parameters]
@@ -148,7 +153,7 @@ def _slopes(output: Tensor, parameters: Any) -> list[Tensor]:
 
 def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[str]) -> None:
     with torch.enable_grad():
-        logits, _ = policy.forward_eval(subject.observations(), subject.state(BATCH, policy))  # type: ignore[operator]
+        logits, _ = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         dist = subject.distribution(logits)
         log_prob = dist.log_prob(draws(dist, 1)[0])
         torch.autograd.backward(log_prob.sum() + dist.entropy().sum())
@@ -205,9 +210,11 @@ def float32_near_float64(subject: Subject) -> None:
 
 
 def _answers(subject: Subject, policy: nn.Module, observations: Any) -> tuple[Tensor, Tensor]:
-    state = {key: _double(value) for key, value in subject.state(BATCH, policy).items()}
     weight = next(iter(_floats(policy)), torch.zeros(()))
-    state = {key: value.to(weight.dtype) for key, value in state.items()}
+    state = {
+        key: value.to(weight.dtype) if value.is_floating_point() else value  # some count
+        for key, value in subject.state(BATCH, policy).items()
+    }
     given = state if callable(getattr(policy, "initial_state", None)) else None
     logits, values = subject.sequence(observations, given, policy=policy)
     return described(subject, logits), values.reshape(-1, 1)

@@ -39,15 +39,16 @@ RECOMPILES = 1
 class _Step(nn.Module):
     """One step as a function of tensors: the state comes in and goes out."""
 
-    def __init__(self, policy: nn.Module, keys: list[str]) -> None:
+    def __init__(self, policy: nn.Module, keys: list[str], always: State) -> None:
         super().__init__()
         self.policy = policy
         self.keys = keys
+        self.always = always
 
     def forward(
         self, observations: Any, starts: Tensor, *state: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        carried: State = dict(zip(self.keys, state, strict=True))
+        carried: State = {**self.always, **dict(zip(self.keys, state, strict=True))}
         carried[EPISODE_START] = starts
         logits, values = self.policy.forward_eval(observations, carried)  # type: ignore[operator]
         return outputs(logits, values), tuple(carried[key] for key in self.keys)
@@ -69,7 +70,9 @@ def export_parity(subject: Subject) -> None:
     starts = subject.starts(at=[(0, 0), (1, 2), (2, 2), (3, STEPS - 1)])
     expected, _ = step_through(subject, policy, seen, state=state, starts=starts)
     keys = list(state)
-    exported = _exported(_Step(policy, keys), part(subject, seen, (slice(None), 0)), starts, state)
+    first = part(subject, seen, (slice(None), 0))
+    step = _Step(policy, keys, subject.unmasked({}, first))
+    exported = _exported(step, first, starts, state)
     carried, rows = tuple(kept(state).values()), []
     for t in range(STEPS):
         found, carried = _run_exported(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed
-from puffer_policies.contract import EPISODE_START, LSTM_STATE
+from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.distributions import Distribution, distribution
@@ -88,9 +88,10 @@ class Subject:
             return False
         policy = self.fresh()
         with torch.no_grad(), seeded(0):
-            policy(self.observations(2), {})
+            rows, sequence = self.observations(2), self.observations(2, steps=2)
+            policy(rows, self.unmasked({}, rows))
             try:
-                policy(self.observations(2, steps=2), {})
+                policy(sequence, self.unmasked({}, sequence))
             except Exception:
                 return True
         return False
@@ -104,6 +105,16 @@ class Subject:
         rows = [space.sample() for _ in range(batch * (steps or 1))]
         lead = (batch,) if steps is None else (batch, steps)
         return _stacked(rows, lead)
+
+    def unmasked(self, state: dict[str, Any], observations: Any) -> dict[str, Any]:
+        """Allow every option in `state`, if the record says that the policy asks for a mask."""
+        needs = self.capabilities is not None and self.capabilities.needs_mask
+        if needs and self.layout.nvec and ACTION_MASK not in state:
+            _, lead = batch_layout(self.spaces.observation).flatten(observations)
+            device = next(leaves(observations)).device
+            shape = (*lead, sum(self.layout.nvec))
+            state[ACTION_MASK] = torch.ones(shape, dtype=torch.bool, device=device)
+        return state
 
     def map(self, function: Callable[[Tensor], Any], observations: Any) -> Any:
         """Apply `function` to every tensor of nested observations."""
@@ -143,6 +154,7 @@ class Subject:
         keys = list(carried)
         if starts is not None:
             carried[EPISODE_START] = starts
+        self.unmasked(carried, observations)
         with torch.no_grad():
             logits, values = policy.forward_eval(observations, carried)  # type: ignore[operator]
         return logits, values, {key: carried[key] for key in keys}
@@ -170,6 +182,7 @@ class Subject:
             carried = dict.fromkeys(carried)  # PufferLib's trainer starts every segment from None
         if starts is not None:
             carried[EPISODE_START] = starts
+        self.unmasked(carried, observations)
         with torch.set_grad_enabled(grad):
             logits, values = policy(observations, carried)
         return logits, values
@@ -185,10 +198,12 @@ class Subject:
         """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``."""
         if not isinstance(getattr(self.policy, "hidden_size", None), int):
             return False
-        state = self._lstm_state(self.policy, 1)
-        before = {key: value.clone() for key, value in state.items()}
+        policy = self.fresh()  # a step may move statistics, and checks compare copies of `policy`
+        state = self._lstm_state(policy, 1)
+        before = {key: state[key].clone() for key in LSTM_STATE}
         with torch.no_grad(), seeded(0):  # once only, so it must draw nothing from the caller's
-            self.policy.forward_eval(self.observations(1), state)  # type: ignore[operator]
+            observations = self.observations(1)
+            policy.forward_eval(observations, self.unmasked(state, observations))  # type: ignore[operator]
         return any(not torch.equal(state[key], before[key]) for key in before)
 
     def _lstm_state(self, policy: nn.Module, batch: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from good import GoodLSTM, GoodMLP
+from good import GoodLSTM, GoodMLP, lead_of, merged
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -48,7 +48,9 @@ class MaskedMLP(_Masks, GoodMLP):
         return self.mask_in_step(logits, state), values
 
     def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
-        logits, values = super().forward(observations, None)
+        lead = lead_of(self.spaces.observation, observations)
+        rows = merged(observations) if len(lead) == 2 else observations
+        logits, values = self.decode_actions(self.encode_observations(rows))
         return self.mask_in_sequence(logits, state), values
 
 
@@ -60,6 +62,25 @@ class MaskedLSTM(_Masks, GoodLSTM):
     def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
         logits, values = super().forward(observations, state)
         return self.mask_in_sequence(logits, state), values
+
+
+def insisting(base: type) -> type:
+    """Return a class like `base` that raises where there is no mask."""
+
+    class Insisting(base):
+        def mask_in_step(self, logits: Any, state: Any) -> Any:
+            return super().mask_in_step(logits, _with_mask(state))
+
+        def mask_in_sequence(self, logits: Any, state: Any) -> Any:
+            return super().mask_in_sequence(logits, _with_mask(state))
+
+    return Insisting
+
+
+def _with_mask(state: Any) -> Any:
+    if state is None or state.get("action_mask") is None:
+        raise ValueError("no action mask")
+    return state
 
 
 class Squashed(Normal):

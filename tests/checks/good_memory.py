@@ -1,4 +1,4 @@
-"""A correct memory in another author's style: two GRU layers under a state key of their own."""
+"""Correct memories in another author's style: GRU layers and a count under keys of their own."""
 
 from __future__ import annotations
 
@@ -58,3 +58,29 @@ class GRUMemory(GoodMLP):
         hidden = self.recur(hidden, {} if state is None else state)
         logits, values = self.decode_actions(hidden.flatten(0, 1))
         return logits, values.reshape(rows, steps)
+
+
+class AgeingMemory(GRUMemory):
+    """Also counts the steps of an episode, in int64, and looks their number up in a table."""
+
+    def __init__(self, env: Any, hidden_size: int = 12) -> None:
+        super().__init__(env, hidden_size)
+        self.ages = nn.Embedding(4, hidden_size)
+
+    def initial_state(self, batch_size: int, device: Any = None) -> dict[str, Tensor]:
+        memory = super().initial_state(batch_size, device)
+        age = torch.zeros(batch_size, dtype=torch.long, device=memory["memory"].device)
+        return {**memory, "age": age}
+
+    def recur(self, hidden: Tensor, state: dict[str, Any]) -> Tensor:
+        rows, steps, _ = hidden.shape
+        age, starts = state.get("age"), state.get("episode_start")
+        age = self.initial_state(rows)["age"] if age is None else age
+        looked_up = []
+        for t in range(steps):
+            if starts is not None and t < starts.reshape(rows, -1).shape[1]:
+                age = torch.where(starts.reshape(rows, -1)[:, t].bool(), 0, age)
+            looked_up.append(self.ages(age.clamp(max=3)))
+            age = age + 1
+        state["age"] = age
+        return super().recur(hidden + torch.stack(looked_up, 1), state)

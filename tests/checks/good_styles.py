@@ -23,6 +23,7 @@ from good import (
 )
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.nn.utils.parametrizations import spectral_norm
 
 from puffer_policies.spaces import image_layout
 
@@ -259,3 +260,13 @@ class NormalisedPolicy(GoodMLP):
 
     def features(self, observations: Any) -> Tensor:
         return ((super().features(observations) - self.mean) / self.std).clamp(-10.0, 10.0)
+
+
+class SpectralPolicy(GoodMLP):
+    """A spectral norm, whose estimate moves with every batch while training."""
+
+    def __init__(self, env: Any, hidden_size: int = 16) -> None:
+        super().__init__(env, hidden_size)
+        self.encoder = nn.Sequential(
+            self.encoder, nn.Tanh(), spectral_norm(nn.Linear(hidden_size, hidden_size))
+        )

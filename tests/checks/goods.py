@@ -17,7 +17,7 @@ from good import (
     GoodLSTM,
     GoodMLP,
 )
-from good_memory import GRUMemory
+from good_memory import AgeingMemory, GRUMemory
 from good_styles import (
     BranchingHeads,
     ConvPolicy,
@@ -32,6 +32,7 @@ from good_styles import (
     SB3Names,
     ScriptedPolicy,
     SeparateCritic,
+    SpectralPolicy,
     StateStd,
 )
 from gymnasium import spaces as gym
@@ -60,6 +61,7 @@ class Good:
 
 DECLARED: dict[type[nn.Module], dict[str, Any]] = {
     DropoutPolicy: {"train_differs": "it drops out while training"},
+    SpectralPolicy: {"train_differs": "its estimate moves while training"},
 }
 """What a correct policy has to declare, by class."""
 
@@ -71,6 +73,7 @@ PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (GoodMLP, Spaces(gym.Box(-1.0, 1.0, (3,), "float64"), gym.Box(-1.0, 1.0, ()))),
     *((GoodLSTM, each) for each in (DISCRETE, SEVERAL, CONTINUOUS, IMAGE, DICT)),
     *((GRUMemory, each) for each in (DISCRETE, SEVERAL, CONTINUOUS)),
+    (AgeingMemory, DISCRETE),
     (NestedPolicy, DISCRETE),
     (KwargsPolicy, SEVERAL),
     (ForwardingPolicy, DISCRETE),
@@ -86,6 +89,7 @@ PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (BranchingHeads, SEVERAL),
     (DropoutPolicy, DISCRETE),
     (NormalisedPolicy, DISCRETE),
+    (SpectralPolicy, DISCRETE),
 )
 
 GOOD = tuple(Good(cls, spaces, DECLARED.get(cls, {})) for cls, spaces in PAIRS)

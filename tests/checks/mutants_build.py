@@ -286,12 +286,7 @@ MUTANTS_BUILD = (
     Mutant(
         "B5", "lazy-encoder", LazyEncoder, also=DRAWN_LATE, note="DLR-RM/stable-baselines3#1271"
     ),
-    Mutant(
-        "B5",
-        "replaced-on-first-call",
-        ScaledOnFirstCall,
-        also={"P6": "the optimiser holds the parameter that was replaced"},
-    ),
+    Mutant("B5", "replaced-on-first-call", ScaledOnFirstCall),
     Mutant("B6", "swallows-options", SwallowsOptions),
     Mutant("B6", "merged-options", MergedOptions),
     Mutant("B6", "wrong-slot", WrongSlot, note="7 of PufferLib's recurrent policies"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from good import CONTINUOUS, DICT, DISCRETE, REALS, SEVERAL, VECTOR, GoodLSTM, GoodMLP
-from good_actions import GoodOwnChoices, GoodSquashed, MaskedLSTM, MaskedMLP, typed
+from good_actions import GoodOwnChoices, GoodSquashed, MaskedLSTM, MaskedMLP, insisting, typed
 from goods import GOOD, Good
 from gymnasium import spaces as gym
 from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
@@ -16,7 +16,7 @@ from mutants_actions import MUTANTS_ACTIONS, DeafToMasks
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from puffer_policies.checks import actions, numerics
+from puffer_policies.checks import actions, families, numerics
 from puffer_policies.checks.density import Slices, sampling_gap, total_mass
 from puffer_policies.checks.model import Status
 from puffer_policies.nn.distributions import Gaussian, distribution
@@ -151,3 +151,10 @@ class _RingNormal(Normal):
 class _Ring(Gaussian):
     def log_prob(self, action: Tensor) -> Tensor:
         return super().log_prob(action) - action.flatten(1).prod(1).square()
+
+
+@pytest.mark.parametrize("base", [MaskedMLP, MaskedLSTM])
+@pytest.mark.parametrize("spaces", [DISCRETE, SEVERAL], ids=str)
+def test_a_policy_that_needs_a_mask_is_given_one_by_every_check(base: type, spaces: Spaces) -> None:
+    needing = Capabilities(needs_mask=True)
+    assert_passes(families.CHECKS, subject_of(insisting(base), spaces, capabilities=needing))
