@@ -11,6 +11,7 @@ from torch import Tensor
 
 from puffer_policies.checks import carried, segments
 from puffer_policies.checks.model import CheckFailed, check
+from puffer_policies.checks.outputs import example as shown
 from puffer_policies.checks.rollouts import (
     FLAG,
     in_sequence,
@@ -28,7 +29,8 @@ from puffer_policies.checks.rollouts import (
 )
 from puffer_policies.checks.subject import BATCH, STEPS, Subject, difference
 
-STATE_LINE = "state = policy.initial_state(5, torch.device('cpu'))"
+LONG = 40
+"""Steps of a sequence beyond what a memory of a few observations holds."""
 
 
 @check(
@@ -45,7 +47,11 @@ def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
     policy, seen = judged(subject), subject.observations(steps=STEPS)
     steps, _ = step_through(subject, policy, seen)
-    example = f"{STATE_LINE}\nprint(policy(observations, dict(state)))  # compare with forward_eval"
+    example = shown(
+        "from puffer_policies.checks.rollouts import in_sequence, judged, step_through",
+        f"policy, seen = judged(subject), subject.observations(steps={STEPS})",
+        "print(in_sequence(subject, policy, seen) - step_through(subject, policy, seen)[0])",
+    )
     none = subject.starts()
     found = {
         "between forward and steps": in_sequence(subject, policy, seen),
@@ -58,6 +64,14 @@ def step_equals_sequence(subject: Subject) -> None:
         require_same(
             outputs, steps, "forward equals forward_eval step by step", where=where, example=example
         )
+    seen = subject.observations(2, steps=LONG)
+    require_same(
+        in_sequence(subject, policy, seen),
+        step_through(subject, policy, seen)[0],
+        "forward equals forward_eval step by step, however long the sequence",
+        where=f"over {LONG} steps",
+        example=example.replace(f"steps={STEPS}", f"steps={LONG}"),
+    )
 
 
 @check(

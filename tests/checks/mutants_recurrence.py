@@ -22,6 +22,7 @@ from mutants_state import (
     SortsByLength,
 )
 from mutants_steps import (
+    CutsLongSequences,
     ForgetsStoredState,
     KeepsCell,
     PufferGRU,
@@ -52,6 +53,7 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
         also=dict.fromkeys(("R2", "R5", "R11", "N7"), "what is learnt in one path is not in both"),
         note="PufferLib 4.0",
     ),
+    Mutant("R1", "CutsLongSequences", CutsLongSequences),
     Mutant(
         "R2",
         "SequenceNeverResets",
@@ -97,7 +99,12 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
     Mutant("R9", "ReshapedLayers", ReshapedLayers),
     Mutant("R9", "LayersFirst", LayersFirst, also={"R6": "its rows are not first"}),
     Mutant("R9", "RolledRows", RolledRows),
-    Mutant("R10", "LastWindowOnly", LastWindowOnly),
+    Mutant(
+        "R10",
+        "LastWindowOnly",
+        LastWindowOnly,
+        also={"R1": "steps have no window, which a long sequence shows"},
+    ),
     Mutant("R10", "SortsByLength", SortsByLength),
     Mutant(
         "R11",
