@@ -64,7 +64,7 @@ def _require_members(subject: Subject, actions: Tensor, call: str) -> None:
     layout, space = subject.layout, subject.spaces.action
     lines = (
         "logits, values, _ = subject.step(observations)",
-        f"dist = subject.distribution(logits); print({call}, env.action)",
+        f"dist = subject.distribution(logits); print({call}, spaces.action)",
     )
     if actions.is_floating_point() != layout.is_continuous:
         kind = "floating-point" if layout.is_continuous else "integer"

@@ -17,11 +17,11 @@ from puffer_policies.spaces import ActionLayout
 
 FIXED_ACTIONS = 3
 
-_SUBJECT = 'subject = Subject("policy", env, build=lambda: policy)'
+_SUBJECT = 'subject = Subject("policy", spaces, build=lambda: policy)'
 
 
 def example(*lines: str) -> str:
-    """Return lines of Python that go on from `policy` and `env` with a batch of observations."""
+    """Return lines of Python that go on from `policy` and `spaces` with a batch of observations."""
     start = ("from puffer_policies.checks.subject import Subject", _SUBJECT)
     return "\n".join((*start, "observations = subject.observations()", *lines))
 

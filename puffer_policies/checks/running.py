@@ -25,6 +25,7 @@ from puffer_policies.checks.model import (
     Tier,
 )
 from puffer_policies.checks.places import own_line
+from puffer_policies.checks.snippets import brief
 from puffer_policies.checks.subject import Subject
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace, PolicyError
@@ -111,19 +112,15 @@ def error_result(
     check: Check, name: str, spaces: Spaces, message: str, *, source: str = ""
 ) -> Result:
     """Return the result of a check that ended in an error, with lines that run it again."""
-    again = (
-        "from puffer_policies.checks import check_policy\n"
-        f'report = check_policy(policy, spaces, select="{check.code}", isolate=False)'
-    )
     return Result(
         code=check.code,
         name=check.name,
         status=Status.ERROR,
         policy=name,
-        observation=_in_a_line(spaces.observation),
-        action=_in_a_line(spaces.action),
+        observation=brief(spaces.observation),
+        action=brief(spaces.action),
         message=message,
-        example=f"{source}\n{again}" if source else "",
+        example=f"{source}\n{_again(check)}" if source else "",
     )
 
 
@@ -160,13 +157,23 @@ def _judged(subject: Subject, check: Check) -> Result:
 
 
 def _failure(check: Check, subject: Subject, failure: CheckFailed) -> Result:
-    parts = (subject.source.strip("\n"), failure.example.strip("\n"))
+    shows = "print(" in failure.example or not subject.source
+    again = "" if shows or check.tier is Tier.STATIC else _again(check)
+    parts = (subject.source.strip("\n"), failure.example.strip("\n"), again)
     result = _result(check, subject, Status.FAILED, message=check.promise)
     return dataclasses.replace(
         result,
         expected=failure.expected,
         found=failure.found,
         example="\n".join(part for part in parts if part),
+    )
+
+
+def _again(check: Check) -> str:
+    """Return lines that run a check again and print what it finds."""
+    return (
+        "from puffer_policies.checks import check_policy\n"
+        f'print(check_policy(policy, spaces, select="{check.code}", isolate=False).bad)'
     )
 
 
@@ -182,10 +189,6 @@ def _result(check: Check, subject: Subject, status: Status, *, message: str) -> 
 def _unrun(result: Result, reason: str) -> Result:
     message = f"not run: {reason}"
     return dataclasses.replace(result, status=Status.SKIPPED, message=message, example="")
-
-
-def _in_a_line(space: object) -> str:
-    return " ".join(str(space).split())
 
 
 def _alone(subject: Subject) -> Subject:

@@ -1,4 +1,4 @@
-"""Writes spaces as Python, so that the example in a failure can be pasted and run."""
+"""Writes spaces as Python, to be pasted and run, and in short, for tables."""
 
 from __future__ import annotations
 
@@ -77,6 +77,27 @@ def _(space: gym.Dict) -> str:
 def _(space: gym.Tuple) -> str:  # type: ignore[type-arg]
     members = "".join(f"{written(member)}, " for member in space)
     return f"gym.Tuple(({members.rstrip()}))"
+
+
+@singledispatch
+def brief(space: Any) -> str:
+    """Return a space in a few words, for people: a Box without its bounds."""
+    return " ".join(written(space).split()).removeprefix("gym.")
+
+
+@brief.register
+def _(space: gym.Box) -> str:
+    return f"Box{space.shape}" + ("" if space.dtype == np.float32 else f" {space.dtype}")
+
+
+@brief.register
+def _(space: gym.Dict) -> str:
+    return f"Dict({', '.join(f'{key}: {brief(member)}' for key, member in space.items())})"
+
+
+@brief.register
+def _(space: gym.Tuple) -> str:  # type: ignore[type-arg]
+    return f"Tuple({', '.join(map(brief, space))})"
 
 
 def _numbers(values: Any) -> str:

@@ -239,13 +239,13 @@ def test_checks_leave_policy_and_generator_alone() -> None:
 
 
 def test_a_failing_example_runs_when_pasted() -> None:
-    """After the lines that build `policy` for `env`, which a report puts before it."""
+    """After the lines that build `policy` for `spaces`, which a report puts before it."""
     for mutant in MUTANTS_NUMERICS:
         subject = mutant.subject()
         with pytest.raises(CheckFailed) as failure:
             BY_CODE[mutant.code].run(subject)
         lines = f"import torch\n{failure.value.example}".replace("print(", "(")
-        exec(lines, {"policy": subject.fresh(), "env": mutant.spaces})
+        exec(lines, {"policy": subject.fresh(), "spaces": mutant.spaces})
 
 
 def test_vectors_of_integers_have_no_nan_to_poison() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,7 +18,7 @@ from specimens import ACTIONS, OBSERVATIONS
 from puffer_policies.checks.matrix import kinds, spaces_for, wrappers_for
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
 from puffer_policies.checks.running import run, run_check
-from puffer_policies.checks.snippets import written
+from puffer_policies.checks.snippets import brief, written
 from puffer_policies.checks.suite import CheckRegistrar, all_checks, select_checks
 from puffer_policies.discovery import discover
 from puffer_policies.errors import ConfigError, IncompatibleSpace, PolicyError
@@ -271,3 +272,18 @@ def test_every_pair_of_the_matrix_can_be_pasted_back():
     for pair, side in product([*spaces_for(Capabilities()), DISCRETE], ("observation", "action")):
         space = getattr(pair, side)
         assert eval(written(space), {"np": np, "gym": gym}) == space
+
+
+def test_spaces_are_short_in_tables():
+    nested = gym.Dict({"a": gym.Box(-1, 1, (2, 2)), "b": gym.Tuple([gym.Discrete(3, start=1)])})
+    assert brief(nested) == "Dict(a: Box(2, 2), b: Tuple(Discrete(3, start=1)))"
+    assert brief(gym.Box(0, 255, (3, 8, 8), np.uint8)) == "Box(3, 8, 8) uint8"
+    assert brief(gym.MultiDiscrete([3, 2])) == "MultiDiscrete([3, 2])"
+
+
+def test_a_failure_without_an_example_of_its_own_can_be_seen_again():
+    subject = replace(SUBJECT, source="policy = 1")
+    failed = result_of(raiser(CheckFailed("one", "two")), subject)
+    assert "print(check_policy(policy, spaces" in failed.example
+    shown = result_of(raiser(CheckFailed("one", "two", example="print(3)")), subject)
+    assert shown.example == "policy = 1\nprint(3)"
