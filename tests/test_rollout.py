@@ -268,6 +268,13 @@ def test_values_of_another_number_than_observations_are_refused():
         trainer_of(Wide, clocks(AutoresetMode.NEXT_STEP)).evaluate()
 
 
+def test_a_memory_of_pufferlibs_form_that_nobody_announced_says_how_to():
+    env = clocks(AutoresetMode.NEXT_STEP)
+    with pytest.raises(ContractError, match="lstm_h") as caught:
+        trainer_of(puffer_lstm, env, CONFIG).evaluate()
+    assert "use_rnn" in caught.value.fix
+
+
 def test_use_rnn_may_not_contradict_the_policy():
     env = clocks(AutoresetMode.NEXT_STEP)
     with pytest.raises(ContractError, match="use_rnn is False"):

@@ -52,7 +52,12 @@ class Carry:
     def step(self, observations: Any, starts: Tensor) -> tuple[Any, Tensor]:
         """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on."""
         state = {**self.tensors, EPISODE_START: starts}
-        logits, values = self._policy.forward_eval(observations, state)
+        try:
+            logits, values = self._policy.forward_eval(observations, state)
+        except KeyError as error:
+            if error.args[:1] and error.args[0] in LSTM_STATE:
+                raise _unannounced(self._policy, error.args[0]) from error
+            raise
         if self.tensors:
             self.tensors = {key: state[key] for key in self.tensors}
         return logits, self._flat(values, starts)
@@ -105,3 +110,11 @@ def _initial(
         )
     zeros = torch.zeros(batch_size, hidden_size, device=device)
     return dict.fromkeys(LSTM_STATE, zeros), True
+
+
+def _unannounced(policy: nn.Module, key: str) -> ContractError:
+    return ContractError(
+        f"{type(policy).__name__} reads state[{key!r}], which nobody gives it: it has no "
+        "'initial_state', and train.use_rnn is not set.",
+        fix="Set args['train']['use_rnn'] = True for a memory of PufferLib's form.",
+    )
