@@ -145,3 +145,13 @@ def test_a_message_says_what_was_found_and_what_to_do(capsys, argv, expected):
     assert (code, out) == (2, "")
     assert expected in err
     assert "?." not in err
+
+
+def test_a_terminal_of_eighty_columns_shows_no_empty_one(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    assert "recurrent" not in out
+    assert out.count("\n") < 60

@@ -44,7 +44,11 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     from rich.console import Console
     from rich.table import Table
 
+    # Terminals are narrow: a column without a word in it has no room.
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.collapse_padding, table.pad_edge = True, False
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0, style="cyan" * (index == 0))
     for row in rows:
