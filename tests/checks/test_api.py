@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from fake_packages import site_in
 from good import CONTINUOUS, DISCRETE, GoodLSTM, GoodMLP
+from gymnasium import spaces as gym
 
-from puffer_policies import get_policy
+from puffer_policies import Spaces, get_policy
 from puffer_policies.checks import CheckFailed, check, check_policy
 from puffer_policies.discovery import discover
 from puffer_policies.errors import (
@@ -251,3 +253,11 @@ def test_looking_at_shapes_leaves_the_policy_as_it_was():
 def test_an_unknown_validation_is_refused():
     with pytest.raises(BuildError, match="Did you mean 'static'"):
         get_policy("Default", DISCRETE, validate="statik")  # type: ignore[arg-type]
+
+
+def test_bounds_that_stand_for_none_overflow_no_correct_policy():
+    """Envs that give the largest float as a bound are many; CartPole was one in gymnasium 0.29."""
+    largest = np.finfo(np.float32).max
+    spaces = Spaces(gym.Box(-largest, largest, (4,), np.float32), gym.Discrete(2))
+    report = check_policy("Default", spaces, ignore="P", isolate=False)
+    assert report.ok, report.bad
