@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from puffer_policies import hookspecs
+import puffer_policies.hookspecs as hookspecs
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.records import Capabilities, PolicyRecord, Provenance, Record, WrapperRecord
 from puffer_policies.registry.registry import Timing
