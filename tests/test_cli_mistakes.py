@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import gymnasium
 import pytest
 
 from puffer_policies.cli.main import main
@@ -129,6 +130,7 @@ def test_a_file_is_no_folder_to_make(capsys, project):
     assert "mkdir" not in err
 
 
+@pytest.mark.trainer
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -155,3 +157,13 @@ def test_a_terminal_of_eighty_columns_shows_no_empty_one(capsys, monkeypatch):
     assert code == 0
     assert "recurrent" not in out
     assert out.count("\n") < 60
+
+
+@pytest.mark.skipif(
+    hasattr(gymnasium.vector, "AutoresetMode"), reason="this gymnasium is new enough for training"
+)
+def test_training_with_an_old_gymnasium_names_the_extra(capsys):
+    code, out, err = run(capsys, "train", "CartPole-v1")
+    assert (code, out) == (2, "")
+    assert "puffer-policies[train]" in err
+    assert gymnasium.__version__ in err

@@ -11,10 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.envs.breakout_field import NUM_FEATURES, Field
 from puffer_policies.errors import EnvError
 

@@ -21,9 +21,10 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from puffer_policies.config.presets import shipped_configs
+from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.envs.breakout import register_envs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.nested import leaves, map_nested
