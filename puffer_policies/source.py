@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+
+
+def find_package(name: str) -> ModuleSpec | None:
+    """Return the import system's word on a top-level package or module, without importing it."""
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None  # a finder of somebody's editable install that raises knows no such package
 
 
 def locate_package(name: str, *, search_path: str = "") -> Path | None:
@@ -13,10 +22,7 @@ def locate_package(name: str, *, search_path: str = "") -> Path | None:
         for candidate in (Path(search_path, name), Path(search_path, f"{name}.py")):
             if candidate.exists():
                 return candidate
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
+    spec = find_package(name)
     if spec is None:
         return None
     if spec.submodule_search_locations:

@@ -1,10 +1,12 @@
-"""Leaves the trainer's tests out, and says so, where gymnasium is older than the trainer needs."""
+"""Shared by all tests: an empty project folder, and what an old gymnasium leaves out."""
 
 from __future__ import annotations
 
 import gymnasium
 import pytest
 from packaging.version import Version
+
+from puffer_policies.discovery import set_default_registry
 
 NEEDED = "1.1"
 TOO_OLD = Version(gymnasium.__version__) < Version(NEEDED)
@@ -19,6 +21,16 @@ TRAINER_FILES = [
     "test_trainer.py",
 ]
 collect_ignore = TRAINER_FILES if TOO_OLD else []
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Run in an empty folder, with a registry that is discovered there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUFFER_POLICIES_PLUGINS", "")
+    set_default_registry(None)
+    yield tmp_path
+    set_default_registry(None)
 
 
 def pytest_report_header() -> list[str]:

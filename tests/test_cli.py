@@ -7,30 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from commands import run
 
 from puffer_policies.cli.arguments import BASE_FLAGS, split_overrides
 from puffer_policies.cli.main import main
 from puffer_policies.config.schema import BaseConfig, field_types, flag_of
-from puffer_policies.discovery import set_default_registry
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    """Run in an empty folder, with a registry that is discovered there."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PUFFER_POLICIES_PLUGINS", "")
-    set_default_registry(None)
-    yield tmp_path
-    set_default_registry(None)
-
-
-def run(capsys, *argv: str) -> tuple[int, str, str]:
-    try:
-        code = main(argv)
-    except SystemExit as done:
-        code = int(done.code or 0)
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def test_list_shows_policies_and_wrappers(capsys):

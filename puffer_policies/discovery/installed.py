@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from puffer_policies.discovery.plugins import Plugin
 from puffer_policies.errors import PluginError, PolicyError
 from puffer_policies.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
 from puffer_policies.registry.naming import BUILTIN, normalise
+from puffer_policies.source import find_package
 
 POLICIES = "puffer_policies.policies"
 WRAPPERS = "puffer_policies.wrappers"
@@ -126,10 +126,7 @@ def manifest_path(value: str) -> Path:
 
 
 def _folders(package: str) -> list[str]:
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError, AttributeError):
-        return []  # a finder of somebody's editable install that raises knows no such package
+    spec = find_package(package)
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
