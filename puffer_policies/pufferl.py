@@ -22,9 +22,8 @@ from puffer_policies.config import load as config_load
 from puffer_policies.config.presets import resolve_env_name
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.envs import GymVecEnv, VecEnv, as_vecenv
-from puffer_policies.train.evaluate import Evaluation, evaluate_checkpoint
-from puffer_policies.train.run import (
+from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
+from puffer_policies.runs.run import (
     MODEL,
     RunResult,
     policy_of,
@@ -33,6 +32,9 @@ from puffer_policies.train.run import (
     vecenv_of,
 )
 from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.making import as_vecenv
+from puffer_policies.vector.protocol import VecEnv
 
 
 def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

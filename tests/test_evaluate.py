@@ -13,9 +13,9 @@ from training_toys import MODES, Clock, Guess, clocks, guesses
 
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.errors import TrainingError
-from puffer_policies.train import evaluate as module
-from puffer_policies.train.envs import GymVecEnv
-from puffer_policies.train.evaluate import evaluate
+from puffer_policies.runs import evaluate as module
+from puffer_policies.runs.evaluate import evaluate
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
 

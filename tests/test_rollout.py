@@ -14,8 +14,8 @@ from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError, EnvError, TrainingError
-from puffer_policies.train.envs import GymVecEnv
 from puffer_policies.train.trainer import Trainer, to_batch
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
 STEPS = 24

@@ -19,11 +19,11 @@ from puffer_policies import pufferl
 from puffer_policies.checkpoint import read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
-from puffer_policies.train import evaluate as evaluation
-from puffer_policies.train import run as module
-from puffer_policies.train.display import make_display
-from puffer_policies.train.evaluate import evaluate_checkpoint
-from puffer_policies.train.run import train_from_config
+from puffer_policies.runs import evaluate as evaluation
+from puffer_policies.runs import run as module
+from puffer_policies.runs.display import make_display
+from puffer_policies.runs.evaluate import evaluate_checkpoint
+from puffer_policies.runs.run import train_from_config
 from puffer_policies.train.trainer import Trainer
 
 SMALL = [
@@ -173,7 +173,8 @@ def test_the_envs_are_closed_whatever_happens(tmp_path, monkeypatch):
     closed = []
     close = gymnasium.vector.VectorEnv.close
     monkeypatch.setattr(
-        "puffer_policies.train.envs.GymVecEnv.close", lambda self: closed.append(close(self.env))
+        "puffer_policies.vector.gymnasium_envs.GymVecEnv.close",
+        lambda self: closed.append(close(self.env)),
     )
     with pytest.raises(ConfigError):
         train_from_config(config_of(tmp_path, "--train.minibatch-size", "100"))

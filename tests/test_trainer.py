@@ -15,9 +15,10 @@ from training_toys import clocks, guesses
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
-from puffer_policies.train.metrics import MetricsLog, explained_variance
+from puffer_policies.runs.metrics import MetricsLog
+from puffer_policies.runs.resume import load_trainer, save_trainer
+from puffer_policies.train.advantage import explained_variance
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.state import load_trainer, save_trainer
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.wrappers.lstm import LSTMWrapper
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from puffer_policies.train.envs import GymVecEnv
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
 MODES = list(AutoresetMode)
 

@@ -11,8 +11,8 @@ from typing import Any
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.config.load import ConfigWarning, load_config, load_run_config
 from puffer_policies.config.resolved import Config
-from puffer_policies.train.evaluate import Evaluation, evaluate_checkpoint
-from puffer_policies.train.run import MODEL, RunResult, train_from_config
+from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
+from puffer_policies.runs.run import MODEL, RunResult, train_from_config
 
 INTERRUPTED = 130
 

@@ -1,1 +1,1 @@
-"""Training: environments, rollouts, PPO, evaluation and whole runs from a config."""
+"""PPO: the arithmetic of a run, rollouts, advantages, the loss and the trainer."""

@@ -84,3 +84,9 @@ class RewardScale:
         """What rewards are multiplied by; 1 while all returns are equal."""
         variance = self.squares / self.count if self.count else 0.0
         return float(variance**-0.5) if variance > 1e-8 else 1.0
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
+    variance = float(returns.var()) if returns.size else 0.0
+    return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")

@@ -16,8 +16,8 @@ from puffer_policies.errors import EnvError, TrainingError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
-from puffer_policies.train.envs import Step, VecEnv
-from puffer_policies.train.metrics import EpisodeTracker
+from puffer_policies.train.episodes import EpisodeTracker
+from puffer_policies.vector.protocol import Step, VecEnv
 
 
 def as_tensor(array: Any) -> Tensor:

@@ -20,13 +20,12 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
-from puffer_policies.train.advantage import RewardScale, gae
+from puffer_policies.train.advantage import RewardScale, explained_variance, gae
 from puffer_policies.train.carry import Carry, Tensors
-from puffer_policies.train.envs import VecEnv
-from puffer_policies.train.metrics import explained_variance
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, ppo_loss
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
+from puffer_policies.vector.protocol import VecEnv
 
 
 @dataclass(frozen=True, slots=True)

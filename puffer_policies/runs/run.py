@@ -29,14 +29,15 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError
 from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
+from puffer_policies.runs.display import Display, DisplayKind, make_display
+from puffer_policies.runs.evaluate import Evaluation, evaluate_config
+from puffer_policies.runs.metrics import MetricsLog
+from puffer_policies.runs.resume import load_trainer, save_trainer
 from puffer_policies.spaces import spaces_of
 from puffer_policies.specs import WrapperSpec
-from puffer_policies.train.display import Display, DisplayKind, make_display
-from puffer_policies.train.envs import GymVecEnv, make_vecenv
-from puffer_policies.train.evaluate import Evaluation, evaluate_config
-from puffer_policies.train.metrics import MetricsLog
-from puffer_policies.train.state import load_trainer, save_trainer
 from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.making import make_vecenv
 
 MODEL = "model.safetensors"
 TRAINER = "trainer.safetensors"

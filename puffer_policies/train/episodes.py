@@ -1,19 +1,14 @@
-"""Counting episodes, and writing what a run measured as lines of JSON."""
+"""Counting episodes while they are played."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from puffer_policies.errors import TrainingError
-from puffer_policies.train.envs import Step
+from puffer_policies.vector.protocol import Step
 
 
 class EpisodeTracker:
@@ -70,43 +65,3 @@ class EpisodeTracker:
             "environment/episode_length": float(np.mean(self.lengths)),
             "environment/episodes": float(self.num_finished),
         }
-
-
-class MetricsLog:
-    """Appends one JSON object a line to a file, and flushes each so that a crash loses nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; numbers that are not finite, which JSON lacks, become null.
-
-        Raises:
-            TrainingError: the line can't be written: a full disk, say.
-        """
-        try:
-            self._file.write(json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path} can't be written: {error}.",
-                fix="Make room, then go on from the last checkpoint with --resume.",
-            ) from error
-
-    def close(self) -> None:
-        """Close the file; what could not be written was told by `write`."""
-        with suppress(OSError):
-            self._file.close()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
-    variance = float(returns.var()) if returns.size else 0.0
-    return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")

@@ -19,9 +19,10 @@ from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
 from puffer_policies.train.carry import Carry
-from puffer_policies.train.envs import VecEnv, make_vecenv
-from puffer_policies.train.metrics import EpisodeTracker
+from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.rollout import to_tensor
+from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20
 """Envs stepped together in an evaluation; a part of its result, as they share one seed."""

@@ -1,0 +1,1 @@
+"""A run and what becomes of it: folder, metrics, checkpoints, display, evaluation."""

@@ -1,0 +1,1 @@
+"""Environments in batches: one small protocol, and who stands behind it."""

@@ -1,0 +1,153 @@
+"""Gymnasium's vector envs behind our protocol.
+
+The three ways in which vector envs restart finished episodes differ only here
+(https://farama.org/Vector-Autoreset-Mode):
+
+==========  ==============================================================================
+NEXT_STEP   the step after an end ignores its action and returns the first observation: a ghost
+SAME_STEP   the ending step returns the first observation; the final one is in ``infos``
+DISABLED    we restart the finished rows ourselves, through ``options["reset_mask"]``
+==========  ==============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from puffer_policies.envs.autoreset import AutoresetMode
+from puffer_policies.errors import EnvError
+from puffer_policies.nested import leaves, map_nested
+from puffer_policies.spaces import action_layout
+from puffer_policies.vector.protocol import Step
+
+
+class GymVecEnv:
+    """A gymnasium `VectorEnv` in any autoreset mode as a `VecEnv`.
+
+    Raises:
+        EnvError: the env's metadata do not say how it restarts episodes.
+        IncompatibleSpace: no head serves its action space.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        self.env = env
+        self.num_envs: int = env.num_envs
+        self.single_observation_space = env.single_observation_space
+        self.single_action_space = env.single_action_space
+        self._layout = action_layout(env.single_action_space)
+        self._finish = _finish_of(env)
+        self._finished = np.zeros(env.num_envs, dtype=bool)
+
+    @property
+    def num_agents(self) -> int:
+        """Number of rows."""
+        return self.num_envs
+
+    @property
+    def driver_env(self) -> GymVecEnv:
+        """This object: it has the single-agent spaces."""
+        return self
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Start every row anew and return observations (N, *obs)."""
+        observations, _ = self.env.reset(seed=seed)
+        self._finished = np.zeros(self.num_envs, dtype=bool)
+        return observations
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the policy's actions, (N, ...); Box actions are clipped to the space."""
+        observations, rewards, terminated, truncated, infos = self.env.step(
+            self._layout.to_env(actions)
+        )
+        ended = _Ended(observations, np.asarray(terminated), np.asarray(truncated), infos)
+        step = self._finish(self.env, ended, np.asarray(rewards), self._finished)
+        self._finished = ended.terminated | ended.truncated
+        return step
+
+    def close(self) -> None:
+        """Close the envs."""
+        self.env.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    observations: Any
+    terminated: np.ndarray
+    truncated: np.ndarray
+    infos: Mapping[str, Any]
+
+
+_Finish = Callable[[VectorEnv[Any, Any, Any], _Ended, np.ndarray, np.ndarray], Step]
+
+
+def _next_step(
+    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, ghost: np.ndarray
+) -> Step:
+    return Step(ended.observations, rewards, ended.terminated, ended.truncated, ghost, ghost)
+
+
+def _same_step(
+    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, finished: np.ndarray
+) -> Step:
+    done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
+    final = _final_observations(ended, done) if done.any() else None
+    return Step(ended.observations, rewards, ended.terminated, ended.truncated, done, ghost, final)
+
+
+def _disabled(
+    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, finished: np.ndarray
+) -> Step:
+    done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
+    observations, final = ended.observations, None
+    if done.any():
+        final = map_nested(np.copy, observations)
+        observations, _ = env.reset(options={"reset_mask": done})
+    return Step(observations, rewards, ended.terminated, ended.truncated, done, ghost, final)
+
+
+_FINISH: dict[AutoresetMode, _Finish] = {
+    AutoresetMode.NEXT_STEP: _next_step,
+    AutoresetMode.SAME_STEP: _same_step,
+    AutoresetMode.DISABLED: _disabled,
+}
+
+
+def _finish_of(env: VectorEnv[Any, Any, Any]) -> _Finish:
+    mode = env.metadata.get("autoreset_mode")
+    try:
+        return _FINISH[AutoresetMode(mode)]
+    except ValueError as error:
+        raise EnvError(
+            f"{env} does not say how it restarts episodes: metadata['autoreset_mode'] is {mode!r}.",
+            fix="Set it to gymnasium.vector.AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED.",
+        ) from error
+
+
+def _final_observations(ended: _Ended, done: np.ndarray) -> Any:
+    """Lay the final observations of the finished rows over a copy of the batch."""
+    final = map_nested(np.copy, ended.observations)
+    given = ended.infos.get("final_obs", ended.infos.get("final_observation"))
+    if given is None:
+        raise EnvError(
+            "An episode ended, and the env's infos hold no 'final_obs'.",
+            fix="A SAME_STEP vector env must give the final observations there.",
+        )
+    for row in np.flatnonzero(done).tolist():
+        observation = given[row] if isinstance(given, np.ndarray) else _row(given, row)
+        for target, source in zip(leaves(final), leaves(_like(final, observation)), strict=True):
+            target[row] = source
+    return final
+
+
+def _row(batch: Any, row: int) -> Any:
+    return map_nested(lambda leaf: leaf[row], batch)
+
+
+def _like(tree: Any, observation: Any) -> Any:
+    """Order the keys of `observation` as `tree` orders its own."""
+    return map_nested(lambda _, leaf: leaf, tree, observation)

@@ -1,0 +1,65 @@
+"""What a trainer sees of N copies of an env: `VecEnv`, and the `Step` that it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of N envs returned. Arrays are valid until the next step."""
+
+    observations: Any
+    """(N, *obs), nested as the space is: what the policy sees next."""
+    rewards: np.ndarray
+    """(N,) float, as the env gave them; 0 in ghosts."""
+    terminated: np.ndarray
+    """(N,) bool: the episode ended for a reason of its own."""
+    truncated: np.ndarray
+    """(N,) bool: the episode was cut, by a time limit say."""
+    starts: np.ndarray
+    """(N,) bool: `observations` is the first of an episode."""
+    ghost: np.ndarray
+    """(N,) bool: the action was ignored, the row only restarted."""
+    final_observations: Any = None
+    """(N, *obs), valid where an episode ended in this step; None if a ghost step will show them."""
+
+    @property
+    def done(self) -> np.ndarray:
+        """(N,) bool: an episode ended in this step."""
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
+
+
+class VecEnv(Protocol):
+    """N copies of an env that restart by themselves. Rows are agents."""
+
+    num_envs: int
+    single_observation_space: gymnasium.Space[Any]
+    single_action_space: gymnasium.Space[Any]
+
+    @property
+    def num_agents(self) -> int:
+        """Number of rows; PufferLib's name."""
+        ...
+
+    @property
+    def driver_env(self) -> Any:
+        """An object with the single-agent spaces, for building policies; PufferLib's name."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Start every row anew and return observations (N, *obs)."""
+        ...
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the policy's actions: (N,), (N, K) int64 or (N, *shape) float32."""
+        ...
+
+    def close(self) -> None:
+        """Release what the envs hold."""
+        ...
