@@ -14,7 +14,7 @@ REASON = f"the trainer needs gymnasium >= {NEEDED}, this is {gymnasium.__version
 
 TRAINER_FILES = [
     "test_breakout.py",
-    "test_envs.py",
+    "test_vector.py",
     "test_evaluate.py",
     "test_rollout.py",
     "test_run.py",
