@@ -6,6 +6,8 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
+# What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
+EXTRAS := train,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision
 
 export OMP_NUM_THREADS ?= 1
@@ -18,7 +20,7 @@ help:  ## Show the targets.
 
 $(VENV)/.ready: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test,dev]' $(PLUGINS:%=-e %)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS),test,dev]' $(PLUGINS:%=-e %)
 	@touch $@
 
 setup: $(VENV)/.ready  ## Create .venv with everything in it.
