@@ -1,0 +1,136 @@
+"""Several processes that train one policy: who is who, and what they add up.
+
+Started by ``torchrun``, every process steps its share of the envs and works on its share of each
+minibatch; gradients are averaged, so that all hold the same weights after every step. With one
+process nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from puffer_policies.errors import ConfigError, TrainingError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others: an update with slow envs must fit in."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of a run, seen from one of them."""
+
+    rank: int = 0
+    """Number of this process; 0 writes, prints and evaluates."""
+    size: int = 1
+    local_rank: int = 0
+    """Number of this process on its machine, by which it takes a GPU."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def share(self, total: int, *, of: str) -> int:
+        """Return this process's part of `total`.
+
+        Raises:
+            ConfigError: the processes can't have equal parts.
+        """
+        if total % self.size:
+            below = total - total % self.size
+            raise ConfigError(
+                f"{of} {total} / {self.size} processes = {total / self.size:g} each: not a whole "
+                "number.",
+                fix=f"Use {below + self.size}{f' or {below}' if below else ''}, or another number "
+                "of processes (torchrun --nproc-per-node).",
+            )
+        return total // self.size
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up `tensor` over all processes, in place."""
+        if self.size > 1:
+            with _peers():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def mean_(self, tensor: Tensor) -> Tensor:
+        """Average `tensor` over all processes, in place."""
+        return self.sum_(tensor).div_(self.size) if self.size > 1 else tensor
+
+    def mean_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients over all processes, in one message.
+
+        A parameter without gradient here may have one elsewhere: it counts as zero.
+        """
+        if self.size == 1:
+            return
+        own = [each for each in parameters if each.requires_grad]
+        for each in own:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        gradients = [each.grad for each in own if each.grad is not None]
+        flat = self.mean_(torch.cat([each.flatten() for each in gradients]))
+        pieces = torch.split(flat, [each.numel() for each in gradients])
+        torch._foreach_copy_(
+            gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)]
+        )
+
+    def broadcast_(self, module: nn.Module) -> None:
+        """Give every process the weights and buffers of the first."""
+        if self.size > 1:
+            with _peers():
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, src=0)
+
+    def any(self, flag: bool, *, device: torch.device) -> bool:
+        """Return whether `flag` is true in any process: all get the same answer."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum_(torch.tensor(float(flag), device=device)).item())
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            with _peers():
+                dist.barrier()
+
+
+ALONE = World()
+"""One process."""
+
+
+@contextmanager
+def joined(device_type: str) -> Iterator[World]:
+    """Join the processes that ``torchrun`` started, if it did, and leave them at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
+    if device_type == "cuda":
+        torch.cuda.set_device(world.local_rank)
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Say in words that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"Another process of this run is gone: {str(error).splitlines()[0]}",
+            fix="Its own message tells why. Go on from the last checkpoint with --resume.",
+        ) from error

@@ -1,0 +1,31 @@
+"""What several processes add up, with two gloo processes on this machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from puffer_policies.errors import ConfigError
+from puffer_policies.train.distributed import ALONE, World
+
+
+def test_one_process_changes_nothing():
+    layer = nn.Linear(2, 1)
+    layer(torch.ones(1, 2)).sum().backward()
+    before = layer.weight.grad.clone()
+    ALONE.mean_gradients_(layer.parameters())
+    assert torch.equal(layer.weight.grad, before)
+    assert ALONE.is_main
+    assert ALONE.any(True, device=torch.device("cpu"))
+
+
+def test_a_share_is_whole():
+    assert World(rank=1, size=4).share(64, of="vec.num_envs") == 16
+
+
+def test_unequal_shares_are_explained():
+    with pytest.raises(ConfigError) as caught:
+        World(size=3).share(64, of="vec.num_envs")
+    assert "vec.num_envs 64 / 3 processes = 21.3333 each" in str(caught.value)
+    assert "Use 66 or 63" in str(caught.value)
