@@ -100,7 +100,9 @@ def test_a_misspelt_choice_gets_the_nearest():
         ("3e-4", 3e-4),
         ("-1", -1),
         ("[64, 64]", [64, 64]),
-        ("(1, 2)", (1, 2)),
+        ("(1, 2)", [1, 2]),
+        ("1,2", [1, 2]),
+        ("[(1, 'a'), None]", [[1, "a"], None]),
         ("{'a': 1}", {"a": 1}),
         ("'7'", "7"),
         ("human", "human"),
@@ -114,6 +116,12 @@ def test_text_without_a_type_is_a_literal_or_itself(text, expected):
     found = parse_literal(text)
     assert found == expected
     assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("wrong", ["{1, 2}", "b'x'", "2j", "{1: 2}", "[{1}]", "..."])
+def test_a_literal_that_no_file_of_a_config_can_hold_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected numbers, text"):
+        parse_literal(wrong)
 
 
 def test_types_have_words():

@@ -6,23 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from puffer_policies.config.flags import Flag, Key, meaning, near_flags, read_flags
 from puffer_policies.config.ini import IniFile
-from puffer_policies.config.pufferlib import UNREAD_SECTIONS, reason_unread
+from puffer_policies.config.pufferlib import reason_section_unread, reason_unread
 from puffer_policies.config.schema import (
     FREE_SECTIONS,
     SECTIONS,
+    BaseConfig,
     field_defaults,
     field_types,
     flag_of,
 )
-from puffer_policies.config.values import convert, parse_literal
+from puffer_policies.config.values import convert, parse_literal, with_none
 from puffer_policies.errors import ConfigError, did_you_mean
 from puffer_policies.tomlfile import TomlFile
 
-Key = tuple[str, str]
-"""Section and name of an option."""
-
 ALL_SECTIONS = (*SECTIONS, *FREE_SECTIONS)
+
+COMMAND_LINE = "command line"
+"""The origin of what a flag says."""
 
 _OWNERS: dict[Key, str] = {
     ("base", "env_name"): "env",
@@ -42,14 +44,15 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An entry of a PufferLib file that has no effect here, and why."""
+    """An entry of a file that has no effect here, and why."""
 
     key: str
     origin: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.key} has no effect: {self.reason}."
+        end = "" if self.reason.endswith(("?", ".")) else "."
+        return f"{self.origin}: {self.key} has no effect: {self.reason}{end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,16 @@ class Layer:
     unread: tuple[Unread, ...] = ()
 
 
+class _Unknown(ValueError):
+    """A section or key that does not exist."""
+
+
 @dataclass(slots=True)
 class _Reading:
     """A layer while it is read: all offences are collected and raised once."""
 
+    allow_unknown: bool = False
+    """Whether sections and keys that do not exist are kept as unread."""
     values: dict[Key, Value] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)
     offences: list[str] = field(default_factory=list)
@@ -72,11 +81,30 @@ class _Reading:
         """Convert and keep one value; `shown` is what the user wrote for the key."""
         try:
             converted = _converted(key, value, is_text=is_text)
+        except _Unknown as error:
+            self.unknown(shown, origin, str(error))
         except ValueError as error:
-            place = "" if origin == "command line" else f"{origin}: "
-            self.offences.append(f"{place}{shown}: {error}")
+            self.offend(f"{shown}: {error}", origin)
         else:
             self.values[key] = Value(converted, origin)
+
+    def unknown(self, shown: str, origin: str, problem: str) -> None:
+        """Keep a key that does not exist as unread where that is allowed, else as an offence."""
+        if self.allow_unknown:
+            self.unread.append(Unread(shown, origin, problem))
+        else:
+            self.offend(f"{shown}: {problem}", origin)
+
+    def unknown_section(self, name: str, origin: str) -> None:
+        """Keep a section that does not exist like a key."""
+        if self.allow_unknown:
+            self.unread.append(Unread(f"[{name}]", origin, _no_section(name)))
+        else:
+            self.offend(_no_section(name), origin)
+
+    def offend(self, problem: str, origin: str) -> None:
+        """Keep an offence, with its place where that is not the command line."""
+        self.offences.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
 
     def finish(self, fix: str) -> Layer:
         """Return the layer, or raise every offence at once."""
@@ -102,42 +130,64 @@ def toml_layer(
     *,
     prefix: Sequence[str] = (),
     skip: Iterable[str] = (),
+    allow_unknown: bool = False,
 ) -> Layer:
     """Return what the `tables` of a TOML file say; `prefix` is where in the file they stand.
+
+    Args:
+        file: knows the lines.
+        tables: sections by name.
+        prefix: keys of the table that holds `tables`.
+        skip: keys beside the sections that somebody else reads.
+        allow_unknown: keep unknown sections and keys as `Unread`.
 
     Raises:
         ConfigError: unknown sections and keys, and wrong values, each with ``path:line``.
     """
-    reading = _Reading()
+    reading = _Reading(allow_unknown)
     for section, table in tables.items():
         if section in skip:
             continue
         where = file.at(*prefix, section)
-        if section in ALL_SECTIONS and not isinstance(table, dict):
-            reading.offences.append(f"{where}: [{section}] should be a table, found {table!r}.")
-            continue
-        if section not in ALL_SECTIONS:
-            reading.offences.append(f"{where}: {_no_section(section)}")
-            continue
-        for key, value in table.items():
-            origin = file.at(*prefix, section, key)
-            shown = f"{section}.{key}"
-            reading.put((section, key), value, origin=origin, shown=shown, is_text=False)
+        if not isinstance(table, dict):
+            _refuse_loose(reading, section, table, where)
+        elif section not in ALL_SECTIONS:
+            reading.unknown_section(section, where)
+        else:
+            origins = {key: file.at(*prefix, section, key) for key in table}
+            said = with_none(table) if section in FREE_SECTIONS else table
+            _read_table(reading, section, said, origins)
     return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
-def ini_layer(file: IniFile) -> Layer:
+def _refuse_loose(reading: _Reading, name: str, value: Any, where: str) -> None:
+    if name in ALL_SECTIONS:
+        reading.offend(f"[{name}] should be a table, found {value!r}.", where)
+    else:
+        reading.unknown(name, where, f"a key stands under a [section]. {_near_key(name, '')}")
+
+
+def _read_table(
+    reading: _Reading, section: str, table: Mapping[str, Any], origins: Mapping[str, str]
+) -> None:
+    for key, value in table.items():
+        shown = f"{section}.{key}"
+        reading.put((section, key), value, origin=origins[key], shown=shown, is_text=False)
+
+
+def ini_layer(file: IniFile, *, allow_unknown: bool = False) -> Layer:
     """Return what a PufferLib .ini file says. Its entries without effect are kept as `Unread`.
 
     Raises:
-        ConfigError: sections and keys that neither PufferLib nor we know, and wrong values.
+        ConfigError: sections and keys that neither PufferLib nor we know, unless `allow_unknown`
+            keeps those as `Unread`, too; and wrong values.
     """
-    reading = _Reading()
+    reading = _Reading(allow_unknown)
     for section, table in file.data.items():
-        if reason := UNREAD_SECTIONS.get(section.partition(".")[0], ""):
+        if reason := reason_section_unread(section):
             reading.unread.append(Unread(f"[{section}]", file.at(section), reason))
         elif section not in ALL_SECTIONS:
-            reading.offences.append(f"{file.at(section)}: {_no_section(section)}")
+            reading.unknown_section(section, file.at(section))
         else:
             _read_ini_section(reading, file, section, table)
     return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
@@ -154,17 +204,24 @@ def _read_ini_section(
             reading.put((section, key), text, origin=origin, shown=shown, is_text=True)
 
 
-def args_layer(args: Mapping[str, Any], *, origin: str) -> Layer:
-    """Return what a nested dict of `Config.to_args` says."""
-    tables = {section: args[section] for section in ALL_SECTIONS if section in args}
-    tables["base"] = {key: args[key] for key in field_types(SECTIONS["base"]) if key in args}
-    return Layer(
-        {
-            (section, key): Value(value, origin)
-            for section, table in tables.items()
-            for key, value in table.items()
-        }
-    )
+def args_layer(args: Mapping[str, Any], *, origin: str, allow_unknown: bool = False) -> Layer:
+    """Return what a nested dict of `Config.to_args` says, such as a run's config.json.
+
+    Raises:
+        ConfigError: unknown sections and keys, and wrong values, each with `origin`.
+    """
+    reading = _Reading(allow_unknown)
+    base = {key: value for key, value in args.items() if key in field_types(BaseConfig)}
+    for section, table in {**args, BaseConfig.section: base}.items():
+        if section in base:
+            continue
+        if not isinstance(table, dict):
+            _refuse_loose(reading, section, table, origin)
+        elif section not in ALL_SECTIONS:
+            reading.unknown_section(section, origin)
+        else:
+            _read_table(reading, section, table, dict.fromkeys(table, origin))
+    return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
 def command_line_layer(overrides: Sequence[str]) -> Layer:
@@ -174,18 +231,24 @@ def command_line_layer(overrides: Sequence[str]) -> Layer:
         ConfigError: unknown flags, flags without a value, and wrong values.
     """
     reading = _Reading()
-    words = iter(overrides)
-    for word in words:
-        flag, has_value, text = word.partition("=")
-        if not flag.startswith("--"):
-            reading.offences.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
-            continue
-        value = text if has_value else next(words, None)
-        if value is None:
-            reading.offences.append(f"{flag}: expected a value after it.")
-            continue
-        reading.put(_key_of(flag), value, origin="command line", shown=flag, is_text=True)
-    return reading.finish("Flags are --section.key VALUE; those of [base] need no section.")
+    flags, loose = read_flags(overrides)
+    for word in loose:
+        reading.offences.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
+    for flag in flags:
+        _read_flag(reading, flag)
+    return reading.finish(
+        "Flags are --section.key VALUE; those of [base] need no section. Arguments of the env, "
+        "the policy and the wrapper are --env.KEY, --policy.KEY and --rnn.KEY."
+    )
+
+
+def _read_flag(reading: _Reading, flag: Flag) -> None:
+    try:
+        key, text = meaning(flag)
+    except ValueError as error:
+        reading.offences.append(f"{flag.written}: {error}")
+    else:
+        reading.put(key, text, origin=COMMAND_LINE, shown=flag.written, is_text=True)
 
 
 def merge(layers: Iterable[Layer]) -> dict[Key, Value]:
@@ -207,11 +270,6 @@ def _differs(merged: Mapping[Key, Value], layer: Layer, key: Key) -> bool:
     return before is not None and now is not None and before.value != now.value
 
 
-def _key_of(flag: str) -> Key:
-    section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
-    return (section, key) if dot else ("base", section)
-
-
 def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
     section, name = key
     if section in FREE_SECTIONS:
@@ -219,10 +277,10 @@ def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
             raise ValueError("expected the name of a keyword argument.")
         return parse_literal(value) if is_text else value
     if section not in SECTIONS:
-        raise ValueError(_no_section(section))
+        raise _Unknown(_no_section(section))
     types = field_types(SECTIONS[section])
     if name not in types:
-        raise ValueError(f"no such key in [{section}]. {_near_key(name, section)}".rstrip())
+        raise _Unknown(f"no such key in [{section}]. {_near_key(name, section)}".rstrip())
     return convert(value, types[name])
 
 
@@ -231,7 +289,8 @@ def _near_key(name: str, section: str) -> str:
     homes = [each for each, cls in SECTIONS.items() if name in field_types(cls)]
     if homes:
         return f"It is a key of [{homes[0]}]: {flag_of(homes[0], name)}."
-    return did_you_mean(name, field_types(SECTIONS[section]))
+    near = did_you_mean(name, field_types(SECTIONS[section])) if section in SECTIONS else ""
+    return near or near_flags(name)
 
 
 def _no_section(name: str) -> str:

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from puffer_policies.config.flags import Key
 from puffer_policies.config.ini import read_ini
 from puffer_policies.config.layers import (
-    Key,
     Layer,
     Unread,
     Value,
@@ -21,86 +22,134 @@ from puffer_policies.config.layers import (
     merge,
     toml_layer,
 )
-from puffer_policies.config.presets import find_shipped, resolve_env_name
+from puffer_policies.config.presets import find_shipped, resolve_env_name, shipped_configs
 from puffer_policies.config.resolved import Config
-from puffer_policies.errors import ConfigError
+from puffer_policies.errors import ConfigError, did_you_mean
 from puffer_policies.tomlfile import read_toml
 
 ENV_NAME: Key = ("base", "env_name")
+
+FILE_TYPES = (".toml", ".ini")
 
 CONFIG_FILE = "config.json"
 """What a run's folder calls its config, as `Config.to_args` gives it."""
 
 
+COMPLETE = "complete"
+"""Key of a TOML file that says everything: no shipped config is laid under it."""
+
+
 class ConfigWarning(UserWarning):
-    """Entries of a PufferLib file that have no effect here."""
+    """Entries of a file that have no effect here."""
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the config of a shipped name, a .toml or .ini file, or a gymnasium id.
+def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool = False) -> Config:
+    """Return the config of a shipped name, a file, the folder of a run, or a gymnasium id.
 
     Layers, weakest first: defaults of the schema, the shipped config of the env, the file, the
-    overrides. Whether a gymnasium id exists is found out when the env is made.
+    overrides. A run's config.json and a .toml file with ``complete = true`` say everything: no
+    shipped config lies under them. Whether a gymnasium id exists is found out when the env is made.
 
     Args:
-        name: ``cartpole``, ``my/run.toml``, PufferLib's ``breakout.ini``, ``Acrobot-v1``, ...
+        name: ``cartpole``, ``my/run.toml``, PufferLib's ``breakout.ini``, ``runs/cartpole-1``,
+            ``Acrobot-v1``, ...
         overrides: flags such as ``["--train.learning-rate", "3e-4", "--policy-name", "Default"]``.
+        allow_unknown: warn of sections and keys of files that do not exist, instead of refusing
+            them. Flags that do not exist stay errors.
 
     Raises:
         ConfigError: with ``file:line`` or the flag, and the nearest key.
     """
+    path = Path(name)
+    if find_shipped(name) is None and (path.suffix == ".json" or (path / CONFIG_FILE).is_file()):
+        return load_run_config(path, overrides, allow_unknown=allow_unknown)
     flags = command_line_layer(overrides)
-    is_file = Path(name).suffix in (".toml", ".ini")
-    layers = _file_layers(name, flags) if is_file else _named_layers(name)
-    unread = tuple(entry for layer in layers for entry in layer.unread)
-    if unread:
-        warnings.warn("\n".join(str(each) for each in unread), ConfigWarning, stacklevel=2)
+    is_file = path.suffix in FILE_TYPES
+    layers = _file_layers(name, flags, allow_unknown) if is_file else _named_layers(name)
+    unread = _warned(layers)
     named = [_with_env_id(each) for each in (*layers, flags)]
     return Config.from_values(merge([default_layer(), *named]), unread)
 
 
-def load_run_config(folder: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_run_config(
+    folder: Path | str, overrides: Sequence[str] = (), *, allow_unknown: bool = False
+) -> Config:
     """Return the config of an earlier run, with the flags `overrides` over it.
+
+    Args:
+        folder: the run's folder, or its config.json.
+        overrides: as for `load_config`.
+        allow_unknown: as for `load_config`.
 
     Raises:
         ConfigError: the folder holds no config of a run; else as for `load_config`.
     """
-    path = Path(folder) / CONFIG_FILE
     flags = command_line_layer(overrides)
+    path = Path(folder)
+    path = path if path.suffix == ".json" else path / CONFIG_FILE
+    saved = args_layer(_read_args(path, folder), origin=str(path), allow_unknown=allow_unknown)
+    unread = _warned([saved])
+    return Config.from_values(merge([default_layer(), saved, _with_env_id(flags)]), unread)
+
+
+def _read_args(path: Path, asked: Path | str) -> dict[str, Any]:
     try:
         args = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(args, dict):
+            raise ValueError(f"{path} should hold a table")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{folder} is no folder of a run: {error}.",
+            f"{asked} is no folder of a run: {error}.",
             fix="Give the folder that holds a run's config.json and checkpoint.",
         ) from error
-    saved = args_layer(Config.from_args(args).to_args(), origin=str(path))
-    return Config.from_values(merge([saved, _with_env_id(flags)]))
+    return args
+
+
+def _warned(layers: Sequence[Layer]) -> tuple[Unread, ...]:
+    """Warn of the entries that have no effect, and return them."""
+    unread = tuple(entry for layer in layers for entry in layer.unread)
+    if unread:
+        warnings.warn("\n".join(str(each) for each in unread), ConfigWarning, stacklevel=3)
+    return unread
 
 
 def _named_layers(name: str) -> list[Layer]:
     shipped = find_shipped(name)
+    if shipped is None and Path(name).is_file():
+        raise ConfigError(
+            f"{name} is a file, but no config: those end in {', '.join(FILE_TYPES)} or .json.",
+            fix="puffer-policies show-config NAME > run.toml writes one.",
+        )
     return [shipped.layer if shipped else Layer({ENV_NAME: Value(name, "the name asked for")})]
 
 
-def _file_layers(name: str, flags: Layer) -> list[Layer]:
+def _file_layers(name: str, flags: Layer, allow_unknown: bool) -> list[Layer]:
     """Return the file's layer, on top of the shipped config of its env if there is one."""
-    layer = _read_layer(Path(name))
+    layer, is_complete = _read_layer(Path(name), allow_unknown)
     chosen = flags.values.get(ENV_NAME) or layer.values.get(ENV_NAME)
     if chosen is None:
         raise ConfigError(f"{name} names no env.", fix="Give base.env_name or --env-name.")
     layer = _one_env(layer, chosen.value)
-    shipped = find_shipped(chosen.value)
+    shipped = None if is_complete else find_shipped(chosen.value)
     if shipped is None:
         return [layer]
     return [shipped.layer, _for_our_env(layer, chosen.value, shipped.env_name)]
 
 
-def _read_layer(path: Path) -> Layer:
+def _read_layer(path: Path, allow_unknown: bool) -> tuple[Layer, bool]:
+    """Return what a file says, and whether it says everything."""
+    if not path.is_file() and (near := did_you_mean(path.stem, shipped_configs())):
+        raise ConfigError(f"There is no file {path}.", fix=f"{near} That is a config by name.")
     if path.suffix == ".ini":
-        return ini_layer(read_ini(path))
+        return ini_layer(read_ini(path), allow_unknown=allow_unknown), False
     file = read_toml(path)
-    return toml_layer(file, file.data)
+    complete = file.data.get(COMPLETE, False)
+    if not isinstance(complete, bool):
+        raise ConfigError(
+            f"{file.at(COMPLETE)}: {COMPLETE}: expected true or false, found {complete!r}."
+        )
+    layer = toml_layer(file, file.data, skip=(COMPLETE,), allow_unknown=allow_unknown)
+    return layer, complete
 
 
 def _one_env(layer: Layer, chosen: str) -> Layer:

@@ -6,6 +6,11 @@ with 3.0 have some. Here the files load as they are, and every key without effec
 
 from __future__ import annotations
 
+from typing import Any
+
+from puffer_policies.config.schema import SECTIONS, field_types
+from puffer_policies.config.values import convert
+
 _SEED = "the seed of a run is train.seed"
 _VECTOR = "envs are vectorised by vec.num_envs and vec.vectorization"
 _COMPILE = "the trainer does not compile"
@@ -54,15 +59,47 @@ UNREAD_KEYS: dict[str, str] = {
 """``section.key`` -> why it has no effect here. Names of 2.0 and 4.0 are among them."""
 
 UNREAD_SECTIONS: dict[str, str] = {
-    "sweep": "hyperparameter sweeps are not run here",
-    "carbs": "hyperparameter sweeps are not run here",
+    "sweep": "it belongs to PufferLib's sweeps",
+    "carbs": "it belongs to PufferLib's sweeps",
+    "neptune": "it belongs to PufferLib's loggers",
+    "wandb": "it belongs to PufferLib's loggers",
+    "selfplay": _OLD,
     "torch": f"{_OLD}; 4.0's parts are named by base.policy_name and base.rnn_name here",
 }
 """Section, without what follows a dot -> why it has no effect here."""
 
+OTHER_VALUES: dict[str, dict[str, str]] = {
+    "train.optimizer": {
+        "muon": "the optimiser is Adam, which may need a smaller learning_rate than the file gives"
+    },
+}
+"""``section.key`` -> values of PufferLib's that an option may not have here, and why."""
 
-def reason_unread(section: str, key: str, value: str) -> str:
-    """Return why this entry of a PufferLib file has no effect, or '' where it is ours to read."""
-    if section == "train" and key == "optimizer" and value.strip().lower() != "adam":
-        return "the optimiser is Adam, which may need a smaller learning_rate than the file gives"
-    return UNREAD_KEYS.get(f"{section}.{key}", "")
+
+def reason_section_unread(section: str) -> str:
+    """Return why this section of a PufferLib file has no effect, or '' where it is ours to read."""
+    bare = section.partition(".")[0]
+    return "" if section in SECTIONS else UNREAD_SECTIONS.get(bare, "")
+
+
+def reason_unread(section: str, key: str, text: str) -> str:
+    """Return why this entry of a PufferLib file has no effect, or '' where it is ours to read.
+
+    The schema decides: an option that it has is read, whatever the tables say.
+    """
+    types = field_types(SECTIONS[section]) if section in SECTIONS else {}
+    if key not in types:
+        return UNREAD_KEYS.get(f"{section}.{key}", "")
+    if _fits(text, types[key]):
+        return ""
+    if not text.strip():
+        return "it is empty"
+    return OTHER_VALUES.get(f"{section}.{key}", {}).get(text.strip().lower(), "")
+
+
+def _fits(text: str, annotation: Any) -> bool:
+    try:
+        convert(text, annotation)
+    except ValueError:
+        return False
+    return True

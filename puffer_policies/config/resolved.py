@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from puffer_policies.config.layers import Key, Unread, Value
+from puffer_policies.config.flags import Key
+from puffer_policies.config.layers import Unread, Value
 from puffer_policies.config.schema import (
     FREE_SECTIONS,
     SECTIONS,
@@ -37,7 +38,7 @@ class Config:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     """``section.key`` -> ``default``, ``path:line`` or ``command line``."""
     unread: tuple[Unread, ...] = field(default=(), compare=False)
-    """Entries of a PufferLib file that have no effect here."""
+    """Entries of files that have no effect here."""
 
     def __post_init__(self) -> None:
         if self.base.rnn_name is not None and self.train.use_rnn is False:

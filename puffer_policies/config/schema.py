@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
+from puffer_policies.config.names import RegisteredName
 from puffer_policies.config.values import Range, convert, type_text
 from puffer_policies.errors import ConfigError, did_you_mean
 
@@ -53,9 +54,9 @@ class BaseConfig(Section):
 
     env_name: str
     """A gymnasium id, or the name of one of our configs."""
-    policy_name: str = "Default"
+    policy_name: Annotated[str, RegisteredName("policy")] = "Default"
     """A registered policy, or an expression such as ``LSTMWrapper(Default)``."""
-    rnn_name: str | None = None
+    rnn_name: Annotated[str, RegisteredName("wrapper")] | None = None
     """A registered wrapper to put around the policy, or None."""
     package: str | None = None
     """Where PufferLib's files say that the env lives: kept and shown, never imported."""
@@ -155,6 +156,8 @@ class EvalConfig(Section):
     """Whether the likeliest action is taken instead of a sampled one."""
     seed: Seed = 10_000
     """Seed of the evaluation's envs, apart from those of training."""
+    max_steps: Count = 100_000
+    """Steps of each env after which the evaluation ends, its last episodes unfinished."""
 
 
 SECTIONS: dict[str, type[Section]] = {

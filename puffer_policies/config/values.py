@@ -8,7 +8,6 @@ the file and line, or the flag, adds them.
 from __future__ import annotations
 
 import ast
-import contextlib
 import math
 import types
 from dataclasses import dataclass
@@ -31,19 +30,31 @@ class Range:
     def __str__(self) -> str:
         return f">= {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
 
+    def check(self, value: Any) -> None:
+        """Raise `ValueError` if the number lies outside."""
+        if not self.low <= value <= self.high:
+            raise _wrong(value, f"a number {self}")
+
+
+class Refused(ValueError):
+    """A value whose error says more than which types were expected."""
+
 
 def convert(value: Any, annotation: Any) -> Any:
     """Return `value`, parsed if it is text, as a value of the annotated type.
 
-    Handles bool, int, float, str, ``Literal``, ``X | Y``, None and ``Annotated[number, Range]``.
+    Handles bool, int, float, str, ``Literal``, ``X | Y``, None and ``Annotated[X, limit]``, where
+    a limit is a `Range` or anything else with a ``check(value)`` that raises `ValueError`.
 
     Raises:
         ValueError: the value does not fit; the text says what was found and what was expected.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
-        inner, limits = get_args(annotation)
-        return _limited(convert(value, inner), limits)
+        inner, limit = get_args(annotation)
+        converted = convert(value, inner)
+        limit.check(converted)
+        return converted
     if origin in (Union, types.UnionType):
         return _first_fit(value, annotation)
     if origin is Literal:
@@ -55,7 +66,11 @@ def parse_literal(text: str) -> Any:
     """Return text of a free section as a Python literal (True, None, 3e-4, [1, 2]) or as it is.
 
     Words such as ``true`` and ``none`` count in any case; ``yes`` and ``no`` stay text, for without
-    a declared type they may be names.
+    a declared type they may be names. ``(1, 2)`` and ``1,2`` are lists like ``[1, 2]``: the files
+    that keep a config, TOML and JSON, know no other sequence.
+
+    Raises:
+        ValueError: a literal that those files can't hold, such as a set.
     """
     stripped = text.strip()
     word = stripped.lower()
@@ -64,9 +79,29 @@ def parse_literal(text: str) -> Any:
     if word in ("none", "null"):
         return None
     try:
-        return ast.literal_eval(stripped)
+        found = ast.literal_eval(stripped)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return stripped
+    return _plain(found)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(each) for key, each in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise _wrong(value, "numbers, text, True, False, None, lists, or tables with keys of text")
+
+
+def with_none(value: Any) -> Any:
+    """Return `value` with None for the text "None", wherever it stands: TOML has no None."""
+    if isinstance(value, dict):
+        return {key: with_none(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_none(each) for each in value]
+    return None if isinstance(value, str) and value == "None" else value
 
 
 def type_text(annotation: Any) -> str:
@@ -87,17 +122,19 @@ def _wrong(value: Any, expected: str) -> ValueError:
 
 
 def _first_fit(value: Any, annotation: Any) -> Any:
-    # `str` takes any text, so it comes last: "None" for `str | None` means None.
-    for choice in sorted(get_args(annotation), key=lambda each: each is str):
-        with contextlib.suppress(ValueError):
+    errors = []
+    # Text takes any text, so it comes last: "None" for `str | None` means None.
+    for choice in sorted(get_args(annotation), key=_is_text):
+        try:
             return convert(value, choice)
-    raise _wrong(value, type_text(annotation))
+        except ValueError as error:
+            errors.append(error)
+    told = (error for error in errors if isinstance(error, Refused))
+    raise next(told, _wrong(value, type_text(annotation)))
 
 
-def _limited(value: float, limits: Range) -> float:
-    if not limits.low <= value <= limits.high:
-        raise _wrong(value, f"a number {limits}")
-    return value
+def _is_text(annotation: Any) -> bool:
+    return annotation is str or get_args(annotation)[:1] == (str,)
 
 
 def _one_of(value: Any, choices: tuple[Any, ...], annotation: Any) -> Any:
