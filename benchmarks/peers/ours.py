@@ -1,0 +1,51 @@
+"""Our trainer as a candidate: `Default` or `LSTMWrapper(Default)`, gymnasium's native CartPole."""
+
+from __future__ import annotations
+
+import torch
+import turns
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.factory import get_policy
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.making import make_vecenv
+
+
+def trainer(*, memory: bool) -> Trainer:
+    """Build the trainer with the settings of everybody."""
+    torch.set_num_threads(1)
+    torch.manual_seed(turns.SEED)
+    env = make_vecenv(turns.ENV_ID, turns.NUM_ENVS)
+    name = "LSTMWrapper(Default)" if memory else "Default"
+    config = TrainConfig(
+        seed=turns.SEED,
+        total_timesteps=10**9,
+        bptt_horizon=turns.NUM_STEPS,
+        minibatch_size=turns.NUM_ENVS * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
+        update_epochs=turns.NUM_EPOCHS,
+        learning_rate=turns.LEARNING_RATE,
+        anneal_lr=False,
+        gamma=turns.GAMMA,
+        gae_lambda=turns.GAE_LAMBDA,
+        clip_coef=turns.CLIP_COEF,
+        ent_coef=turns.ENT_COEF,
+        vf_coef=turns.VF_COEF,
+        max_grad_norm=turns.MAX_GRAD_NORM,
+    )
+    return Trainer(config, env, get_policy(name, env, hidden_size=turns.HIDDEN_SIZE))
+
+
+def main() -> None:
+    """Build the trainer and take turns."""
+    built = trainer(memory=turns.wants_memory())
+
+    def train(num_updates: int) -> None:
+        for _ in range(num_updates):
+            built.evaluate()
+            built.train()
+
+    turns.take_turns(train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""stable-baselines3's PPO and sb3-contrib's RecurrentPPO as candidates, on their own vector env.
+
+Network: one Linear layer with GELU as the extractor that both heads share (``net_arch=[]``), and for
+the recurrent one a shared LSTM after it. Everything else that differs from our settings is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import turns
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+BATCH_SIZE = turns.NUM_ENVS * turns.NUM_STEPS
+
+
+class Trunk(BaseFeaturesExtractor):
+    """(N, *obs) -> (N, H)."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, turns.HIDDEN_SIZE)
+        size = observation_space.shape[0]
+        self.layers = nn.Sequential(nn.Linear(size, turns.HIDDEN_SIZE), nn.GELU())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(N, *obs) -> (N, H)."""
+        hidden: Tensor = self.layers(observations)
+        return hidden
+
+
+def model(*, memory: bool) -> BaseAlgorithm:
+    """Build the algorithm with the settings of everybody."""
+    torch.set_num_threads(1)
+    network: dict[str, Any] = {"net_arch": [], "features_extractor_class": Trunk}
+    if memory:
+        from sb3_contrib import RecurrentPPO
+
+        size = {"lstm_hidden_size": turns.HIDDEN_SIZE}
+        network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
+    built: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
+        "MlpLstmPolicy" if memory else "MlpPolicy",
+        make_vec_env(turns.ENV_ID, turns.NUM_ENVS, seed=turns.SEED),
+        n_steps=turns.NUM_STEPS,
+        batch_size=BATCH_SIZE // turns.NUM_MINIBATCHES,
+        n_epochs=turns.NUM_EPOCHS,
+        learning_rate=turns.LEARNING_RATE,
+        gamma=turns.GAMMA,
+        gae_lambda=turns.GAE_LAMBDA,
+        clip_range=turns.CLIP_COEF,
+        ent_coef=turns.ENT_COEF,
+        vf_coef=turns.VF_COEF,
+        max_grad_norm=turns.MAX_GRAD_NORM,
+        policy_kwargs=network,
+        seed=turns.SEED,
+        device="cpu",
+    )
+    return built
+
+
+def main() -> None:
+    """Build the model and take turns."""
+    built = model(memory=turns.wants_memory())
+
+    def train(num_updates: int) -> None:
+        steps = num_updates * BATCH_SIZE
+        built.learn(steps, reset_num_timesteps=False, log_interval=10**9)
+
+    turns.take_turns(train)
+
+
+if __name__ == "__main__":
+    main()
