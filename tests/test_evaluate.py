@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 from plain_policies import Plain, Split
 from training_toys import MODES, Clock, Guess, clocks, guesses
 
+from puffer_policies.checkpoint import save_checkpoint
+from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import EvalConfig
-from puffer_policies.errors import TrainingError
-from puffer_policies.runs import evaluate as module
-from puffer_policies.runs.evaluate import evaluate
+from puffer_policies.envs.breakout import BreakoutEnv
+from puffer_policies.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvError,
+    MissingDependency,
+    TrainingError,
+)
+from puffer_policies.factory import get_policy
+from puffer_policies.runs.evaluate import Evaluation, evaluate, restore
+from puffer_policies.runs.folder import checkpoint_of
+from puffer_policies.runs.statistics import mean_interval
+from puffer_policies.runs.video import record_video, require_video
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.making import make_vecenv
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
 
@@ -98,16 +113,116 @@ def test_the_training_mode_is_put_back(training):
     assert policy.training is training
 
 
-def test_an_endless_env_ends_at_the_limit(monkeypatch):
-    monkeypatch.setattr(module, "STEP_LIMIT", 50)
+def test_an_endless_env_ends_at_the_limit_and_says_how_many_episodes_ended():
     env = clocks(MODES[0], [[(1000, "t")], [(10, "t")]])
-    told = evaluate(Plain(env), env, EvalConfig(episodes=4))
+    told = evaluate(Plain(env), env, EvalConfig(episodes=4, max_steps=50))
     assert told.lengths == (10, 10)
-    assert told.to_dict()["episodes"] == 2
+    assert (told.to_dict()["episodes"], told.to_dict()["episodes_asked"]) == (2, 4)
+    assert "2 of the 4 asked for ended in 50 steps" in told.described()["episodes"]
+    assert "eval.max_steps" in told.described()["episodes"]
+
+
+def test_no_episode_at_all_is_said_without_numbers():
     env = clocks(MODES[0], [[(1000, "t")]])
-    told = evaluate(Plain(env), env, EvalConfig(episodes=1))
+    told = evaluate(Plain(env), env, EvalConfig(episodes=1, max_steps=50))
     assert math.isnan(told.mean)
     assert json.loads(json.dumps(told.to_dict(), allow_nan=False))["mean"] is None
+    assert list(told.described()) == ["episodes"]
+
+
+def played(*returns, episodes=None):
+    return Evaluation(
+        returns=returns,
+        lengths=(1,) * len(returns),
+        episodes=len(returns) if episodes is None else episodes,
+        seed=0,
+        deterministic=True,
+        max_steps=10,
+    )
+
+
+def test_one_episode_has_no_interval_and_equal_ones_have_a_point():
+    assert played(3.7).interval is None
+    assert played(*[0.1] * 7).interval == (0.1, 0.1)
+
+
+def test_the_interval_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    returns = tuple(np.random.default_rng(1).gamma(2.0, 50.0, size=40).tolist())
+    other = stats.bootstrap((returns,), np.mean, n_resamples=20_000, method="percentile", rng=2)
+    expected = (other.confidence_interval.low, other.confidence_interval.high)
+    width = expected[1] - expected[0]
+    assert played(*returns).interval == pytest.approx(expected, abs=0.05 * width)
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(3)
+    intervals = [mean_interval(generator.normal(size=40).tolist()) for _ in range(200)]
+    held = np.mean([low <= 0 <= high for low, high in intervals])
+    assert 0.88 <= held <= 0.99
+
+
+def trained_on(env_id, folder):
+    """Write what a run leaves of an untrained policy."""
+    config = load_config(env_id, ["--eval.episodes", "2"])
+    env = make_vecenv(config.base.env_name)
+    policy = get_policy("Default", env)
+    save_checkpoint(folder / "latest.safetensors", policy, env=env, config=config.to_args())
+    env.close()
+    return folder
+
+
+def test_a_video_shows_every_step_of_the_episode(tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    policy, config = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
+    film = record_video(policy, config, tmp_path / "film.mp4")
+    number, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "film.mp4"))
+    assert number == film.frames == 31
+    assert seconds == pytest.approx(31 / 30, abs=0.05)
+
+
+def test_a_gif_moves(tmp_path):
+    imageio = pytest.importorskip("imageio.v3")
+    policy, config = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
+    record_video(policy, config, tmp_path / "film.gif")
+    pictures = imageio.imread(tmp_path / "film.gif", index=None)
+    assert (pictures[0] != pictures[-1]).any()
+
+
+def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    policy, config = restore(trained_on("breakout", tmp_path))
+    monkeypatch.setitem(BreakoutEnv.metadata, "render_modes", [])
+    with pytest.raises(EnvError, match="no render mode 'rgb_array'"):
+        record_video(policy, config, tmp_path / "film.gif")
+    assert not (tmp_path / "film.gif").exists()
+
+
+@pytest.mark.parametrize("path", ["film.avi", "nowhere/film.gif", "."])
+def test_a_video_that_can_not_be_written_is_refused_before_playing(path, project):
+    with pytest.raises(ConfigError, match="No video can be written"):
+        require_video(path)
+
+
+def test_without_imageio_the_extra_is_named(monkeypatch, project):
+    monkeypatch.setitem(sys.modules, "imageio", None)
+    with pytest.raises(MissingDependency, match=r"puffer-policies\[video\]"):
+        require_video("film.gif")
+
+
+def test_a_folder_stands_for_its_last_checkpoint_and_for_its_best(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no latest"):
+        checkpoint_of(tmp_path)
+    (tmp_path / "latest.safetensors").touch()
+    assert checkpoint_of(tmp_path).name == "latest.safetensors"
+    with pytest.raises(CheckpointError, match=r"It holds latest\.safetensors"):
+        checkpoint_of(tmp_path, best=True)
+    (tmp_path / "best.safetensors").touch()
+    assert checkpoint_of(tmp_path, best=True).name == "best.safetensors"
+    with pytest.raises(CheckpointError, match="no best"):
+        checkpoint_of(tmp_path / "best.safetensors", best=True)
+    with pytest.raises(CheckpointError, match=f"Did you mean '{tmp_path.name}'"):
+        checkpoint_of(tmp_path.with_name(f"{tmp_path.name}x"))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -18,6 +18,8 @@ from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
+from puffer_policies.runs.folder import checkpoint_of
+from puffer_policies.runs.statistics import interval_text, mean_interval
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.rollout import to_tensor
@@ -26,9 +28,6 @@ from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20
 """Envs stepped together in an evaluation; a part of its result, as they share one seed."""
-
-STEP_LIMIT = 100_000
-"""Steps of each env after which an evaluation ends without its last episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,18 @@ class Evaluation:
     """How many were asked for; fewer were played only where the step limit was met."""
     seed: int
     deterministic: bool
+    max_steps: int
+    """Steps of each env after which it ended."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode that was asked for was played to its end."""
+        return len(self.returns) == self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The mean's 95 % bootstrap interval; None with fewer than two episodes."""
+        return mean_interval(self.returns)
 
     @property
     def mean(self) -> float:
@@ -56,15 +67,40 @@ class Evaluation:
         """Return plain data; None, as JSON has no NaN, for what no episode gave."""
         return {
             "mean": self.mean if self.returns else None,
+            "interval": self.interval,
             "std": self.std if self.returns else None,
             "min": min(self.returns, default=None),
             "max": max(self.returns, default=None),
             "length": float(np.mean(self.lengths)) if self.lengths else None,
+            "length_min": min(self.lengths, default=None),
+            "length_max": max(self.lengths, default=None),
             "episodes": len(self.returns),
             "episodes_asked": self.episodes,
             "seed": self.seed,
             "deterministic": self.deterministic,
         }
+
+    def described(self) -> dict[str, str]:
+        """Return what a reader wants to know, as names and texts."""
+        kind = "deterministic" if self.deterministic else "sampled"
+        if not self.returns:
+            return {"episodes": f"{self._ended()}, {kind}, seed {self.seed}"}
+        return {
+            "return": f"{self.mean:,.2f}{interval_text(self.interval)}",
+            "spread": f"std {self.std:,.2f}, {min(self.returns):,.2f} to {max(self.returns):,.2f}",
+            "length": f"mean {np.mean(self.lengths):,.1f}, {min(self.lengths):,} to "
+            f"{max(self.lengths):,} steps",
+            "episodes": f"{self._ended()}, {kind}, seed {self.seed}",
+        }
+
+    def _ended(self) -> str:
+        if self.complete:
+            return f"{self.episodes:,}"
+        told = (
+            f"{len(self.returns):,} of the {self.episodes:,} asked for ended in "
+            f"{self.max_steps:,} steps of each env (eval.max_steps)"
+        )
+        return f"{told}; short ones are favoured" if self.returns else told
 
 
 @torch.no_grad()
@@ -75,12 +111,14 @@ def evaluate(
     *,
     use_rnn: bool | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    watch: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Play ``config.episodes`` episodes and return what they gave.
 
     Every env plays a number fixed beforehand: taking the first to end would favour short episodes.
     Memory starts anew with each episode. The policy's training mode is put back afterwards. Once
-    `stopped` answers True, no further step is taken.
+    `stopped` answers True, no further step is taken. `watch` is called whenever the envs show
+    something new.
 
     Raises:
         TrainingError: an action's probability or a reward is not finite.
@@ -88,7 +126,7 @@ def evaluate(
     was_training = policy.training
     policy.eval()
     try:
-        return _Player(policy, vecenv, config, use_rnn).play(stopped)
+        return _Player(policy, vecenv, config, use_rnn).play(stopped, watch)
     finally:
         policy.train(was_training)
 
@@ -107,12 +145,14 @@ class _Player:
         self.tracker = EpisodeTracker(len(rows), window=None)
         self.kept: list[tuple[int, int]] = []  # (row, place in the tracker)
 
-    def play(self, stopped: Callable[[], bool]) -> Evaluation:
+    def play(self, stopped: Callable[[], bool], watch: Callable[[], object]) -> Evaluation:
         observations = self.vecenv.reset(seed=self.config.seed)
         starts = np.ones(self.vecenv.num_agents, dtype=bool)
-        for _ in range(STEP_LIMIT):
+        watch()
+        for _ in range(self.config.max_steps):
             step = self.vecenv.step(self._act(observations, starts))
             observations, starts = step.observations, step.starts
+            watch()
             self._count(self.tracker.update(step))
             if not self.left.any() or stopped():
                 break
@@ -150,6 +190,7 @@ class _Player:
             episodes=self.config.episodes,
             seed=self.config.seed,
             deterministic=self.config.deterministic,
+            max_steps=self.config.max_steps,
         )
 
 
@@ -174,19 +215,38 @@ def evaluate_checkpoint(
     path: Path | str,
     *,
     overrides: Mapping[str, Any] | None = None,
+    best: bool = False,
     registry: Registry | None = None,
 ) -> Evaluation:
     """Rebuild env and policy from a checkpoint alone and play: the run's final result again.
 
+    Arguments and errors are those of `restore`.
+    """
+    policy, config = restore(path, overrides=overrides, best=best, registry=registry)
+    return evaluate_config(policy, config)
+
+
+def restore(
+    path: Path | str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    best: bool = False,
+    registry: Registry | None = None,
+) -> tuple[nn.Module, Config]:
+    """Rebuild the policy of a run with its weights, and the config that it was trained by.
+
     Args:
-        path: a checkpoint of a run.
+        path: a checkpoint of a run, or the run's folder.
         overrides: values of the [eval] section to change, such as ``{"episodes": 10}``.
+        best: the run's best checkpoint instead of its last.
         registry: where the policy's names are looked up; the default registry if None.
 
     Raises:
         CheckpointError: the file can't be read, or does not say in which env it was trained.
+        ConfigError: wrong `overrides`.
         EnvError: the env can't be made.
     """
+    path = checkpoint_of(path, best=best)
     header = read_header(path)
     if not header.config:
         raise CheckpointError(
@@ -197,7 +257,6 @@ def evaluate_checkpoint(
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
     env = make_vecenv(config.base.env_name, env_kwargs=config.env)
     try:
-        policy = load_policy(path, env, registry=registry)
+        return load_policy(path, env, registry=registry), config
     finally:
         env.close()
-    return evaluate_config(policy, config)

@@ -16,6 +16,7 @@ METRICS = "metrics.jsonl"
 """A line of JSON for each update, and one for the final evaluation."""
 FORMER = "model.safetensors"
 """What `LATEST` was called in 0.1."""
+NO_RUN = "Give a checkpoint, or the folder of a run that holds one."
 
 
 def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
@@ -47,8 +48,8 @@ def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
 
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
-        return ""
-    return did_you_mean(path.name, (each.name for each in path.parent.iterdir()))
+        return NO_RUN
+    return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN
 
 
 def _held(folder: Path) -> str:
@@ -56,4 +57,4 @@ def _held(folder: Path) -> str:
     if checkpoints:
         return f"It holds {', '.join(checkpoints)}."
     runs = sorted(each.parent.name for each in folder.glob("*/config.json"))
-    return f"Runs in it: {', '.join(runs[-5:])}." if runs else "Give the folder of a run."
+    return f"Runs in it: {', '.join(runs[-5:])}." if runs else NO_RUN
