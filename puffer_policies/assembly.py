@@ -158,8 +158,7 @@ def _spec(policy: str | PolicySpec, registry: Registry) -> PolicySpec:
             f"A policy is asked for by name, PolicySpec or class, got {policy!r}.",
             fix="A policy that is built already needs no get_policy.",
         )
-    preset = registry.presets.get(policy)
-    return PolicySpec.parse(preset.policy if preset else policy)
+    return registry.spec(policy)
 
 
 def _merged(spec: PolicySpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ here too, as in ``pufferlib.spaces``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from puffer_policies.errors import EnvError, IncompatibleSpace, did_you_mean
+from puffer_policies.errors import EnvError, IncompatibleSpace, nearest
 
 MAX_INTEGER_CHOICES = 4096
 """Largest range of an integer Box that becomes one categorical choice per element."""
@@ -74,14 +74,33 @@ def _spaces_of_id(env_id: str) -> Spaces:
     return with_spaces
 
 
-def env_not_found(env_id: str, error: Exception, *, names: Iterable[str] = ()) -> EnvError:
-    """Describe gymnasium's refusal of an env id, with the nearest of the ids and of `names`."""
+def env_not_found(env_id: str, error: Exception, *, names: Collection[str] = ()) -> EnvError:
+    """Describe gymnasium's refusal of an env id.
+
+    Args:
+        env_id: what was asked for.
+        error: gymnasium's, whose reason is quoted.
+        names: the configs, where one of them was as good as an env id.
+    """
     reason = str(error).rstrip(".") or type(error).__name__
-    # An id that exists was refused for another reason: a missing package, say.
-    known = [*names, *gymnasium.registry]
-    hint = "" if env_id in gymnasium.registry else did_you_mean(env_id, known)
     end = "" if reason.endswith("?") else "."
-    return EnvError(f"Gymnasium can't make {env_id!r}: {reason}{end}", fix=hint)
+    if env_id in gymnasium.registry:
+        # It was refused for another reason: a missing package, say.
+        return EnvError(f"Gymnasium can't make {env_id!r}: {reason}{end}")
+    asked = (
+        f"No config is called {env_id!r}, and gymnasium can't make it"
+        if names
+        else (f"Gymnasium can't make {env_id!r}")
+    )
+    return EnvError(f"{asked}: {reason}{end}", fix=_near(env_id, names))
+
+
+def _near(env_id: str, configs: Collection[str]) -> str:
+    found = {"env": nearest(env_id, gymnasium.registry), "config": nearest(env_id, configs)}
+    said = [f"the {kind} {' or '.join(map(repr, near))}" for kind, near in found.items() if near]
+    if said:
+        return f"Did you mean {', or '.join(said)}?"
+    return "'puffer-policies configs' lists the configs." if configs else ""
 
 
 @singledispatch

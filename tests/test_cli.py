@@ -9,9 +9,8 @@ import sys
 import pytest
 from commands import run
 
-from puffer_policies.cli.arguments import BASE_FLAGS, split_overrides
+from puffer_policies.cli.arguments import split_overrides
 from puffer_policies.cli.main import main
-from puffer_policies.config.schema import BaseConfig, field_types, flag_of
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -179,11 +178,13 @@ def test_train_and_eval_agree(capsys, project):
 
 def test_flags_of_a_config_may_stand_before_its_name():
     words = ["train", "--train.gamma", "0.9", "--env-name=X", "cartpole", "--rnn-name", "None"]
-    own, overrides = split_overrides(words)
-    assert own == ["train", "cartpole"]
-    assert overrides == ["--train.gamma", "0.9", "--env-name=X", "--rnn-name", "None"]
-    assert split_overrides(["train", "--train.gamma"])[1] == ["--train.gamma"]
-    assert set(BASE_FLAGS) == {flag_of("base", key) for key in field_types(BaseConfig)}
+    left, overrides = split_overrides(words, ["--quiet", "--resume"])
+    assert left == ["train", "cartpole"]
+    assert overrides == ["--train.gamma=0.9", "--env-name=X", "--rnn-name=None"]
+    words = ["train", "--resume", "folder", "--train.no-anneal-lr", "cartpole", "--train.gamma"]
+    left, overrides = split_overrides(words, ["--quiet", "--resume"])
+    assert left == ["train", "--resume", "folder", "cartpole"]
+    assert overrides == ["--train.no-anneal-lr", "--train.gamma"]
 
 
 @pytest.mark.trainer

@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import math
 import sys
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from importlib_metadata import version
 
-from puffer_policies.errors import did_you_mean
+from puffer_policies.config.flags import read_flags
+from puffer_policies.config.schema import SECTIONS, field_types, flag_of
+from puffer_policies.errors import ConfigError, did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,8 +30,7 @@ class Parser(argparse.ArgumentParser):
         hint = did_you_mean(rest.split("(")[0].strip(" '\""), verbs) if found else ""
         _, found, rest = message.partition("unrecognized arguments: ")
         if found:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            hint = did_you_mean(rest.partition(" ")[0].partition("=")[0], flags)
+            hint = did_you_mean(rest.partition(" ")[0].partition("=")[0], flags_of(self))
         return f"\n{hint}" if hint else ""
 
 
@@ -47,6 +48,17 @@ def _seconds(value: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found {value!r}")
 
 
+def _count(value: str) -> int:
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {value!r}")
+
+
+def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the flags that a parser knows."""
+    return [flag for action in parser._actions for flag in action.option_strings]
+
+
 class _ShowVersion(argparse.Action):
     """Prints the version; reading it takes longer than most of `list`, so it is read only here."""
 
@@ -55,25 +67,26 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-BASE_FLAGS = ("--env-name", "--policy-name", "--rnn-name", "--package")
-"""Flags of a config that have no section in them."""
-
-
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_overrides(arguments: Sequence[str], own: Iterable[str]) -> tuple[list[str], list[str]]:
     """Take the flags of a config, with their values, out of a command line.
 
     Argparse does not know them, and would take the value of one for the verb's own argument.
+
+    Args:
+        arguments: the words of the command line.
+        own: the flags of the verb.
+
+    Raises:
+        ConfigError: a flag is not the config's, and near to one of the verb's.
     """
-    own: list[str] = []
-    overrides: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        flag, has_value, _ = word.partition("=")
-        if flag in BASE_FLAGS or (flag.startswith("--") and "." in flag):
-            overrides += [word] if has_value else [word, *islice(words, 1)]
-        else:
-            own.append(word)
-    return own, overrides
+    verbs_own = set(own)
+    flags, left = read_flags(arguments, others=verbs_own)
+    known = {flag_of(section, key) for section, cls in SECTIONS.items() for key in field_types(cls)}
+    for flag in flags:
+        near = nearest(flag.written, {*verbs_own, *known}, limit=1)
+        if flag.written not in known and verbs_own.intersection(near):
+            raise ConfigError(f"There is no flag {flag.written}.", fix=f"Did you mean {near[0]!r}?")
+    return left, [str(flag) for flag in flags]
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, Any]:
@@ -87,6 +100,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Any]:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_looking(verbs)
     _add_checking(verbs)
+    _add_configuring(verbs)
     _add_training(verbs)
     _add_writing(verbs)
     return parser, verbs
@@ -144,11 +158,40 @@ def _add_checking(verbs: Any) -> None:
     check.add_argument("--junit", type=_text, metavar="FILE", help="also write JUnit XML")
 
 
+_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
+
+
+def _add_configuring(verbs: Any) -> None:
+    configs = _verb(verbs, "configs", "configuring:run_configs", "list what can be trained by name")
+    configs.add_argument("pattern", nargs="?", default="*", help="names to show, such as 'cart*'")
+    show = _verb(
+        verbs, "show-config", "config_showing:run_show_config", "write the filled-in config as TOML"
+    )
+    show.epilog = "Flags of the config work as with 'train'. To keep it: show-config X > run.toml"
+    show.add_argument("name", help=_CONFIG)
+    show.add_argument("--origin", action="store_true", help="say where each value comes from")
+    _add_allow_unknown(show)
+    show.set_defaults(takes_overrides=True)
+
+
+def _add_allow_unknown(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-unknown",
+        action="store_true",
+        help="warn of keys of files that do not exist, instead of refusing them",
+    )
+
+
 def _add_training(verbs: Any) -> None:
     train = _verb(verbs, "train", "training:run_train", "train a policy by config name or env id")
-    train.epilog = "Every option of the config is a flag: see --options."
+    train.epilog = (
+        "Every option of the config is a flag, such as --train.learning-rate 3e-4: --options lists "
+        "them, with NAME as NAME sets them; 'show-config NAME' writes them as a file; 'configs' "
+        "lists the names."
+    )
     train.add_argument("--options", action="store_true", help="list every option of a config")
-    train.add_argument("name", nargs="?", help="a config, a .toml or .ini file, or a gymnasium id")
+    train.add_argument("name", nargs="?", help=_CONFIG)
+    _add_allow_unknown(train)
     train.add_argument(
         "--resume",
         type=_text,

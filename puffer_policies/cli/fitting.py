@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from puffer_policies.cli.listing import matches, record_data, record_fields
+from puffer_policies.cli.listing import described
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
 from puffer_policies.factory import get_policy
 from puffer_policies.fit import fits
-from puffer_policies.records import Record
 from puffer_policies.registry import Registry
+from puffer_policies.registry.naming import matches
 
 
 def run_fits(options: argparse.Namespace) -> int:
@@ -34,22 +34,20 @@ def run_fits(options: argparse.Namespace) -> int:
 
 
 def run_show_for(options: argparse.Namespace) -> int:
-    """Print a record and the number of its parameters for an env."""
+    """Print a record or a preset, and the number of its parameters for an env."""
     registry = default_registry()
-    record = registry.get(options.name)
-    counted = _parameters(record, options.env, registry)
+    shown = described(options.name, registry)
+    counted = _parameters(shown.expression, options.env, registry)
     if options.json:
-        print_json({**record_data(record), "parameters": counted})
+        print_json({**shown.data, "parameters": counted})
         return 0
     parts = [(f"  {part}", f"{count:,}") for part, count in counted["parts"].items()]
     total = ("parameters", f"{counted['total']:,} for {options.env}")
-    print_fields([*record_fields(record), total, *parts])
+    print_fields([*shown.fields, total, *parts])
     return 0
 
 
-def _parameters(record: Record, env: str, registry: Registry) -> dict[str, Any]:
-    wrapped = f"{record.qualified_name}(Default)"
-    expression = wrapped if record.kind == "wrapper" else record.qualified_name
+def _parameters(expression: str, env: str, registry: Registry) -> dict[str, Any]:
     policy = get_policy(expression, env, registry=registry)
     parts = {
         name: sum(parameter.numel() for parameter in module.parameters())

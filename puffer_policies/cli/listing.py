@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
+from dataclasses import dataclass
 from typing import Any
 
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
 from puffer_policies.doctor import Finding, examine
-from puffer_policies.records import PolicyRecord, Record, WrapperRecord
+from puffer_policies.records import PolicyRecord, Preset, Record, WrapperRecord
 from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
+from puffer_policies.registry.naming import matches
 from puffer_policies.registry.resolution import USABLE
 from puffer_policies.source import constructor_signature
 
@@ -37,12 +38,12 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print a record."""
-    record = default_registry().get(options.name)
+    """Print a record or a preset."""
+    shown = described(options.name, default_registry())
     if options.json:
-        print_json(record_data(record))
+        print_json(shown.data)
     else:
-        print_fields(record_fields(record))
+        print_fields(shown.fields)
     return 0
 
 
@@ -66,11 +67,6 @@ def run_doctor(options: argparse.Namespace) -> int:
     else:
         _print_findings(findings)
     return 1 if bad else 0
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a name matches a shell pattern, ignoring case."""
-    return fnmatch.fnmatch(name.lower(), pattern.lower())
 
 
 def _print_records(records: dict[str, Record], *, source: bool) -> None:
@@ -112,13 +108,60 @@ def _print_failures(registry: Registry) -> None:
         print(f"{count} plug-in problem{'s' * (count > 1)}: see 'puffer-policies doctor'.")
 
 
-def record_data(record: Record) -> dict[str, Any]:
-    """Return a record as plain data, its constructor's arguments included."""
-    return {**record.to_dict(), "arguments": _arguments(record)}
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of a name, as plain data and as names and texts to print."""
+
+    data: dict[str, Any]
+    fields: list[tuple[str, str]]
+    expression: str
+    """What builds it; a wrapper stands around Default."""
 
 
-def record_fields(record: Record) -> list[tuple[str, str]]:
-    """Return a record as names and texts to print."""
+def described(name: str, registry: Registry) -> Description:
+    """Describe the record or the preset of a name.
+
+    Raises:
+        PolicyError: as `Registry.get`.
+    """
+    if registry.explain(name).verdict == "preset":
+        preset = registry.presets[name]
+        return Description(_preset_data(preset), _preset_fields(preset), preset.policy)
+    record = registry.get(name)
+    own = record.qualified_name
+    expression = f"{own}(Default)" if record.kind == "wrapper" else own
+    data = {**record.to_dict(), "arguments": _arguments(record)}
+    return Description(data, _record_fields(record), expression)
+
+
+def _preset_data(preset: Preset) -> dict[str, Any]:
+    place = preset.provenance
+    return {
+        "name": preset.name,
+        "qualified_name": preset.qualified_name,
+        "kind": "preset",
+        "policy": preset.policy,
+        "summary": preset.summary,
+        "distribution": place.distribution,
+        "version": place.version,
+        "layer": place.layer.name.lower(),
+        "origin": place.origin,
+    }
+
+
+def _preset_fields(preset: Preset) -> list[tuple[str, str]]:
+    place = preset.provenance
+    return [
+        ("name", preset.qualified_name),
+        ("kind", "preset"),
+        ("summary", preset.summary),
+        ("policy", preset.policy),
+        ("package", f"{package(place)} ({place.layer.name.lower()})"),
+        ("registered", place.origin),
+    ]
+
+
+def _record_fields(record: Record) -> list[tuple[str, str]]:
     place = record.provenance
     fields = [
         ("name", record.qualified_name),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
+from puffer_policies.cli.configuring import config_of, require_registered
 from puffer_policies.cli.output import print_fields, print_json
-from puffer_policies.config.load import ConfigWarning, load_config, load_run_config
-from puffer_policies.config.resolved import Config
 from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
 from puffer_policies.runs.run import MODEL, RunResult, train_from_config
 
@@ -19,7 +16,8 @@ INTERRUPTED = 130
 
 def run_train(options: argparse.Namespace) -> int:
     """Train by config; 130 if Ctrl-C cut the run short, its checkpoint written."""
-    config = _config(options)
+    config = config_of(options)
+    require_registered(config)
     quiet = options.quiet or options.json
     result = train_from_config(config, display="quiet" if quiet else "auto", resume=options.resume)
     if options.json:
@@ -43,18 +41,6 @@ def run_eval(options: argparse.Namespace) -> int:
     else:
         print_fields(_evaluation_fields(evaluation))
     return 0
-
-
-def _config(options: argparse.Namespace) -> Config:
-    """Return the config of the name; without one, of the run that is resumed."""
-    if options.name is None:
-        return load_run_config(options.resume, options.overrides)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConfigWarning)
-        config = load_config(options.name, options.overrides)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return config
 
 
 def _result_data(result: RunResult) -> dict[str, Any]:

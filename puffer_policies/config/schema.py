@@ -204,15 +204,19 @@ class Option:
     default: Any
     """None also where there is no default."""
     doc: str
+    section: str
+    key: str
 
 
 def options() -> list[Option]:
     """Return every option of the sections whose keys are known, in the order of the source."""
     return [
-        Option(flag_of(cls.section, name), type_text(annotation), defaults.get(name), docs[name])
-        for cls in SECTIONS.values()
+        Option(
+            flag_of(section, key), type_text(annotation), defaults.get(key), docs[key], section, key
+        )
+        for section, cls in SECTIONS.items()
         for docs, defaults in [(field_docs(cls), field_defaults(cls))]
-        for name, annotation in field_types(cls).items()
+        for key, annotation in field_types(cls).items()
     ]
 
 

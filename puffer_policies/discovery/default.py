@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 from puffer_policies.discovery.loading import fill
 from puffer_policies.records import Record
+from puffer_policies.registry.naming import matches
 from puffer_policies.registry.registry import Kind, Registry
 
 
@@ -118,13 +118,7 @@ def list_wrappers(pattern: str = "*", *, registry: Registry | None = None) -> li
 
 def _matching(pattern: str, kind: Kind, registry: Registry | None) -> list[str]:
     registry = default_registry() if registry is None else registry
-    folded = pattern.lower()
-    return [name for name in registry.names(kind) if _matches(name.lower(), folded)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    bare = name.rpartition("/")[2]
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(bare, pattern)
+    return [name for name in registry.names(kind) if matches(name, pattern)]
 
 
 def add_decorated(record: Record, registry: Registry | None) -> None:

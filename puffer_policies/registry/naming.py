@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import keyword
 import re
@@ -39,6 +40,13 @@ def split_name(asked: str) -> tuple[str, str]:
     """Split ``distribution/Name`` into normalised distribution and name; bare: ('', name)."""
     distribution, slash, name = asked.strip().rpartition("/")
     return (normalise(distribution), name) if slash else ("", name)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a shell pattern matches a name or its part behind ``dist/``, in any case."""
+    folded = pattern.lower()
+    names = (name.lower(), name.rpartition("/")[2].lower())
+    return any(fnmatch.fnmatchcase(each, folded) for each in names)
 
 
 def name_offence(name: object) -> str:

@@ -85,6 +85,15 @@ class Registry:
             warnings.warn(deprecation(found), PolicyDeprecationWarning, stacklevel=2)
         return record
 
+    def spec(self, policy: str) -> PolicySpec:
+        """Return the recipe that an expression, or the name of a preset, stands for.
+
+        Raises:
+            BuildError: the text is no expression.
+        """
+        preset = self.presets.get(policy)
+        return PolicySpec.parse(preset.policy if preset else policy)
+
     def explain(self, name: str) -> Explanation:
         """Return everything known of a name, whether it leads to a record or not."""
         found = self._resolve(name)
