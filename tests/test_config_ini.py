@@ -82,11 +82,14 @@ def test_sweep_sections_have_no_effect_and_are_named(write):
         load_config(path)
 
 
-def test_another_optimiser_is_named_and_adam_stays(write):
-    path = write("[base]\nenv_name = e\n[train]\noptimizer = muon\n")
-    with pytest.warns(ConfigWarning, match="the optimiser is Adam"):
-        config = load_config(path)
-    assert config.train.optimizer == "adam"
+def test_pufferlibs_options_of_the_trainer_are_ours(write):
+    options = "optimizer = muon\nprio_alpha = 0.8\nvtrace_c_clip = 1.5\nprecision = bfloat16\n"
+    path = write(f"[base]\nenv_name = e\n[train]\n{options}max_minibatch_size = 32768\n")
+    config = load_config(path)
+    assert config.unread == ()
+    assert (config.train.optimizer, config.train.precision) == ("muon", "bfloat16")
+    assert (config.train.prio_alpha, config.train.vtrace_c_clip) == (0.8, 1.5)
+    assert config.train.max_minibatch_size == 32768
 
 
 def test_a_key_that_no_one_knows_is_an_error_with_line_and_nearest_key(write):

@@ -13,9 +13,6 @@ from puffer_policies.config.values import convert
 
 _SEED = "the seed of a run is train.seed"
 _VECTOR = "envs are vectorised by vec.num_envs and vec.vectorization"
-_COMPILE = "the trainer does not compile"
-_PRIORITY = "segments are not prioritised"
-_VTRACE = "advantages are GAE's, without V-trace"
 _OLD = "PufferLib 3.0 does not read it either"
 _LOGGER = "it names a logger's project"
 
@@ -33,15 +30,7 @@ UNREAD_KEYS: dict[str, str] = {
     "train.name": _LOGGER,
     "train.project": _LOGGER,
     "train.cpu_offload": "batches stay on one device",
-    "train.precision": "training runs in float32",
-    "train.max_minibatch_size": "gradients are not accumulated",
-    "train.compile": _COMPILE,
-    "train.compile_mode": _COMPILE,
-    "train.compile_fullgraph": _COMPILE,
-    "train.vtrace_rho_clip": _VTRACE,
-    "train.vtrace_c_clip": _VTRACE,
-    "train.prio_alpha": _PRIORITY,
-    "train.prio_beta0": _PRIORITY,
+    "train.compile_fullgraph": "a policy may be compiled in pieces; see train.compile",
     "train.num_envs": f"{_OLD}; see vec.num_envs",
     "train.num_workers": f"{_OLD}; see vec.vectorization",
     "train.env_batch_size": f"{_OLD}; see vec.num_envs",
@@ -68,13 +57,6 @@ UNREAD_SECTIONS: dict[str, str] = {
 }
 """Section, without what follows a dot -> why it has no effect here."""
 
-OTHER_VALUES: dict[str, dict[str, str]] = {
-    "train.optimizer": {
-        "muon": "the optimiser is Adam, which may need a smaller learning_rate than the file gives"
-    },
-}
-"""``section.key`` -> values of PufferLib's that an option may not have here, and why."""
-
 
 def reason_section_unread(section: str) -> str:
     """Return why this section of a PufferLib file has no effect, or '' where it is ours to read."""
@@ -92,9 +74,7 @@ def reason_unread(section: str, key: str, text: str) -> str:
         return UNREAD_KEYS.get(f"{section}.{key}", "")
     if _fits(text, types[key]):
         return ""
-    if not text.strip():
-        return "it is empty"
-    return OTHER_VALUES.get(f"{section}.{key}", {}).get(text.strip().lower(), "")
+    return "" if text.strip() else "it is empty"
 
 
 def _fits(text: str, annotation: Any) -> bool:

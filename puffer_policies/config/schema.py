@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Auto = Literal["auto"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,8 @@ class TrainConfig(Section):
     """CPU threads of torch: one is fastest for small policies, more pay for big LSTMs and CNNs."""
     total_timesteps: Count = 500_000
     """Env steps of the whole run, over all envs."""
-    optimizer: Literal["adam"] = "adam"
-    """The optimiser."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """adam, or muon: Muon for hidden matrices, Adam for the rest; needs torch 2.9."""
     learning_rate: NonNegative = 2.5e-4
     """Step size of the optimiser, at the start of the run."""
     anneal_lr: bool = True
@@ -102,6 +103,10 @@ class TrainConfig(Section):
     """Discount of future rewards."""
     gae_lambda: Fraction = 0.95
     """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    vtrace_rho_clip: NonNegative | None = None
+    """V-trace's clip of a step's importance ratio (PufferLib: 1); both clips None: GAE."""
+    vtrace_c_clip: NonNegative | None = None
+    """V-trace's clip of the ratio along the trace (arXiv:1802.01561); only one None: 1."""
     scale_rewards: bool = True
     """Whether rewards are divided by the running deviation of returns (baselines' VecNormalize)."""
     bptt_horizon: Count = 128
@@ -110,8 +115,14 @@ class TrainConfig(Section):
     """Steps collected before each update, over all envs; auto: agents * bptt_horizon."""
     minibatch_size: Count | Auto = "auto"
     """Steps of one gradient step; auto: a quarter of batch_size."""
+    max_minibatch_size: Count | None = None
+    """Steps held in memory at once: gradients of more are added up piece by piece; None: all."""
     update_epochs: Count = 4
     """Passes over each batch."""
+    prio_alpha: NonNegative = 0.0
+    """Draw segments by their sum of |advantage| to this power (PufferLib: 0.8); 0: each once."""
+    prio_beta0: Fraction = 0.2
+    """Share of that bias made up for by weights, at first; it rises to 1 (arXiv:1511.05952)."""
     norm_adv: bool = True
     """Whether advantages are normalised in each minibatch."""
     clip_coef: NonNegative = 0.2
@@ -129,13 +140,19 @@ class TrainConfig(Section):
     max_grad_norm: NonNegative = 0.5
     """Largest norm of the gradient; longer gradients are scaled down."""
     adam_beta1: Fraction = 0.9
-    """Decay of Adam's mean."""
+    """Decay of Adam's mean, and Muon's momentum (PufferLib: 0.95)."""
     adam_beta2: Fraction = 0.999
     """Decay of Adam's variance."""
     adam_eps: NonNegative = 1e-5
     """Adam's epsilon."""
     target_kl: NonNegative | None = None
     """Stop an update's epochs once the approximate KL divergence exceeds this; None: never."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the policy's matrix products; bfloat16 is autocast, and losses stay float32."""
+    compile: bool = False
+    """Whether torch.compile compiles the policy: seconds at the start for faster steps."""
+    compile_mode: CompileMode = "default"
+    """torch.compile's mode."""
     use_rnn: bool | None = None
     """Whether the policy is recurrent; None: ask the policy. A contradiction is an error."""
     checkpoint_interval: Annotated[int, Range(0)] = 50

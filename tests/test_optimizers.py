@@ -1,0 +1,187 @@
+"""Optimisers: which parameters Muon takes, what each part does, and that its state goes on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from plain_policies import Split
+from torch import nn
+from training_toys import guesses
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import MissingDependency
+from puffer_policies.factory import get_policy
+from puffer_policies.train.optimizers import hidden_matrices, make_optimizer
+
+ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)
+MUON = dataclasses.replace(ADAM, optimizer="muon")
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch >= 2.9")
+
+
+class Net(nn.Module):
+    """A parameter of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(3, 4)
+        self.kernel = nn.Conv1d(4, 4, 1)
+        self.hidden = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 5))
+        self.frozen = nn.Linear(5, 5).requires_grad_(False)
+        self.actor = nn.Linear(5, 2)
+        self.critic = nn.Linear(5, 1)
+        self.log_std = nn.Parameter(torch.zeros(2))
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return Net()
+
+
+def descend(optimizer, module, *, seeds):
+    for seed in seeds:
+        draw = torch.Generator().manual_seed(seed)
+        optimizer.zero_grad()
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.randn(parameter.shape, generator=draw)
+        optimizer.step()
+
+
+def parameters_of(module):
+    return {name: each.detach().clone() for name, each in module.named_parameters()}
+
+
+def names_of(module, chosen):
+    ids = {id(each) for each in chosen}
+    return {name for name, each in module.named_parameters() if id(each) in ids}
+
+
+def test_muon_is_meant_for_hidden_matrices_only():
+    module = net()
+    assert names_of(module, hidden_matrices(module)) == {"hidden.0.weight", "hidden.2.weight"}
+
+
+def test_heads_stay_heads_inside_wrappers_and_a_memory_is_hidden():
+    policy = get_policy("LSTMWrapper(Default)", guesses())
+    chosen = names_of(policy, hidden_matrices(policy))
+    assert {"core.lstm.weight_ih_l0", "core.lstm.weight_hh_l0"} <= chosen
+    assert not [name for name in chosen if "actor" in name or "critic" in name]
+
+
+def test_a_tied_matrix_is_stepped_once():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    module[1].weight = module[0].weight
+    assert len(list(hidden_matrices(module))) == 1
+
+
+@needs_muon
+def test_matrices_take_torchs_muon_and_the_rest_torchs_adam():
+    module, muons, adams = net(), net(), net()
+    descend(make_optimizer(MUON, module), module, seeds=range(3))
+    descend(
+        torch.optim.Muon(
+            list(hidden_matrices(muons)),
+            lr=1e-2,
+            momentum=0.8,
+            weight_decay=0.0,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        muons,
+        seeds=range(3),
+    )
+    descend(make_optimizer(ADAM, adams), adams, seeds=range(3))
+    matrices = names_of(module, hidden_matrices(module))
+    expected = {**parameters_of(adams), **{k: parameters_of(muons)[k] for k in matrices}}
+    found = parameters_of(module)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+@needs_muon
+def test_frozen_parameters_stay():
+    module = net()
+    descend(make_optimizer(MUON, module), module, seeds=range(2))
+    torch.testing.assert_close(module.frozen.weight, net().frozen.weight)
+
+
+def test_a_policy_without_hidden_matrices_has_adam_alone():
+    module = nn.Module()
+    module.actor = nn.Linear(4, 2)
+    assert type(make_optimizer(MUON, module)) is torch.optim.Adam
+
+
+@needs_muon
+def test_one_learning_rate_reaches_every_part():
+    module = net()
+    optimizer, before = make_optimizer(MUON, module), parameters_of(module)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    descend(optimizer, module, seeds=range(2))
+    for name, value in parameters_of(module).items():
+        assert torch.equal(value, before[name]), name
+
+
+@needs_muon
+def test_muon_takes_steps_as_long_as_adams():
+    def size_of_a_step(config):
+        torch.manual_seed(0)
+        module = nn.Linear(64, 32, bias=False)
+        before = module.weight.detach().clone()
+        descend(make_optimizer(config, module), module, seeds=[0])
+        return (module.weight - before).square().mean().sqrt()
+
+    # Adam's first step has size 1 in every element, later ones some 0.2 (arXiv:2502.16982).
+    assert 0.1 < size_of_a_step(MUON) / 1e-2 < 0.4
+
+
+@needs_muon
+def test_the_state_goes_on_where_it_was_saved():
+    whole, before = net(), net()
+    descend(make_optimizer(MUON, whole), whole, seeds=range(4))
+    first = make_optimizer(MUON, before)
+    descend(first, before, seeds=range(2))
+    saved = copy.deepcopy(first.state_dict())
+    after = copy.deepcopy(before)
+    second = make_optimizer(MUON, after)
+    second.load_state_dict(saved)
+    descend(second, after, seeds=range(2, 4))
+    for name, value in parameters_of(whole).items():
+        assert torch.equal(parameters_of(after)[name], value), name
+
+
+@needs_muon
+def test_the_saved_state_is_tensors_shaped_as_their_parameters():
+    module = net()
+    optimizer = make_optimizer(MUON, module)
+    descend(optimizer, module, seeds=[0])
+    shapes = [each.shape for group in optimizer.param_groups for each in group["params"]]
+    state = optimizer.state_dict()["state"]
+    assert sorted(state) == list(range(len(shapes)))
+    for index, tensors in state.items():
+        assert {each.shape for each in tensors.values()} <= {shapes[index], torch.Size([])}
+
+
+@needs_muon
+def test_a_policy_learns_to_fit_with_muon():
+    torch.manual_seed(0)
+    policy = Split(guesses())
+    optimizer = make_optimizer(MUON, policy)
+    x, losses = torch.rand(64, 1), []
+    for _ in range(60):
+        _, values = policy(x)
+        loss = (values - torch.sin(6 * x)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_torch_without_muon_is_named(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(MissingDependency, match=r"since 2\.9.*\n?.*torch>=2\.9"):
+        make_optimizer(MUON, net())

@@ -1,0 +1,72 @@
+"""Prioritised segments: how often each is drawn, and that weights make up for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from puffer_policies.train.priorities import annealed_beta, draw, importance, probabilities
+
+ADVANTAGES = torch.tensor([[1.0, -1.0], [0.0, 0.0], [-3.0, 5.0], [4.0, 100.0]])
+WEIGHTS = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8, 1.0, 2.0])
+def test_chances_go_with_a_power_of_the_summed_sizes(alpha):
+    found = probabilities(ADVANTAGES, WEIGHTS, alpha=alpha)
+    sums = np.array([2.0, 1e-30, 8.0, 4.0]) ** alpha
+    np.testing.assert_allclose(found, sums / sums.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_segment_without_advantages_can_be_drawn_and_one_of_ghosts_can_not():
+    weights = WEIGHTS.clone()
+    weights[2] = 0
+    found = probabilities(ADVANTAGES, weights, alpha=0.5)
+    assert found[1] > 0
+    assert found[2] == 0
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, torch.zeros(4, 2)])
+def test_without_advantages_all_are_equal(weights):
+    found = probabilities(torch.zeros(4, 2), weights, alpha=0.8)
+    np.testing.assert_allclose(found, 0.25)
+
+
+def test_segments_are_drawn_as_often_as_their_chances_say():
+    chances = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    rows = draw(chances, 40_000, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(rows.bincount(minlength=4) / 40_000, chances, atol=0.01)
+
+
+def test_one_seed_draws_one_sequence():
+    chances = torch.rand(50)
+    first, second = (draw(chances, 9, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_full_weights_make_the_mean_that_of_all_segments():
+    values = torch.tensor([5.0, -2.0, 7.0, 1.0])
+    chances = probabilities(ADVANTAGES, torch.ones(4, 2), alpha=0.6)
+    every = torch.arange(4)
+    weighted = chances * importance(chances, every, beta=1.0) * values
+    torch.testing.assert_close(weighted.sum(), values.mean())
+
+
+def test_full_weights_count_only_what_can_be_drawn():
+    chances = torch.tensor([0.25, 0.75, 0.0])
+    values = torch.tensor([4.0, 8.0, 1000.0])
+    rows = torch.tensor([0, 1])
+    weighted = chances[rows] * importance(chances, rows, beta=1.0) * values[rows]
+    torch.testing.assert_close(weighted.sum(), torch.tensor(6.0))
+
+
+def test_no_weights_without_beta():
+    rows = torch.tensor([0, 2, 2])
+    found = importance(torch.tensor([0.1, 0.3, 0.6]), rows, beta=0.0)
+    assert torch.equal(found, torch.ones(3))
+
+
+def test_beta_rises_linearly_to_one_and_stays():
+    found = [annealed_beta(0.2, progress) for progress in (0.0, 0.5, 1.0, 3.0)]
+    assert found == pytest.approx([0.2, 0.6, 1.0, 1.0])

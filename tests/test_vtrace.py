@@ -1,0 +1,89 @@
+"""V-trace against the sums that define it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_advantage import GAMMA, LAMBDA, random_rollout
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.advantage import gae
+from puffer_policies.train.vtrace import Clips, later_values, vtrace
+
+
+def off_policy(seed, steps=12, envs=5):
+    rng = np.random.default_rng(seed)
+    data = random_rollout(rng, steps, envs)
+    return {**data, "ratios": np.exp(rng.normal(scale=0.7, size=(steps, envs))).astype(np.float32)}
+
+
+def by_definition(data, t, env, *, clips, gae_lambda):
+    """Equation 1 of the paper, c with its lambda, cut at the end of the episode."""
+    total, trace = 0.0, 1.0
+    for k in range(t, len(data["rewards"])):
+        ratio = float(data["ratios"][k, env])
+        ahead = 0.0 if data["terminated"][k, env] else GAMMA * float(data["next_values"][k, env])
+        error = float(data["rewards"][k, env]) + ahead - float(data["values"][k, env])
+        total += trace * min(clips.rho, ratio) * error
+        if data["done"][k, env]:
+            break
+        trace *= GAMMA * gae_lambda * min(clips.c, ratio)
+    return total
+
+
+@pytest.mark.parametrize("clips", [Clips(), Clips(2.0, 0.7), Clips(0.5, 3.0), Clips(1e9, 1e9)])
+@pytest.mark.parametrize("gae_lambda", [1.0, LAMBDA])
+def test_targets_are_the_sums_of_the_paper(clips, gae_lambda):
+    data = off_policy(0)
+    found = vtrace(**data, gamma=GAMMA, gae_lambda=gae_lambda, clips=clips)
+    expected = [
+        [by_definition(data, t, env, clips=clips, gae_lambda=gae_lambda) for env in range(5)]
+        for t in range(12)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.dtype == np.float32
+
+
+def test_targets_follow_the_recursion_of_remark_1():
+    """Written out for one episode that goes on: v_s from v_{s+1}, lambda 1."""
+    data = off_policy(3, envs=1)
+    data["terminated"][:] = data["done"][:] = False
+    data["next_values"][:-1] = data["values"][1:]
+    targets = data["values"] + vtrace(**data, gamma=GAMMA, gae_lambda=1.0, clips=Clips(1.5, 0.8))
+    for s in range(11):
+        rho, c = (np.minimum(clip, data["ratios"][s]) for clip in (1.5, 0.8))
+        here, after = data["values"][s], data["values"][s + 1]
+        error = rho * (data["rewards"][s] + GAMMA * after - here)
+        expected = here + error + GAMMA * c * (targets[s + 1] - after)
+        np.testing.assert_allclose(targets[s], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clips", [Clips(), Clips(7.0, 2.0)])
+def test_while_the_policy_is_the_same_it_is_gae(clips):
+    data = off_policy(1)
+    ratios = np.ones_like(data.pop("ratios"))
+    expected = gae(**data, gamma=GAMMA, gae_lambda=LAMBDA)
+    found = vtrace(**data, ratios=ratios, gamma=GAMMA, gae_lambda=LAMBDA, clips=clips)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_inputs_stay_as_they_are():
+    data = off_policy(2)
+    before = {key: value.copy() for key, value in data.items()}
+    vtrace(**data, gamma=GAMMA, gae_lambda=LAMBDA, clips=Clips())
+    assert all(np.array_equal(before[key], data[key]) for key in data)
+
+
+def test_newer_values_are_believed_except_across_ends():
+    values = np.array([[1.0], [2.0], [3.0]], np.float32)
+    old = np.array([[10.0], [20.0], [30.0]], np.float32)
+    done = np.array([[False], [True], [False]])
+    np.testing.assert_array_equal(later_values(values, old, done)[:, 0], [2.0, 20.0, 30.0])
+    np.testing.assert_array_equal(old[:, 0], [10.0, 20.0, 30.0])
+
+
+def test_one_clip_is_enough_to_ask_for_it():
+    assert Clips.of(TrainConfig()) is None
+    assert Clips.of(TrainConfig(vtrace_c_clip=0.5)) == Clips(1.0, 0.5)
+    assert Clips.of(TrainConfig(vtrace_rho_clip=2)) == Clips(2.0, 1.0)
+    assert Clips.of(TrainConfig(vtrace_rho_clip=0, vtrace_c_clip=0)) == Clips(0.0, 0.0)
