@@ -137,6 +137,14 @@ class LSTMCore(Core):
         """
         if episode_start is None:
             return self._fused(x, state)
+        cut: tuple[Tensor, dict[str, Tensor]] = self._cut_at_starts(x, state, episode_start)
+        return cut
+
+    # Where cuts are differs from call to call: each pattern would be compiled anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _cut_at_starts(
+        self, x: Tensor, state: Mapping[str, Tensor], episode_start: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         starts = episode_start.any(0).tolist()  # the one read-back: T bools
         if sum(starts) > MOSTLY_CUT * len(starts):
             return self._step_through(x, state, episode_start)
