@@ -16,6 +16,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from puffer_policies.envs.families import known_ids
+from puffer_policies.envs.making import make_for_spaces
 from puffer_policies.errors import EnvError, IncompatibleSpace, nearest
 
 MAX_INTEGER_CHOICES = 4096
@@ -64,14 +66,14 @@ def spaces_of(env: Any) -> Spaces:
 
 def _spaces_of_id(env_id: str) -> Spaces:
     try:
-        env = gymnasium.make(env_id)
+        env = make_for_spaces(env_id)
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error) from error
     except ImportError as error:
         raise EnvError(f"Making {env_id!r} failed: {error}.") from error
-    with_spaces = Spaces(env.observation_space, env.action_space)
+    spaces = spaces_of(env)
     env.close()
-    return with_spaces
+    return spaces
 
 
 def env_not_found(env_id: str, error: Exception, *, names: Collection[str] = ()) -> EnvError:
@@ -96,7 +98,8 @@ def env_not_found(env_id: str, error: Exception, *, names: Collection[str] = ())
 
 
 def _near(env_id: str, configs: Collection[str]) -> str:
-    found = {"env": nearest(env_id, gymnasium.registry), "config": nearest(env_id, configs)}
+    envs = {*gymnasium.registry, *known_ids()}
+    found = {"env": nearest(env_id, envs), "config": nearest(env_id, configs)}
     said = [f"the {kind} {' or '.join(map(repr, near))}" for kind, near in found.items() if near]
     if said:
         return f"Did you mean {', or '.join(said)}?"

@@ -38,7 +38,7 @@ FLOORS = {
     "factory": 9,
     "tensorfile": 5,
     "checkpoint": 8,
-    "envs": 9,
+    "envs": 4,
     "vector": 10,
     "train": 11,
     "runs": 12,

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
+
+from puffer_policies.envs.games import Game
 
 ROWS, COLUMNS = 5, 10
 NUM_FEATURES = 6 + ROWS * COLUMNS
@@ -34,11 +37,14 @@ _COLOURS = np.array(
 _WHITE = 230
 
 
-class Field:
-    """N games. A row whose game is over means nothing until `restart`."""
+class Field(Game):
+    """The rules of N games. Actions: 0 stay, 1 left, 2 right."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (NUM_FEATURES,), np.float32)
+    action_space = spaces.Discrete(3)
 
     def __init__(self, num_games: int, random: np.random.Generator) -> None:
-        self.random = random
+        super().__init__(num_games, random)
         self.paddle = np.empty(num_games)
         self.ball = np.empty((2, num_games))  # x, y
         self.velocity = np.empty((2, num_games))  # a unit vector

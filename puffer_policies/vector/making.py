@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from puffer_policies.config.presets import shipped_configs
-from puffer_policies.envs.breakout import register_envs
+from puffer_policies.envs.making import NATIVE, best_mode, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.spaces import env_not_found
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
@@ -45,15 +45,10 @@ def make_vecenv(
         )
     if num_envs < 1:
         raise ConfigError(f"vec.num_envs is {num_envs}.", fix="At least one env is needed.")
-    register_envs()
     mode = _mode(env_id, vectorization)
-    # The rollout copies observations at once: a second copy inside the env is waste.
-    vector_kwargs = {} if mode == "vector_entry_point" else {"copy": False}
     try:
         with _interrupts_ignored() if mode == "async" else nullcontext():
-            env = gymnasium.make_vec(
-                env_id, num_envs, mode, vector_kwargs=vector_kwargs, **(env_kwargs or {})
-            )
+            env = make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs)
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error, names=shipped_configs()) from error
     except (ImportError, MemoryError, TypeError, ValueError) as error:
@@ -79,13 +74,11 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def _mode(env_id: str, vectorization: str) -> str:
     if vectorization != "auto":
-        return "vector_entry_point" if vectorization == "native" else vectorization
+        return NATIVE if vectorization == "native" else vectorization
     try:
-        spec = gymnasium.spec(env_id)
+        return best_mode(find_env(env_id))
     except (gymnasium.error.Error, ImportError) as error:
         raise env_not_found(env_id, error, names=shipped_configs()) from error
-    native = spec.vector_entry_point is not None and not spec.additional_wrappers
-    return "vector_entry_point" if native else "sync"
 
 
 def as_vecenv(env: Any) -> VecEnv:

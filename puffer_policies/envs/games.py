@@ -1,0 +1,201 @@
+"""What our own envs have in common: rules for N games at once, and the gymnasium envs around them.
+
+Who writes an env here writes a `Game`, in NumPy, and two constructors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from puffer_policies.envs.autoreset import AutoresetMode
+from puffer_policies.errors import EnvError
+
+Array = NDArray[Any]
+
+
+class Game(ABC):
+    """N games side by side. A row whose game is over means nothing until it is restarted.
+
+    Args:
+        num_games: N.
+        random: where every draw comes from.
+    """
+
+    observation_space: gymnasium.Space[Any]
+    """Of one game."""
+    action_space: spaces.Discrete
+    """Of one game."""
+
+    def __init__(self, num_games: int, random: np.random.Generator) -> None:
+        self.num_games = num_games
+        self.random = random
+
+    @property
+    @abstractmethod
+    def over(self) -> Array:
+        """(N,) bool: the game has ended by its own rules."""
+
+    @abstractmethod
+    def restart(self, rows: Array) -> None:
+        """Begin a new game in the rows with these indices."""
+
+    @abstractmethod
+    def step(self, actions: Array) -> Array:
+        """Take actions (N,) and return rewards (N,) float64. The caller keeps neither."""
+
+    @abstractmethod
+    def observe(self) -> Array:
+        """Return observations (N, *obs), a new array."""
+
+    def infos(self) -> dict[str, Array]:
+        """Return what else is told with the observations: arrays (N, ...)."""
+        return {}
+
+    def picture(self, row: int) -> NDArray[np.uint8]:
+        """Return a picture (H, W, 3) of one game."""
+        raise NotImplementedError
+
+
+MakeGame = Callable[[int, np.random.Generator], Game]
+
+
+class GameVectorEnv(VectorEnv[Array, Array, Array]):
+    """N games in one process. A finished row restarts in its next step, whose action it ignores.
+
+    Args:
+        make_game: makes the rules, for N games and a source of random numbers.
+        num_envs: N.
+        max_episode_steps: steps after which a game is truncated; None: never.
+        render_mode: one of the class's ``metadata["render_modes"]``, or None.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - so does gymnasium declare it
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        make_game: MakeGame,
+        num_envs: int,
+        *,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.render_mode = render_mode
+        self._make_game = make_game
+        rules = make_game(1, np.random.default_rng(0))
+        self.single_observation_space = rules.observation_space
+        self.single_action_space = rules.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._game: Game | None = None
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=bool)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start every game anew; a seed makes all that follows repeatable."""
+        super().reset(seed=seed, options=options)
+        self._game = self._make_game(self.num_envs, self.np_random)
+        self._steps[:] = 0
+        self._ended[:] = False
+        return self._game.observe(), {**self._game.infos()}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Take (N,) actions; return observations, rewards, terminated, truncated and infos."""
+        game = self._started()
+        rewards = game.step(_checked(actions, game))
+        self._steps += 1
+        restarted = self._ended
+        if restarted.any():
+            game.restart(np.flatnonzero(restarted))
+            rewards[restarted] = 0.0
+            self._steps[restarted] = 0
+        terminated = game.over
+        truncated = ~terminated & (self._steps >= (self.max_episode_steps or np.inf))
+        self._ended = terminated | truncated
+        return game.observe(), rewards, terminated, truncated, {**game.infos()}
+
+    def render(self) -> tuple[Array, ...] | None:
+        """Return a picture (H, W, 3) uint8 of every game."""
+        if self.render_mode is None:
+            return None
+        game = self._started()
+        return tuple(game.picture(row) for row in range(self.num_envs))
+
+    def _started(self) -> Game:
+        return _started(self._game)
+
+
+class GameEnv(gymnasium.Env[Array, Any]):
+    """One game. It has no time limit of its own: `gymnasium.make` adds the registered one.
+
+    Args:
+        make_game: makes the rules, for N games and a source of random numbers.
+        render_mode: one of the class's ``metadata["render_modes"]``, or None.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - so does gymnasium declare it
+
+    def __init__(self, make_game: MakeGame, *, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self._make_game = make_game
+        rules = make_game(1, np.random.default_rng(0))
+        self.observation_space = rules.observation_space
+        self.action_space = rules.action_space
+        self._game: Game | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start a game; a seed makes all that follows repeatable."""
+        super().reset(seed=seed, options=options)
+        self._game = self._make_game(1, self.np_random)
+        return self._game.observe()[0], _first_of(self._game.infos())
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        game = _started(self._game)
+        reward = game.step(_checked(np.asarray([action]), game))
+        infos = _first_of(game.infos())
+        return game.observe()[0], float(reward[0]), bool(game.over[0]), False, infos
+
+    def render(self) -> Array | None:
+        """Return a picture (H, W, 3) uint8 of the game."""
+        return None if self.render_mode is None else _started(self._game).picture(0)
+
+
+def _first_of(infos: dict[str, Array]) -> dict[str, Any]:
+    return {key: value[0] for key, value in infos.items()}
+
+
+def _started(game: Game | None) -> Game:
+    if game is None:
+        raise EnvError("The env was stepped or drawn before its first reset().")
+    return game
+
+
+def _checked(actions: Array, game: Game) -> Array:
+    actions = np.asarray(actions)
+    name, shape, count = type(game).__name__, (game.num_games,), int(game.action_space.n)
+    if actions.shape != shape or actions.dtype.kind not in "iu":
+        raise EnvError(
+            f"{name} wants integer actions of shape {shape}, "
+            f"found {actions.dtype} of shape {actions.shape}."
+        )
+    if actions.min() < 0 or actions.max() >= count:
+        raise EnvError(f"{name}'s actions are 0 to {count - 1}, found {actions}.")
+    return actions

@@ -1,0 +1,120 @@
+"""Two games whose values are known in closed form, to judge what a critic learns.
+
+In the chain, episodes are only ever cut, so its values are right only if the trainer looks past the
+cut; in the countdown they only ever end, so they are right only if it does not look past the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from puffer_policies.envs.games import Game, GameEnv, GameVectorEnv
+
+Array = NDArray[Any]
+
+
+class Chain(Game):
+    """Eight states in a row: 1 goes on, 0 back to the first. Going on in the last state pays 1."""
+
+    STATES = 8
+    observation_space = spaces.Discrete(STATES)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, num_games: int, random: np.random.Generator) -> None:
+        super().__init__(num_games, random)
+        self.state = np.zeros(num_games, dtype=np.int64)
+
+    @classmethod
+    def values(cls, gamma: float) -> Array:
+        """Return the value (8,) of each state where one always goes on, without a time limit."""
+        steps_to_last: Array = np.arange(cls.STATES)[::-1]
+        worth: Array = gamma**steps_to_last / (1 - gamma)
+        return worth
+
+    @property
+    def over(self) -> Array:
+        """(N,) bool: never; the time limit is the env's."""
+        return np.zeros(self.num_games, dtype=bool)
+
+    def restart(self, rows: Array) -> None:
+        """Go back to the first state."""
+        self.state[rows] = 0
+
+    def step(self, actions: Array) -> Array:
+        """Move."""
+        paid = (self.state == self.STATES - 1) & (actions == 1)
+        self.state = np.where(actions == 1, np.minimum(self.state + 1, self.STATES - 1), 0)
+        return np.asarray(paid, dtype=np.float64)
+
+    def observe(self) -> Array:
+        """Return the states (N,) int64."""
+        return self.state.copy()
+
+
+class ChainVectorEnv(GameVectorEnv):
+    """N chains; see `Chain`."""
+
+    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None) -> None:
+        super().__init__(Chain, num_envs, max_episode_steps=max_episode_steps)
+
+
+class ChainEnv(GameEnv):
+    """One chain; see `Chain`."""
+
+    def __init__(self) -> None:
+        super().__init__(Chain)
+
+
+class Countdown(Game):
+    """Shows how many steps follow this one, 7 to 0, and pays 1 for each, whatever one does."""
+
+    STEPS = 8
+    observation_space = spaces.Discrete(STEPS)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, num_games: int, random: np.random.Generator) -> None:
+        super().__init__(num_games, random)
+        self.left = np.full(num_games, self.STEPS - 1, dtype=np.int64)
+
+    @classmethod
+    def values(cls, gamma: float) -> Array:
+        """Return the value (8,) of each observation, under every policy."""
+        worth: Array = np.cumsum(gamma ** np.arange(cls.STEPS))
+        return worth
+
+    @property
+    def over(self) -> Array:
+        """(N,) bool: no step is left."""
+        done: Array = self.left < 0
+        return done
+
+    def restart(self, rows: Array) -> None:
+        """Count from the beginning."""
+        self.left[rows] = self.STEPS - 1
+
+    def step(self, actions: Array) -> Array:
+        """Count one down."""
+        self.left = np.maximum(self.left - 1, -1)
+        return np.ones(self.num_games)
+
+    def observe(self) -> Array:
+        """Return how many steps follow, (N,) int64; 0 also where the game is over."""
+        return np.maximum(self.left, 0)
+
+
+class CountdownVectorEnv(GameVectorEnv):
+    """N countdowns; see `Countdown`."""
+
+    def __init__(self, num_envs: int = 1) -> None:
+        super().__init__(Countdown, num_envs)
+
+
+class CountdownEnv(GameEnv):
+    """One countdown; see `Countdown`."""
+
+    def __init__(self) -> None:
+        super().__init__(Countdown)

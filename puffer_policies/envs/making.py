@@ -1,0 +1,76 @@
+"""Making envs by id: the package that brings them is imported, preprocessing is put around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from puffer_policies.envs.families import bring_env, family_of
+from puffer_policies.envs.preprocessing import preprocessing
+from puffer_policies.envs.registration import register_envs
+
+NATIVE = "vector_entry_point"
+"""Gymnasium's name of the mode in which an env's own vector class runs the copies."""
+
+
+def find_env(name: str) -> str:
+    """Make an env known to gymnasium, ours and those of other packages alike, and return its id.
+
+    Raises:
+        EnvError: the name says what module to import.
+        MissingDependency: the package that brings the env is not installed.
+    """
+    register_envs()
+    return bring_env(name)
+
+
+def make_envs(
+    name: str,
+    num_envs: int = 1,
+    *,
+    mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VectorEnv[Any, Any, Any]:
+    """Make copies of an env with `gymnasium.make_vec`, as our policies are trained on it.
+
+    Args:
+        name: an id of gymnasium, of ours, or of a family.
+        num_envs: number of copies.
+        mode: gymnasium's name of how they run; the env's own vector class, else sync, if None.
+        env_kwargs: the [env] section of a config, options of the preprocessing among them.
+
+    Raises:
+        EnvError: the name says what module to import, or an option of the preprocessing is wrong.
+        MissingDependency: the package that brings the env is not installed.
+        gymnasium.error.Error: gymnasium can't make it.
+    """
+    env_id = find_env(name)
+    mode = mode or best_mode(env_id)
+    native = mode == NATIVE
+    options, wrappers = preprocessing(env_id, env_kwargs or {}, native=native)
+    # The rollout copies observations at once: a second copy inside the env is waste.
+    vector_kwargs = {} if native else {"copy": False}
+    return gymnasium.make_vec(
+        env_id, num_envs, mode, vector_kwargs=vector_kwargs, wrappers=wrappers, **options
+    )
+
+
+def make_for_spaces(name: str) -> Any:
+    """Make one env, or a vector of one, that has the spaces of `make_envs`.
+
+    Raises:
+        As `make_envs`.
+    """
+    env_id = find_env(name)
+    # Gymnasium before 1.1, which can't train, can make single envs all the same.
+    return gymnasium.make(env_id) if family_of(env_id) is None else make_envs(env_id)
+
+
+def best_mode(env_id: str) -> str:
+    """Return the env's own vector class where it has one, else copies in this process."""
+    spec = gymnasium.spec(env_id)
+    native = spec.vector_entry_point is not None and not spec.additional_wrappers
+    return NATIVE if native else "sync"

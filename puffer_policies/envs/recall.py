@@ -1,0 +1,177 @@
+"""Two games that can't be played without memory: cards to repeat, and a cue behind masked actions.
+
+`RepeatPrevious` has the rule of popgym's RepeatPreviousEasy (Morad et al. 2023, arXiv:2303.01859,
+https://github.com/proroklab/popgym). It differs in this: the empty deck terminates the episode,
+which popgym truncates, so that nothing is bootstrapped past it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from puffer_policies.envs.games import Game, GameEnv, GameVectorEnv
+from puffer_policies.errors import EnvError
+
+Array = NDArray[Any]
+
+SUITS, RANKS = 4, 13
+DECK = SUITS * RANKS
+
+
+class RepeatPrevious(Game):
+    """Name the suit of the k-th last card; the one in view counts as the first, as in popgym.
+
+    One shuffled deck is dealt card by card, in 51 steps. A right answer pays 1 / (52 - k), a wrong
+    one the same below zero, and nothing is paid while fewer than k cards were shown. So the best
+    return is 1, and guessing gives -0.5.
+
+    Args:
+        num_games: N.
+        random: shuffles the decks.
+        k: 1 asks for the card in view, 4 for the one shown three steps before.
+    """
+
+    def __init__(self, num_games: int, random: np.random.Generator, k: int = 4) -> None:
+        super().__init__(num_games, random)
+        if not 1 <= k < DECK:
+            raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
+        self.observation_space = spaces.Discrete(SUITS)
+        self.action_space = spaces.Discrete(SUITS)
+        self.k = k
+        self.suits = np.empty((num_games, DECK), dtype=np.int64)
+        self.shown = np.empty(num_games, dtype=np.int64)
+        self.restart(np.arange(num_games))
+
+    @property
+    def over(self) -> Array:
+        """(N,) bool: the last card is in view."""
+        last: Array = self.shown == DECK - 1
+        return last
+
+    def restart(self, rows: Array) -> None:
+        """Shuffle the decks of these rows and show their first card."""
+        decks = np.tile(np.arange(DECK) // RANKS, (len(rows), 1))
+        self.suits[rows] = self.random.permuted(decks, axis=1)
+        self.shown[rows] = 0
+
+    def step(self, actions: Array) -> Array:
+        """Judge the answers (N,) and show the next card."""
+        asked = self.shown - (self.k - 1)  # (N,), negative while too few cards were shown
+        right = self.suits[np.arange(self.num_games), asked] == actions
+        rewards = np.where(right, 1.0, -1.0) / (DECK - self.k)
+        rewards[asked < 0] = 0.0
+        self.shown = np.minimum(self.shown + 1, DECK - 1)
+        return rewards
+
+    def observe(self) -> Array:
+        """Return the suits in view, (N,) int64."""
+        in_view: Array = self.suits[np.arange(self.num_games), self.shown]
+        return in_view
+
+
+class RepeatPreviousVectorEnv(GameVectorEnv):
+    """N decks; see `RepeatPrevious`."""
+
+    def __init__(self, num_envs: int = 1, k: int = 4) -> None:
+        super().__init__(partial(RepeatPrevious, k=k), num_envs)
+
+
+class RepeatPreviousEnv(GameEnv):
+    """One deck; see `RepeatPrevious`."""
+
+    def __init__(self, k: int = 4) -> None:
+        super().__init__(partial(RepeatPrevious, k=k))
+
+
+class MaskedRecall(Game):
+    """Remember the first symbol through steps in which most actions are illegal, then name it.
+
+    The first observation is one of four cues, then come `delay` blanks, then the question. Before
+    the question one action of four is legal; there, the cue and one other are. An illegal action
+    ends the game without pay, so without the mask hardly any game gets to the question, and without
+    memory the answer is a coin's throw. The right answer pays 1.
+
+    The legal actions are in ``infos["action_mask"]``, (N, 4) int8, as in gymnasium's Taxi.
+
+    Args:
+        num_games: N.
+        random: draws cues and legal actions.
+        delay: number of blanks.
+    """
+
+    CUES = 4
+    BLANK, QUESTION = 4, 5
+
+    def __init__(self, num_games: int, random: np.random.Generator, delay: int = 4) -> None:
+        super().__init__(num_games, random)
+        if delay < 1:
+            raise EnvError(f"MaskedRecall's delay is {delay!r}.", fix="Use 1 or more.")
+        self.observation_space = spaces.Discrete(self.CUES + 2)
+        self.action_space = spaces.Discrete(self.CUES)
+        self.delay = delay
+        self.cue = np.empty(num_games, dtype=np.int64)
+        self.time = np.empty(num_games, dtype=np.int64)
+        self.lost = np.empty(num_games, dtype=bool)
+        self.legal = np.empty((num_games, 2), dtype=np.int64)
+        self.restart(np.arange(num_games))
+
+    @property
+    def over(self) -> Array:
+        """(N,) bool: an illegal action was taken, or the question answered."""
+        ended: Array = self.lost | (self.time > self.delay + 1)
+        return ended
+
+    def restart(self, rows: Array) -> None:
+        """Show new cues in these rows."""
+        self.cue[rows] = self.random.integers(self.CUES, size=len(rows))
+        self.time[rows] = 0
+        self.lost[rows] = False
+        self._allow(rows)
+
+    def step(self, actions: Array) -> Array:
+        """End what was illegal, and pay right answers."""
+        self.lost = (self.legal != actions[:, None]).all(axis=1)
+        asked = self.time == self.delay + 1
+        right = ~self.lost & asked & (actions == self.cue)
+        self.time += 1
+        self._allow(np.arange(self.num_games))
+        return np.asarray(right, dtype=np.float64)
+
+    def observe(self) -> Array:
+        """Return cues, blanks and questions, (N,) int64."""
+        shown = np.where(self.time == 0, self.cue, self.BLANK)
+        shown[self.time > self.delay] = self.QUESTION
+        return shown
+
+    def infos(self) -> dict[str, Array]:
+        """Return the legal actions, (N, 4) int8."""
+        mask = np.zeros((self.num_games, self.CUES), dtype=np.int8)
+        np.put_along_axis(mask, self.legal, 1, axis=1)
+        return {"action_mask": mask}
+
+    def _allow(self, rows: Array) -> None:
+        """Draw the legal actions of these rows: twice the same one, or the cue and another."""
+        asked, cue = self.time[rows] == self.delay + 1, self.cue[rows]
+        other = (cue + self.random.integers(1, self.CUES, size=len(rows))) % self.CUES
+        only = self.random.integers(self.CUES, size=len(rows))
+        first, second = np.where(asked, cue, only), np.where(asked, other, only)
+        self.legal[rows] = np.stack([first, second], axis=1)
+
+
+class MaskedRecallVectorEnv(GameVectorEnv):
+    """N games; see `MaskedRecall`."""
+
+    def __init__(self, num_envs: int = 1, delay: int = 4) -> None:
+        super().__init__(partial(MaskedRecall, delay=delay), num_envs)
+
+
+class MaskedRecallEnv(GameEnv):
+    """One game; see `MaskedRecall`."""
+
+    def __init__(self, delay: int = 4) -> None:
+        super().__init__(partial(MaskedRecall, delay=delay))
