@@ -161,6 +161,16 @@ def test_half_precision_logits_are_normalised_in_float32() -> None:
     assert log_prob.dtype == entropy.dtype == torch.float32
 
 
+@pytest.mark.parametrize("scale", [torch.bfloat16, torch.float32])
+def test_a_half_precision_mean_is_sampled_and_measured_in_float32(scale: torch.dtype) -> None:
+    loc = torch.randn(3, 2).bfloat16()
+    logits = reference.Normal(loc, torch.ones(3, 2).to(scale), validate_args=False)
+    action, log_prob, entropy = sample_logits(logits)
+    assert action.dtype == log_prob.dtype == entropy.dtype == torch.float32
+    exact = reference.Normal(loc.float(), 1.0).log_prob(action).sum(1)
+    torch.testing.assert_close(log_prob, exact)
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.float32])
 def test_actions_of_a_buffer_are_read(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -101,7 +101,8 @@ class Gaussian:
     """Independent normal numbers: a Normal with loc and scale (N, *shape); actions the same."""
 
     def __init__(self, normal: Normal) -> None:
-        self.loc, self.scale = normal.loc, normal.scale
+        # In float32 at least, also under autocast: log-probabilities are sums of small differences.
+        self.loc, self.scale = _full(normal.loc), _full(normal.scale)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw (N, *shape), unclipped: the log-probability is that of the number drawn."""
@@ -152,6 +153,11 @@ def sample_logits(logits: Any, action: Tensor | None = None) -> tuple[Tensor, Te
     if action is None:
         action = dist.sample()
     return action, dist.log_prob(action), dist.entropy()
+
+
+def _full(values: Tensor) -> Tensor:
+    """Return values in float32 at least."""
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
