@@ -62,6 +62,13 @@ def _require_same_plan(
             f"{path} counts updates of {then} steps; this run makes updates of {now}.",
             fix="Keep vec.num_envs, train.bptt_horizon and train.batch_size.",
         )
+    kind = counters.get("optimizer", "adam")
+    if kind != trainer.config.optimizer:
+        raise CheckpointError(
+            f"{path} holds the state of {kind!r}; this run's optimiser is "
+            f"{trainer.config.optimizer!r}.",
+            fix=f"Set train.optimizer to {kind}.",
+        )
     if tensors["generator"].shape != trainer.generator.get_state().shape:
         raise CheckpointError(
             f"{path} was written on another kind of device than {trainer.device.type!r}: its "
@@ -77,6 +84,7 @@ def _counters(trainer: Trainer) -> dict[str, Any]:
         "epoch": trainer.epoch,
         "global_step": trainer.global_step,
         "batch_size": trainer.plan.batch_size,
+        "optimizer": trainer.config.optimizer,
         "reward_scale": scale,
         "episodes": trainer.collector.episodes.to_dict(),
     }
@@ -92,8 +100,9 @@ def _load_optimizer(
             state.setdefault(int(index), {})[key] = tensor
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     fitting = all(
-        index < len(parameters) and each["exp_avg"].shape == parameters[index].shape
+        index < len(parameters) and value.shape in (parameters[index].shape, ())
         for index, each in state.items()
+        for value in each.values()
     )
     if not fitting:
         raise CheckpointError(f"The optimiser's state in {path} belongs to another policy.")

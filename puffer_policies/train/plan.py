@@ -21,6 +21,8 @@ class Plan:
     """Steps of a training segment; 1 without memory, so that single transitions are shuffled."""
     num_updates: int
     """Rollouts of the whole run."""
+    max_minibatch_size: int
+    """Env steps that go through the policy at once in training."""
 
     @property
     def num_steps(self) -> int:
@@ -31,6 +33,11 @@ class Plan:
     def segments_per_minibatch(self) -> int:
         """Segments of a gradient step."""
         return self.minibatch_size // self.segment
+
+    @property
+    def segments_per_piece(self) -> int:
+        """Segments that go through the policy at once, at most."""
+        return self.max_minibatch_size // self.segment
 
 
 def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
@@ -43,18 +50,29 @@ def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
     batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
     minibatch = config.minibatch_size
     if minibatch == "auto":
-        # A quarter of the batch, as in CleanRL; a whole number of segments in any case.
-        minibatch = max(batch // segment // 4, 1) * segment
-        while batch % minibatch and minibatch < batch:
-            minibatch += segment
+        minibatch = _auto_minibatch(batch, segment)
+    largest = min(config.max_minibatch_size or minibatch, minibatch)
     problems = _problems(batch, minibatch, num_agents, segment)
+    if largest < segment <= minibatch:
+        problems.append(
+            f"train.max_minibatch_size {largest} holds no whole segment of {segment} steps "
+            "(train.bptt_horizon)."
+        )
     if problems:
         raise ConfigError(
             "\n".join(problems),
             fix="Give batch_size and minibatch_size as 'auto', or sizes that divide.",
         )
     num_updates = max(-(-config.total_timesteps // batch), 1)
-    return Plan(num_agents, batch, minibatch, segment, num_updates)
+    return Plan(num_agents, batch, minibatch, segment, num_updates, largest)
+
+
+def _auto_minibatch(batch: int, segment: int) -> int:
+    """A quarter of the batch, as in CleanRL; a whole number of segments in any case."""
+    minibatch = max(batch // segment // 4, 1) * segment
+    while batch % minibatch and minibatch < batch:
+        minibatch += segment
+    return minibatch
 
 
 def _problems(batch: int, minibatch: int, num_agents: int, segment: int) -> list[str]:
