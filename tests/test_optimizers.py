@@ -14,7 +14,7 @@ from training_toys import guesses
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
 from puffer_policies.factory import get_policy
-from puffer_policies.train.optimizers import hidden_matrices, make_optimizer
+from puffer_policies.train.optimizers import hidden_matrices, lr_fraction, make_optimizer
 
 ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)
 MUON = dataclasses.replace(ADAM, optimizer="muon")
@@ -185,3 +185,22 @@ def test_a_torch_without_muon_is_named(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(MissingDependency, match=r"since 2\.9.*\n?.*torch>=2\.9"):
         make_optimizer(MUON, net())
+
+
+@pytest.mark.parametrize("length", [1, 7, 50])
+def test_the_cosine_is_torchs(length):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=length)
+    config = dataclasses.replace(ADAM, lr_schedule="cosine")
+    for epoch in range(length + 1):
+        (expected,) = schedule.get_last_lr()
+        assert lr_fraction(config, 1 - epoch / length) == pytest.approx(expected, abs=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_line_is_what_remains_and_without_annealing_all_does():
+    assert lr_fraction(ADAM, 0.25) == 0.25
+    for schedule in ("linear", "cosine"):
+        config = dataclasses.replace(ADAM, anneal_lr=False, lr_schedule=schedule)
+        assert lr_fraction(config, 0.25) == 1.0

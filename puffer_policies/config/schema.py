@@ -98,7 +98,9 @@ class TrainConfig(Section):
     learning_rate: NonNegative = 2.5e-4
     """Step size of the optimiser, at the start of the run."""
     anneal_lr: bool = True
-    """Whether the learning rate falls linearly to 0 over the run."""
+    """Whether the learning rate falls to 0 over the run."""
+    lr_schedule: Literal["linear", "cosine"] = "linear"
+    """How it falls: linear as in CleanRL, cosine as in PufferLib (arXiv:1608.03983)."""
     gamma: Fraction = 0.99
     """Discount of future rewards."""
     gae_lambda: Fraction = 0.95

@@ -1,7 +1,8 @@
-"""The optimisers of a run: Adam, and Muon for hidden matrices with Adam for everything else."""
+"""The optimisers of a run, Adam or Muon for hidden matrices beside Adam, and their schedule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,18 @@ def make_optimizer(config: TrainConfig, policy: nn.Module) -> torch.optim.Optimi
     others = [parameter for parameter in trained if id(parameter) not in chosen]
     parts = [_muon(config, matrices)]
     return JoinedOptimizer([*parts, _adam(config, others)] if others else parts)
+
+
+def lr_fraction(config: TrainConfig, remaining: float) -> float:
+    """Return what the learning rate is multiplied by while a share `remaining` of the run is left.
+
+    The cosine is that of Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, unrestarted.
+    """
+    if not config.anneal_lr:
+        return 1.0
+    if config.lr_schedule == "linear":
+        return remaining
+    return 0.5 * (1.0 - math.cos(math.pi * remaining))
 
 
 def hidden_matrices(policy: nn.Module) -> Iterator[nn.Parameter]:
