@@ -13,8 +13,18 @@ TOO_OLD = Version(gymnasium.__version__) < Version(NEEDED)
 REASON = f"the trainer needs gymnasium >= {NEEDED}, this is {gymnasium.__version__}"
 
 TRAINER_FILES = [
+    "test_agent.py",
+    "test_compare.py",
+    "test_plot.py",
+    "test_sweep.py",
     "test_breakout.py",
+    "test_env_state.py",
+    "test_env_faults.py",
     "test_vector.py",
+    "test_vector_adapters.py",
+    "test_vector_envpool.py",
+    "test_vector_parallel.py",
+    "test_vector_pufferlib.py",
     "test_evaluate.py",
     "test_rollout.py",
     "test_run.py",

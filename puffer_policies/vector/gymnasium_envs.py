@@ -23,6 +23,7 @@ from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.errors import EnvError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout
+from puffer_policies.vector.faults import Door
 from puffer_policies.vector.protocol import Step
 
 
@@ -36,6 +37,7 @@ class GymVecEnv:
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         self.env = env
+        self._door = Door(env)
         self.num_envs: int = env.num_envs
         self.single_observation_space = env.single_observation_space
         self.single_action_space = env.single_action_space
@@ -55,23 +57,23 @@ class GymVecEnv:
 
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
-        observations, _ = self.env.reset(seed=seed)
+        observations, _ = self._door.reset(seed=seed)
         self._finished = np.zeros(self.num_envs, dtype=bool)
         return observations
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the policy's actions, (N, ...); Box actions are clipped to the space."""
-        observations, rewards, terminated, truncated, infos = self.env.step(
+        observations, rewards, terminated, truncated, infos = self._door.step(
             self._layout.to_env(actions)
         )
         ended = _Ended(observations, np.asarray(terminated), np.asarray(truncated), infos)
-        step = self._finish(self.env, ended, np.asarray(rewards), self._finished)
+        step = self._finish(self._door, ended, np.asarray(rewards), self._finished)
         self._finished = ended.terminated | ended.truncated
         return step
 
     def close(self) -> None:
         """Close the envs."""
-        self.env.close()
+        self._door.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +84,20 @@ class _Ended:
     infos: Mapping[str, Any]
 
 
-_Finish = Callable[[VectorEnv[Any, Any, Any], _Ended, np.ndarray, np.ndarray], Step]
+_Finish = Callable[[Door, _Ended, np.ndarray, np.ndarray], Step]
 
 
-def _next_step(
-    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, ghost: np.ndarray
-) -> Step:
+def _next_step(env: Door, ended: _Ended, rewards: np.ndarray, ghost: np.ndarray) -> Step:
     return Step(ended.observations, rewards, ended.terminated, ended.truncated, ghost, ghost)
 
 
-def _same_step(
-    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, finished: np.ndarray
-) -> Step:
+def _same_step(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> Step:
     done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
     final = _final_observations(ended, done) if done.any() else None
     return Step(ended.observations, rewards, ended.terminated, ended.truncated, done, ghost, final)
 
 
-def _disabled(
-    env: VectorEnv[Any, Any, Any], ended: _Ended, rewards: np.ndarray, finished: np.ndarray
-) -> Step:
+def _disabled(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> Step:
     done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
     observations, final = ended.observations, None
     if done.any():

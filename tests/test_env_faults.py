@@ -1,0 +1,245 @@
+"""Whatever an env does wrong is one clear error that names it: no hang, no process left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from plain_policies import Plain
+from training_toys import Clock
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import EnvError, TrainingError
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
+
+WAYS = [SyncVectorEnv, AsyncVectorEnv]
+STAY = np.zeros(2, dtype=np.int64)
+SCHEDULE = [(4, "t")]
+
+
+class Broken(Exception):
+    def __init__(self, left, right):
+        super().__init__(f"{left}|{right}")
+
+
+def local_error(text):
+    class Local(Exception):
+        pass
+
+    return Local(text)
+
+
+ERRORS = {
+    "one line": lambda: KeyError("no such unit"),
+    "more lines": lambda: RuntimeError("\n  first\nsecond"),
+    "another gymnasium's": lambda: gymnasium.error.ResetNeeded("reset me"),
+    "of two arguments": lambda: Broken("a", "b"),
+    "that can't be pickled": lambda: local_error("far away"),
+}
+
+
+class Raises(Clock):
+    kind = "one line"
+
+    def step(self, action):
+        if self.time == 2:
+            raise ERRORS[self.kind]()
+        return super().step(action)
+
+
+class RaisesInReset(Clock):
+    def reset(self, *, seed=None, options=None):
+        if self.episode == 0:
+            raise RuntimeError("no licence left")
+        return super().reset(seed=seed)
+
+
+class OldStep(Clock):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, info
+
+
+class OldReset(Clock):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class NoSeed(Clock):
+    def reset(self):
+        return super().reset()
+
+
+class Grows(Clock):
+    def _shown(self):
+        return np.zeros(2 + (self.time == 2), np.float32)
+
+
+class Speaks(Clock):
+    def _shown(self):
+        return "two" if self.time == 2 else super()._shown()
+
+
+class ManyRewards(Clock):
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, np.array([reward, reward]), *rest
+
+
+class Dies(Clock):
+    def step(self, action):
+        if self.time == 2:
+            os._exit(3)
+        return super().step(action)
+
+
+class IsKilled(Clock):
+    def step(self, action):
+        if self.time == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP):
+    """Step copy 1 of 2, which is at fault, into its error, and close the envs."""
+    makers = [lambda: Clock(SCHEDULE), lambda: env_class(SCHEDULE)]
+    env = GymVecEnv(way(makers, autoreset_mode=mode))
+    with pytest.raises(EnvError) as caught:
+        _play(env)
+    env.close()
+    env.close()
+    assert not multiprocessing.active_children()
+    return str(caught.value)
+
+
+def _play(env):
+    env.reset(seed=0)
+    for _ in range(8):
+        env.step(STAY)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_in_step_names_the_env_the_step_and_the_place(way):
+    told = fault_of(way, Raises)
+    assert "Env 1 of 2 failed in step 3: KeyError: 'no such unit'." in told
+    assert f"{__file__}:" in told
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("more lines", "Env 1 of 2 failed in step 3: RuntimeError: first."),
+        ("another gymnasium's", "Env 1 of 2 failed in step 3: ResetNeeded: reset me."),
+    ],
+)
+def test_of_an_error_of_any_kind_the_first_line_is_told(way, kind, text, monkeypatch):
+    monkeypatch.setattr(Raises, "kind", kind)
+    assert text in fault_of(way, Raises)
+
+
+@pytest.mark.parametrize("kind", ["of two arguments", "that can't be pickled"])
+def test_an_error_that_can_not_leave_its_process_hangs_nothing(kind, monkeypatch, capfd):
+    monkeypatch.setattr(Raises, "kind", kind)
+    monkeypatch.setattr("puffer_policies.vector.faults.PATIENCE", 0.5)
+    assert "an exception that can't be" in fault_of(AsyncVectorEnv, Raises)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_in_the_first_reset_is_told_as_such(way):
+    class NeverStarts(Clock):
+        def reset(self, *, seed=None, options=None):
+            raise RuntimeError("no licence")
+
+    assert "Env 1 of 2 failed in reset(): RuntimeError: no licence." in fault_of(way, NeverStarts)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_in_a_later_reset_is_told_in_every_autoreset_mode(way, mode):
+    if mode is AutoresetMode.DISABLED and way is AsyncVectorEnv:
+        mode = AutoresetMode.NEXT_STEP  # gymnasium's workers do not take masks
+    told = fault_of(way, RaisesInReset, mode)
+    assert "Env 1 of 2 failed in step " in told
+    assert "no licence left" in told
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("env_class", "text", "expected"),
+    [
+        (OldStep, "not enough values to unpack", "step(action) must return (observation, reward,"),
+        (OldReset, "items", "reset(*, seed=None, options=None) must return (observation, info)"),
+        (NoSeed, "unexpected keyword argument", "reset(*, seed=None, options=None) must return"),
+        (Grows, "shape", "Box(shape=(2,), dtype=float32)"),
+        (Speaks, "", "Box(shape=(2,), dtype=float32)"),
+        (ManyRewards, "setting an array element with a sequence", "must return (observation, "),
+    ],
+)
+def test_what_is_returned_wrongly_is_told_with_what_was_expected(way, env_class, text, expected):
+    told = fault_of(way, env_class)
+    assert text in told
+    assert expected in told
+    assert "of 2" in told.split(" failed in ")[0]
+
+
+@pytest.mark.parametrize(
+    ("env_class", "text"), [(Dies, "exit code 3"), (IsKilled, "ended by SIGKILL")]
+)
+def test_a_worker_that_dies_is_told_and_hangs_nothing(env_class, text):
+    told = fault_of(AsyncVectorEnv, env_class)
+    assert "Env 1 of 2 died in step 3" in told
+    assert text in told
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_env_that_fails_in_close_too_does_not_hide_its_first_error(way):
+    class FailsTwice(Raises):
+        def close(self):
+            raise RuntimeError("and again")
+
+    assert "no such unit" in fault_of(way, FailsTwice)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_wider_numbers_than_the_space_has_are_brought_to_its_dtype(way):
+    class Wide(Clock):
+        def _shown(self):
+            return super()._shown().astype(np.float64 if self.time == 2 else np.float32)
+
+    env = GymVecEnv(way([lambda: Wide(SCHEDULE)]))
+    env.reset(seed=0)
+    shown = [env.step(STAY[:1]).observations for _ in range(3)]
+    env.close()
+    assert [each.dtype for each in shown] == [np.float32] * 3
+
+
+class NotANumber(Clock):
+    where = "reward"
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.time == 2:
+            reward = np.nan if self.where == "reward" else reward
+            observation = observation * (np.nan if self.where == "observation" else 1)
+        return observation, reward, *rest
+
+
+@pytest.mark.parametrize("where", ["reward", "observation"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_number_ends_training_and_is_named(way, where, monkeypatch):
+    monkeypatch.setattr(NotANumber, "where", where)
+    makers = [lambda: Clock(SCHEDULE), lambda: NotANumber(SCHEDULE)]
+    env = GymVecEnv(way(makers))
+    torch.manual_seed(0)
+    trainer = Trainer(TrainConfig(bptt_horizon=8, seed=3), env, Plain(env))
+    with pytest.raises(TrainingError, match=rf"{where}.* = nan at step \d of env 1"):
+        trainer.evaluate()
+    trainer.close()
