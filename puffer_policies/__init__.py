@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from puffer_policies.agent import Agent
     from puffer_policies.checkpoint import load_policy, save_checkpoint
     from puffer_policies.checks import check_policy
     from puffer_policies.discovery import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from puffer_policies.specs import PolicySpec, WrapperSpec
 
 _HOMES = {
+    "Agent": "agent",
     "PolicyError": "errors",
     "PolicySpec": "specs",
     "Registry": "registry",
@@ -50,6 +52,7 @@ _HOMES = {
 _MODULES = {"checks", "errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
 
 __all__ = [
+    "Agent",
     "PolicyError",
     "PolicySpec",
     "Registry",

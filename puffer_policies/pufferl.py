@@ -22,7 +22,8 @@ from puffer_policies.config import load as config_load
 from puffer_policies.config.presets import resolve_env_name
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
+from puffer_policies.runs.evaluate import evaluate_checkpoint
+from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.run import (
     MODEL,
     RunResult,

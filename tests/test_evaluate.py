@@ -25,7 +25,8 @@ from puffer_policies.errors import (
     TrainingError,
 )
 from puffer_policies.factory import get_policy
-from puffer_policies.runs.evaluate import Evaluation, evaluate, restore
+from puffer_policies.runs.evaluate import evaluate, restore
+from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.statistics import mean_interval
 from puffer_policies.runs.video import record_video, require_video
@@ -113,6 +114,18 @@ def test_the_training_mode_is_put_back(training):
     assert policy.training is training
 
 
+def test_each_part_of_a_policy_is_put_back_into_its_own_mode():
+    env = guesses()
+    policy = Plain(env)
+    policy.net.eval()  # a frozen part of a policy in training
+    evaluate(policy, env, EvalConfig(episodes=1))
+    assert (policy.training, policy.net.training, policy.action_head.training) == (
+        True,
+        False,
+        True,
+    )
+
+
 def test_an_endless_env_ends_at_the_limit_and_says_how_many_episodes_ended():
     env = clocks(MODES[0], [[(1000, "t")], [(10, "t")]])
     told = evaluate(Plain(env), env, EvalConfig(episodes=4, max_steps=50))
@@ -174,8 +187,8 @@ def trained_on(env_id, folder):
 
 def test_a_video_shows_every_step_of_the_episode(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    policy, config = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
-    film = record_video(policy, config, tmp_path / "film.mp4")
+    trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
+    film = record_video(trained.policy, trained.config, tmp_path / "film.mp4")
     number, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "film.mp4"))
     assert number == film.frames == 31
     assert seconds == pytest.approx(31 / 30, abs=0.05)
@@ -183,18 +196,18 @@ def test_a_video_shows_every_step_of_the_episode(tmp_path):
 
 def test_a_gif_moves(tmp_path):
     imageio = pytest.importorskip("imageio.v3")
-    policy, config = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
-    record_video(policy, config, tmp_path / "film.gif")
+    trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
+    record_video(trained.policy, trained.config, tmp_path / "film.gif")
     pictures = imageio.imread(tmp_path / "film.gif", index=None)
     assert (pictures[0] != pictures[-1]).any()
 
 
 def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
     pytest.importorskip("imageio_ffmpeg")
-    policy, config = restore(trained_on("breakout", tmp_path))
+    trained = restore(trained_on("breakout", tmp_path))
     monkeypatch.setitem(BreakoutEnv.metadata, "render_modes", [])
     with pytest.raises(EnvError, match="no render mode 'rgb_array'"):
-        record_video(policy, config, tmp_path / "film.gif")
+        record_video(trained.policy, trained.config, tmp_path / "film.gif")
     assert not (tmp_path / "film.gif").exists()
 
 

@@ -200,11 +200,18 @@ def _add_training(verbs: Any) -> None:
     )
     train.add_argument("--quiet", action="store_true", help="print the summary only")
     train.set_defaults(takes_overrides=True)
-    evaluate = _verb(verbs, "eval", "training:run_eval", "replay a checkpoint without training")
+    evaluate = _verb(verbs, "eval", "evaluating:run_eval", "replay a checkpoint without training")
     evaluate.add_argument("checkpoint", help="a .safetensors file, or the folder of a run")
     evaluate.add_argument("--episodes", type=int, help="default: as at the end of the training")
     evaluate.add_argument("--seed", type=int, help="default: as at the end of the training")
     evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
+    evaluate.add_argument("--best", action="store_true", help="the run's best, not its last policy")
+    evaluate.add_argument(
+        "--video", type=_text, metavar="FILE", help="also record one env, as .mp4 or .gif"
+    )
+    evaluate.add_argument(
+        "--video-episodes", type=_count, default=1, metavar="N", help="in the video; default: 1"
+    )
 
 
 def _add_writing(verbs: Any) -> None:

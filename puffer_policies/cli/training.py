@@ -1,15 +1,14 @@
-"""The verbs that train and replay."""
+"""The verb train."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from puffer_policies.cli.configuring import config_of, require_registered
 from puffer_policies.cli.output import print_fields, print_json
-from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
-from puffer_policies.runs.run import MODEL, RunResult, train_from_config
+from puffer_policies.runs.evaluation import Evaluation
+from puffer_policies.runs.run import RunResult, train_from_config
 
 INTERRUPTED = 130
 
@@ -28,21 +27,6 @@ def run_train(options: argparse.Namespace) -> int:
     return INTERRUPTED if result.interrupted else 0
 
 
-def run_eval(options: argparse.Namespace) -> int:
-    """Replay a checkpoint and print what it reached."""
-    given = {"episodes": options.episodes, "seed": options.seed}
-    overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if options.stochastic:
-        overrides["deterministic"] = False
-    path = Path(options.checkpoint)
-    evaluation = evaluate_checkpoint(path / MODEL if path.is_dir() else path, overrides=overrides)
-    if options.json:
-        print_json(evaluation.to_dict())
-    else:
-        print_fields(_evaluation_fields(evaluation))
-    return 0
-
-
 def _result_data(result: RunResult) -> dict[str, Any]:
     return {
         "folder": str(result.folder),
@@ -55,10 +39,4 @@ def _result_data(result: RunResult) -> dict[str, Any]:
 
 
 def _evaluation_fields(evaluation: Evaluation | None) -> list[tuple[str, str]]:
-    if evaluation is None:
-        return []
-    kind = "deterministic" if evaluation.deterministic else "sampled"
-    return [
-        ("return", f"{evaluation.mean:.2f} ± {evaluation.std:.2f}"),
-        ("episodes", f"{len(evaluation.returns)} {kind}, seed {evaluation.seed}"),
-    ]
+    return [] if evaluation is None else list(evaluation.described().items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
+from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
-from puffer_policies.runs.statistics import interval_text, mean_interval
+from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.rollout import to_tensor
@@ -28,79 +30,6 @@ from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20
 """Envs stepped together in an evaluation; a part of its result, as they share one seed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Returns and lengths of whole episodes, in the order of envs."""
-
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    episodes: int
-    """How many were asked for; fewer were played only where the step limit was met."""
-    seed: int
-    deterministic: bool
-    max_steps: int
-    """Steps of each env after which it ended."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every episode that was asked for was played to its end."""
-        return len(self.returns) == self.episodes
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The mean's 95 % bootstrap interval; None with fewer than two episodes."""
-        return mean_interval(self.returns)
-
-    @property
-    def mean(self) -> float:
-        """Mean return; NaN if no episode ended."""
-        return float(np.mean(self.returns)) if self.returns else float("nan")
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the returns; NaN if no episode ended."""
-        return float(np.std(self.returns)) if self.returns else float("nan")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data; None, as JSON has no NaN, for what no episode gave."""
-        return {
-            "mean": self.mean if self.returns else None,
-            "interval": self.interval,
-            "std": self.std if self.returns else None,
-            "min": min(self.returns, default=None),
-            "max": max(self.returns, default=None),
-            "length": float(np.mean(self.lengths)) if self.lengths else None,
-            "length_min": min(self.lengths, default=None),
-            "length_max": max(self.lengths, default=None),
-            "episodes": len(self.returns),
-            "episodes_asked": self.episodes,
-            "seed": self.seed,
-            "deterministic": self.deterministic,
-        }
-
-    def described(self) -> dict[str, str]:
-        """Return what a reader wants to know, as names and texts."""
-        kind = "deterministic" if self.deterministic else "sampled"
-        if not self.returns:
-            return {"episodes": f"{self._ended()}, {kind}, seed {self.seed}"}
-        return {
-            "return": f"{self.mean:,.2f}{interval_text(self.interval)}",
-            "spread": f"std {self.std:,.2f}, {min(self.returns):,.2f} to {max(self.returns):,.2f}",
-            "length": f"mean {np.mean(self.lengths):,.1f}, {min(self.lengths):,} to "
-            f"{max(self.lengths):,} steps",
-            "episodes": f"{self._ended()}, {kind}, seed {self.seed}",
-        }
-
-    def _ended(self) -> str:
-        if self.complete:
-            return f"{self.episodes:,}"
-        told = (
-            f"{len(self.returns):,} of the {self.episodes:,} asked for ended in "
-            f"{self.max_steps:,} steps of each env (eval.max_steps)"
-        )
-        return f"{told}; short ones are favoured" if self.returns else told
 
 
 @torch.no_grad()
@@ -123,12 +52,36 @@ def evaluate(
     Raises:
         TrainingError: an action's probability or a reward is not finite.
     """
-    was_training = policy.training
+    with evaluation_mode(policy):
+        return _Player(policy, vecenv, config, use_rnn).play(stopped, watch)
+
+
+@contextmanager
+def evaluation_mode(policy: nn.Module) -> Iterator[None]:
+    """Put `policy` into evaluation mode, and each part of it back into its own mode afterwards."""
+    training = [module for module in policy.modules() if module.training]
     policy.eval()
     try:
-        return _Player(policy, vecenv, config, use_rnn).play(stopped, watch)
+        yield
     finally:
-        policy.train(was_training)
+        for module in training:
+            module.training = True
+
+
+def choose_actions(logits: Any, generator: torch.Generator, *, deterministic: bool) -> torch.Tensor:
+    """Return the likeliest action of each row, or one drawn: (N,), (N, K) or (N, *shape).
+
+    Raises:
+        TrainingError: an action's probability is no finite number.
+    """
+    chosen = distribution(logits)
+    actions = chosen.mode() if deterministic else chosen.sample(generator)
+    if not torch.isfinite(chosen.log_prob(actions)).all():
+        raise TrainingError(
+            "The policy chose an action whose probability is no finite number.",
+            fix="Look for NaN in its weights and in the observations of the env.",
+        )
+    return actions
 
 
 class _Player:
@@ -164,13 +117,7 @@ class _Player:
             lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations
         )
         logits, _ = self.carry.step(on_device, torch.from_numpy(starts).to(self.device))
-        chosen = distribution(logits)
-        actions = chosen.mode() if self.config.deterministic else chosen.sample(self.generator)
-        if not torch.isfinite(chosen.log_prob(actions)).all():
-            raise TrainingError(
-                "The policy chose an action whose probability is no finite number.",
-                fix="Look for NaN in its weights and in the observations of the env.",
-            )
+        actions = choose_actions(logits, self.generator, deterministic=self.config.deterministic)
         return actions.cpu().numpy()
 
     def _count(self, ended: np.ndarray) -> None:
@@ -222,8 +169,19 @@ def evaluate_checkpoint(
 
     Arguments and errors are those of `restore`.
     """
-    policy, config = restore(path, overrides=overrides, best=best, registry=registry)
-    return evaluate_config(policy, config)
+    trained = restore(path, overrides=overrides, best=best, registry=registry)
+    return evaluate_config(trained.policy, trained.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a checkpoint of a run brings back."""
+
+    policy: nn.Module
+    config: Config
+    """By which it was trained."""
+    spaces: Spaces
+    """Of its env."""
 
 
 def restore(
@@ -232,8 +190,8 @@ def restore(
     overrides: Mapping[str, Any] | None = None,
     best: bool = False,
     registry: Registry | None = None,
-) -> tuple[nn.Module, Config]:
-    """Rebuild the policy of a run with its weights, and the config that it was trained by.
+) -> Trained:
+    """Rebuild the policy of a run with its weights, by the checkpoint alone.
 
     Args:
         path: a checkpoint of a run, or the run's folder.
@@ -257,6 +215,7 @@ def restore(
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
     env = make_vecenv(config.base.env_name, env_kwargs=config.env)
     try:
-        return load_policy(path, env, registry=registry), config
+        policy = load_policy(path, env, registry=registry)
+        return Trained(policy, config, spaces_of(env))
     finally:
         env.close()

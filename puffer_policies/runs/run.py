@@ -30,7 +30,8 @@ from puffer_policies.errors import CheckpointError, ConfigError
 from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
 from puffer_policies.runs.display import Display, DisplayKind, make_display
-from puffer_policies.runs.evaluate import Evaluation, evaluate_config
+from puffer_policies.runs.evaluate import evaluate_config
+from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.resume import load_trainer, save_trainer
 from puffer_policies.spaces import spaces_of
