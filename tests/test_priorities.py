@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from puffer_policies.train.priorities import annealed_beta, draw, importance, probabilities
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.priorities import (
+    annealed_beta,
+    draw,
+    importance,
+    minibatches,
+    probabilities,
+)
 
 ADVANTAGES = torch.tensor([[1.0, -1.0], [0.0, 0.0], [-3.0, 5.0], [4.0, 100.0]])
 WEIGHTS = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
@@ -70,3 +77,28 @@ def test_no_weights_without_beta():
 def test_beta_rises_linearly_to_one_and_stays():
     found = [annealed_beta(0.2, progress) for progress in (0.0, 0.5, 1.0, 3.0)]
     assert found == pytest.approx([0.2, 0.6, 1.0, 1.0])
+
+
+def epoch(config, *, progress=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = ADVANTAGES.repeat(3, 1), WEIGHTS.repeat(3, 1)
+    return list(minibatches(config, *rows, size=3, progress=progress, generator=generator))
+
+
+def test_without_priorities_every_segment_comes_once_and_counts_the_same():
+    found = epoch(TrainConfig())
+    assert sorted(torch.cat([each.rows for each in found]).tolist()) == list(range(12))
+    assert [each.importance for each in found] == [None] * 4
+
+
+def test_with_priorities_there_are_as_many_minibatches_and_small_segments_count_for_more():
+    found = epoch(TrainConfig(prio_alpha=0.5, prio_beta0=0.5))
+    assert [len(each.rows) for each in found] == [3] * 4
+    counts = {int(r) % 4: float(w) for each in found for r, w in zip(*each, strict=True)}
+    assert counts[0] > counts[3] > counts[2]
+
+
+def test_what_segments_count_for_moves_with_the_run():
+    early, late = (epoch(TrainConfig(prio_alpha=1.0), progress=each)[0] for each in (0.0, 1.0))
+    assert torch.equal(early.rows, late.rows)
+    torch.testing.assert_close(late.importance, early.importance.pow(5.0))  # from 0.2 to 1

@@ -1,16 +1,55 @@
-"""Prioritised segments: those of large advantages are drawn more often, and weigh less for it.
+"""Which segments a gradient step learns from: each once, or those of large advantages more often.
 
 Schaul et al. 2016, https://arxiv.org/abs/1511.05952, on the segments of one rollout as in PufferLib
-3.0. `B` segments of `L` steps, `M` of them drawn.
+3.0. `B` segments of `L` steps, `M` of them in a minibatch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from puffer_policies.config.schema import TrainConfig
+
 SMALLEST = 1e-6
 """Added to every priority, so that each segment can be drawn: the paper's epsilon."""
+
+
+class Minibatch(NamedTuple):
+    """Segments of one gradient step."""
+
+    rows: Tensor
+    """(M,) int64."""
+    importance: Tensor | None
+    """(M,): what each counts for; None if all count the same."""
+
+
+def minibatches(
+    config: TrainConfig,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    size: int,
+    progress: float,
+    generator: torch.Generator,
+) -> Iterator[Minibatch]:
+    """Yield the minibatches of one epoch, B / M of `size` M, over (B, L) advantages and weights.
+
+    With ``prio_alpha`` 0 they hold every segment once, in random order. `progress` is the share of
+    the run that is over.
+    """
+    if config.prio_alpha == 0:
+        order = torch.randperm(len(weights), generator=generator, device=weights.device)
+        yield from (Minibatch(rows, None) for rows in torch.split(order, size))
+        return
+    chances = probabilities(advantages, weights, alpha=config.prio_alpha)
+    beta = annealed_beta(config.prio_beta0, progress)
+    for _ in range(len(weights) // size):
+        rows = draw(chances, size, generator=generator)
+        yield Minibatch(rows, importance(chances, rows, beta=beta))
 
 
 def probabilities(advantages: Tensor, weights: Tensor, *, alpha: float) -> Tensor:
@@ -33,8 +72,7 @@ def draw(chances: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
 def importance(chances: Tensor, rows: Tensor, *, beta: float) -> Tensor:
     """Return the weights (M,) that make up for the chances of `rows`, wholly so with `beta` 1.
 
-    Not divided by their maximum as in the paper: the gradient's norm is clipped anyway, and with
-    beta 1 the mean over a minibatch stays that over all segments.
+    Not divided by their maximum as in the paper: the loss is divided by their sum.
     """
     drawable = (chances > 0).sum()
     return (chances[rows] * drawable).pow(-beta)
