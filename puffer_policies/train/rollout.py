@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,8 @@ class Collector:
         self._vecenv, self._carry = vecenv, carry
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
+        self.env_seconds = 0.0
+        """What the envs have taken, for whoever reads it to set back."""
         observations = vecenv.reset(seed=seed)
         self._buffers = _Buffers(num_steps, vecenv.num_agents, observations, device)
         self._begin(observations)
@@ -89,6 +92,23 @@ class Collector:
         self._carry.restart()
         self.episodes.restart()
         self._begin(self._vecenv.reset(seed=seed))
+
+    def here(self) -> Tensors:
+        """Return what the next rollout begins with, (N, ...) each: observations, starts, state."""
+        last = self._num_steps
+        seen = enumerate(leaves(self._buffers.observed(last)))
+        carried = {f"state.{key}": each for key, each in self._carry.tensors.items()}
+        observed = {f"observation.{i}": each for i, each in seen}
+        return {**observed, "starts": self._buffers.starts[last], **carried}
+
+    def go_on(self, here: Tensors) -> None:
+        """Begin the next rollout with what another collector's `here` returned."""
+        last = self._num_steps
+        for i, each in enumerate(leaves(self._buffers.observed(last))):
+            each.copy_(here[f"observation.{i}"])
+        self._buffers.starts[last].copy_(here["starts"])
+        carried = self._carry.tensors
+        self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
 
     def _begin(self, observations: Any) -> None:
         # The last row: a rollout begins with what the one before it saw last.
@@ -116,7 +136,9 @@ class Collector:
         drawn = distribution(logits)
         actions = drawn.sample(self._generator)
         buffers.decide(t, actions, drawn.log_prob(actions), values)
-        step = self._vecenv.step(actions.cpu().numpy())
+        sent, begun = actions.cpu().numpy(), time.perf_counter()
+        step = self._vecenv.step(sent)
+        self.env_seconds += time.perf_counter() - begun
         self.episodes.update(step)
         buffers.outcome(t, step)
         if step.final_observations is not None and (step.truncated & ~step.terminated).any():

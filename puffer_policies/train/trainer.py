@@ -1,16 +1,12 @@
 """PPO: collect a rollout, estimate advantages, and improve the policy on shuffled segments.
 
-`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` segments, `M` segments of a minibatch.
-Nothing here depends on spaces, policies or wrappers.
+`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` segments. Nothing here depends on spaces, policies or wrappers.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,30 +14,14 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
-from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.advantage import RewardScale, explained_variance, gae
-from puffer_policies.train.carry import Carry, Tensors
+from puffer_policies.train.batch import Batch, to_batch
+from puffer_policies.train.carry import Carry
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, ppo_loss
+from puffer_policies.train.ppo import LOSS_PARTS, Prediction, ppo_loss
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
 from puffer_policies.vector.protocol import VecEnv
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A rollout as B segments of L steps, on the device."""
-
-    observations: Any
-    """(B, L, *obs)."""
-    starts: Tensor
-    """(B, L) bool."""
-    states: Tensors
-    """(B, ...): the state before each segment."""
-    actions: Tensor
-    """(B, L, ...)."""
-    transitions: Transitions
-    """(B, L) each."""
 
 
 class Trainer:
@@ -59,6 +39,7 @@ class Trainer:
         carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=config.use_rnn)
         self._carry = carry
         self.plan = make_plan(config, vecenv.num_agents, recurrent=carry.recurrent)
+        self._parameters = list(policy.parameters())
         self.optimizer = _optimizer(config, policy)
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
         self.collector = Collector(
@@ -74,6 +55,7 @@ class Trainer:
         self.global_step = 0
         self._rollout: Rollout | None = None
         self._clock = time.perf_counter()
+        self._collecting = 0.0
 
     @property
     def total_epochs(self) -> int:
@@ -91,9 +73,11 @@ class Trainer:
         Raises:
             TrainingError: an observation, a reward or the policy's answer is not finite.
         """
+        begun = time.perf_counter()
         self.policy.train()
         self._rollout = self.collector.collect()
         require_finite(self._rollout)
+        self._collecting = time.perf_counter() - begun
         self.global_step += self.plan.batch_size
         return self.collector.episodes.summary()
 
@@ -106,6 +90,7 @@ class Trainer:
         if self._rollout is None:
             raise TrainingError("There is no rollout to learn from.", fix="Call evaluate() first.")
         rollout, self._rollout = self._rollout, None
+        begun = time.perf_counter()
         advantages, returns = self._estimate(rollout)
         valid = ~rollout.ghost
         batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
@@ -115,7 +100,8 @@ class Trainer:
         losses = self._update(batch, remaining if self.config.anneal_clip else 1.0)
         self.epoch += 1
         values = returns - advantages
-        return self._logs(losses, explained_variance(values[valid], returns[valid]))
+        explained = explained_variance(values[valid], returns[valid])
+        return {**self._logs(losses, explained), **self._times(time.perf_counter() - begun)}
 
     def close(self) -> None:
         """Close the envs."""
@@ -144,11 +130,12 @@ class Trainer:
             group["lr"] = self.config.learning_rate * fraction
 
     def _update(self, batch: Batch, clip_fraction: float) -> dict[str, float]:
+        clip_coef = self.config.clip_coef * clip_fraction
         totals, count = torch.zeros(len(LOSS_PARTS), device=self.device), 0
         for _ in range(self.config.update_epochs):
             start = totals
-            for rows in self._minibatches(len(batch.starts)):
-                totals, count = totals + self._step(batch, rows, clip_fraction), count + 1
+            for minibatch in self._minibatches(batch):
+                totals, count = totals + self._step(minibatch, clip_coef), count + 1
             if self._moved_too_far(totals - start):
                 break
         means = dict(zip(LOSS_PARTS, (totals / count).tolist(), strict=True))
@@ -162,29 +149,31 @@ class Trainer:
         kl = epoch_totals[LOSS_PARTS.index("approx_kl")] / num_minibatches
         return bool(kl > self.config.target_kl)
 
-    def _minibatches(self, num_segments: int) -> Iterator[Tensor]:
-        order = torch.randperm(num_segments, generator=self.generator, device=self.device)
-        yield from torch.split(order, self.plan.segments_per_minibatch)
+    def _minibatches(self, batch: Batch) -> Iterator[Batch]:
+        order = torch.randperm(len(batch.starts), generator=self.generator, device=self.device)
+        for rows in order.split(self.plan.segments_per_minibatch):
+            yield batch.select(rows)
 
-    def _step(self, batch: Batch, rows: Tensor, clip_fraction: float) -> Tensor:
-        old = Transitions(*(each[rows].flatten() for each in batch.transitions))  # (M*L,) each
-        new = self.predict(batch, rows)
-        clip_coef = self.config.clip_coef * clip_fraction
-        loss = ppo_loss(old, new, self.config, clip_coef=clip_coef)
-        self.optimizer.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+    def _step(self, minibatch: Batch, clip_coef: float) -> Tensor:
+        new = self.predict(minibatch)
+        loss = ppo_loss(minibatch.transitions, new, self.config, clip_coef=clip_coef)
+        self._descend(loss.total)
         return loss.stack()
 
-    def predict(self, batch: Batch, rows: Tensor) -> Prediction:
-        """Return what the policy now says about the segments `rows` (M,); (M*L,) each."""
-        observations = map_nested(lambda leaf: leaf[rows], batch.observations)
-        stored = {key: value[rows] for key, value in batch.states.items()}
-        logits, values = self._carry.sequence(observations, batch.starts[rows], stored)
+    def predict(self, batch: Batch) -> Prediction:
+        """Return what the policy now says about the steps of `batch`; (B*L,) each."""
+        logits, values = self._carry.sequence(batch.observations, batch.starts, batch.states)
         current = distribution(logits)
-        actions = batch.actions[rows].flatten(0, 1)  # (M*L, ...)
-        return Prediction(current.log_prob(actions), current.entropy(), values)
+        actions = batch.actions.flatten(0, 1)  # (B*L, ...)
+        log_probs, entropy = current.log_prob(actions), current.entropy()
+        return Prediction(log_probs.float(), entropy.float(), values.float())
+
+    def _descend(self, loss: Tensor) -> None:
+        """Take a step of the optimiser: the one place where parameters change."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        self.optimizer.step()
 
     def _require_finite(self, means: dict[str, float]) -> None:
         bad = [name for name, value in means.items() if not np.isfinite(value)]
@@ -209,40 +198,10 @@ class Trainer:
             "losses/explained_variance": explained,
         }
 
-
-def to_batch(
-    rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, *, segment: int
-) -> Batch:
-    """Cut a rollout (T, N) into B = T/L * N segments of L = `segment` steps."""
-    device = rollout.values.device
-    cut = functools.partial(_cut, segment=segment)
-
-    def sent(array: np.ndarray) -> Tensor:
-        return cut(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device))
-
-    states = rollout.states
-    return Batch(
-        observations=map_nested(cut, rollout.observations),
-        starts=cut(rollout.starts),
-        states={key: torch.cat([state[key] for state in states]) for key in states[0]},
-        actions=cut(rollout.actions),
-        transitions=Transitions(
-            log_probs=cut(rollout.log_probs),
-            advantages=sent(advantages),
-            returns=sent(returns),
-            values=cut(rollout.values),
-            weights=sent(~rollout.ghost),
-        ),
-    )
-
-
-def _cut(leaf: Tensor, *, segment: int) -> Tensor:
-    """(T, N, ...) -> (T/L * N, L, ...) with L = `segment`."""
-    num_steps, num_envs, *shape = leaf.shape
-    if segment == 1:
-        return leaf.reshape(num_steps * num_envs, 1, *shape)  # (T*N, 1, ...), a view
-    pieces = leaf.reshape(num_steps // segment, segment, num_envs, *shape)  # (S, L, N, ...)
-    return pieces.transpose(1, 2).flatten(0, 1)  # (S*N, L, ...)
+    def _times(self, learning: float) -> dict[str, float]:
+        """Return the seconds of the update in the envs, in the policy's choices, in learning."""
+        env, self.collector.env_seconds = self.collector.env_seconds, 0.0
+        return {"time/env": env, "time/act": self._collecting - env, "time/learn": learning}
 
 
 def _device_of(policy: nn.Module) -> torch.device:
