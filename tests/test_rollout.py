@@ -14,7 +14,8 @@ from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError, EnvError, TrainingError
-from puffer_policies.train.trainer import Trainer, to_batch
+from puffer_policies.train.batch import to_batch
+from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
@@ -111,10 +112,9 @@ def test_before_the_first_gradient_step_nothing_has_changed(make, mode):
     rollout = trainer._rollout
     advantages, returns = trainer._estimate(rollout)
     batch = to_batch(rollout, advantages, returns, segment=trainer.plan.segment)
-    everything = torch.arange(len(batch.starts))
-    new = trainer.predict(batch, everything)
-    torch.testing.assert_close(new.log_probs, batch.transitions.log_probs.flatten())
-    torch.testing.assert_close(new.values, batch.transitions.values.flatten())
+    new = trainer.predict(batch)
+    torch.testing.assert_close(new.log_probs, batch.transitions.log_probs)
+    torch.testing.assert_close(new.values, batch.transitions.values)
 
 
 def test_state_is_stored_before_each_segment():
@@ -152,8 +152,8 @@ def test_a_state_that_holds_observations_outlives_their_buffers():
     trainer.evaluate()
     trainer.evaluate()
     batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=6)
-    new = trainer.predict(batch, torch.arange(len(batch.starts)))
-    torch.testing.assert_close(new.values, batch.transitions.values.flatten())
+    new = trainer.predict(batch)
+    torch.testing.assert_close(new.values, batch.transitions.values)
 
 
 def test_without_memory_every_transition_is_a_segment_of_its_own():

@@ -1,7 +1,7 @@
 """stable-baselines3's PPO and sb3-contrib's RecurrentPPO as candidates, on their own vector env.
 
-Network: one Linear layer with GELU as the extractor that both heads share (``net_arch=[]``), and for
-the recurrent one a shared LSTM after it. Everything else that differs from our settings is theirs.
+Network: one Linear layer with GELU as the extractor that both heads share (``net_arch=[]``), and
+for the recurrent one a shared LSTM after it. What else differs from our settings is theirs.
 """
 
 from __future__ import annotations

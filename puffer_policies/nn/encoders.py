@@ -12,6 +12,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError, IncompatibleSpace
@@ -19,14 +20,21 @@ from puffer_policies.nn.features import make_features
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
 
+NARROW_INPUT = 64
+"""Up to so many features, `InputLinear` asks for its gradient in the other order."""
+
 
 class InputLinear(nn.Linear):
     """A Linear layer that casts what it reads to the dtype of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, size) of any floating dtype -> (N, H)."""
-        weight = self.weight
-        return nn.functional.linear(x.to(weight.dtype), weight, self.bias)
+        weight, x = self.weight, x.to(self.weight.dtype)
+        if self.in_features > NARROW_INPUT or not torch.is_grad_enabled():
+            return nn.functional.linear(x, weight, self.bias)
+        # The same sum. For a weight laid out as (size, H) autograd multiplies (size, N) by (N, H)
+        # instead of (H, N) by (N, size), which MKL does 6 times slower for 4 features of 1024 rows.
+        return torch.addmm(self.bias, x, weight.t().contiguous())
 
 
 def _require_width(hidden_size: Any) -> None:

@@ -6,6 +6,7 @@ https://docs.cleanrl.dev/rl-algorithms/ppo/. `N` transitions of a minibatch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from puffer_policies.config.schema import TrainConfig
 
 
 class Transitions(NamedTuple):
-    """What the rollout knows about N transitions, (N,) each."""
+    """What the rollout knows about N transitions, (N,) float32 each."""
 
     log_probs: Tensor
     """Of the actions, by the policy that drew them."""
@@ -26,11 +27,11 @@ class Transitions(NamedTuple):
     values: Tensor
     """What they were."""
     weights: Tensor
-    """float32: 0 for a ghost, else 1."""
+    """0 for a ghost, else 1."""
 
 
 class Prediction(NamedTuple):
-    """What the policy says now about the same transitions, (N,) each."""
+    """What the policy says now about the same transitions, (N,) float32 each."""
 
     log_probs: Tensor
     entropy: Tensor
@@ -65,22 +66,34 @@ def ppo_loss(
     advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
     log_ratio = new.log_probs - old.log_probs
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    policy = -(torch.minimum(advantages * ratio, advantages * clipped) * weights).sum()
+    clipped = _clip_gains(ratio, advantages, clip)
+    policy = -torch.dot(clipped * advantages, weights)
     value = _value_loss(old, new.values, weights, config)
-    entropy = (new.entropy * weights).sum()
+    entropy = torch.dot(new.entropy, weights)
     with torch.no_grad():
         # The k3 estimator of http://joschu.net/blog/kl-approx.html.
-        approx_kl = ((ratio - 1 - log_ratio) * weights).sum()
-        clip_fraction = (((ratio - 1).abs() > clip) * weights).sum()
+        approx_kl = torch.dot(ratio - 1 - log_ratio, weights)
+        outside = (ratio - 1).abs() > clip
+        clip_fraction = torch.dot(outside.to(weights.dtype), weights)
     total = policy + config.vf_coef * value - config.ent_coef * entropy
     return Loss(total, policy.detach(), value.detach(), entropy.detach(), approx_kl, clip_fraction)
 
 
+def _clip_gains(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Bound the ratios (N,) on the side where the surrogate grows: above if an advantage is > 0.
+
+    Times the advantage, this is the paper's minimum of the clipped and the unclipped surrogate.
+    """
+    gains = advantages > 0
+    low = torch.where(gains, 0.0, 1 - clip)
+    high = torch.where(gains, 1 + clip, math.inf)
+    return ratio.clamp(low, high)
+
+
 def normalised(advantages: Tensor, weights: Tensor) -> Tensor:
     """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
-    centred = advantages - (advantages * weights).sum()
-    deviation = (centred.square() * weights).sum().sqrt()
+    centred = advantages - torch.dot(advantages, weights)
+    deviation = torch.dot(centred.square(), weights).sqrt()
     return centred / (deviation + 1e-8)
 
 
@@ -89,4 +102,4 @@ def _value_loss(old: Transitions, values: Tensor, weights: Tensor, config: Train
     if config.clip_vloss:
         shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
         loss = torch.maximum(loss, (old.values + shift - old.returns).square())
-    return 0.5 * (loss * weights).sum()
+    return 0.5 * torch.dot(loss, weights)

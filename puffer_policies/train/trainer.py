@@ -1,6 +1,7 @@
 """PPO: collect a rollout, estimate advantages, and improve the policy on shuffled segments.
 
-`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` segments. Nothing here depends on spaces, policies or wrappers.
+`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` segments. Nothing here depends on
+spaces, policies or wrappers.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Trainer:
 
     def _minibatches(self, batch: Batch) -> Iterator[Batch]:
         order = torch.randperm(len(batch.starts), generator=self.generator, device=self.device)
-        for rows in order.split(self.plan.segments_per_minibatch):
+        for rows in torch.split(order, self.plan.segments_per_minibatch):
             yield batch.select(rows)
 
     def _step(self, minibatch: Batch, clip_coef: float) -> Tensor:
