@@ -10,7 +10,7 @@ from puffer_policies.cli.configuring import config_of, require_registered
 from puffer_policies.cli.output import print_json
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.writing import config_to_toml, sections_of
-from puffer_policies.errors import PolicyError
+from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
 
 
 def run_show_config(options: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def run_show_config(options: argparse.Namespace) -> int:
     config = config_of(options)
     try:
         require_registered(config)
-    except PolicyError as error:
+    except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:
         # It may be the config of a run that was made where more was installed.
         print(f"warning: {error}", file=sys.stderr)
     if not options.json:

@@ -1,4 +1,4 @@
-"""Layers of a config: values with their origins, from files and flags, merged weakest first."""
+"""Layers of a config: what defaults, files and flags say, each value with its origin."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ ALL_SECTIONS = (*SECTIONS, *FREE_SECTIONS)
 
 COMMAND_LINE = "command line"
 """The origin of what a flag says."""
-
-_OWNERS: dict[Key, str] = {
-    ("base", "env_name"): "env",
-    ("base", "policy_name"): "policy",
-    ("base", "rnn_name"): "rnn",
-}
-"""Whose keyword arguments a section holds: new owners don't inherit them from a weaker layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,27 +240,12 @@ def _read_flag(reading: _Reading, flag: Flag) -> None:
         key, text = meaning(flag)
     except ValueError as error:
         reading.offences.append(f"{flag.written}: {error}")
+        return
+    section, name = key
+    if section == BaseConfig.section and name not in field_types(BaseConfig):
+        reading.offences.append(f"{flag.written}: no such option. {_near_key(name, '')}".rstrip())
     else:
         reading.put(key, text, origin=COMMAND_LINE, shown=flag.written, is_text=True)
-
-
-def merge(layers: Iterable[Layer]) -> dict[Key, Value]:
-    """Lay the layers over each other, weakest first.
-
-    A layer that names another policy, wrapper or env drops the keyword arguments that weaker layers
-    gave to the former one: they were written for its constructor.
-    """
-    merged: dict[Key, Value] = {}
-    for layer in layers:
-        changed = {section for owner, section in _OWNERS.items() if _differs(merged, layer, owner)}
-        merged = {key: value for key, value in merged.items() if key[0] not in changed}
-        merged.update(layer.values)
-    return merged
-
-
-def _differs(merged: Mapping[Key, Value], layer: Layer, key: Key) -> bool:
-    before, now = merged.get(key), layer.values.get(key)
-    return before is not None and now is not None and before.value != now.value
 
 
 def _converted(key: Key, value: Any, *, is_text: bool) -> Any:

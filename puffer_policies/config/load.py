@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,15 +20,17 @@ from puffer_policies.config.layers import (
     command_line_layer,
     default_layer,
     ini_layer,
-    merge,
     toml_layer,
 )
+from puffer_policies.config.merging import merge
 from puffer_policies.config.presets import find_shipped, resolve_env_name, shipped_configs
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, did_you_mean
 from puffer_policies.tomlfile import read_toml
 
 ENV_NAME: Key = ("base", "env_name")
+
+_ENV_VERSION = re.compile(r"-v\d+$")
 
 FILE_TYPES = (".toml", ".ini")
 
@@ -61,7 +64,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool
         ConfigError: with ``file:line`` or the flag, and the nearest key.
     """
     path = Path(name)
-    if find_shipped(name) is None and (path.suffix == ".json" or (path / CONFIG_FILE).is_file()):
+    if find_shipped(name) is None and _is_run(path):
         return load_run_config(path, overrides, allow_unknown=allow_unknown)
     flags = command_line_layer(overrides)
     is_file = path.suffix in FILE_TYPES
@@ -90,6 +93,13 @@ def load_run_config(
     saved = args_layer(_read_args(path, folder), origin=str(path), allow_unknown=allow_unknown)
     unread = _warned([saved])
     return Config.from_values(merge([default_layer(), saved, _with_env_id(flags)]), unread)
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a run is meant: an env id may be the name of a folder, too."""
+    if path.suffix == ".json" or (path / CONFIG_FILE).is_file():
+        return True
+    return path.is_dir() and not _ENV_VERSION.search(path.name)
 
 
 def _read_args(path: Path, asked: Path | str) -> dict[str, Any]:
