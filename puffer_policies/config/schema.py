@@ -71,8 +71,8 @@ class VecConfig(Section):
 
     num_envs: Count = 8
     """Envs stepped together."""
-    vectorization: Literal["auto", "native", "sync", "async"] = "auto"
-    """native (the env's own vector class), sync or async (gymnasium's); auto: native if any."""
+    vectorization: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
+    """native (the env's own vector class), sync, async or envpool; auto: native, else sync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

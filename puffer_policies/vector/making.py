@@ -15,11 +15,12 @@ from puffer_policies.config.presets import shipped_configs
 from puffer_policies.envs.making import NATIVE, best_mode, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.spaces import env_not_found
+from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.protocol import VecEnv
 
-VECTORIZATIONS = ("auto", "native", "sync", "async")
-"""How copies of an env are run: its own vector entry point, one process, or one process each."""
+VECTORIZATIONS = ("auto", "native", "sync", "async", "envpool")
+"""How copies run: in its own vector class, in this process, in one process each, in EnvPool."""
 
 
 def make_vecenv(
@@ -45,6 +46,8 @@ def make_vecenv(
         )
     if num_envs < 1:
         raise ConfigError(f"vec.num_envs is {num_envs}.", fix="At least one env is needed.")
+    if vectorization == "envpool":
+        return GymVecEnv(EnvPoolVectorEnv(env_id, num_envs, env_kwargs=env_kwargs))
     mode = _mode(env_id, vectorization)
     try:
         with _interrupts_ignored() if mode == "async" else nullcontext():
