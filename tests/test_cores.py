@@ -1,4 +1,4 @@
-"""The LSTM core is torch's LSTM, stepwise and in sequence, with exact resets anywhere."""
+"""Every core agrees with references of others, stepwise and in sequence, with resets anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores import FUSED_STEP_ROWS, LSTMCore
+from puffer_policies.nn.cores.base import Core
+from puffer_policies.nn.cores.flush import count_starts, make_flush
+from puffer_policies.nn.cores.fused import FUSED_STEP_ROWS, FusedCore
+from puffer_policies.nn.cores.gru import GRUCore
+from puffer_policies.nn.cores.lstm import LSTMCore
+from puffer_policies.nn.cores.mingru import MinGRUCore
+from puffer_policies.nn.cores.rnn import RNNCore
+from puffer_policies.nn.cores.scan import linear_scan
+
+FUSED = {LSTMCore: nn.LSTM, GRUCore: nn.GRU, RNNCore: nn.RNN}
+CORES = [*FUSED, MinGRUCore]
 
 B, T, INPUT, H = 5, 12, 6, 7
 LAYERS = [1, 2, 3]
@@ -31,67 +41,162 @@ def starts_of(kind: str, batch: int = B, time: int = T) -> Tensor:
     return starts
 
 
-def random_state(core: LSTMCore, batch: int = B) -> dict[str, Tensor]:
+def random_state(core: Core, batch: int = B) -> dict[str, Tensor]:
     return {key: torch.randn_like(value) for key, value in core.initial_state(batch).items()}
 
 
-def torch_lstm(core: LSTMCore, *, double: bool = False) -> nn.LSTM:
-    """torch's own LSTM with the core's weights."""
-    lstm = nn.LSTM(core.input_size, core.hidden_size, core.num_layers, batch_first=True)
-    lstm.load_state_dict(core.lstm.state_dict())
-    return lstm.double() if double else lstm
+def torch_layer(core: FusedCore, *, double: bool = False) -> nn.RNNBase:
+    """torch's own layer with the core's weights."""
+    layer = FUSED[type(core)](core.input_size, core.hidden_size, core.num_layers, batch_first=True)
+    layer.load_state_dict(core.layers.state_dict())
+    return layer.double() if double else layer
 
 
-def layers_first(core: LSTMCore, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def layers_first(core: FusedCore, state: dict[str, Tensor]):
     shape = (-1, core.num_layers, core.hidden_size)
-    h, c = (state[key].reshape(shape).transpose(0, 1).contiguous() for key in state)
-    return h, c
+    parts = [state[key].reshape(shape).transpose(0, 1).contiguous() for key in state]
+    return tuple(parts) if len(parts) > 1 else parts[0]
 
 
-def reference(core: LSTMCore, x: Tensor, state: dict[str, Tensor], starts: Tensor) -> Tensor:
-    """A plain float64 loop over the steps and rows' resets, one torch LSTM call a step."""
-    lstm = torch_lstm(core, double=True)
-    h, c = (value.double() for value in layers_first(core, state))
+def reference(core: FusedCore, x: Tensor, state: dict[str, Tensor], starts: Tensor) -> Tensor:
+    """A plain float64 loop over the steps and rows' resets, one call of torch's layer a step."""
+    layer = torch_layer(core, double=True)
+    shape = (-1, core.num_layers, core.hidden_size)
+    parts = [state[key].double().reshape(shape).transpose(0, 1).contiguous() for key in state]
     outputs = []
     for t in range(x.shape[1]):
         for row in range(len(x)):
             if starts[row, t]:
-                h[:, row] = c[:, row] = 0.0
-        output, (h, c) = lstm(x[:, t : t + 1].double(), (h, c))
+                for part in parts:
+                    part[:, row] = 0.0
+        given = tuple(parts) if len(parts) > 1 else parts[0]
+        output, after = layer(x[:, t : t + 1].double(), given)
+        parts = [each.clone() for each in (after if isinstance(after, tuple) else (after,))]
         outputs.append(output)
     return torch.cat(outputs, 1)
 
 
+def mingru_reference(
+    core: MinGRUCore, x: Tensor, state: dict[str, Tensor], starts: Tensor
+) -> Tensor:
+    """The paper's equations, one row and one step at a time, in float64."""
+    h = state["lstm_h"].double().reshape(len(x), core.num_layers, -1).clone()
+    outputs = torch.zeros(*x.shape[:2], core.hidden_size, dtype=torch.float64)
+    for row in range(len(x)):
+        for t in range(x.shape[1]):
+            if starts[row, t]:
+                h[row] = 0.0
+            y = x[row, t].double()
+            for k, layer in enumerate(core.layers):
+                linear = copy.deepcopy(layer.linear).double()
+                candidate, gate, *rest = linear(y).chunk(3 if layer.highway else 2)
+                z = torch.sigmoid(gate)
+                g = torch.where(candidate >= 0, candidate + 0.5, torch.sigmoid(candidate))
+                h[row, k] = (1 - z) * h[row, k] + z * g
+                if rest:
+                    mix = torch.sigmoid(rest[0])
+                    y = mix * h[row, k] + (1 - mix) * y
+                else:
+                    y = h[row, k]
+            outputs[row, t] = y
+    return outputs
+
+
 @pytest.mark.parametrize("layers", LAYERS)
-def test_a_sequence_without_starts_is_torchs_lstm(layers: int) -> None:
-    core = LSTMCore(INPUT, H, num_layers=layers)
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_sequence_without_starts_is_torchs_layer(kind: type[FusedCore], layers: int) -> None:
+    core = kind(INPUT, H, num_layers=layers)
     x, state = torch.randn(B, T, INPUT), random_state(core)
-    expected, (h, c) = torch_lstm(core)(x, layers_first(core, state))
+    expected, end = torch_layer(core)(x, layers_first(core, state))
     output, after = core(x, state)
     torch.testing.assert_close(output, expected)
-    torch.testing.assert_close(layers_first(core, after), (h, c))
+    torch.testing.assert_close(layers_first(core, after), end)
 
 
-@pytest.mark.parametrize("kind", STARTS)
+@pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize("layers", LAYERS)
-def test_steps_sequence_and_a_float64_loop_agree(layers: int, kind: str) -> None:
-    core = LSTMCore(INPUT, H, num_layers=layers)
-    x, before, starts = torch.randn(B, T, INPUT), random_state(core), starts_of(kind)
+@pytest.mark.parametrize("kind", FUSED)
+def test_steps_sequence_and_a_float64_loop_agree(
+    kind: type[FusedCore], layers: int, starts: str
+) -> None:
+    core = shaken(kind(INPUT, H, num_layers=layers))
+    x, before, given = torch.randn(B, T, INPUT), random_state(core), starts_of(starts)
     with torch.no_grad():
-        expected = reference(core, x, before, starts)
-        output, after = core(x, before, starts)
-        state, stepped = before, []
-        for t in range(T):
-            hidden, state = core.step(x[:, t], core.reset(state, starts[:, t]))
-            stepped.append(hidden)
+        require_parity(core, x, before, given, reference(core, x, before, given))
+
+
+@pytest.mark.parametrize("starts", STARTS)
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("highway", [False, True])
+def test_a_mingru_follows_the_papers_equations(highway: bool, layers: int, starts: str) -> None:
+    core = shaken(MinGRUCore(H, H, num_layers=layers, highway=highway))
+    x, before, given = torch.randn(B, T, H), random_state(core), starts_of(starts)
+    with torch.no_grad():
+        require_parity(core, x, before, given, mingru_reference(core, x, before, given))
+
+
+def shaken(core: Core) -> Core:
+    """Give the biases, which are born zero, something to do."""
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return core
+
+
+def require_parity(
+    core: Core, x: Tensor, before: dict[str, Tensor], starts: Tensor, expected: Tensor
+) -> None:
+    output, after = core(x, before, starts)
+    state, stepped = before, []
+    for t in range(x.shape[1]):
+        hidden, state = core.step(x[:, t], core.reset(state, starts[:, t]))
+        stepped.append(hidden)
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.stack(stepped, 1), output, atol=1e-5, rtol=0)
     torch.testing.assert_close(state, after, atol=1e-5, rtol=0)
 
 
+def test_a_scan_is_its_closed_form() -> None:
+    decay, drive = torch.rand(6, 2, 3).double(), torch.randn(6, 2, 3).double()
+    initial = torch.randn(2, 3).double()
+    for t, h in enumerate(linear_scan(decay, drive, initial)):
+        closed = decay[: t + 1].prod(0) * initial
+        for s in range(t + 1):
+            closed = closed + decay[s + 1 : t + 1].prod(0) * drive[s]
+        torch.testing.assert_close(h, closed)
+
+
+def test_a_scans_gradient_is_right() -> None:
+    given = [torch.rand(5, 2, 3), torch.randn(5, 2, 3), torch.randn(2, 3)]
+    assert torch.autograd.gradcheck(linear_scan, [g.double().requires_grad_() for g in given])
+
+
+def test_a_long_scan_keeps_float32s_accuracy() -> None:
+    core = MinGRUCore(INPUT, H)
+    x = torch.randn(2, 1024, INPUT) * 20
+    with torch.no_grad():
+        output, _ = core(x, core.initial_state(2))
+        wide = copy.deepcopy(core).double()
+        expected, _ = wide(x.double(), wide.initial_state(2))
+    torch.testing.assert_close(output.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_flush_steps_stand_before_the_starts_and_padding_behind_the_row() -> None:
+    starts = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    flush = make_flush(starts, most=count_starts(starts))
+    assert flush.places.reshape(3, 4).tolist() == [[0, 1, 3, 5], [6, 7, 8, 9], [12, 14, 15, 16]]
+    assert flush.flags[..., 0].tolist() == [
+        [0, 0, 1, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+    ]
+    assert flush.flags[..., 1].tolist() == [[0] * 6, [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]]
+
+
 @pytest.mark.parametrize("layers", [1, 2])
-def test_one_step_of_a_large_batch_agrees_with_the_cell(layers: int) -> None:
-    core = LSTMCore(INPUT, H, num_layers=layers)
+@pytest.mark.parametrize("kind", FUSED)
+def test_one_step_of_a_large_batch_agrees_with_the_cell(kind: type[FusedCore], layers: int) -> None:
+    core = kind(INPUT, H, num_layers=layers)
     rows = FUSED_STEP_ROWS + 1
     x, state = torch.randn(rows, INPUT), random_state(core, rows)
     whole, after = core.step(x, state)
@@ -100,34 +205,51 @@ def test_one_step_of_a_large_batch_agrees_with_the_cell(layers: int) -> None:
     torch.testing.assert_close({key: each[:10] for key, each in after.items()}, part_after)
 
 
-@pytest.mark.parametrize("kind", ["random", "dense"])
-def test_gradients_agree_with_a_loop_of_steps(kind: str) -> None:
-    core, starts = LSTMCore(INPUT, H), starts_of(kind)
-    x = torch.randn(B, T, INPUT, requires_grad=True)
-    weight = torch.randn(B, T, H)
-    reference(core, x, core.initial_state(B), starts).mul(weight).sum().backward()
-    expected, x.grad = x.grad, None
-    (core(x, core.initial_state(B), starts)[0] * weight).sum().backward()
-    torch.testing.assert_close(x.grad, expected, atol=1e-5, rtol=1e-4)
-    assert all(each.grad is not None for each in core.parameters())
+@pytest.mark.parametrize("starts", ["random", "consecutive", "dense"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", CORES)
+def test_gradients_agree_with_a_float64_loop_of_steps(
+    kind: type[Core], layers: int, starts: str
+) -> None:
+    core, given = shaken(kind(INPUT, H, num_layers=layers)), starts_of(starts)
+    wide = copy.deepcopy(core).double()
+    x, weight = torch.randn(B, T, INPUT), torch.randn(B, T, H)
+    state = random_state(core)
+    gradients = []
+    for each, dtype in ((core, torch.float32), (wide, torch.float64)):
+        inputs = x.detach().clone().to(dtype).requires_grad_()
+        before = {
+            key: value.detach().clone().to(dtype).requires_grad_() for key, value in state.items()
+        }
+        run = each if each is core else each.step_through
+        (run(inputs, before, given)[0] * weight.to(dtype)).sum().backward()
+        gradients.append([inputs.grad, *(p.grad for p in each.parameters())])
+        gradients[-1] += [value.grad for value in before.values()]
+    for own, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(own.double(), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_past_before_a_start_changes_nothing_after_it() -> None:
-    core, starts = LSTMCore(INPUT, H), starts_of("none")
+@pytest.mark.parametrize("make", CORES)
+def test_the_past_before_a_start_changes_nothing_after_it(make: type[Core]) -> None:
+    core, starts = make(INPUT, H), starts_of("none")
     starts[1, 6] = True
     x, state = torch.randn(B, T, INPUT), random_state(core)
     other, nan = x.clone(), {key: value.clone() for key, value in state.items()}
     other[1, :6] += 1.0
-    nan["lstm_c"][1] = torch.nan
+    nan[list(nan)[-1]][1] = torch.nan
     with torch.no_grad():
-        output, changed = core(x, state, starts)[0], core(other, nan, starts)[0]
+        output, changed = core(x, state, starts)[0], core(other, state, starts)[0]
+        poisoned = core(other, nan, starts)[0]
         fresh = core(x[1:2, 6:], core.initial_state(1))[0]
     assert torch.equal(output[1, 6:], changed[1, 6:])
+    assert poisoned[1, :6].isnan().any()
+    torch.testing.assert_close(poisoned[1:2, 6:], fresh, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(output[1:2, 6:], fresh, atol=1e-6, rtol=1e-5)
 
 
-def test_the_gradient_reaches_back_to_the_start_and_no_further() -> None:
-    core, starts = LSTMCore(INPUT, H), starts_of("none")
+@pytest.mark.parametrize("make", CORES)
+def test_the_gradient_reaches_back_to_the_start_and_no_further(make: type[Core]) -> None:
+    core, starts = make(INPUT, H), starts_of("none")
     starts[:, 4] = True
     x = torch.randn(B, T, INPUT, requires_grad=True)
     core(x, core.initial_state(B), starts)[0][:, 8].sum().backward()
@@ -136,8 +258,9 @@ def test_the_gradient_reaches_back_to_the_start_and_no_further() -> None:
 
 
 @pytest.mark.parametrize("layers", LAYERS)
-def test_state_is_batch_first_and_rows_permute(layers: int) -> None:
-    core = LSTMCore(INPUT, H, num_layers=layers)
+@pytest.mark.parametrize("make", CORES)
+def test_state_is_batch_first_and_rows_permute(make: type[Core], layers: int) -> None:
+    core = make(INPUT, H, num_layers=layers)
     state, x = random_state(core), torch.randn(B, INPUT)
     order = torch.tensor([3, 1, 4, 0, 2])
     assert {each.shape[0] for each in state.values()} == {B}
@@ -147,8 +270,9 @@ def test_state_is_batch_first_and_rows_permute(layers: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "random", "dense"])
-def test_the_state_that_goes_in_is_not_written(kind: str) -> None:
-    core = LSTMCore(INPUT, H)
+@pytest.mark.parametrize("make", CORES)
+def test_the_state_that_goes_in_is_not_written(make: type[Core], kind: str) -> None:
+    core = make(INPUT, H)
     state = random_state(core)
     before = {key: value.clone() for key, value in state.items()}
     core(torch.randn(B, T, INPUT), state, starts_of(kind))
@@ -173,31 +297,55 @@ def test_every_tensor_is_stored_once() -> None:
     assert len({each.data_ptr() for each in core.state_dict().values()}) == len(core.state_dict())
 
 
-def test_copies_and_pickles_compute_the_same() -> None:
-    core, x = LSTMCore(INPUT, H), torch.randn(B, T, INPUT)
+@pytest.mark.parametrize("make", CORES)
+def test_copies_and_pickles_compute_the_same(make: type[Core]) -> None:
+    core, x = make(INPUT, H), torch.randn(B, T, INPUT)
     expected = core(x, core.initial_state(B))[0]
     for again in (copy.deepcopy(core), pickle.loads(pickle.dumps(core))):
         assert torch.equal(again(x, again.initial_state(B))[0], expected)
         with torch.no_grad():
-            again.lstm.weight_ih_l0.zero_()
+            next(again.parameters()).zero_()
         assert not torch.equal(again.step(x[:, 0], again.initial_state(B))[0], expected[:, 0])
 
 
-def test_a_double_core_has_a_double_state() -> None:
-    core = LSTMCore(INPUT, H).double()
+@pytest.mark.parametrize("make", CORES)
+def test_a_double_core_has_a_double_state(make: type[Core]) -> None:
+    core = make(INPUT, H).double()
     state = core.initial_state(B)
     assert state["lstm_h"].dtype == torch.float64
     assert core.step(torch.randn(B, INPUT).double(), state)[0].dtype == torch.float64
 
 
-def test_a_thousand_steps_stay_finite_at_large_inputs() -> None:
-    core = LSTMCore(INPUT, H)
+@pytest.mark.parametrize("make", CORES)
+def test_a_thousand_steps_stay_finite_at_large_inputs(make: type[Core]) -> None:
+    core = make(INPUT, H)
     with torch.no_grad():
         output, state = core(torch.randn(2, 1024, INPUT) * 1e6, core.initial_state(2))
     assert output.isfinite().all()
-    assert state["lstm_c"].isfinite().all()
+    assert all(value.isfinite().all() for value in state.values())
 
 
-def test_no_layers_are_refused() -> None:
+@pytest.mark.parametrize("make", CORES)
+def test_no_layers_are_refused(make: type[Core]) -> None:
     with pytest.raises(BuildError, match="num_layers=0"):
-        LSTMCore(INPUT, H, num_layers=0)
+        make(INPUT, H, num_layers=0)
+
+
+def test_a_highway_needs_equal_sizes() -> None:
+    with pytest.raises(BuildError, match=f"{INPUT} wide, to the output, {H} wide"):
+        MinGRUCore(INPUT, H, highway=True)
+
+
+@pytest.mark.parametrize(
+    ("core", "count"),
+    [
+        (lambda: LSTMCore(128, 128), 132_096),
+        (lambda: GRUCore(128, 128), 99_072),
+        (lambda: RNNCore(128, 128), 33_024),
+        (lambda: MinGRUCore(128, 128), 33_024),
+        (lambda: MinGRUCore(128, 128, highway=True), 49_152),
+        (lambda: MinGRUCore(128, 128, num_layers=4, highway=True), 196_608),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(core, count: int) -> None:
+    assert sum(each.numel() for each in core().parameters()) == count

@@ -21,7 +21,7 @@ from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.outputs import example
 from puffer_policies.checks.subject import Subject, difference, seeded
 from puffer_policies.nn.actor_critic import ActorCritic
-from puffer_policies.nn.cores import LSTMLayers
+from puffer_policies.nn.cores.fused import FusedLayers
 
 OUR_HEADS = {"actor_gain": 0.01, "critic_gain": 1.0}
 """What the policies of our zoo declare; our LSTM declares orthogonal gates."""
@@ -113,7 +113,7 @@ def _declared_init(subject: Subject) -> dict[str, Any]:
     modules = list(subject.policy.modules())
     if any(isinstance(each, ActorCritic) and _is_ours(each) for each in modules):
         declared = {**OUR_HEADS, **declared}
-    if any(isinstance(each, LSTMLayers) for each in modules):
+    if any(isinstance(each, FusedLayers) for each in modules):
         declared = {"recurrent": "orthogonal", **declared}
     return {key: value for key, value in declared.items() if value is not None}
 

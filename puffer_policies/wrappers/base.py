@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, State
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.batching import Shape, batch_layout
-from puffer_policies.nn.cores import Core
+from puffer_policies.nn.cores.base import Core
 from puffer_policies.spaces import spaces_of
 
 

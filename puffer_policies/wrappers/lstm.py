@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores import LSTMCore, LSTMLayers
+from puffer_policies.nn.cores.lstm import LSTMCore, LSTMLayers
 from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
 
 
 class LSTMWrapper(RecurrentWrapper):
@@ -37,31 +37,12 @@ class LSTMWrapper(RecurrentWrapper):
         *,
         num_layers: int = 1,
     ) -> None:
-        encoded = _size(policy, input_size, "input_size", "encode_observations gives")
-        decoded = _size(policy, hidden_size, "hidden_size", "decode_actions reads")
-        super().__init__(env, policy, LSTMCore(encoded, decoded, num_layers=num_layers))
+        sizes = core_sizes(policy, input_size, hidden_size)
+        super().__init__(env, policy, LSTMCore(*sizes, num_layers=num_layers))
 
     @property
     def lstm(self) -> LSTMLayers:
         """The layers under PufferLib's name, by which its distributed trainer knows a memory."""
-        layers = self.core.lstm
+        layers = self.core.layers
         assert isinstance(layers, LSTMLayers)
         return layers
-
-
-def _size(policy: nn.Module, given: int | None, argument: str, role: str) -> int:
-    """Return the policy's hidden_size, or what was given if it does not say."""
-    found: int | None = getattr(policy, "hidden_size", None)
-    name = type(policy).__name__
-    if found is None and given is None:
-        raise BuildError(
-            f"{name!r} has no hidden_size, so {argument} can't be inferred.",
-            fix=f"Set self.hidden_size in it, or pass {argument}: what {role}.",
-        )
-    if found is not None and given not in (None, found):
-        raise BuildError(
-            f"{argument}={given} was given, but {name!r} has hidden_size={found}: its {role} "
-            f"{found} features.",
-            fix=f"Leave {argument} out, or build {name!r} with hidden_size={given}.",
-        )
-    return int(found if given is None else given)  # type: ignore[arg-type]

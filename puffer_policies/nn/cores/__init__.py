@@ -1,0 +1,1 @@
+"""Recurrent cores: hidden features and state in, hidden features and state out."""

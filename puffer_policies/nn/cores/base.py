@@ -1,0 +1,97 @@
+"""What every core offers: one step, a sequence with episode starts, and a state that is passed on.
+
+`B` batch, `T` time, `I` input size, `H` hidden size, `L` layers. State is a dict of tensors with
+the batch first. It is passed in and handed out, never kept on the module, never written in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.errors import BuildError
+
+State = Mapping[str, Tensor]
+After = tuple[Tensor, dict[str, Tensor]]
+"""The hidden features of a step or of a sequence, with the state after it."""
+
+
+class Core(nn.Module):
+    """What every core offers. Steps and sequences agree, wherever episodes start.
+
+    A core writes `step`, `state_shapes` and, where a sequence can be had for less than its steps,
+    `sequence`.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+
+    def step(self, x: Tensor, state: State) -> After:
+        """(B, I) -> (B, H), with the state after it."""
+        raise NotImplementedError
+
+    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Return the key and shape of every tensor of the state."""
+        raise NotImplementedError
+
+    def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
+        """(B, T, I) -> (B, T, H) from a state that is reset already where step 0 is a start.
+
+        A NaN may cross an episode start here; `forward` sees to it.
+        """
+        return self.step_through(x, state, episode_start)
+
+    def forward(self, x: Tensor, state: State, episode_start: Tensor | None = None) -> After:
+        """(B, T, I) -> (B, T, H), with the state after the last step.
+
+        `episode_start` is bool (B, T), true where the state is reset before the step.
+        """
+        if episode_start is None:
+            return self.sequence(x, state, None)
+        output, after = self.sequence(x, self.reset(state, episode_start[:, 0]), episode_start)
+        if torch.compiler.is_compiling() or bool(output.isfinite().all()):
+            return output, after
+        # Resets by arithmetic leave a NaN alive, as 0 * NaN is NaN; those of single steps do not.
+        return self.step_through(x, state, episode_start)
+
+    def step_through(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
+        """Return what `forward` does by one `step` after the other."""
+        outputs, carried = [], dict(state)
+        for t, features in enumerate(x.unbind(1)):
+            if episode_start is not None:
+                carried = self.reset(carried, episode_start[:, t])
+            output, carried = self.step(features, carried)
+            outputs.append(output)
+        return torch.stack(outputs, 1), carried
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        """Return zeros in the dtype of the weights, on their device unless another is given."""
+        weight = next(self.parameters())
+        device = weight.device if device is None else device
+        return {
+            key: torch.zeros(shape, dtype=weight.dtype, device=device)
+            for key, shape in self.state_shapes(batch_size).items()
+        }
+
+    def reset(self, state: State, episode_start: Tensor) -> dict[str, Tensor]:
+        """Return the state with the rows reset where `episode_start` (B,) is true.
+
+        Rows are filled, not multiplied by zero: a NaN of the last episode must not survive.
+        """
+        return {
+            key: value.masked_fill(episode_start.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
+            for key, value in state.items()
+        }
+
+
+def require_layers(num_layers: int, core: str) -> int:
+    """Return `num_layers`, or refuse a core without any."""
+    if num_layers < 1:
+        raise BuildError(f"num_layers={num_layers}; {core} has at least one layer.")
+    return num_layers

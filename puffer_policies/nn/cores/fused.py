@@ -1,0 +1,160 @@
+"""Cores on torch's recurrent layers: its fused kernel for sequences, its cell for single steps.
+
+`B` batch, `T` time, `I` input size, `H` hidden size, `L` layers, `G` gates, `F` flags.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.nn.cores.base import After, Core, State
+from puffer_policies.nn.cores.flush import Flush, count_starts, make_flush, widen
+from puffer_policies.nn.init import orthogonal_gates
+
+Parts = tuple[Tensor, ...]
+"""What the layers carry: (h,), or (h, c)."""
+
+FUSED_STEP_ROWS = 512
+"""From here one step of the fused kernel beats the cell on CPU (measured, 128 -> 128)."""
+
+MOSTLY_STARTS = 0.8
+"""Share of flush steps in a row, K/T, from which one cell a step beats the longer sequence."""
+
+
+class FusedLayers(nn.RNNBase):
+    """Layers with the parameters and names of `torch.nn.LSTM` and its kin, batch first.
+
+    Weights are orthogonal for each gate, biases zero. It is no subclass of those, because dynamo
+    refuses to trace whatever touches them.
+    """
+
+    torch_mode: ClassVar[str]
+    """How `torch.nn.RNNBase` calls the layer."""
+    gates: ClassVar[int]
+    keys: ClassVar[tuple[str, ...]]
+    """Names of the state's parts."""
+    flush_parts: ClassVar[int] = 1
+    """Steps that it takes to empty the state."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int) -> None:
+        super().__init__(self.torch_mode, input_size, hidden_size, num_layers, batch_first=True)
+        for name, parameter in self.named_parameters():
+            if "weight" in name:
+                orthogonal_gates(parameter, self.gates)
+            else:
+                nn.init.zeros_(parameter)
+
+    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+        """(B, T, I), parts (L, B, H) -> (B, T, H), parts (L, B, H): the fused kernel.
+
+        `weights` are those of L layers: input, hidden, input bias and hidden bias of each.
+        """
+        raise NotImplementedError
+
+    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+        """(B, I), parts (B, H) -> parts (B, H): one step of one layer."""
+        raise NotImplementedError
+
+    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+        """Return how a layer's gates answer to flags, (G*H, F): the state is emptied exactly.
+
+        The last column belongs to the padding behind a row, which keeps what the outputs don't say.
+        """
+        raise NotImplementedError
+
+    def weights(self, layer: int) -> list[Tensor]:
+        """Return the four parameters of a layer."""
+        flat: list[Tensor] = self._flat_weights  # type: ignore[assignment]
+        return flat[4 * layer : 4 * layer + 4]
+
+    def all_weights_flat(self) -> list[Tensor]:
+        """Return the parameters of every layer in turn."""
+        return list(self._flat_weights)  # type: ignore[arg-type]
+
+
+class FusedCore(Core):
+    """A stack of `FusedLayers`: a fused kernel over the sequence, flushed where episodes start.
+
+    State: under each of the layers' keys (B, H) for one layer, else (B, L, H).
+    """
+
+    def __init__(self, layers: FusedLayers) -> None:
+        super().__init__(layers.input_size, layers.hidden_size)
+        self.num_layers = layers.num_layers
+        self.layers = layers
+
+    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Return (B, H) for one layer, else (B, L, H), for every part of the state."""
+        layers = () if self.num_layers == 1 else (self.num_layers,)
+        return dict.fromkeys(self.layers.keys, (batch_size, *layers, self.hidden_size))
+
+    def step(self, x: Tensor, state: State) -> After:
+        """(B, I) -> (B, H), with the state after it."""
+        if len(x) >= FUSED_STEP_ROWS and not torch.compiler.is_compiling():
+            hidden, after = self._run(x.unsqueeze(1), state)  # (B, 1, H)
+            return hidden.squeeze(1), after
+        layers, keys = self.layers, self.layers.keys
+        if self.num_layers == 1:
+            parts = layers.cell(x, tuple(state[key] for key in keys), layers.weights(0))
+            return parts[0], dict(zip(keys, parts, strict=True))
+        stacked = []
+        for layer in range(self.num_layers):
+            before = tuple(state[key][:, layer] for key in keys)
+            parts = layers.cell(x, before, layers.weights(layer))
+            stacked.append(parts)
+            x = parts[0]
+        columns = zip(*stacked, strict=True)
+        return x, {key: torch.stack(each, 1) for key, each in zip(keys, columns, strict=True)}
+
+    def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
+        """(B, T, I) -> (B, T, H). Without starts this is torch's own layer."""
+        if episode_start is None:
+            return self._run(x, state)
+        broken: After = self._run_broken(x, state, episode_start)
+        return broken
+
+    # How long the sequence gets differs from call to call: each length would be compiled anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _run_broken(self, x: Tensor, state: State, episode_start: Tensor) -> After:
+        """Choose how to reset by how many starts the fullest row has."""
+        most = count_starts(episode_start)
+        if most == 0:
+            return self._run(x, state)
+        if most * self.layers.flush_parts > MOSTLY_STARTS * x.shape[1]:
+            return self.step_through(x, state, episode_start)
+        flush = make_flush(episode_start, most=most, parts=self.layers.flush_parts)
+        return self._run_flushed(x, state, flush)
+
+    def _run(self, x: Tensor, state: State) -> After:
+        """(B, T, I) -> (B, T, H) without resets."""
+        output, parts = self.layers.run(
+            x, self._layers_first(state), self.layers.all_weights_flat()
+        )
+        return output, self._batch_first(parts)
+
+    def _run_flushed(self, x: Tensor, state: State, flush: Flush) -> After:
+        """Layer by layer, as flags must reach each; (B, T, I) -> (B, T, H)."""
+        before, after = self._layers_first(state), []
+        for layer in range(self.num_layers):
+            weights = self.layers.weights(layer)
+            widened = [widen(weights[0], self.layers.flush_columns(weights)), *weights[1:]]
+            parts = tuple(each[layer : layer + 1] for each in before)
+            output, parts = self.layers.run(flush.spread(x), parts, widened)
+            x = flush.gather(output, x.shape[1])  # (B, T, H)
+            # h is that of the last step: padding keeps c, not h.
+            after.append((x[:, -1].unsqueeze(0), *parts[1:]))
+        return x, self._batch_first(tuple(torch.cat(each) for each in zip(*after, strict=True)))
+
+    def _layers_first(self, state: State) -> Parts:
+        values = (state[key] for key in self.layers.keys)
+        if self.num_layers == 1:
+            return tuple(value.unsqueeze(0) for value in values)  # (1, B, H)
+        return tuple(value.transpose(0, 1).contiguous() for value in values)  # (L, B, H)
+
+    def _batch_first(self, parts: Parts) -> dict[str, Tensor]:
+        single = self.num_layers == 1
+        values = (each.squeeze(0) if single else each.transpose(0, 1) for each in parts)
+        return dict(zip(self.layers.keys, values, strict=True))

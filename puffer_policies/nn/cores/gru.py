@@ -1,0 +1,49 @@
+"""The GRU: Cho et al. 2014, https://arxiv.org/abs/1406.1078.
+
+As `torch.nn.GRU`, which applies the reset gate behind the hidden weights; orthogonal gates, zero
+biases. Its state is one tensor and goes under PufferLib's ``lstm_h``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from puffer_policies.contract import LSTM_STATE
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.cores.flush import driven
+from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
+
+
+class GRULayers(FusedLayers):
+    """Gates in torch's order: reset, update, new."""
+
+    torch_mode = "GRU"
+    gates = 3
+    keys = LSTM_STATE[:1]
+
+    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+        """(B, T, I), h (L, B, H) -> (B, T, H), h."""
+        flags = True, len(weights) // 4, 0.0, self.training, False, True
+        output, h = torch.gru(x, parts[0], weights, *flags)
+        return output, (h,)
+
+    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+        """(B, I), h (B, H) -> h."""
+        return (torch.gru_cell(x, parts[0], *weights),)
+
+    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+        """Close both gates and cancel the input bias: h = tanh(b - b + 0 * h) + 0 * h = 0."""
+        gates = driven((-1, -1, 0), weights[0])
+        rows = self.hidden_size
+        cancel = torch.cat([weights[2].new_zeros(2 * rows), weights[2][2 * rows :]])  # (3*H,)
+        flush = gates - cancel.unsqueeze(1)
+        return torch.cat([flush, torch.zeros_like(flush)], 1)
+
+
+class GRUCore(FusedCore):
+    """A stack of GRU layers. State: ``lstm_h``, (B, H) or (B, L, H)."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        require_layers(num_layers, "a GRU")
+        super().__init__(GRULayers(input_size, hidden_size, num_layers=num_layers))

@@ -1,0 +1,47 @@
+"""The LSTM: Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735.
+
+As `torch.nn.LSTM`, with orthogonal gates and zero biases. Its state is PufferLib's pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from puffer_policies.contract import LSTM_STATE
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.cores.flush import driven
+from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
+
+
+class LSTMLayers(FusedLayers):
+    """Gates in torch's order: input, forget, cell, output."""
+
+    torch_mode = "LSTM"
+    gates = 4
+    keys = LSTM_STATE
+
+    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+        """(B, T, I), h and c (L, B, H) -> (B, T, H), h and c."""
+        flags = True, len(weights) // 4, 0.0, self.training, False, True
+        output, h, c = torch.lstm(x, parts, weights, *flags)
+        return output, (h, c)
+
+    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+        """(B, I), h and c (B, H) -> h and c."""
+        h, c = torch.lstm_cell(x, parts, *weights)
+        return h, c
+
+    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+        """Close every gate: c = 0 * c + 0 * g, h = 0 * tanh(c). Padding forgets nothing of c."""
+        flush = driven((-1, -1, 0, -1), weights[0])
+        hold = driven((-1, 1, 0, 0), weights[0])
+        return torch.cat([flush, hold], 1)
+
+
+class LSTMCore(FusedCore):
+    """A stack of LSTM layers. State: ``lstm_h`` and ``lstm_c``, (B, H) or (B, L, H)."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        require_layers(num_layers, "an LSTM")
+        super().__init__(LSTMLayers(input_size, hidden_size, num_layers=num_layers))
