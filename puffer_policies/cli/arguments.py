@@ -102,6 +102,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Any]:
     _add_checking(verbs)
     _add_configuring(verbs)
     _add_training(verbs)
+    _add_comparing(verbs)
     _add_writing(verbs)
     return parser, verbs
 
@@ -212,6 +213,28 @@ def _add_training(verbs: Any) -> None:
     evaluate.add_argument(
         "--video-episodes", type=_count, default=1, metavar="N", help="in the video; default: 1"
     )
+
+
+def _add_comparing(verbs: Any) -> None:
+    plot = _verb(verbs, "plot", "plotting:run_plot", "draw the learning curves of runs")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    plot.add_argument(
+        "-o", "--output", type=_text, required=True, metavar="FILE", help=".png, .svg or .pdf"
+    )
+    plot.add_argument("--x", choices=("steps", "seconds"), default="steps", help="default: steps")
+    plot.add_argument(
+        "--metric", type=_text, default=_RETURN, help=f"a key of metrics.jsonl; default: {_RETURN}"
+    )
+    plot.add_argument(
+        "--group-by",
+        type=_text,
+        default="config",
+        metavar="WHAT",
+        help="config (seeds are averaged), run, or an option such as train.learning-rate",
+    )
+
+
+_RETURN = "environment/episode_return"
 
 
 def _add_writing(verbs: Any) -> None:

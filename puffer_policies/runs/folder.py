@@ -43,7 +43,7 @@ def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
     for name in wanted:
         if (path / name).is_file():
             return path / name
-    raise CheckpointError(f"{path} holds no {wanted[0]}.", fix=_held(path))
+    raise CheckpointError(f"{path} holds no {wanted[0]}.", fix=held(path))
 
 
 def _near(path: Path) -> str:
@@ -52,7 +52,8 @@ def _near(path: Path) -> str:
     return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN
 
 
-def _held(folder: Path) -> str:
+def held(folder: Path) -> str:
+    """Return a hint at what a folder holds, for whoever looked for something else in it."""
     checkpoints = sorted(each.name for each in folder.glob("*.safetensors") if each.name != TRAINER)
     if checkpoints:
         return f"It holds {', '.join(checkpoints)}."

@@ -1,0 +1,233 @@
+"""Learning curves: read from the metrics of runs, gathered by config, averaged over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from puffer_policies.config.load import load_run_config
+from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
+from puffer_policies.runs.folder import METRICS, held
+from puffer_policies.runs.statistics import mean_band
+
+Axis = Literal["steps", "seconds"]
+
+RETURN = "environment/episode_return"
+
+_OF_ONE_RUN = (
+    "package",
+    "train.env",
+    "train.seed",
+    "train.data_dir",
+    "train.device",
+    "train.num_threads",
+    "train.checkpoint_interval",
+)
+"""Options that make no other curve, or another only by chance; so is all of [eval]."""
+_MAX_POINTS = 400
+"""Points of an averaged curve: more than a plot has room for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """What one run measured."""
+
+    folder: Path
+    options: Mapping[str, Any]
+    """The run's config, flat: ``train.learning_rate`` -> 0.003."""
+    x: np.ndarray
+    """(K,) float64, rising: steps or seconds."""
+    y: np.ndarray
+    """(K,) float64, finite: the metric."""
+
+    @property
+    def env(self) -> str:
+        """The env's name."""
+        return str(self.options["env_name"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """The mean of the curves of one group, and its interval."""
+
+    label: str
+    runs: int
+    x: np.ndarray
+    """(K,)."""
+    mean: np.ndarray
+    """(K,)."""
+    low: np.ndarray
+    """(K,): with one run, the mean itself."""
+    high: np.ndarray
+    """(K,)."""
+
+
+def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -> Curve:
+    """Read what a run measured of `metric`, over steps or over seconds of training.
+
+    Raises:
+        CheckpointError: `folder` is no folder of a run, or has no metrics.
+        ConfigError: the run measured no such metric.
+    """
+    folder = Path(folder)
+    lines = _lines(folder)
+    points = _points(lines, metric, x)
+    if not points:
+        raise _no_metric(folder, lines, metric)
+    array = np.asarray(points, dtype=np.float64)
+    return Curve(folder, _options(folder), array[:, 0], array[:, 1])
+
+
+def gather(curves: Sequence[Curve], labels: Sequence[str]) -> list[Series]:
+    """Average the curves that share a label, in the order in which labels first appear.
+
+    Raises:
+        ConfigError: curves of one label have no stretch in common.
+    """
+    groups: dict[str, list[Curve]] = {}
+    for curve, label in zip(curves, labels, strict=True):
+        groups.setdefault(label, []).append(curve)
+    return [_averaged(label, group) for label, group in groups.items()]
+
+
+def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
+    """Return the group of each curve.
+
+    Args:
+        curves: of any envs; those of different envs may share a label.
+        by: ``config``: everything but the seed and the machine; labels name the options in which
+            the curves differ. ``run``: each by itself. Else an option, ``train.learning_rate``.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    if by == "run":
+        return [curve.folder.name for curve in curves]
+    if by != "config":
+        key = by.replace("-", "_")
+        return [f"{key}={_option(curve, key)}" for curve in curves]
+    differing = {env: _differing([c for c in curves if c.env == env]) for env in _envs(curves)}
+    return [_described(curve, differing[curve.env]) for curve in curves]
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    try:
+        text = (folder / METRICS).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines() if line]
+    except OSError as error:
+        raise CheckpointError(f"{folder} holds no {METRICS}.", fix=held(folder)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / METRICS} is damaged: {error}.") from error
+
+
+def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tuple[float, float]]:
+    points: list[tuple[float, float]] = []
+    steps = seconds = 0.0
+    for line in lines:
+        if "agent_steps" not in line:
+            continue  # the final evaluation
+        before, steps = steps, line["agent_steps"]
+        seconds += max(steps - before, 0.0) / line["SPS"]
+        place = steps if x == "steps" else seconds
+        while points and points[-1][0] >= place:
+            points.pop()  # a run that went on from an earlier checkpoint measures again
+        if line.get(metric) is not None:
+            points.append((place, line[metric]))
+    return points
+
+
+def _no_metric(folder: Path, lines: Iterable[Mapping[str, Any]], metric: str) -> ConfigError:
+    known = sorted({key for line in lines for key, value in line.items() if _is_number(value)})
+    if not known:
+        return ConfigError(f"{folder} has measured nothing yet.", fix="Wait for its first update.")
+    if metric == RETURN:
+        return ConfigError(
+            f"No episode ended in {folder}, so it has no {metric}.",
+            fix=f"Train longer, or plot another metric: {', '.join(known)}.",
+        )
+    hint = did_you_mean(metric, [*known, *(key.rpartition("/")[2] for key in known)])
+    return ConfigError(
+        f"{folder} has no metric {metric!r}. {hint}".rstrip(), fix=f"It has {', '.join(known)}."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    # Through the schema, which fills in what a run of an earlier version did not know.
+    flat = _flat(load_run_config(folder).to_args())
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in _OF_ONE_RUN and not key.startswith("eval.")
+    }
+
+
+def _flat(args: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section, value in args.items():
+        if isinstance(value, dict):
+            flat |= {f"{section}.{key}": each for key, each in value.items()}
+        else:
+            flat[section] = value
+    return flat
+
+
+def _option(curve: Curve, key: str) -> Any:
+    if key not in curve.options:
+        known = ["config", "run", *curve.options]
+        raise ConfigError(
+            f"{curve.folder} has no option {key!r} to group by.",
+            fix=did_you_mean(key, known)
+            or "Group by config, by run, or by an option such as train.learning_rate.",
+        )
+    return curve.options[key]
+
+
+def _envs(curves: Iterable[Curve]) -> list[str]:
+    return list(dict.fromkeys(curve.env for curve in curves))
+
+
+def _differing(curves: Sequence[Curve]) -> list[str]:
+    """Return the options in which curves of one env differ."""
+    keys = dict.fromkeys(key for curve in curves for key in curve.options)
+    return [key for key in keys if len({repr(curve.options.get(key)) for curve in curves}) > 1]
+
+
+def _described(curve: Curve, keys: Sequence[str]) -> str:
+    if keys:
+        parts = (f"{key.removeprefix('train.')}={curve.options.get(key)}" for key in keys)
+        return ", ".join(parts)
+    wrapper = curve.options.get("rnn_name")
+    policy = str(curve.options["policy_name"])
+    return f"{wrapper}({policy})" if wrapper else policy
+
+
+def _averaged(label: str, curves: Sequence[Curve]) -> Series:
+    if len(curves) == 1:
+        (curve,) = curves
+        return Series(label, 1, curve.x, curve.y, curve.y, curve.y)
+    grid = _common_grid(label, curves)
+    values = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])  # (S, K)
+    return Series(label, len(curves), grid, values.mean(0), *mean_band(values))
+
+
+def _common_grid(label: str, curves: Sequence[Curve]) -> np.ndarray:
+    """Return places where every curve has been measured or lies between two measurements."""
+    begin, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    if begin > end:
+        raise ConfigError(
+            f"Runs of {label!r} have no stretch in common: one begins at {begin:,.0f}, another "
+            f"ends at {end:,.0f}.",
+            fix="Group by run, or give runs that began alike.",
+        )
+    places = np.unique(np.concatenate([curve.x for curve in curves]))
+    places = places[(places >= begin) & (places <= end)]
+    return places if len(places) <= _MAX_POINTS else np.linspace(begin, end, _MAX_POINTS)
