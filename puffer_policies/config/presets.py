@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import as_file, files
 
+from puffer_policies.config.flags import Key
 from puffer_policies.config.layers import Layer, toml_layer
 from puffer_policies.errors import ConfigError
 from puffer_policies.tomlfile import TomlFile, read_toml
 
-_ABOUT = ("summary", "aliases")
+_ABOUT = ("summary", "aliases", "envs", "serves")
 """Keys of a config's own table that are not sections."""
+
+_ENV_NAME: Key = ("base", "env_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,14 @@ class ShippedConfig:
     env_name: str
     """The gymnasium id."""
     layer: Layer
+    serves: tuple[str, ...] = ()
+    """Patterns of ids that have no config of their own and take this one's settings."""
+
+    def for_env(self, env_id: str) -> ShippedConfig:
+        """Return the same settings for another env."""
+        said = replace(self.layer.values[_ENV_NAME], value=env_id)
+        layer = replace(self.layer, values={**self.layer.values, _ENV_NAME: said})
+        return replace(self, env_name=env_id, layer=layer)
 
 
 @cache
@@ -37,10 +49,17 @@ def shipped_configs() -> dict[str, ShippedConfig]:
 
 
 def find_shipped(name: str) -> ShippedConfig | None:
-    """Return the shipped config with this name or alias, or None."""
-    for config in shipped_configs().values():
+    """Return the shipped config with this name or alias, or the one that serves such ids, or None.
+
+    Patterns are those of the shell: ``ALE/*`` serves every Atari game.
+    """
+    configs = shipped_configs().values()
+    for config in configs:
         if name == config.name or name in config.aliases:
             return config
+    for config in configs:
+        if any(fnmatchcase(name, pattern) for pattern in config.serves):
+            return config.for_env(name)
     return None
 
 
@@ -59,14 +78,21 @@ def _family_files() -> Iterator[TomlFile]:
 
 
 def _configs_in(file: TomlFile) -> Iterator[ShippedConfig]:
+    """Return the configs of a file; a table with ``envs`` is one for each env named there."""
     for name, tables in file.data.items():
         layer = toml_layer(file, tables, prefix=(name,), skip=_ABOUT)
-        if ("base", "env_name") not in layer.values:
+        if _ENV_NAME not in layer.values:
             raise ConfigError(f"{file.at(name)}: {name!r} has no base.env_name.", fix="Add it.")
-        yield ShippedConfig(
+        config = ShippedConfig(
             name,
             str(tables.get("summary", "")),
             tuple(tables.get("aliases", ())),
-            layer.values[("base", "env_name")].value,
+            layer.values[_ENV_NAME].value,
             layer,
+            tuple(tables.get("serves", ())),
         )
+        yield config
+        for other, env_id in tables.get("envs", {}).items():
+            summary = f"{env_id}: settings of {name!r}"
+            told = replace(config, name=other, summary=summary, aliases=(env_id,), serves=())
+            yield told.for_env(env_id)

@@ -2,9 +2,8 @@
 
 ======== =========================================================================================
 Atari    grey 84 x 84 pixels, 4 frames a step, 4 frames stacked, up to 30 no-ops at the start: the
-         choices of Mnih et al. 2015 as Machado et al. 2018 (arXiv:1709.06009) list them. ALE's own
-         vector env does it in C++; one process per env, or one after the other, takes gymnasium's
-         wrappers instead.
+         choices of Mnih et al. 2015 as Machado et al. 2018 (arXiv:1709.06009) list them, made by
+         ALE's own vector env in C++, and by it alone.
 MiniGrid the 7 x 7 view as codes: object, colour and state of each cell, which encoders of choices
          make one-hot. The compass direction and the mission, a text, are dropped.
 ======== =========================================================================================
@@ -15,7 +14,6 @@ MinAtar's (10, 10, C) bool grids, MuJoCo's and Box2D's vectors are left as they 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -50,11 +48,17 @@ def preprocessing(
         env_id: any id; envs of no family get their arguments back and no wrapper.
         env_kwargs: the [env] section of a config.
         native: whether the env's own vector class runs the copies, around which nothing can be put.
+
+    Raises:
+        EnvError: Atari without ALE's vector env, or an option that does not exist.
     """
     family = family_of(env_id)
     name = family.name if family else ""
     if name == "Atari" and not native:
-        return _atari(env_kwargs)
+        raise EnvError(
+            f"{env_id!r} was to run in gymnasium's vector envs, which would show raw frames.",
+            fix="Leave vec.vectorization at 'auto': ALE's own vector env prepares the frames.",
+        )
     if name == "MiniGrid":
         return _minigrid(env_kwargs)
     return dict(env_kwargs), []
@@ -67,43 +71,6 @@ def evaluation_kwargs(env_id: str, env_kwargs: Mapping[str, Any]) -> Options:
     """
     family = family_of(env_id)
     return {**env_kwargs, **TRAINING_ONLY.get(family.name if family else "", {})}
-
-
-def _atari(env_kwargs: Mapping[str, Any]) -> tuple[Options, list[Wrapping]]:
-    """Say with gymnasium's wrappers what the arguments say to ALE's vector env; its defaults."""
-    left = dict(env_kwargs)
-    height, width = left.pop("img_height", 84), left.pop("img_width", 84)
-    wrappers: list[Wrapping] = [
-        partial(
-            gymnasium.wrappers.AtariPreprocessing,
-            noop_max=left.pop("noop_max", 30),
-            frame_skip=left.pop("frameskip", 4),
-            screen_size=height if height == width else (width, height),
-            terminal_on_life_loss=left.pop("episodic_life", False),
-            grayscale_obs=left.pop("grayscale", True),
-        )
-    ]
-    if left.pop("use_fire_reset", True):
-        wrappers.append(FireReset)
-    if left.pop("reward_clipping", True):
-        wrappers.append(partial(gymnasium.wrappers.ClipReward, min_reward=-1, max_reward=1))
-    stack = left.pop("stack_num", 4)
-    wrappers.append(partial(gymnasium.wrappers.FrameStackObservation, stack_size=stack))
-    return {"repeat_action_probability": 0.0, **left, "frameskip": 1}, wrappers
-
-
-class FireReset(Wrapper):
-    """Presses FIRE after a reset in games that wait for it, as ALE's vector env does."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start a game and press FIRE once."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        meanings = self.env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
-        if "FIRE" in meanings:
-            observation, _, _, _, info = self.env.step(meanings.index("FIRE"))
-        return observation, info
 
 
 def _minigrid(env_kwargs: Mapping[str, Any]) -> tuple[Options, list[Wrapping]]:
