@@ -143,7 +143,11 @@ def _file_layers(name: str, flags: Layer, allow_unknown: bool) -> list[Layer]:
     shipped = None if is_complete else find_shipped(chosen.value)
     if shipped is None:
         return [layer]
-    return [shipped.layer, _for_our_env(layer, chosen.value, shipped.env_name)]
+    # A bare name in a PufferLib file is PufferLib's own env, of which ours is the namesake.
+    is_namesake = Path(name).suffix == ".ini" and chosen.value != shipped.env_name
+    if is_namesake or chosen.value.startswith("puffer_"):
+        layer = _for_our_env(layer, shipped.env_name)
+    return [shipped.layer, layer]
 
 
 def _read_layer(path: Path, allow_unknown: bool) -> tuple[Layer, bool]:
@@ -163,23 +167,21 @@ def _read_layer(path: Path, allow_unknown: bool) -> tuple[Layer, bool]:
 
 
 def _one_env(layer: Layer, chosen: str) -> Layer:
-    """PufferLib's files may serve several envs; keep the chosen one."""
+    """PufferLib's files may serve several envs; keep the chosen one, and [env] with it."""
     said = layer.values.get(ENV_NAME)
     names = said.value.split() if said else []
-    if chosen in names or said is None:
+    if said is None or chosen not in (*names, said.value):
         return layer
-    if said.value == chosen:
+    if chosen not in names:
         raise ConfigError(
             f"{said.origin}: base.env_name has {len(names)} names: {', '.join(names)}.",
             fix="Choose one with --env-name.",
         )
-    return layer
+    return replace(layer, values={**layer.values, ENV_NAME: replace(said, value=chosen)})
 
 
-def _for_our_env(layer: Layer, chosen: str, env_id: str) -> Layer:
+def _for_our_env(layer: Layer, env_id: str) -> Layer:
     """Set aside [env] where our env serves for PufferLib's own: the arguments are the other's."""
-    if not chosen.startswith("puffer_"):
-        return layer
     reason = f"it is an argument of PufferLib's env, and {env_id} stands in for it"
     foreign = {key: value for key, value in layer.values.items() if key[0] == "env"}
     unread = [Unread(f"env.{key[1]}", value.origin, reason) for key, value in foreign.items()]

@@ -6,27 +6,45 @@ with 3.0 have some. Here the files load as they are, and every key without effec
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from typing import Any, get_args
 
 from puffer_policies.config.schema import SECTIONS, field_types
-from puffer_policies.config.values import convert
+from puffer_policies.config.values import NONE_WORDS
 
 _SEED = "the seed of a run is train.seed"
 _VECTOR = "envs are vectorised by vec.num_envs and vec.vectorization"
 _OLD = "PufferLib 3.0 does not read it either"
+_FOUR = "only PufferLib 4.0 reads it"
 _LOGGER = "it names a logger's project"
+_PROCESSES = "torchrun says how many processes train, and on which devices"
 
 UNREAD_KEYS: dict[str, str] = {
     "base.max_suggestion_cost": "it belongs to PufferLib's sweeps",
+    "base.max_runs": "it belongs to PufferLib's sweeps",
+    "base.rank": _PROCESSES,
+    "base.world_size": _PROCESSES,
+    "base.gpu_id": _PROCESSES,
+    "base.nccl_id": _PROCESSES,
+    "base.profile": _FOUR,
+    "base.cudagraphs": f"{_FOUR}; see train.compile_mode",
+    "base.checkpoint_dir": f"{_FOUR}; see train.data_dir",
+    "base.log_dir": f"{_FOUR}; see train.data_dir",
+    "base.checkpoint_interval": f"{_FOUR}; see train.checkpoint_interval",
+    "base.eval_episodes": f"{_FOUR}; see eval.episodes",
+    "base.seed": _SEED,
+    "base.reset_state": "memory is reset where an episode starts, and only there",
     "vec.backend": _VECTOR,
     "vec.batch_size": _VECTOR,
     "vec.num_workers": _VECTOR,
     "vec.zero_copy": _VECTOR,
     "vec.overwork": _VECTOR,
     "vec.seed": _SEED,
-    "vec.total_agents": f"{_OLD}; 4.0's count of agents is vec.num_envs here",
-    "vec.num_buffers": _OLD,
-    "vec.num_threads": f"{_OLD}; see train.num_threads",
+    "vec.total_agents": f"{_FOUR}; see vec.num_envs",
+    "vec.num_buffers": _FOUR,
+    "vec.num_frozen_banks": _FOUR,
+    "vec.frozen_bank_pct": _FOUR,
+    "vec.num_threads": f"{_FOUR}; see train.num_threads",
     "train.name": _LOGGER,
     "train.project": _LOGGER,
     "train.cpu_offload": "batches stay on one device",
@@ -34,13 +52,17 @@ UNREAD_KEYS: dict[str, str] = {
     "train.num_envs": f"{_OLD}; see vec.num_envs",
     "train.num_workers": f"{_OLD}; see vec.vectorization",
     "train.env_batch_size": f"{_OLD}; see vec.num_envs",
-    "train.horizon": f"{_OLD}; see train.bptt_horizon",
-    "train.beta1": f"{_OLD}; see train.adam_beta1",
-    "train.beta2": f"{_OLD}; see train.adam_beta2",
-    "train.eps": f"{_OLD}; see train.adam_eps",
-    "train.min_lr_ratio": f"{_OLD}; see train.anneal_lr",
-    "train.anneal_ent_coef": _OLD,
-    "train.replay_ratio": f"{_OLD}; see train.update_epochs",
+    "train.horizon": f"{_FOUR}; see train.bptt_horizon",
+    "train.beta1": f"{_FOUR}; see train.adam_beta1",
+    "train.beta2": f"{_FOUR}; see train.adam_beta2",
+    "train.eps": f"{_FOUR}; see train.adam_eps",
+    "train.min_lr_ratio": f"{_FOUR}; see train.anneal_lr",
+    "train.anneal_ent_coef": _FOUR,
+    "train.min_ent_coef_ratio": _FOUR,
+    "train.num_minibatches": f"{_OLD}; see train.minibatch_size",
+    "train.gpus": _PROCESSES,
+    "train.use_rnn": "base.rnn_name says it, in PufferLib 3.0 too",
+    "train.replay_ratio": f"{_FOUR}; see train.update_epochs",
     "train.replay_factor": f"{_OLD}; see train.update_epochs",
     "train.zero_copy": _OLD,
     "train.verbose": _OLD,
@@ -52,10 +74,14 @@ UNREAD_SECTIONS: dict[str, str] = {
     "carbs": "it belongs to PufferLib's sweeps",
     "neptune": "it belongs to PufferLib's loggers",
     "wandb": "it belongs to PufferLib's loggers",
-    "selfplay": _OLD,
-    "torch": f"{_OLD}; 4.0's parts are named by base.policy_name and base.rnn_name here",
+    "selfplay": _FOUR,
+    "torch": f"{_FOUR}; see base.policy_name and base.rnn_name",
 }
 """Section, without what follows a dot -> why it has no effect here."""
+
+
+OVERWRITTEN = frozenset({"train.use_rnn"})
+"""What PufferLib 3.0 sets itself, whatever its files say; some say the contrary of what they do."""
 
 
 def reason_section_unread(section: str) -> str:
@@ -67,19 +93,15 @@ def reason_section_unread(section: str) -> str:
 def reason_unread(section: str, key: str, text: str) -> str:
     """Return why this entry of a PufferLib file has no effect, or '' where it is ours to read.
 
-    The schema decides: an option that it has is read, whatever the tables say.
+    The schema decides: what it has is read, whatever the table says, but for `OVERWRITTEN`.
     """
-    types = field_types(SECTIONS[section]) if section in SECTIONS else {}
-    if key not in types:
-        return UNREAD_KEYS.get(f"{section}.{key}", "")
-    if _fits(text, types[key]):
-        return ""
-    return "" if text.strip() else "it is empty"
+    name = f"{section}.{key}"
+    known = field_types(SECTIONS[section]) if section in SECTIONS else {}
+    if key not in known or name in OVERWRITTEN:
+        return UNREAD_KEYS.get(name, "")
+    is_empty = text.strip().lower() in NONE_WORDS and not _may_be_none(known[key])
+    return "it is empty" if is_empty else ""
 
 
-def _fits(text: str, annotation: Any) -> bool:
-    try:
-        convert(text, annotation)
-    except ValueError:
-        return False
-    return True
+def _may_be_none(annotation: Any) -> bool:
+    return types.NoneType in get_args(annotation)
