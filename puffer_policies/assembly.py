@@ -108,10 +108,14 @@ class Blueprint:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the record declares, with the memory that a wrapper adds."""
+        """What the record declares, with the memory and the mask that wrappers add."""
         provided = {trait for part in self.recipe.wrappers for trait in part.record.provides}
         declared = self.record.capabilities
-        return replace(declared, recurrent=declared.recurrent or "recurrent" in provided)
+        return replace(
+            declared,
+            recurrent=declared.recurrent or "recurrent" in provided,
+            needs_mask=declared.needs_mask or "needs_mask" in provided,
+        )
 
     def load(self) -> type:
         """Import the class of the outermost part."""
@@ -207,10 +211,28 @@ def _class_record(cls: type, kind: type[R], registry: Registry) -> R:
 
 
 def _build(recipe: _Recipe, env: Any, *, strict: bool) -> nn.Module:
-    module = _construct(recipe.policy, (env,), strict=strict)
+    envs = [env]  # what each part sees, the outermost wrapper first
+    for wrapper in reversed(recipe.wrappers):
+        envs.append(_env_inside(wrapper, envs[-1]))
+    module = _construct(recipe.policy, (envs.pop(),), strict=strict)
     for wrapper in recipe.wrappers:
-        module = _construct(wrapper, (env, module), strict=strict)
+        module = _construct(wrapper, (envs.pop(), module), strict=strict)
     return module
+
+
+def _env_inside(wrapper: _Part[WrapperRecord], env: Any) -> Any:
+    """Return what the policy inside a wrapper is built for, if the wrapper shows it other spaces.
+
+    Its class says so by a static method ``wrapped_spaces(spaces, **kwargs)``.
+    """
+    cls = wrapper.record.load()
+    wrapped_spaces = getattr(cls, "wrapped_spaces", None)
+    if wrapped_spaces is None:
+        return env
+    _require_arguments(cls, wrapper.record.name, wrapper.kwargs, num_given=2)
+    outside = spaces_of(env)
+    inside = wrapped_spaces(outside, **wrapper.kwargs)
+    return env if inside is outside else inside
 
 
 def _construct(part: _Part[Any], given: tuple[Any, ...], *, strict: bool) -> nn.Module:

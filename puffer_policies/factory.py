@@ -56,7 +56,7 @@ def get_policy(
     plan = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
     module = plan.build(strict=validate != "off")
     if validate == "shapes":
-        require_shapes(module, plan.spaces, name=str(plan.spec))
+        require_shapes(module, plan.spaces, name=str(plan.spec), capabilities=plan.capabilities)
     elif validate == "full":
         require_promises(subject_of(plan), registry)
     registry.hooks.policy_built(module, plan.spec)

@@ -38,6 +38,7 @@ import sys, traceback
 from puffer_policies.checkpoint import load_policy, load_weights
 from puffer_policies.checks.reloading import answers
 from puffer_policies.checks.subject import Subject
+from puffer_policies.records import Capabilities
 from puffer_policies.spaces import Spaces
 """
 
@@ -54,7 +55,8 @@ load_weights({weights!r}, policy)
 """
 
 _ANSWER = """\
-subject = Subject("policy", here, build=lambda: policy)
+abilities = Capabilities(needs_mask={needs_mask})
+subject = Subject("policy", here, build=lambda: policy, capabilities=abilities)
 observations = torch.load({observations!r}, weights_only=True)
 torch.save(answers(subject, policy.eval(), observations), {answers!r})
 """
@@ -117,8 +119,10 @@ def _script(subject: Subject, folder: Path, *, by_name: bool) -> str:
         weights=str(folder / "policy.safetensors"), source=source, status=NO_POLICY
     )
     places = {name: str(folder / f"{name}.pt") for name in ("observations", "answers")}
+    needs_mask = subject.capabilities is not None and subject.capabilities.needs_mask
     here = f"here = Spaces({', '.join(pair)})\n"
-    return f"{HEADER}{_IMPORTS}{here}{policy}{_ANSWER.format(**places)}"
+    answer = _ANSWER.format(**places, needs_mask=needs_mask)
+    return f"{HEADER}{_IMPORTS}{here}{policy}{answer}"
 
 
 def _run(script: Path) -> None:

@@ -22,6 +22,7 @@ from puffer_policies.checks.running import run
 from puffer_policies.checks.subject import Subject, numbers
 from puffer_policies.checks.suite import all_checks, select_checks
 from puffer_policies.errors import ContractError
+from puffer_policies.records import Capabilities
 from puffer_policies.registry import Registry
 from puffer_policies.spaces import ActionLayout, Spaces
 
@@ -44,15 +45,22 @@ def require_promises(subject: Subject, registry: Registry) -> None:
         )
 
 
-def require_shapes(policy: nn.Module, spaces: Spaces, *, name: str) -> None:
+def require_shapes(
+    policy: nn.Module,
+    spaces: Spaces,
+    *,
+    name: str,
+    capabilities: Capabilities | None = None,
+) -> None:
     """Compare the shapes of a policy's outputs with the contract, under fake tensors.
 
-    Nothing is computed, unless the policy's shapes or branches depend on values.
+    Nothing is computed, unless the policy's shapes or branches depend on values. One whose
+    `capabilities` ask for an action mask is given one that allows all.
 
     Raises:
         ContractError: it lists every wrong shape, or the policy can't be run.
     """
-    subject = Subject(name, spaces, build=lambda: policy)
+    subject = Subject(name, spaces, build=lambda: policy, capabilities=capabilities)
     try:
         offences = _fake_offences(subject, policy)
     except (DataDependentOutputException, DynamicOutputShapeException):
@@ -69,11 +77,11 @@ def _fake_offences(subject: Subject, policy: nn.Module) -> list[str]:
     rows = subject.map(mode.from_tensor, _rows(subject))
     sequence = subject.map(mode.from_tensor, _sequence(subject))
     with mode:
-        return _offences(fake, rows, sequence, subject.layout)
+        return _offences(subject, fake, rows, sequence)
 
 
 def _real_offences(subject: Subject, policy: nn.Module) -> list[str]:
-    return _offences(copy.deepcopy(policy), _rows(subject), _sequence(subject), subject.layout)
+    return _offences(subject, copy.deepcopy(policy), _rows(subject), _sequence(subject))
 
 
 def _rows(subject: Subject) -> Any:
@@ -84,12 +92,13 @@ def _sequence(subject: Subject) -> Any:
     return subject.observations(ROWS, steps=TIME)
 
 
-def _offences(policy: nn.Module, rows: Any, sequence: Any, layout: ActionLayout) -> list[str]:
+def _offences(subject: Subject, policy: nn.Module, rows: Any, sequence: Any) -> list[str]:
     """Run one step and one sequence, and say which output has not the contract's shape."""
+    layout = subject.layout
     with torch.no_grad():
-        logits, values = policy.forward_eval(rows, {})  # type: ignore[operator]
+        logits, values = policy.forward_eval(rows, subject.unmasked({}, rows))  # type: ignore[operator]
         found = [*_wrong("forward_eval", logits, values, [(ROWS, 1)], layout)]
-        logits, values = policy(sequence, {})
+        logits, values = policy(sequence, subject.unmasked({}, sequence))
     recurrent = callable(getattr(policy, "initial_state", None))
     allowed = [(ROWS, TIME)] if recurrent else [(ROWS * TIME, 1), (ROWS, TIME)]
     return [*found, *_wrong("forward", logits, values, allowed, layout)]

@@ -22,7 +22,8 @@ class PolicyWrapper(nn.Module):
     """A policy that hands everything on to the policy it holds.
 
     A subclass changes what passes by `transform_observations` and `transform_logits`; it needs no
-    forward of its own. ``hasattr(wrapper, "initial_state")`` says whether the stack is recurrent.
+    forward of its own, and works inside a memory as outside. Both are given one state dict a pass,
+    never None. ``hasattr(wrapper, "initial_state")`` says whether the stack is recurrent.
     """
 
     def __init__(self, env: Any, policy: nn.Module) -> None:
@@ -51,8 +52,26 @@ class PolicyWrapper(nn.Module):
         return observations
 
     def transform_logits(self, logits: Any, state: State | None) -> Any:
-        """Return what the caller gets instead of the wrapped policy's logits: here the same."""
+        """Return what the caller gets instead of the wrapped policy's logits: here the same.
+
+        Logits have N rows; what `state` holds has (B, ...) or (B, T, ...).
+        """
         return logits
+
+    def finish_logits(self, logits: Any, state: State | None) -> Any:
+        """Transform the logits of `decode_actions` by every wrapper, from the innermost to this."""
+        finish = getattr(self.policy, "finish_logits", None)
+        return self.transform_logits(logits if finish is None else finish(logits, state), state)
+
+    def update_statistics(self, observations: Any) -> None:
+        """Take observations (N, *obs) into the statistics of whatever inside gathers some.
+
+        Trainers call it between an update and the next rollout, with what the env showed; each
+        wrapper hands on what the policy inside it sees.
+        """
+        update = getattr(self.policy, "update_statistics", None)
+        if update is not None:
+            update(self.transform_observations(observations, {}))
 
     def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
         """(N, *obs) -> hidden (N, H) of the wrapped policy."""
@@ -67,12 +86,14 @@ class PolicyWrapper(nn.Module):
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step of the wrapped policy: (B, *obs) -> logits, values (B, 1)."""
+        state = {} if state is None else state
         observations = self.transform_observations(observations, state)
         logits, values = self.policy.forward_eval(observations, state=state)  # type: ignore[operator]
         return self.transform_logits(logits, state), values
 
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """Training pass of the wrapped policy: (B, *obs) or (B, T, *obs) -> logits, values."""
+        state = {} if state is None else state
         observations = self.transform_observations(observations, state)
         logits, values = self.policy(observations, state=state)
         return self.transform_logits(logits, state), values
@@ -107,6 +128,7 @@ class RecurrentWrapper(PolicyWrapper):
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
+        state = {} if state is None else state
         hidden = self.encode_observations(observations, state)  # (B, I)
         carried = self._read_state(state, len(hidden), hidden.device)
         starts = _episode_starts(state, (len(hidden),), hidden.device)
@@ -115,10 +137,11 @@ class RecurrentWrapper(PolicyWrapper):
         hidden, carried = self.core.step(hidden, carried)  # (B, H)
         _write_state(state, carried)
         logits, values = self.decode_actions(hidden)
-        return self.transform_logits(logits, state), values
+        return self.finish_logits(logits, state), values
 
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """Training: (B, *obs) or (B, T, *obs) -> logits of B*T rows, values (B, T); row b*T + t."""
+        state = {} if state is None else state
         rows, batch = self._layout.flatten(observations)  # (N, *obs)
         batch_size, time = batch if len(batch) == 2 else (*batch, 1)
         hidden = self.encode_observations(rows, state)  # (N, I)
@@ -128,7 +151,7 @@ class RecurrentWrapper(PolicyWrapper):
         hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
         _write_state(state, carried)
         logits, values = self.decode_actions(hidden.flatten(0, 1))  # (N, ...)
-        return self.transform_logits(logits, state), values.reshape(batch_size, time)
+        return self.finish_logits(logits, state), values.reshape(batch_size, time)
 
     def _read_state(
         self, state: State | None, batch_size: int, device: torch.device

@@ -1,0 +1,162 @@
+"""Action masks around any structured policy: forbidden options get probability exactly 0.
+
+Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171: the logits of invalid actions are replaced
+before the softmax, in the rollout as in the update, and the gradient is that of the valid ones. It
+differs from the paper in this: they are replaced by minus infinity, not by -1e8, which leaves a
+probability that only float32 rounds to 0. `N` rows, B or B*T; `A` options of all choices together.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.contract import ACTION_MASK, State
+from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
+from puffer_policies.nn.leaves import leaf_spaces, without_key
+from puffer_policies.spaces import Spaces, action_layout, described
+from puffer_policies.wrappers.base import PolicyWrapper
+
+_OBSERVED = "observed_action_mask"
+"""State key, for the length of one pass: the mask that stood in the observation."""
+
+
+class ActionMaskWrapper(PolicyWrapper):
+    """A policy that never takes an action which the env forbids.
+
+    The mask is ``state["action_mask"]``: (B, A) or (B, T, A), true where an option is allowed. A is
+    n for Discrete and the sum of nvec for several choices, 2 each for MultiBinary, side by side as
+    in sb3-contrib. A choice without any option left raises on CPU; elsewhere, and under
+    ``torch.compile``, where looking would cost a wait, its log-probabilities are NaN.
+
+    Args:
+        env: what the policy was built for, with the mask in the observation if `key` is given.
+        policy: built for the spaces that `wrapped_spaces` gives.
+        key: the key of a Dict observation that holds the mask, for a state without one. The wrapped
+            policy does not see it.
+
+    Raises:
+        IncompatibleSpace: continuous actions, or no mask under `key`.
+    """
+
+    needs_mask = True
+
+    def __init__(self, env: Any, policy: nn.Module, *, key: str | None = None) -> None:
+        super().__init__(env, policy)
+        if any(isinstance(each, ActionMaskWrapper) for each in policy.modules()):
+            raise BuildError(
+                f"{type(policy).__name__!r} has an action mask already.",
+                fix="Use one ActionMaskWrapper.",
+            )
+        self.wrapped_spaces(self.spaces, key=key)
+        self.key = key
+        self.nvec = list(action_layout(self.spaces.action).nvec)
+
+    @staticmethod
+    def wrapped_spaces(spaces: Spaces, *, key: str | None = None) -> Spaces:
+        """Return the spaces that the wrapped policy is built for: without the mask."""
+        layout = action_layout(spaces.action)
+        if layout.is_continuous:
+            raise IncompatibleSpace(
+                f"'ActionMaskWrapper' does not fit the action space {described(spaces.action)}: "
+                "continuous actions have no options to forbid.",
+                fix="Leave the wrapper out.",
+            )
+        if key is None:
+            return spaces
+        reduced = without_key(spaces.observation, key)
+        _require_mask_space(leaf_spaces(spaces.observation)[key], key, sum(layout.nvec))
+        return Spaces(reduced, spaces.action)
+
+    def transform_observations(self, observations: Any, state: State | None) -> Any:
+        """Take the mask out of the observation, if it is there."""
+        if self.key is None:
+            return observations
+        if state is not None:
+            state[_OBSERVED] = observations[self.key]
+        return {key: each for key, each in observations.items() if key != self.key}
+
+    def transform_logits(self, logits: Any, state: State | None) -> Any:
+        """Forbid the options that the mask does not allow."""
+        return mask_logits(logits, self._mask(state or {}))
+
+    def _mask(self, state: State) -> Tensor:
+        """Return the mask as bool (N, A)."""
+        observed: Tensor | None = state.pop(_OBSERVED, None)
+        sent: Tensor | None = state.get(ACTION_MASK)
+        mask = observed if sent is None else sent
+        if mask is None:
+            raise ContractError(
+                f"'ActionMaskWrapper' found no action mask: state has no {ACTION_MASK!r}.",
+                fix="The env gives one in info['action_mask'], by a method action_masks(), or in a "
+                "Dict observation: ActionMaskWrapper(key='action_mask'). Or leave the wrapper out.",
+            )
+        if mask.shape[-1] != sum(self.nvec):
+            raise ContractError(
+                f"The action mask has shape {tuple(mask.shape)}; expected (B, {sum(self.nvec)}) or "
+                f"(B, T, {sum(self.nvec)}): one for each option of {self.nvec}.",
+            )
+        mask = mask.reshape(-1, mask.shape[-1]).to(torch.bool)  # (N, A)
+        # Reading a value back from an accelerator would wait for all that it has to do.
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            _require_options(mask, self.nvec)
+        return mask
+
+
+@singledispatch
+def mask_logits(logits: Any, mask: Tensor) -> Any:
+    """Return logits of the same type whose forbidden options have probability 0.
+
+    A Tensor (N, n), or a tuple of K of them, with `mask` (N, A). A package with logits of its own
+    registers them: ``mask_logits.register``.
+
+    Raises:
+        ContractError: logits without options, or another number of them than the mask has.
+    """
+    raise ContractError(
+        f"Logits of type {type(logits).__name__!r} have no options that a mask could forbid.",
+        fix="Register the type with puffer_policies.wrappers.action_mask.mask_logits.register.",
+    )
+
+
+@mask_logits.register
+def _(logits: Tensor, mask: Tensor) -> Tensor:
+    if logits.shape != mask.shape:
+        raise ContractError(
+            f"The action mask has {tuple(mask.shape)} rows and options, the logits "
+            f"{tuple(logits.shape)}.",
+            fix="Send one mask with each observation: (B, A) with a step, (B, T, A) with B*T rows.",
+        )
+    return logits.masked_fill(~mask, -math.inf)
+
+
+@mask_logits.register(tuple)
+@mask_logits.register(list)
+def _(logits: Any, mask: Tensor) -> Any:
+    parts = torch.split(mask, [each.shape[-1] for each in logits], -1)
+    return type(logits)(mask_logits(each, part) for each, part in zip(logits, parts, strict=True))
+
+
+def _require_options(mask: Tensor, nvec: list[int]) -> None:
+    left = torch.stack([part.any(-1) for part in torch.split(mask, nvec, -1)], -1)  # (N, K)
+    if not left.all():
+        row, choice = torch.nonzero(~left)[0].tolist()
+        where = f", choice {choice}," if len(nvec) > 1 else ""
+        raise ContractError(
+            f"Row {row} of the action mask{where} allows nothing.",
+            fix="The env allows at least one option of each choice, also where nothing matters.",
+        )
+
+
+def _require_mask_space(space: Any, key: str, options: int) -> None:
+    shape = getattr(space, "shape", None)
+    if shape != (options,):
+        raise IncompatibleSpace(
+            f"The observation's {key!r} is {described(space)}; a mask of these actions has shape "
+            f"{(options,)}.",
+            fix="Name the key that holds the action mask.",
+        )
