@@ -15,6 +15,7 @@ from torch import nn
 from puffer_policies.checkpoint import load_policy, read_header
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import EvalConfig
+from puffer_policies.envs.preprocessing import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
@@ -150,7 +151,7 @@ def evaluate_config(
         config.base.env_name,
         num_envs,
         vectorization=config.vec.vectorization,
-        env_kwargs=config.env,
+        env_kwargs=evaluation_kwargs(config.base.env_name, config.env),
     )
     try:
         return evaluate(policy, vecenv, config.eval, use_rnn=config.train.use_rnn, stopped=stopped)
