@@ -19,6 +19,7 @@ from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.advantage import RewardScale, explained_variance, gae
 from puffer_policies.train.batch import Batch, to_batch
 from puffer_policies.train.carry import Carry
+from puffer_policies.train.gradients import Gradients
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import LOSS_PARTS, Prediction, ppo_loss
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
@@ -40,8 +41,8 @@ class Trainer:
         carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=config.use_rnn)
         self._carry = carry
         self.plan = make_plan(config, vecenv.num_agents, recurrent=carry.recurrent)
-        self._parameters = list(policy.parameters())
         self.optimizer = _optimizer(config, policy)
+        self._gradients = Gradients(policy.parameters())
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
         self.collector = Collector(
             vecenv,
@@ -171,9 +172,9 @@ class Trainer:
 
     def _descend(self, loss: Tensor) -> None:
         """Take a step of the optimiser: the one place where parameters change."""
-        self.optimizer.zero_grad()
+        self._gradients.clear()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        self._gradients.clip(self.config.max_grad_norm)
         self.optimizer.step()
 
     def _require_finite(self, means: dict[str, float]) -> None:

@@ -1,0 +1,57 @@
+"""Gradients in one tensor against torch's own clearing and clipping, tensor by tensor."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from puffer_policies.train.gradients import Gradients
+
+
+def network():
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 1))
+    made[2].double()
+    made[3].requires_grad_(False)
+    return made
+
+
+def backward(made):
+    images = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
+    hidden = made[2](made[1](made[0](images)).double())
+    made[3](hidden.float()).square().sum().backward()
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_clipping_is_that_of_torch(max_norm):
+    ours, theirs = network(), network()
+    gradients = Gradients(ours.parameters())
+    for _ in range(2):
+        gradients.clear()
+        backward(ours)
+        gradients.clip(max_norm)
+    backward(theirs)
+    nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_parameters_that_are_not_trained_get_no_gradient():
+    made = network()
+    Gradients(made.parameters()).clear()
+    assert [each.grad is None for each in made.parameters()] == [False] * 4 + [True] * 2
+
+
+def test_clearing_takes_back_what_zero_grad_threw_away():
+    made = network()
+    gradients = Gradients(made.parameters())
+    made.zero_grad()
+    gradients.clear()
+    backward(made)
+    once = copy.deepcopy([each.grad for each in made.parameters()][:4])
+    gradients.clear()
+    backward(made)
+    assert all(torch.equal(p.grad, g) for p, g in zip(made.parameters(), once, strict=False))
