@@ -6,34 +6,13 @@ envs in one, values of each spelling, keys that nothing reads, and those of 2.0 
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-
 import pytest
+from pufferlib_files import FILES, FOLDER, load
 
 from puffer_policies.config.ini import read_ini
 from puffer_policies.config.load import ConfigWarning, load_config
 from puffer_policies.config.pufferlib import OVERWRITTEN, UNREAD_KEYS, UNREAD_SECTIONS
 from puffer_policies.config.schema import FREE_SECTIONS, SECTIONS, field_types
-
-FOLDER = Path(__file__).parent / "pufferlib_configs"
-FILES = sorted(FOLDER.glob("*.ini"))
-
-CHOSEN = {
-    "contradiction": "atari_pong",
-    "default": "CartPole-v1",
-    "four": "CartPole-v1",
-    "many_envs": "Ant-v4",
-    "old_train_keys": "CartPole-v1",
-}
-"""The env to take, for files that name none or several."""
-
-
-def load(stem):
-    flags = ["--env-name", CHOSEN[stem]] if stem in CHOSEN else []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigWarning)
-        return load_config(str(FOLDER / f"{stem}.ini"), flags)
 
 
 def named(stem):

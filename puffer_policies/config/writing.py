@@ -13,7 +13,6 @@ from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import FREE_SECTIONS, SECTIONS
 from puffer_policies.errors import ConfigError
 
-_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -78,14 +77,17 @@ def _quoted(text: str) -> str:
 
 
 def _require_writable(shown: str, value: Any) -> None:
-    inner = value if isinstance(value, list | tuple) else ()
-    if isinstance(value, dict):
-        inner = [*value, *value.values()]
-    for each in inner:
-        _require_writable(shown, each)
-    if not isinstance(value, _PLAIN) or value == "None":
+    if not _is_writable(value):
         raise ConfigError(
             f"{shown} holds {value!r}, which can't be written to TOML.",
             fix="Arguments are numbers, text, True, False, None, lists and tables; the text 'None' "
             "would be read as None.",
         )
+
+
+def _is_writable(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_writable(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_writable, value))
+    return value is None or (isinstance(value, bool | int | float | str) and value != "None")
