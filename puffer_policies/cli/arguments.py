@@ -233,6 +233,19 @@ def _add_comparing(verbs: Any) -> None:
         help="config (seeds are averaged), run, or an option such as train.learning-rate",
     )
 
+    compare = _verb(verbs, "compare", "comparing:run_compare", "train several policies on one env")
+    compare.epilog = "Flags of the config work as with 'train' and hold for all policies."
+    compare.add_argument("name", help=_CONFIG)
+    compare.add_argument(
+        "policies", nargs="+", metavar="POLICY", help="names, or 'LSTMWrapper(Default)'"
+    )
+    compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: 3")
+    compare.add_argument(
+        "-o", "--output", type=_text, metavar="DIR", help="a new folder; default: one in runs"
+    )
+    _add_allow_unknown(compare)
+    compare.set_defaults(takes_overrides=True)
+
 
 _RETURN = "environment/episode_return"
 

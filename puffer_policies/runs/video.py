@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from puffer_policies.config.resolved import Config
+from puffer_policies.envs.preprocessing import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.optional import import_optional
@@ -106,7 +107,8 @@ def _import_writers(suffix: str) -> Any:
 def _drawn_env(config: Config) -> Any:
     """Make one env that draws pictures, in this process."""
     name = config.base.env_name
-    kwargs = {key: value for key, value in config.env.items() if key != "render_mode"}
+    kwargs = dict(evaluation_kwargs(name, config.env))
+    kwargs.pop("render_mode", None)
     plain = make_vecenv(name, vectorization="sync", env_kwargs=kwargs)
     modes = _metadata(plain).get("render_modes") or ()
     plain.close()

@@ -1,0 +1,277 @@
+"""Several policies on one env, with equal steps and seeds: what each reached, in one table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puffer_policies.config.resolved import Config
+from puffer_policies.errors import ConfigError, PolicyError
+from puffer_policies.registry import Registry
+from puffer_policies.runs.building import policy_of
+from puffer_policies.runs.plot import plot_runs
+from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.statistics import mean_interval
+from puffer_policies.specs import PolicySpec
+from puffer_policies.vector.making import make_vecenv
+
+TABLE = "comparison.json"
+PICTURE = "learning_curves.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A policy in a comparison, and its finished runs."""
+
+    policy: str
+    """The name or expression by which it was asked for."""
+    parameters: int
+    """Of the whole stack."""
+    results: tuple[RunResult, ...] = ()
+    """One for each seed that was finished."""
+    error: str = ""
+    """Why it was given up; its runs until then count."""
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Mean return of each run's final evaluation; runs in which no episode ended have none."""
+        played = [result.evaluation for result in self.results]
+        return tuple(each.mean for each in played if each is not None and each.returns)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, over all runs."""
+        return sum(result.seconds for result in self.results)
+
+    @property
+    def speed(self) -> float | None:
+        """Env steps a second; None without a run."""
+        steps = sum(result.new_steps for result in self.results)
+        return steps / self.seconds if self.results else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "policy": self.policy,
+            "mean": float(np.mean(self.returns)) if self.returns else None,
+            "interval": mean_interval(self.returns),
+            "returns": self.returns,
+            "parameters": self.parameters,
+            "steps_per_second": self.speed,
+            "seconds": self.seconds,
+            "runs": [str(result.folder) for result in self.results],
+            "error": self.error or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison found so far."""
+
+    env: str
+    steps: int
+    """Of each run."""
+    seeds: tuple[int, ...]
+    folder: Path
+    entries: tuple[Entry, ...]
+    """Best mean return first."""
+    interrupted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "env": self.env,
+            "steps": self.steps,
+            "seeds": self.seeds,
+            "folder": str(self.folder),
+            "interrupted": self.interrupted,
+            "policies": [each.to_dict() for each in self.entries],
+        }
+
+
+def compare(
+    config: Config,
+    policies: Sequence[str],
+    *,
+    seeds: int = 3,
+    folder: Path | str,
+    registry: Registry | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Comparison:
+    """Train each policy with each seed by `config`, and gather what they reached.
+
+    All policies run with one seed before any runs with the next, so that what an interrupt leaves
+    can be compared, too. The table is written to ``comparison.json`` in `folder` after each run.
+
+    Args:
+        config: env, budget and options of all; ``train.seed`` is the first seed. Its own wrapper is
+            left out; its [policy] arguments go to the policy that it names, those that were given
+            on the command line to all.
+        policies: names or expressions.
+        seeds: how many.
+        folder: where table and runs are written; new, or empty.
+        registry: where names are looked up; the default registry if None.
+        tell: is given a line after each run.
+
+    Raises:
+        ConfigError: policies that can't be built for the env, all of them in one error, before
+            anything runs; one policy twice; a `folder` that is not empty.
+        EnvError: the env can't be made.
+    """
+    configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
+    sizes = _parameters(configs, registry)
+    tournament = _Tournament(configs, sizes, _new_folder(Path(folder)), registry, tell)
+    return tournament.run(tuple(range(config.train.seed, config.train.seed + seeds)))
+
+
+def config_for(config: Config, policy: str) -> Config:
+    """Return `config` with another policy, and of its [policy] arguments those that stay true."""
+    named = PolicySpec.parse(config.base.policy_name).name
+    spec = PolicySpec.parse(policy)
+    kwargs = {
+        key: value
+        for key, value in config.policy.items()
+        if key not in spec.kwargs
+        and (spec.name == named or config.origin("policy", key) == "command line")
+    }
+    base = replace(config.base, policy_name=policy, rnn_name=None)
+    return replace(config, base=base, policy=kwargs, rnn={})
+
+
+def draw_comparison(comparison: Comparison) -> Path | None:
+    """Draw the learning curves of a comparison into its folder; None if nothing was finished.
+
+    Raises:
+        ConfigError, MissingDependency: as `plot_runs`.
+    """
+    pairs = [(run.folder, each.policy) for each in comparison.entries for run in each.results]
+    if not pairs:
+        return None
+    path = comparison.folder / PICTURE
+    plot_runs([folder for folder, _ in pairs], path, labels=[policy for _, policy in pairs])
+    return path
+
+
+class _Tournament:
+    """Runs every policy with every seed, and remembers what came of it."""
+
+    def __init__(
+        self,
+        configs: dict[str, Config],
+        sizes: dict[str, int],
+        folder: Path,
+        registry: Registry | None,
+        tell: Callable[[str], object],
+    ) -> None:
+        self.configs, self.folder, self.registry, self.tell = configs, folder, registry, tell
+        self.entries = {policy: Entry(policy, sizes[policy]) for policy in configs}
+        self.interrupted = False
+
+    def run(self, seeds: tuple[int, ...]) -> Comparison:
+        try:
+            for seed in seeds:
+                for policy in self.configs:
+                    if not self.entries[policy].error and not self.interrupted:
+                        self._run_one(policy, seed)
+                        self._comparison(seeds)
+        except KeyboardInterrupt:  # between two runs, of which each takes its own
+            self.interrupted = True
+        return self._comparison(seeds)
+
+    def _run_one(self, policy: str, seed: int) -> None:
+        config, entry = self.configs[policy], self.entries[policy]
+        data_dir = str(self.folder / _slug(policy))
+        train = replace(config.train, seed=seed, data_dir=data_dir)
+        try:
+            result = train_from_config(
+                replace(config, train=train), display="quiet", registry=self.registry
+            )
+        except Exception as error:  # a policy's own code may raise anything; the others go on
+            self.entries[policy] = replace(entry, error=_told(error))
+            self.tell(f"{policy}, seed {seed}: {_told(error)}")
+            return
+        if result.interrupted:
+            self.interrupted = True
+            return
+        self.entries[policy] = replace(entry, results=(*entry.results, result))
+        assert result.evaluation is not None
+        self.tell(
+            f"{policy}, seed {seed}: return {result.evaluation.mean:,.2f} in {result.seconds:.1f} s"
+        )
+
+    def _comparison(self, seeds: tuple[int, ...]) -> Comparison:
+        """Return what is known, and write it down."""
+        config = next(iter(self.configs.values()))
+        found = Comparison(
+            env=config.base.env_name,
+            steps=config.train.total_timesteps,
+            seeds=seeds,
+            folder=self.folder,
+            entries=tuple(sorted(self.entries.values(), key=_rank)),
+            interrupted=self.interrupted,
+        )
+        text = json.dumps(found.to_dict(), indent=2)
+        (self.folder / TABLE).write_text(f"{text}\n", encoding="utf-8")
+        return found
+
+
+def _rank(entry: Entry) -> tuple[bool, float]:
+    return (not entry.returns, -float(np.mean(entry.returns)) if entry.returns else 0.0)
+
+
+def _distinct(policies: Sequence[str]) -> list[str]:
+    twice = [policy for policy in dict.fromkeys(policies) if policies.count(policy) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is given twice.", fix="Name each policy once.")
+    return list(policies)
+
+
+def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[str, int]:
+    """Build every policy once and count; all that can't be built are told in one error."""
+    config = next(iter(configs.values()))
+    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    sizes, problems = {}, []
+    try:
+        for policy, own in configs.items():
+            try:
+                module = policy_of(own, env, registry=registry)
+                sizes[policy] = sum(each.numel() for each in module.parameters())
+            except PolicyError as error:
+                problems.append(f"{policy}: {error}")
+    finally:
+        env.close()
+    if problems:
+        raise ConfigError(
+            "\n".join(problems),
+            fix=f"puffer-policies list --fits {config.base.env_name} names those that fit.",
+        )
+    return sizes
+
+
+def _new_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(
+                f"{folder} is not empty: a comparison has a folder of its own.",
+                fix="Give a new folder, or leave -o out.",
+            )
+    except OSError as error:
+        raise ConfigError(f"No comparison can be written to {folder}: {error}.") from error
+    return folder
+
+
+def _slug(policy: str) -> str:
+    """Return an expression as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", policy).strip("_")
+
+
+def _told(error: Exception) -> str:
+    problem = error.problem if isinstance(error, PolicyError) else str(error)
+    return f"{type(error).__name__}: {problem}".strip()
