@@ -23,9 +23,10 @@ class EpisodeTracker:
 
     def update(self, step: Step) -> np.ndarray:
         """Take in a step and return the rows (K,) whose episodes ended."""
-        self._returns += step.rewards * ~step.ghost
-        self._lengths += ~step.ghost
-        ended = np.flatnonzero(step.done)
+        played = ~step.ghost
+        self._returns += step.rewards * played
+        self._lengths += played
+        (ended,) = step.done.nonzero()
         if ended.size:
             self._finish(ended)
         return ended

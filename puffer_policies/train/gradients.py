@@ -1,4 +1,4 @@
-"""The gradients of a policy side by side in one tensor: cleared, measured and scaled by one call."""
+"""The gradients of a policy side by side in one tensor: cleared and clipped by a few calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Gradients:
 
     def clip(self, max_norm: float) -> None:
         """Scale all down to the Euclidean norm `max_norm`, if theirs is larger."""
-        norms = [torch.linalg.vector_norm(flat, dtype=torch.float32) for flat in self._flat]
+        norms = [torch.linalg.vector_norm(flat).float() for flat in self._flat]
         norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for flat in self._flat:

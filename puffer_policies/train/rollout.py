@@ -99,14 +99,14 @@ class Collector:
         seen = enumerate(leaves(self._buffers.observed(last)))
         carried = {f"state.{key}": each for key, each in self._carry.tensors.items()}
         observed = {f"observation.{i}": each for i, each in seen}
-        return {**observed, "starts": self._buffers.starts[last], **carried}
+        return {**observed, "starts": self._buffers.started(last), **carried}
 
     def go_on(self, here: Tensors) -> None:
         """Begin the next rollout with what another collector's `here` returned."""
         last = self._num_steps
         for i, each in enumerate(leaves(self._buffers.observed(last))):
             each.copy_(here[f"observation.{i}"])
-        self._buffers.starts[last].copy_(here["starts"])
+        self._buffers.started(last).copy_(here["starts"])
         carried = self._carry.tensors
         self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
 
@@ -127,15 +127,15 @@ class Collector:
             self._step(t)
         last = self._num_steps
         return buffers.rollout(
-            self._carry.peek(buffers.observed(last), buffers.starts[last]), states
+            self._carry.peek(buffers.observed(last), buffers.started(last)), states
         )
 
     def _step(self, t: int) -> None:
         buffers = self._buffers
-        logits, values = self._carry.step(buffers.observed(t), buffers.starts[t])
+        logits, values = self._carry.step(buffers.observed(t), buffers.started(t))
         drawn = distribution(logits)
         actions = drawn.sample(self._generator)
-        buffers.decide(t, actions, drawn.log_prob(actions), values)
+        buffers.decide(actions, drawn.log_prob(actions), values)
         sent, begun = actions.cpu().numpy(), time.perf_counter()
         step = self._vecenv.step(sent)
         self.env_seconds += time.perf_counter() - begun
@@ -156,47 +156,53 @@ class Collector:
 
 
 class _Buffers:
-    """The memory of a rollout. Observations and starts have one row more, for what comes next."""
+    """The memory of a rollout. Observations and starts have one row more, for what comes next.
+
+    What envs show is written to host rows. On the CPU these are the memory of the tensors that the
+    policy reads; for another device they are one row, sent there at every step.
+    """
 
     def __init__(
         self, num_steps: int, num_envs: int, observations: Any, device: torch.device
     ) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
-        self.num_steps = num_steps
-        self._observations = map_nested(lambda leaf: _rows(leaf, rows, device), observations)
+        self._observations = map_nested(lambda leaf: _zeros(leaf, rows, device), observations)
         self.starts = torch.zeros(rows, num_envs, dtype=torch.bool, device=device)
-        self._actions: Tensor | None = None
-        self._log_probs = torch.zeros(shape, device=device)
-        self._values = torch.zeros(shape, device=device)
+        everything = (self._observations, self.starts)
+        # Cut once: indexing a tensor costs as much as adding two.
+        self._rows = [map_nested(lambda each: each[t], everything) for t in range(rows)]
+        self._shared = device.type == "cpu"
+        staged = map_nested(_staged, self._rows[0])
+        self._staged = [self._rows[t] if self._shared else staged for t in range(rows)]
+        self._host = [map_nested(Tensor.numpy, each) for each in self._staged]
+        self._decided: list[tuple[Tensor, Tensor, Tensor]] = []
         self._rewards = np.zeros(shape, dtype=np.float32)
         self._terminated, self._truncated, self._ghost = (np.zeros(shape, bool) for _ in range(3))
         self._overrides: list[tuple[int, np.ndarray, Tensor]] = []
 
     def rewind(self) -> None:
         """Make the last row the first."""
-        self._overrides = []
-        self.starts[0] = self.starts[-1]
-        for leaf in leaves(self._observations):
-            leaf[0] = leaf[-1]
+        self._overrides, self._decided = [], []
+        map_nested(Tensor.copy_, self._rows[0], self._rows[-1])
 
     def show(self, t: int, observations: Any, starts: np.ndarray) -> None:
         """Put what the envs show at `t` on the device."""
-        map_nested(
-            lambda rows, leaf: _write(rows[t], as_tensor(leaf)), self._observations, observations
-        )
-        self.starts[t].copy_(torch.from_numpy(starts))
+        map_nested(_write, self._host[t], (observations, starts))
+        if not self._shared:
+            map_nested(Tensor.copy_, self._rows[t], self._staged[t])
 
     def observed(self, t: int) -> Any:
         """Return the observations (N, *obs) at `t`."""
-        return map_nested(lambda rows: rows[t], self._observations)
+        return self._rows[t][0]
 
-    def decide(self, t: int, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
-        """Keep what the policy said at `t`."""
-        if self._actions is None:
-            self._actions = actions.new_zeros((self.num_steps, *actions.shape))
-        self._actions[t] = actions
-        self._log_probs[t] = log_probs
-        self._values[t] = values
+    def started(self, t: int) -> Tensor:
+        """Return which observations at `t` are the first of an episode, (N,) bool."""
+        starts: Tensor = self._rows[t][1]
+        return starts
+
+    def decide(self, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
+        """Keep what the policy said at the next step."""
+        self._decided.append((actions, log_probs, values))
 
     def outcome(self, t: int, step: Step) -> None:
         """Keep what the envs answered at `t`."""
@@ -210,17 +216,19 @@ class _Buffers:
         self._overrides.append((t, rows, values))
 
     def rollout(self, last_values: Tensor, states: list[Tensors]) -> Rollout:
-        """Return views of everything; `last_values` (N,) belong to what the last step showed."""
-        assert self._actions is not None
-        next_values = torch.cat([self._values[1:], last_values[None]]).cpu().numpy()  # (T, N)
-        for t, rows, values in self._overrides:
-            next_values[t][rows] = values.cpu().numpy()[rows]
+        """Return what there is; `last_values` (N,) belong to what the last step showed."""
+        actions, log_probs, values = (
+            torch.stack(each) for each in zip(*self._decided, strict=True)
+        )
+        next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
+        for t, rows, final in self._overrides:
+            next_values[t][rows] = final.cpu().numpy()[rows]
         return Rollout(
             observations=map_nested(lambda rows: rows[:-1], self._observations),
             starts=self.starts[:-1],
-            actions=self._actions,
-            log_probs=self._log_probs,
-            values=self._values,
+            actions=actions,
+            log_probs=log_probs,
+            values=values,
             next_values=next_values,
             rewards=self._rewards,
             terminated=self._terminated,
@@ -230,20 +238,24 @@ class _Buffers:
         )
 
 
-def _rows(leaf: Any, rows: int, device: torch.device) -> Tensor:
+def _zeros(leaf: Any, rows: int, device: torch.device) -> Tensor:
     example = to_tensor(leaf)
     return torch.zeros((rows, *example.shape), dtype=example.dtype, device=device)
 
 
-def _write(row: Tensor, observed: Tensor) -> None:
-    # `copy_` would round fractions to the integers of a careless reset() without a word.
-    if not torch.can_cast(observed.dtype, row.dtype):
+def _staged(row: Tensor) -> Tensor:
+    return torch.zeros_like(row, device="cpu")
+
+
+def _write(row: np.ndarray, shown: Any) -> None:
+    try:
+        np.copyto(row, shown)
+    except TypeError as error:  # fractions are not rounded to the integers of a careless reset()
         raise EnvError(
-            f"The env's step() returned observations of {observed.dtype}, its reset() of "
+            f"The env's step() returned observations of {np.asarray(shown).dtype}, its reset() of "
             f"{row.dtype}.",
             fix="Return the observation space's dtype from both.",
-        )
-    row.copy_(observed)
+        ) from error
 
 
 def require_finite(rollout: Rollout) -> None:
