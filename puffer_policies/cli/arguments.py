@@ -117,6 +117,8 @@ def handler_of(options: argparse.Namespace) -> Any:
         return "configuring:run_options"
     if options.verb == "train" and options.name is None and options.resume is None:
         return "configuring:run_names"
+    if options.verb == "show-config" and options.name is None:
+        return "configuring:run_names"
     return options.run
 
 
@@ -169,7 +171,7 @@ def _add_configuring(verbs: Any) -> None:
         verbs, "show-config", "config_showing:run_show_config", "write the filled-in config as TOML"
     )
     show.epilog = "Flags of the config work as with 'train'. To keep it: show-config X > run.toml"
-    show.add_argument("name", help=_CONFIG)
+    show.add_argument("name", nargs="?", help=_CONFIG)
     show.add_argument("--origin", action="store_true", help="say where each value comes from")
     _add_allow_unknown(show)
     show.set_defaults(takes_overrides=True)

@@ -6,16 +6,23 @@ import argparse
 import sys
 from typing import Any
 
+import gymnasium
+
 from puffer_policies.cli.configuring import config_of, require_registered
 from puffer_policies.cli.output import print_json
+from puffer_policies.config.load import ASKED
+from puffer_policies.config.presets import shipped_configs
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.writing import config_to_toml, sections_of
+from puffer_policies.envs.families import known_ids
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
+from puffer_policies.spaces import env_not_found
 
 
 def run_show_config(options: argparse.Namespace) -> int:
     """Print a config as TOML, or as JSON in the form of a run's config.json."""
     config = config_of(options)
+    _require_env(config)
     try:
         require_registered(config)
     except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:
@@ -26,6 +33,19 @@ def run_show_config(options: argparse.Namespace) -> int:
     else:
         print_json(_with_origins(config) if options.origin else config.to_args())
     return 0
+
+
+def _require_env(config: Config) -> None:
+    """Refuse a name that is neither a config nor an env id; files may name envs of programs."""
+    env_id = config.base.env_name
+    is_asked = config.origin("base", "env_name") == ASKED
+    is_others = env_id.startswith("pettingzoo/") or config.vec.vectorization == "envpool"
+    if not is_asked or is_others or env_id in known_ids():
+        return
+    try:
+        gymnasium.spec(env_id)
+    except gymnasium.error.Error as error:
+        raise env_not_found(env_id, error, names=shipped_configs()) from error
 
 
 def _with_origins(config: Config) -> dict[str, Any]:

@@ -53,13 +53,14 @@ def run_configs(arguments: argparse.Namespace) -> int:
 
 
 def run_names(arguments: argparse.Namespace) -> int:
-    """Print what can be trained by name, for a command line that names nothing."""
+    """Print what has a name, for a command line that names nothing to train or to show."""
     command_line_layer(arguments.overrides)  # a mistake there may have swallowed the name
     if not arguments.json:
         run_configs(argparse.Namespace(json=False, pattern="*"))
     raise ConfigError(
-        "Say what to train: a config, a .toml or .ini file, or a gymnasium id.",
-        fix="puffer-policies train cartpole",
+        f"Say what to {arguments.verb.partition('-')[0]}: a config, a .toml or .ini file, the "
+        "folder of a run, or a gymnasium id.",
+        fix=f"puffer-policies {arguments.verb} cartpole",
     )
 
 

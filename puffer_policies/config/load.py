@@ -42,6 +42,10 @@ COMPLETE = "complete"
 """Key of a TOML file that says everything: no shipped config is laid under it."""
 
 
+ASKED = "the name asked for"
+"""The origin of an env's id that stands for its config: there is no shipped one."""
+
+
 class ConfigWarning(UserWarning):
     """Entries of a file that have no effect here."""
 
@@ -130,7 +134,7 @@ def _named_layers(name: str) -> list[Layer]:
             f"{name} is a file, but no config: those end in {', '.join(FILE_TYPES)} or .json.",
             fix="puffer-policies show-config NAME > run.toml writes one.",
         )
-    return [shipped.layer if shipped else Layer({ENV_NAME: Value(name, "the name asked for")})]
+    return [shipped.layer if shipped else Layer({ENV_NAME: Value(name, ASKED)})]
 
 
 def _file_layers(name: str, flags: Layer, allow_unknown: bool) -> list[Layer]:
