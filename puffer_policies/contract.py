@@ -16,7 +16,11 @@ EPISODE_START = "episode_start"
 
 ACTION_MASK = "action_mask"
 """State key: bool (B, A) or (B, T, A), true where an option is allowed; A counts all options.
-A policy may read it; one whose record says ``needs_mask`` does, and asks for it."""
+A policy may read it; one whose record says ``needs_mask`` does, and asks for it. A module with the
+attribute `NEEDS_MASK` tells a trainer so."""
+
+NEEDS_MASK = "needs_mask"
+"""Attribute of a module that reads the mask; absent or False means that it does not."""
 
 LSTM_STATE = ("lstm_h", "lstm_c")
 """State keys that PufferLib's trainer carries from step to step."""
