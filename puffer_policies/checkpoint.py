@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def save_checkpoint(
     env: Any,
     config: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     registry: Registry | None = None,
 ) -> Path:
     """Write a policy's weights and recipe to `path`, at once or not at all.
@@ -102,13 +103,28 @@ def save_checkpoint(
         env: whatever `spaces_of` reads; the spaces become the checkpoint's fingerprint.
         config: the run's config, plain data.
         training: counters, plain data.
+        weights: `weights_of` the policy at another moment; those that it has now if None.
         registry: where the recipe's names came from; the default registry if None.
     """
+    tensors, aliases = _distinct(weights_of(policy) if weights is None else weights)
+    header = header_of(policy, env=env, config=config, training=training, registry=registry)
+    told = replace(header, aliases=aliases)
+    return write_tensors(path, tensors, header=told.to_json(), key=METADATA_KEY)
+
+
+def header_of(
+    policy: nn.Module,
+    *,
+    env: Any,
+    config: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+) -> Header:
+    """Return what a checkpoint says of a policy. Arguments are those of `save_checkpoint`."""
     spec = getattr(policy, "spec", None)
     spec = spec if isinstance(spec, PolicySpec) else None
     spaces = spaces_of(env)
-    tensors, aliases = _distinct(_stripped(policy.state_dict()))
-    header = Header(
+    return Header(
         spec=spec,
         observation_space=str(spaces.observation),
         action_space=str(spaces.action),
@@ -116,9 +132,7 @@ def save_checkpoint(
         training=training or {},
         origins=_origins(spec, registry) if spec else (),
         versions=_versions(),
-        aliases=aliases,
     )
-    return write_tensors(path, tensors, header=header.to_json(), key=METADATA_KEY)
 
 
 def read_header(path: Path | str) -> Header:
@@ -164,6 +178,23 @@ def load_weights(path: Path | str, policy: nn.Module) -> Header:
     tensors, text = read_tensors(path, key=METADATA_KEY)
     header = Header.from_json(text, Path(path))
     tensors |= {alias: tensors[key] for alias, key in header.aliases.items()}
+    put_weights(policy, tensors, path=path, owner=header.spec)
+    return header
+
+
+def weights_of(policy: nn.Module) -> dict[str, Tensor]:
+    """Return a policy's weights and buffers by the names that stand in checkpoints, not copied."""
+    return _stripped(policy.state_dict())
+
+
+def put_weights(
+    policy: nn.Module, tensors: Mapping[str, Tensor], *, path: Path | str, owner: PolicySpec | None
+) -> None:
+    """Put tensors of `weights_of` into `policy`; `path` and `owner` are for the error.
+
+    Raises:
+        CheckpointError: names or shapes differ; all differences in one error.
+    """
     own = policy.state_dict()
     # A compiled or distributed policy has the prefix before its own keys.
     names = dict(zip(_stripped(own), own, strict=True))
@@ -171,10 +202,9 @@ def load_weights(path: Path | str, policy: nn.Module) -> Header:
     if problems:
         raise CheckpointError(
             f"The weights of {path} do not fit {type(policy).__name__}:\n" + "\n".join(problems),
-            fix=f"They belong to {header.spec}." if header.spec else "",
+            fix=f"They belong to {owner}." if owner else "",
         )
     policy.load_state_dict({names[name]: tensor for name, tensor in tensors.items()})
-    return header
 
 
 def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> None:

@@ -22,18 +22,12 @@ from puffer_policies.config import load as config_load
 from puffer_policies.config.presets import resolve_env_name
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.evaluation import Evaluation
-from puffer_policies.runs.run import (
-    MODEL,
-    RunResult,
-    policy_of,
-    prepare_process,
-    train_from_config,
-    vecenv_of,
-)
+from puffer_policies.runs.folder import LATEST
+from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.making import as_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
@@ -46,7 +40,7 @@ def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return config_load.load_config(env_name, overrides).to_args()
 
 
-def load_env(env_name: str, args: Mapping[str, Any]) -> GymVecEnv:
+def load_env(env_name: str, args: Mapping[str, Any]) -> VecEnv:
     """Make `env_name` by `args`; ``.driver_env`` has the single-agent spaces.
 
     Args:
@@ -92,8 +86,8 @@ class PuffeRL(Trainer):
         return self.logs
 
     def save_checkpoint(self, path: Path | str | None = None) -> Path:
-        """Write the policy to `path`, by default ``<data_dir>/model.safetensors``."""
-        default = Path(self.config.data_dir).expanduser() / MODEL
+        """Write the policy to `path`, by default ``<data_dir>/latest.safetensors``."""
+        default = Path(self.config.data_dir).expanduser() / LATEST
         target = default if path is None else Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}

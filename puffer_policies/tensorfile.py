@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors
@@ -24,24 +25,37 @@ def write_tensors(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
         metadata={key: header},
     )
-    try:
-        _replace(path, data)
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be written: {error}.") from error
+    write_at_once(path, data)
     return path
 
 
-def _replace(path: Path, data: bytes) -> None:
-    # Written beside the target and moved over it, so that a crash leaves the old file whole.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def write_at_once(path: Path, data: bytes) -> None:
+    """Write a file beside `path` and move it there: a crash at any moment leaves a whole one.
+
+    Raises:
+        CheckpointError: it can't be written; what was there is as it was.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
+        _replace(path, data)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} can't be written: {error}.",
+            fix="Look for room and permissions there; what was written before is whole.",
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # A name of this thread's own; `tempfile` would make a file that only its owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -69,6 +83,6 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
     if header is None:
         raise CheckpointError(
             f"{path} is a safetensors file, but not of the kind asked for: no {key!r} header.",
-            fix="Give the model.safetensors of one of our runs.",
+            fix="latest.safetensors and best.safetensors of a run hold its policy.",
         )
     return tensors, header

@@ -46,16 +46,18 @@ def _threads():
 def test_a_run_leaves_its_config_metrics_and_checkpoint(tmp_path):
     result = train_from_config(config_of(tmp_path), display="quiet")
     assert sorted(path.name for path in result.folder.iterdir()) == [
+        "best.safetensors",
         "config.json",
+        "latest.safetensors",
         "metrics.jsonl",
-        "model.safetensors",
         "trainer.safetensors",
     ]
     *updates, last = map(json.loads, (result.folder / "metrics.jsonl").read_text().splitlines())
     assert [line["agent_steps"] for line in updates] == [128, 256, 384, 512]
     assert last["evaluation"]["mean"] == result.evaluation.mean
     assert json.loads((result.folder / "config.json").read_text())["train"]["bptt_horizon"] == 16
-    assert read_header(result.checkpoint).training == {"global_step": 512, "epoch": 4}
+    told = read_header(result.checkpoint).training
+    assert (told["global_step"], told["epoch"]) == (512, 4)
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "cartpole_lstm", "pendulum", "breakout"])
@@ -76,7 +78,9 @@ def test_a_run_can_go_on_from_a_folder(tmp_path):
     config = config_of(tmp_path, "--train.total-timesteps", "1024")
     second = train_from_config(config, display="quiet", resume=first.folder)
     assert (second.steps, second.new_steps) == (1024, 512)
-    assert len((second.folder / "metrics.jsonl").read_text().splitlines()) == 4 + 1
+    lines = list(map(json.loads, (first.folder / "metrics.jsonl").read_text().splitlines()))
+    assert [line.get("epoch") for line in lines] == [*range(1, 9), None]
+    assert load_run_config(first.folder) == config
 
 
 def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypatch, capsys):
@@ -93,13 +97,16 @@ def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypat
     assert result.evaluation is None
     assert signal.getsignal(signal.SIGINT) is handler
     assert read_header(result.checkpoint).training["epoch"] == 1
-    assert "Interrupted after 128 steps" in capsys.readouterr().out
+    assert "Interrupted after 128 steps (SIGINT)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--vec.num-envs", "4"], "updates of 128 steps; this run makes updates of 64"),
+        (
+            ["--vec.num-envs", "4"],
+            "updates of 128 steps by 8 agents with adam; this run makes updates of 64",
+        ),
         (["--policy.hidden-size", "8"], r"128.* in the file, \(8"),
         (["--env-name", "Acrobot-v1"], "trained on other spaces"),
     ],
@@ -111,15 +118,6 @@ def test_another_run_than_the_first_is_no_resumption(flags, text, tmp_path):
             load_run_config(first.folder, flags), display="quiet", resume=first.folder
         )
     assert list(tmp_path.iterdir()) == [first.folder]
-
-
-def test_weights_and_state_of_two_moments_are_not_mixed(tmp_path):
-    first = train_from_config(config_of(tmp_path), display="quiet")
-    shorter = config_of(tmp_path, "--train.total-timesteps", "256")
-    second = train_from_config(shorter, display="quiet")
-    (second.folder / "trainer.safetensors").replace(first.folder / "trainer.safetensors")
-    with pytest.raises(CheckpointError, match=r"is of update 4, .* of update 2"):
-        train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
 
 
 def test_the_config_of_a_run_is_read_back_with_flags_over_it(tmp_path):

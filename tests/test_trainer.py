@@ -11,12 +11,12 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from plain_policies import Plain, Split
-from training_toys import clocks, guesses
+from training_toys import MODES, clocks, guesses
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
 from puffer_policies.runs.metrics import MetricsLog
-from puffer_policies.runs.resume import load_trainer, save_trainer
+from puffer_policies.runs.state import put_state, take_state, with_envs
 from puffer_policies.train.advantage import explained_variance
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.trainer import Trainer
@@ -187,30 +187,29 @@ def test_learning_without_a_rollout_is_refused():
 
 
 @pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])
-def test_a_resumed_run_equals_the_uninterrupted_one(make, tmp_path):
-    # Episodes end where rollouts do: that far the envs, which start anew, are the same.
+@pytest.mark.parametrize("mode", MODES)
+def test_a_resumed_trainer_equals_the_uninterrupted_one(make, mode):
     def fresh():
-        return trainer_of(clocks(AutoresetMode.SAME_STEP, [[(16, "c")], [(8, "t")]]), make=make)
+        return trainer_of(clocks(mode), make=make)
 
     whole, before, after = fresh(), fresh(), fresh()
     run(whole)
     for _ in range(3):
         before.evaluate()
         before.train()
-    path = save_trainer(tmp_path / "trainer.safetensors", before)
-    after.policy.load_state_dict(before.policy.state_dict())
+    state = with_envs(take_state(before), before)
     torch.manual_seed(99)
-    load_trainer(path, after)
+    assert put_state(after, state, path="there", owner=None) == ""
     assert after.epoch == 3
     logs = run(after)
     assert torch.equal(weights(after), weights(whole))
     assert logs["environment/episodes"] == whole.collector.episodes.num_finished
 
 
-def test_the_state_of_another_policy_is_refused(tmp_path):
+def test_the_state_of_another_policy_is_refused():
     trainer = trainer_of()
     trainer.evaluate()
     trainer.train()
-    path = save_trainer(tmp_path / "trainer.safetensors", trainer)
-    with pytest.raises(CheckpointError, match="another policy"):
-        load_trainer(path, trainer_of(make=lambda env: Plain(env, hidden_size=3)))
+    other = trainer_of(make=lambda env: Plain(env, hidden_size=3))
+    with pytest.raises(CheckpointError, match="do not fit Plain"):
+        put_state(other, take_state(trainer), path="there", owner=None)

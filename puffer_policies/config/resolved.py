@@ -13,6 +13,7 @@ from puffer_policies.config.schema import (
     SECTIONS,
     BaseConfig,
     EvalConfig,
+    LogConfig,
     TrainConfig,
     VecConfig,
 )
@@ -29,6 +30,7 @@ class Config:
     vec: VecConfig = field(default_factory=VecConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     env: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the env."""
     policy: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Config:
     def to_args(self) -> dict[str, Any]:
         """Return PufferLib's nested dict: ``args["train"]["gamma"]``, ``args["policy_name"]``."""
         args: dict[str, Any] = {key: getattr(self.base, key) for key in _BASE_KEYS}
-        for name in ("vec", "train", "eval"):
+        for name in ("vec", "train", "eval", "log"):
             args[name] = asdict(getattr(self, name))
         for name in FREE_SECTIONS:
             args[name] = dict(getattr(self, name))

@@ -179,8 +179,20 @@ class EvalConfig(Section):
     """Steps of each env after which the evaluation ends, its last episodes unfinished."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig(Section):
+    """Where a run's measurements go, besides the lines of JSON in its folder."""
+
+    section: ClassVar[str] = "log"
+
+    tensorboard: bool = False
+    """Whether TensorBoard's event files are written into the run's folder."""
+    wandb: str | None = None
+    """Project of Weights & Biases to send to; None: nothing is sent."""
+
+
 SECTIONS: dict[str, type[Section]] = {
-    each.section: each for each in (BaseConfig, VecConfig, TrainConfig, EvalConfig)
+    each.section: each for each in (BaseConfig, VecConfig, TrainConfig, EvalConfig, LogConfig)
 }
 """Sections whose keys are known, by name."""
 

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from puffer_policies.checkpoint import (
-    load_weights,
-    read_header,
-    require_same_spaces,
-    save_checkpoint,
-)
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.config.resolved import Config
-from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import CheckpointError, ConfigError
-from puffer_policies.factory import get_policy
+from puffer_policies.errors import ConfigError, PolicyError, TrainingError
 from puffer_policies.registry import Registry
+from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.display import Display, DisplayKind, make_display
 from puffer_policies.runs.evaluate import evaluate_config
 from puffer_policies.runs.evaluation import Evaluation
-from puffer_policies.runs.metrics import MetricsLog
-from puffer_policies.runs.resume import load_trainer, save_trainer
-from puffer_policies.spaces import spaces_of
-from puffer_policies.specs import WrapperSpec
+from puffer_policies.runs.folder import LATEST, TRAINER
+from puffer_policies.runs.interrupts import Stop, interruptible
+from puffer_policies.runs.loggers import Loggers, open_loggers
+from puffer_policies.runs.resume import go_on, read_trainer
+from puffer_policies.runs.saving import Saver
+from puffer_policies.tensorfile import write_at_once
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 
-MODEL = "model.safetensors"
-TRAINER = "trainer.safetensors"
+StopWhen = Callable[[Mapping[str, float]], bool]
+"""Looks at what an update measured, and says whether the run should stop there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class RunResult:
     steps: int
     """Env steps, those before a resume among them."""
     new_steps: int
-    """Env steps of this run alone."""
+    """Env steps since the run was started or resumed."""
     seconds: float
     interrupted: bool
     evaluation: Evaluation | None
@@ -66,6 +53,7 @@ def train_from_config(
     display: DisplayKind = "auto",
     registry: Registry | None = None,
     resume: Path | str | None = None,
+    stop_when: StopWhen = lambda logs: False,
 ) -> RunResult:
     """Train, evaluate and save by `config`. Ctrl-C ends the run cleanly, with a checkpoint.
 
@@ -73,166 +61,139 @@ def train_from_config(
         config: the run's config.
         display: what is shown; see `make_display`.
         registry: where the policy's names are looked up; the default registry if None.
-        resume: the folder of an earlier run to go on from; a new folder is made nevertheless.
+        resume: the folder of an earlier run, which goes on in it.
+        stop_when: is given what each update measured; True ends the run as Ctrl-C does.
 
     Raises:
-        ConfigError: sizes that do not divide, or a device that this machine does not have.
-        CheckpointError: `resume` holds no run, or one of another policy, env or batch size.
-        EnvError: the env can't be made.
-        TrainingError: a number that is not finite.
+        ConfigError: sizes that do not divide, a device that this machine does not have, or a folder
+            that can't be written.
+        CheckpointError: `resume` holds no run, or one of another policy, env or batch size; or a
+            checkpoint can't be written.
+        EnvError: the env can't be made, or fails.
+        TrainingError: a number that is not finite, or any failure that is no `PolicyError`.
     """
     prepare_process(config.train)
     vecenv = vecenv_of(config)
     try:
         policy = policy_of(config, vecenv, registry=registry)
         trainer = Trainer(config.train, vecenv, policy)
-        if resume is not None:
-            _go_on_from(Path(resume), trainer)
-        run = _Run(config, trainer, registry)
         with make_display(display, total_steps=config.train.total_timesteps) as shown:
-            result = run.go(shown)
+            folder = new_folder(config) if resume is None else _resumed(resume, trainer, shown)
+            run = _Run(config, trainer, folder, registry=registry, display=shown)
+            result = run.go(stop_when)
         shown.summary(f"{config.base.env_name}", _summary(result, policy))
         return result
     finally:
         vecenv.close()
 
 
-def _go_on_from(folder: Path, trainer: Trainer) -> None:
-    """Put an earlier run's weights and state of the trainer into `trainer`."""
-    header = read_header(folder / MODEL)
-    require_same_spaces(header, spaces_of(trainer.vecenv), folder / MODEL)
-    load_weights(folder / MODEL, trainer.policy)
-    load_trainer(folder / TRAINER, trainer)
-    saved = header.training.get("epoch")
-    if saved != trainer.epoch:
-        raise CheckpointError(
-            f"{folder / MODEL} is of update {saved}, {TRAINER} of update {trainer.epoch}: the run "
-            "was killed between the two.",
-            fix="Start anew, or load the weights with load_policy.",
-        )
-
-
-def prepare_process(config: TrainConfig) -> None:
-    """Seed Python, NumPy and torch, and set torch's threads: the one place where this is done."""
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.num_threads)
-    torch.backends.cudnn.deterministic = config.torch_deterministic
-    torch.backends.cudnn.benchmark = not config.torch_deterministic
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """Return the device to train on.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"train.device is {config.device!r}, which this machine can't use: {reason}",
-            fix="Use auto or cpu.",
-        ) from error
-    return torch.device(name)
-
-
-def vecenv_of(config: Config) -> GymVecEnv:
-    """Make the envs of a config."""
-    return make_vecenv(
-        config.base.env_name,
-        config.vec.num_envs,
-        vectorization=config.vec.vectorization,
-        env_kwargs=config.env,
-    )
-
-
-def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> nn.Module:
-    """Build the policy of a config for `env`, on the config's device."""
-    rnn = config.base.rnn_name
-    policy = get_policy(
-        config.base.policy_name,
-        env,
-        wrappers=[WrapperSpec(rnn, config.rnn)] if rnn else [],
-        registry=registry,
-        **config.policy,
-    )
-    return policy.to(device_of(config.train))
+def _resumed(folder: Path | str, trainer: Trainer, display: Display) -> Path:
+    """Put what a run left in its folder into `trainer`, and return the folder."""
+    path = Path(folder) / TRAINER
+    reason = go_on(trainer, read_trainer(path), path=path)
+    if reason:
+        display.note(f"The envs start new episodes, else all goes on as it was: {reason}")
+    return path.parent
 
 
 class _Run:
     """One run's folder and loop."""
 
-    def __init__(self, config: Config, trainer: Trainer, registry: Registry | None) -> None:
-        self.config, self.trainer, self.registry = config, trainer, registry
-        self.folder = new_folder(config)
-        self.begun_at = trainer.global_step
-        self.args = config.to_args()
-        (self.folder / CONFIG_FILE).write_text(json.dumps(self.args, indent=2) + "\n")
+    def __init__(
+        self,
+        config: Config,
+        trainer: Trainer,
+        folder: Path,
+        *,
+        registry: Registry | None,
+        display: Display,
+    ) -> None:
+        self.config, self.trainer, self.folder, self.display = config, trainer, folder, display
+        self.begun_at, self.start = trainer.global_step, time.perf_counter()
+        self.saver = Saver(folder, trainer, config=config.to_args(), registry=registry)
 
-    def go(self, display: Display) -> RunResult:
-        start = time.perf_counter()
-        metrics = MetricsLog(self.folder / "metrics.jsonl")
-        try:
-            with _interruptible() as stop:
-                self._loop(stop, metrics, display)
-                seconds = time.perf_counter() - start
-                self._save()
-                evaluation = self._evaluate(stop, display)
-            if evaluation is not None:
-                metrics.write({"evaluation": evaluation.to_dict()})
-            return self._result(seconds, evaluation)
-        finally:
-            metrics.close()
+    def go(self, stop_when: StopWhen) -> RunResult:
+        """Train to the end, or to where the run is stopped."""
+        trainer = self.trainer
+        opened = open_loggers(
+            self.config, self.folder, epoch=trainer.epoch, step=trainer.global_step
+        )
+        with opened as loggers, interruptible() as stop:
+            text = json.dumps(self.config.to_args(), indent=2) + "\n"
+            write_at_once(self.folder / CONFIG_FILE, text.encode())
+            try:
+                return self._to_the_end(loggers, stop, stop_when)
+            except Exception as error:
+                raise self._broken_off(error, loggers) from error
 
-    def _loop(self, stop: threading.Event, metrics: MetricsLog, display: Display) -> None:
+    def _to_the_end(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> RunResult:
+        self._loop(loggers, stop, stop_when)
+        seconds = time.perf_counter() - self.start
+        self._save(loggers)
+        evaluation = self._evaluate(stop)
+        if evaluation is None:
+            loggers.write({"interrupted": stop.signal, "agent_steps": self.trainer.global_step})
+        else:
+            loggers.write({"evaluation": evaluation.to_dict()})
+        return self._result(seconds, evaluation)
+
+    def _loop(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> None:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
-        while not trainer.finished and not stop.is_set():
+        while not trainer.finished and not stop():
             trainer.evaluate()
+            self.saver.look()
             logs = trainer.train()
-            metrics.write(logs)
-            display.update(logs)
+            self.saver.keep()
+            loggers.write(logs)
+            self.display.update(logs)
             if interval and trainer.epoch % interval == 0:
-                self._save()
+                self._save(loggers)
+            if stop_when(logs):
+                stop.signal = "stop_when"
 
-    def _evaluate(self, stop: threading.Event, display: Display) -> Evaluation | None:
+    def _save(self, loggers: Loggers) -> None:
+        loggers.sync()
+        self.saver.save()
+
+    def _evaluate(self, stop: Stop) -> Evaluation | None:
         """Play the final evaluation; None, and a word about it, if the run is interrupted."""
-        if not stop.is_set():
+        if not stop():
             # Stopped between two steps: envs in processes can't be closed in the midst of one.
-            evaluation = evaluate_config(self.trainer.policy, self.config, stopped=stop.is_set)
-            if not stop.is_set():
+            evaluation = evaluate_config(self.trainer.policy, self.config, stopped=stop)
+            if not stop():
                 return evaluation
         steps = self.trainer.global_step
-        display.note(f"Interrupted after {steps:,} steps; checkpoint: {self.folder / MODEL}")
+        self.display.note(
+            f"Interrupted after {steps:,} steps ({stop.signal}). Go on with: --resume {self.folder}"
+        )
         return None
 
-    def _save(self) -> Path:
-        trainer = self.trainer
-        save_trainer(self.folder / TRAINER, trainer)
-        return save_checkpoint(
-            self.folder / MODEL,
-            trainer.policy,
-            env=trainer.vecenv,
-            config=self.args,
-            training={"global_step": trainer.global_step, "epoch": trainer.epoch},
-            registry=self.registry,
+    def _broken_off(self, error: Exception, loggers: Loggers) -> PolicyError:
+        """Save what can be saved, and return the error with where that is."""
+        told = self.saver.rescue()
+        problem = error.problem if isinstance(error, PolicyError) else _described(error)
+        with suppress(PolicyError, OSError):
+            loggers.write({"error": problem, "agent_steps": self.trainer.global_step})
+        if isinstance(error, PolicyError):
+            return type(error)(f"{problem}\n{told}", fix=error.fix)
+        return TrainingError(
+            f"The run broke off with {problem}\n{told}", fix="--traceback shows where it happened."
         )
 
     def _result(self, seconds: float, evaluation: Evaluation | None) -> RunResult:
         return RunResult(
             folder=self.folder,
-            checkpoint=self.folder / MODEL,
+            checkpoint=self.folder / LATEST,
             steps=self.trainer.global_step,
             new_steps=self.trainer.global_step - self.begun_at,
             seconds=seconds,
             interrupted=evaluation is None,
             evaluation=evaluation,
         )
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def new_folder(config: Config) -> Path:
@@ -257,32 +218,6 @@ def new_folder(config: Config) -> Path:
     raise ConfigError(f"{parent} is full of runs named {stem}.")
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no update is cut in two; a later one raises."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-    previous = signal.getsignal(signal.SIGINT)
-    deadline = float("inf")
-
-    def on_interrupt(number: int, frame: Any) -> None:
-        nonlocal deadline
-        if time.monotonic() > deadline:
-            raise KeyboardInterrupt
-        if not stop.is_set():
-            # Launchers such as `timeout` pass one Ctrl-C on a second time, at once.
-            deadline = time.monotonic() + 1.0
-        stop.set()
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def _summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
     rows = {
         "policy": str(getattr(policy, "spec", type(policy).__name__)),
@@ -291,8 +226,6 @@ def _summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
         f"({result.new_steps / result.seconds:,.0f} steps/s)",
     }
     if result.evaluation is not None:
-        told = result.evaluation
-        kind = "deterministic" if told.deterministic else "sampled"
-        rows["return"] = f"{told.mean:.2f} ± {told.std:.2f} ({len(told.returns)} {kind} episodes)"
+        rows |= result.evaluation.described()
     rows["checkpoint"] = str(result.checkpoint)
     return rows

@@ -32,19 +32,22 @@ _ABSENT = object()
 """Where the fresh env has nothing at a place."""
 
 
-def restore(root: Any, snapshot: Snapshot, *, name: str = "env") -> None:
-    """Put a state of `capture` into `root`. Everything is compared before anything is changed.
+def restore(root: Any, snapshot: Snapshot, *, name: str = "env") -> Any:
+    """Put a state of `capture` into the objects of `root`, and return it, containers made anew.
+
+    Everything is compared before anything is changed.
 
     Raises:
         EnvError: `root` is not built like the env that was captured; `root` is as it was.
     """
     putting = _Restore(snapshot)
     try:
-        putting.value([0], root, name)
+        restored = putting.value([0], root, name)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise EnvError(f"The saved state of {name} can't be read: {error!r}.") from error
     for write, values in putting.writes:
         write(values)
+    return restored
 
 
 class _Restore:

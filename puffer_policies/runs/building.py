@@ -1,0 +1,72 @@
+"""What a run is made of, by its config: seeds, device, envs and policy."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ConfigError
+from puffer_policies.factory import get_policy
+from puffer_policies.registry import Registry
+from puffer_policies.specs import WrapperSpec
+from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.protocol import VecEnv
+
+
+def prepare_process(config: TrainConfig) -> None:
+    """Seed Python, NumPy and torch, and set torch's threads: the one place where this is done."""
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.num_threads)
+    torch.backends.cudnn.deterministic = config.torch_deterministic
+    torch.backends.cudnn.benchmark = not config.torch_deterministic
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"train.device is {config.device!r}, which this machine can't use: {reason}",
+            fix="Use auto or cpu.",
+        ) from error
+    return torch.device(name)
+
+
+def vecenv_of(config: Config) -> VecEnv:
+    """Make the envs of a config."""
+    return make_vecenv(
+        config.base.env_name,
+        config.vec.num_envs,
+        vectorization=config.vec.vectorization,
+        env_kwargs=config.env,
+    )
+
+
+def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> nn.Module:
+    """Build the policy of a config for `env`, on the config's device."""
+    rnn = config.base.rnn_name
+    policy = get_policy(
+        config.base.policy_name,
+        env,
+        wrappers=[WrapperSpec(rnn, config.rnn)] if rnn else [],
+        registry=registry,
+        **config.policy,
+    )
+    return policy.to(device_of(config.train))

@@ -1,0 +1,160 @@
+"""A run's checkpoints: its last policy, its best, and the one file from which it can go on.
+
+Each file is written at once or not at all, and none needs another: whenever the process is killed,
+what lies in the folder can be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from puffer_policies.checkpoint import header_of, read_header, save_checkpoint, weights_of
+from puffer_policies.errors import CheckpointError
+from puffer_policies.registry import Registry
+from puffer_policies.runs.folder import BEST, LATEST, TRAINER
+from puffer_policies.runs.resume import SavedTrainer, save_trainer
+from puffer_policies.runs.state import TrainerState, take_state, with_envs
+from puffer_policies.train.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The policy whose last episodes went best."""
+
+    training: Mapping[str, Any]
+    """``mean_return`` over the last ``episodes``, ``global_step`` and ``epoch``."""
+    settled: bool
+    """Whether as many episodes had ended as are counted: before, a mean is a matter of luck."""
+    weights: Mapping[str, Tensor]
+
+    def beats(self, other: Best | None) -> bool:
+        """Whether this is the better one. Until means are settled, the later one is."""
+        if other is None or not other.settled:
+            return True
+        means = (each.training["mean_return"] for each in (self, other))
+        return self.settled and next(means) > next(means)
+
+
+class Saver:
+    """Writes the checkpoints of a run into its folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trainer,
+        *,
+        config: Mapping[str, Any],
+        registry: Registry | None,
+    ) -> None:
+        self.folder, self.trainer = folder, trainer
+        self.config, self.registry = config, registry
+        self.saved_epoch = trainer.epoch
+        """Updates in the file to go on from; 0 if there is none."""
+        self._kept = take_state(trainer)
+        self._best, self._best_is_saved = _best_in(folder / BEST), True
+        for torn in folder.glob(".*.safetensors.*"):
+            torn.unlink(missing_ok=True)  # a process was killed while it wrote this
+
+    def look(self) -> None:
+        """Compare the episodes of a rollout with the best; to be called before it is learnt from.
+
+        By then the policy has the weights with which it played, at least at the end.
+        """
+        episodes, trainer = self.trainer.collector.episodes, self.trainer
+        if not episodes.returns:
+            return
+        found = Best(
+            {
+                "mean_return": float(np.mean(episodes.returns)),
+                "episodes": len(episodes.returns),
+                "global_step": trainer.global_step,
+                "epoch": trainer.epoch,
+            },
+            settled=len(episodes.returns) == episodes.returns.maxlen,
+            weights=weights_of(trainer.policy),
+        )
+        if found.beats(self._best):
+            copies = {name: each.detach().clone() for name, each in found.weights.items()}
+            self._best, self._best_is_saved = Best(found.training, found.settled, copies), False
+
+    def keep(self) -> None:
+        """Remember the update that was just finished, for the case that the next one fails."""
+        self._kept = take_state(self.trainer)
+
+    def save(self) -> None:
+        """Write everything as it is now; to be called between two updates.
+
+        Raises:
+            CheckpointError: a file can't be written; those from before are whole.
+        """
+        self._write(with_envs(self._kept, self.trainer))
+
+    def rescue(self) -> str:
+        """Write the last finished update, if it is worth it, and say what there is."""
+        problem = ""
+        if self._kept.epoch > self.saved_epoch:
+            if self._kept.is_finite:
+                try:
+                    self._write(self._kept)
+                except CheckpointError as error:
+                    problem = f" Update {self._kept.epoch} can't be saved: {error.problem}"
+            else:
+                problem = f" The weights after update {self._kept.epoch} are not finite."
+        if not self.saved_epoch:
+            return f"There is no checkpoint in {self.folder}.{problem}"
+        return (
+            f"The last checkpoint, of update {self.saved_epoch}, is in {self.folder}: go on with "
+            f"--resume.{problem}"
+        )
+
+    def _write(self, state: TrainerState) -> None:
+        if self._best is not None and not self._best_is_saved:
+            self._write_policy(BEST, self._best.weights, self._best.training)
+            self._best_is_saved = True
+        training = {"global_step": state.global_step, "epoch": state.epoch}
+        header = header_of(
+            self.trainer.policy,
+            env=self.trainer.vecenv,
+            config=self.config,
+            training=training,
+            registry=self.registry,
+        )
+        save_trainer(self.folder / TRAINER, SavedTrainer(state, header))
+        self.saved_epoch = state.epoch
+        self._write_policy(LATEST, state.weights, training)
+
+    def _write_policy(
+        self, name: str, weights: Mapping[str, Tensor], training: Mapping[str, Any]
+    ) -> None:
+        save_checkpoint(
+            self.folder / name,
+            self.trainer.policy,
+            env=self.trainer.vecenv,
+            config=self.config,
+            training={**training, "reward_factor": self._reward_factor()},
+            weights=weights,
+            registry=self.registry,
+        )
+
+    def _reward_factor(self) -> float:
+        """Return what rewards are multiplied by before they are learnt from."""
+        trainer = self.trainer
+        return trainer.reward_scale.factor if trainer.config.scale_rewards else 1.0
+
+
+def _best_in(path: Path) -> Best | None:
+    """Return the best of the run so far; one that can't be read is no best."""
+    if not path.exists():
+        return None
+    try:
+        training = read_header(path).training
+        settled = training["episodes"] >= 100
+    except (CheckpointError, KeyError):
+        return None
+    return Best(training, settled, {})

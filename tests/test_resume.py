@@ -1,0 +1,200 @@
+"""A run that was stopped and goes on equals one that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from puffer_policies.checkpoint import read_header
+from puffer_policies.config.load import load_config, load_run_config
+from puffer_policies.config.resolved import Config
+from puffer_policies.errors import CheckpointError, ConfigError
+from puffer_policies.runs.evaluate import evaluate_checkpoint
+from puffer_policies.runs.metrics import MetricsLog
+from puffer_policies.runs.resume import read_trainer
+from puffer_policies.runs.run import train_from_config
+from puffer_policies.tensorfile import read_tensors
+from puffer_policies.train.trainer import Trainer
+
+pytestmark = pytest.mark.trainer
+
+SMALL = [
+    *("--train.total-timesteps", "640", "--train.bptt-horizon", "32", "--vec.num-envs", "4"),
+    *("--train.minibatch-size", "auto", "--train.batch-size", "auto", "--eval.episodes", "2"),
+    *("--eval.max-steps", "50"),
+]
+LSTM = ["--rnn-name", "LSTMWrapper", "--policy.hidden-size", "16"]
+SYNC = ["--vec.vectorization", "sync"]
+RUNS = {
+    "CartPole-v1": [],
+    "CartPole-v1 sync": [*SYNC, "--train.no-scale-rewards"],
+    "CartPole-v1 lstm": LSTM,
+    "Acrobot-v1": ["--env.max_episode_steps", "37"],
+    "Pendulum-v1": ["--env.max_episode_steps", "21", "--policy-name", "Continuous"],
+    "MountainCar-v0": [*SYNC, "--train.target-kl", "0.001"],
+    "puffer_policies/Breakout-v0": [],
+    "puffer_policies/Breakout-v0 lstm": [*SYNC, *LSTM],
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def config_of(folder, name="CartPole-v1", *flags):
+    return load_config(name.split()[0], [*SMALL, "--train.data-dir", str(folder), *flags])
+
+
+def stopped_after(updates, monkeypatch):
+    """Stop runs after some updates, as clusters do."""
+    train = Trainer.train
+
+    def stopping(self):
+        logs = train(self)
+        if self.epoch == updates:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return logs
+
+    monkeypatch.setattr(Trainer, "train", stopping)
+
+
+def timeless(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if k != "SPS" and not k.startswith("time/")}
+        for line in lines
+    ]
+
+
+def require_same(one, other):
+    assert timeless(one) == timeless(other)
+    for name, key in [
+        ("latest.safetensors", "puffer_policies"),
+        ("best.safetensors", "puffer_policies"),
+        ("trainer.safetensors", "puffer_policies_trainer"),
+    ]:
+        if not (one / name).exists():
+            assert not (other / name).exists()
+            continue
+        tensors, header = read_tensors(one / name, key=key)
+        others, header_of_other = read_tensors(other / name, key=key)
+        assert tensors.keys() == others.keys()
+        assert [k for k, each in tensors.items() if not torch.equal(each, others[k])] == []
+        if name != "trainer.safetensors":
+            told, told_of_other = json.loads(header), json.loads(header_of_other)
+            assert told["training"] == told_of_other["training"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_on_as_if_never_stopped(name, tmp_path, monkeypatch):
+    flags = RUNS[name]
+    whole = train_from_config(config_of(tmp_path / "whole", name, *flags), display="quiet")
+    with monkeypatch.context() as patch:
+        stopped_after(2, patch)
+        config = config_of(tmp_path / "parts", name, *flags)
+        first = train_from_config(config, display="quiet")
+    assert first.interrupted
+    assert timeless(first.folder)[-1] == {"interrupted": "SIGTERM", "agent_steps": first.steps}
+    random.seed(), np.random.seed(None), torch.seed()
+    second = train_from_config(load_run_config(first.folder), display="quiet", resume=first.folder)
+    assert second.folder == first.folder
+    assert (second.steps, second.new_steps) == (whole.steps, whole.steps - first.steps)
+    assert second.evaluation == whole.evaluation
+    require_same(whole.folder, second.folder)
+
+
+NO_STATE = [
+    ("CartPole-v1", ["--vec.vectorization", "async"], "which is no plain data"),
+    ("LunarLander-v3", [], "world.* which is no plain data"),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "text"), NO_STATE)
+def test_envs_whose_state_can_t_be_had_start_new_episodes_and_the_run_says_so(
+    name, flags, text, tmp_path, monkeypatch, capsys
+):
+    if name == "LunarLander-v3":
+        pytest.importorskip("Box2D")
+    flags = [*flags, "--vec.num-envs", "2", "--train.total-timesteps", "256"]
+    with monkeypatch.context() as patch:
+        stopped_after(1, patch)
+        first = train_from_config(config_of(tmp_path, name, *flags), display="quiet")
+    second = train_from_config(load_run_config(first.folder), display="plain", resume=first.folder)
+    assert (second.steps, second.interrupted) == (256, False)
+    noted = [line for line in capsys.readouterr().out.splitlines() if "new episodes" in line]
+    assert len(noted) == 1
+    assert re.search(text, noted[0])
+
+
+def test_lines_after_the_checkpoint_are_cut_away_and_made_anew(tmp_path):
+    flags = ["--train.checkpoint-interval", "2", "--train.total-timesteps", "512"]
+    whole = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
+    lines = timeless(whole.folder)
+    metrics = whole.folder / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"epoch": 5, "agent_st')  # a line that a kill has torn
+    again = train_from_config(config_of(tmp_path), display="quiet", resume=whole.folder)
+    assert again.steps == 640
+    assert [line.get("epoch") for line in timeless(whole.folder)] == [1, 2, 3, 4, 5, None]
+    assert timeless(whole.folder)[:4] == lines[:4]
+
+
+def test_one_run_is_not_gone_on_with_twice_at_a_time(tmp_path):
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    before = timeless(first.folder)
+    log = MetricsLog(first.folder / "metrics.jsonl", epoch=99)
+    with pytest.raises(ConfigError, match="another process"):
+        train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
+    log.close()
+    assert timeless(first.folder) == before[:-1]
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"trainer\.safetensors can't be read"):
+        train_from_config(config_of(tmp_path / "a"), display="quiet", resume=tmp_path)
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    trainer = first.folder / "trainer.safetensors"
+    trainer.write_bytes(trainer.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
+    trainer.write_bytes((first.folder / "latest.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="not of the kind asked for"):
+        train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
+
+
+def test_the_best_policy_is_kept_with_its_figure(tmp_path):
+    flags = ["--train.total-timesteps", "6400", "--train.learning-rate", "1e-4"]
+    result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
+    updates = timeless(result.folder)[:-1]
+    settled = [line for line in updates if line["environment/episodes"] >= 100]
+    best = max(settled, key=lambda line: line["environment/episode_return"])
+    told = read_header(result.folder / "best.safetensors").training
+    assert told["mean_return"] == best["environment/episode_return"]
+    # Measured with the weights from before the update that was learnt from it.
+    assert (told["epoch"], told["global_step"]) == (best["epoch"] - 1, best["agent_steps"])
+    assert evaluate_checkpoint(result.folder, best=True).complete is False
+
+
+def test_what_the_policy_saw_is_declared_in_the_file_and_read_back(tmp_path):
+    flags = ["--env.sutton_barto_reward", "True", *LSTM, "--train.gamma", "0.9"]
+    result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
+    for name in ("latest.safetensors", "best.safetensors", "trainer.safetensors"):
+        path = result.folder / name
+        header = read_trainer(path).header if name.startswith("trainer") else read_header(path)
+        assert Config.from_args(header.config) == load_run_config(result.folder)
+        assert header.config["env"] == {"sutton_barto_reward": True}
+        assert header.config["train"]["scale_rewards"] is True
+        assert str(header.spec).startswith("puffer-policies/LSTMWrapper")
+    factor = read_header(result.checkpoint).training["reward_factor"]
+    assert 0 < factor != 1
+    assert evaluate_checkpoint(result.checkpoint).returns == result.evaluation.returns
