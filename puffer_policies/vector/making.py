@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.config.presets import shipped_configs
 from puffer_policies.envs.making import NATIVE, best_mode, find_env, make_envs
-from puffer_policies.errors import ConfigError, EnvError
+from puffer_policies.errors import ConfigError, EnvError, PolicyError
 from puffer_policies.spaces import env_not_found
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
+from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel
+from puffer_policies.vector.pettingzoo_names import PREFIX as PETTINGZOO
+from puffer_policies.vector.pettingzoo_names import make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
 
 VECTORIZATIONS = ("auto", "native", "sync", "async", "envpool")
 """How copies run: in its own vector class, in this process, in one process each, in EnvPool."""
@@ -29,15 +36,18 @@ def make_vecenv(
     *,
     vectorization: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
-) -> GymVecEnv:
-    """Make `num_envs` copies of a gymnasium env, ours among them.
+) -> VecEnv:
+    """Make `num_envs` copies of an env: gymnasium's, ours, EnvPool's or PettingZoo's.
 
     ``auto`` takes the env's own vector entry point where it has one, else steps the copies in this
     process; ``async`` gives each copy a process, which pays only for envs slower than about 1 ms.
+    ``envpool`` looks the id up among EnvPool's. ``pettingzoo/NAME`` is a parallel env of
+    PettingZoo's, whose copies run in this process.
 
     Raises:
-        ConfigError: an unknown backend, or fewer than one env.
-        EnvError: gymnasium can't make the env.
+        ConfigError: an unknown backend, fewer than one env, or a backend that can't run this env.
+        EnvError: the env can't be made.
+        MissingDependency: a package that it needs is not installed.
     """
     if vectorization not in VECTORIZATIONS:
         raise ConfigError(
@@ -46,20 +56,54 @@ def make_vecenv(
         )
     if num_envs < 1:
         raise ConfigError(f"vec.num_envs is {num_envs}.", fix="At least one env is needed.")
+    kwargs = dict(env_kwargs or {})
+    if env_id.startswith(PETTINGZOO):
+        return _make_parallel(env_id, num_envs, vectorization, kwargs)
     if vectorization == "envpool":
-        return GymVecEnv(EnvPoolVectorEnv(env_id, num_envs, env_kwargs=env_kwargs))
-    mode = _mode(env_id, vectorization)
+        return GymVecEnv(EnvPoolVectorEnv(env_id, num_envs, env_kwargs=kwargs))
+    return GymVecEnv(_make_gymnasium(env_id, num_envs, _mode(env_id, vectorization), kwargs))
+
+
+def _make_gymnasium(
+    env_id: str, num_envs: int, mode: str, env_kwargs: dict[str, Any]
+) -> VectorEnv[Any, Any, Any]:
     try:
-        with _interrupts_ignored() if mode == "async" else nullcontext():
-            env = make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs)
+        with _processes_ended() if mode == "async" else nullcontext():
+            return make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs)
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error, names=shipped_configs()) from error
-    except (ImportError, MemoryError, TypeError, ValueError) as error:
+    except PolicyError:
+        raise
+    except Exception as error:
         raise EnvError(
-            f"Making {num_envs} of {env_id!r} with {dict(env_kwargs or {})} failed: {error}.",
+            f"Making {num_envs} of {env_id!r} with {env_kwargs} failed: {first_line(error)}.",
             fix="The [env] section holds the arguments of the env; their number is vec.num_envs.",
         ) from error
-    return GymVecEnv(env)
+
+
+def _make_parallel(
+    name: str, num_envs: int, vectorization: str, env_kwargs: dict[str, Any]
+) -> ParallelVecEnv:
+    if vectorization not in ("auto", "sync"):
+        raise ConfigError(
+            f"vec.vectorization is {vectorization!r}, which can't run {name!r}.",
+            fix="PettingZoo's envs are stepped in this process: use auto or sync.",
+        )
+    return ParallelVecEnv([make_parallel_env(name, env_kwargs) for _ in range(num_envs)])
+
+
+@contextmanager
+def _processes_ended() -> Iterator[None]:
+    """End the worker processes that were started here if making the envs fails."""
+    before = set(multiprocessing.active_children())
+    try:
+        with _interrupts_ignored():
+            yield
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+            process.join()
+        raise
 
 
 @contextmanager
@@ -84,15 +128,49 @@ def _mode(env_id: str, vectorization: str) -> str:
         raise env_not_found(env_id, error, names=shipped_configs()) from error
 
 
-def as_vecenv(env: Any) -> VecEnv:
-    """Return `env` as a `VecEnv`: one already, a gymnasium `VectorEnv`, or an env id."""
+def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
+    """Return `env` as a `VecEnv`.
+
+    Args:
+        env: a `VecEnv` already; a gymnasium `VectorEnv`; a vector env of PufferLib; a PettingZoo
+            `ParallelEnv`; a function that makes a gymnasium or a parallel env; or an env's name.
+        num_envs: how many copies to make of what is given by its name or by a function.
+
+    Raises:
+        EnvError: it is nothing of these, or can't be made.
+        ConfigError: fewer than one env, or copies of what is made already.
+    """
     if isinstance(env, str):
-        return make_vecenv(env)
+        return make_vecenv(env, num_envs)
+    if callable(env) and num_envs > 1:
+        return _as_one([env() for _ in range(num_envs)])
+    if num_envs != 1:
+        raise ConfigError(
+            f"{num_envs} envs are asked for, of {env!r}.", fix="Give a function that makes one."
+        )
+    env = env() if callable(env) else env
     if isinstance(env, VectorEnv):
         return GymVecEnv(env)
+    if is_pufferlib(env):
+        return PufferVecEnv(env)
     if hasattr(env, "driver_env"):
         return env  # type: ignore[no-any-return]
+    return _as_one([env])
+
+
+def _as_one(envs: list[Any]) -> VecEnv:
+    """Join single envs, all of a kind, into one `VecEnv`."""
+    if all(isinstance(each, gymnasium.Env) for each in envs):
+        return GymVecEnv(SyncVectorEnv([partial(_given, each) for each in envs], copy=False))
+    if all(is_parallel(each) for each in envs):
+        return ParallelVecEnv(envs)
+    turns = ": its agents take turns" if hasattr(envs[0], "agent_iter") else ""
     raise EnvError(
-        f"{env!r} is no vector environment.",
-        fix="Give a gymnasium.vector.VectorEnv, or make one with make_vecenv(env_id, num_envs).",
+        f"{envs[0]!r} is no vector environment{turns}.",
+        fix="Give a gymnasium Env or VectorEnv, a PettingZoo ParallelEnv, a vector env of "
+        "PufferLib, or make one with make_vecenv(env_id, num_envs).",
     )
+
+
+def _given(env: Any) -> Any:
+    return env

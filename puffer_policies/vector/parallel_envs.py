@@ -1,0 +1,242 @@
+"""PettingZoo's parallel envs as a `VecEnv`: every agent that can play is a row.
+
+A row whose agent does not play is padding: its action is ignored, it pays nothing, it shows what it
+showed last, and it is a ghost, never trained on. That is so from the end of the agent, while others
+play on, until the env restarts, and from a start of the env to the entry of an agent that enters
+later. An env restarts in the very step in which its last agent ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from puffer_policies.errors import EnvError
+from puffer_policies.nested import map_nested
+from puffer_policies.spaces import action_layout, described
+from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.traces import trace_of
+
+_RETURNS = {
+    "reset": "reset(seed=None, options=None) must return (observations, infos), dicts by agent",
+    "step": "step(actions) must return (observations, rewards, terminated, truncated, infos), "
+    "dicts by agent",
+}
+
+
+def is_parallel(env: Any) -> bool:
+    """Return whether `env` has the methods of a PettingZoo `ParallelEnv`."""
+    has = (callable(getattr(env, name, None)) for name in ("reset", "step", "observation_space"))
+    return all(has) and not hasattr(env, "agent_iter")
+
+
+class ParallelVecEnv:
+    """Copies of a PettingZoo `ParallelEnv`; the rows of copy i follow those of copy i - 1.
+
+    Raises:
+        EnvError: agents or copies of different spaces or agents.
+        IncompatibleSpace: no head serves the action space.
+    """
+
+    def __init__(self, envs: Sequence[Any]) -> None:
+        self.agents = _agents(envs)
+        first = self.agents[0]
+        self.num_envs = len(envs)
+        self.single_observation_space = envs[0].observation_space(first)
+        self.single_action_space = envs[0].action_space(first)
+        self._layout = action_layout(self.single_action_space)
+        member = _member(self.single_observation_space)
+        rows = self.num_agents
+        self._shown = map_nested(lambda leaf: np.stack([leaf] * rows), member)
+        size = len(self.agents)
+        self._copies = [_Copy(env, i, self, i * size) for i, env in enumerate(envs)]
+
+    @property
+    def num_agents(self) -> int:
+        """Number of rows: envs times the agents that can play."""
+        return self.num_envs * len(self.agents)
+
+    @property
+    def driver_env(self) -> ParallelVecEnv:
+        """This object: it has the single-agent spaces."""
+        return self
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Start every env anew, copy i with ``seed + i``, and return observations (N, *obs)."""
+        for each in self._copies:
+            each.reset(None if seed is None else seed + each.index)
+        return self._shown
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the actions of all rows, (N, ...); those of padding are ignored."""
+        members, step = self._layout.to_env(actions), self._padding()
+        for each in self._copies:
+            each.step(members, step)
+        if not step.done.any():
+            return step
+        step = dataclasses.replace(step, final_observations=map_nested(np.copy, self._shown))
+        for each in self._copies:
+            each.restart_if_over(step)
+        return step
+
+    def _padding(self) -> Step:
+        """Return a step in which nobody played; copies write their agents' rows into it."""
+        rows = self.num_agents
+        terminated, truncated, starts = (np.zeros(rows, dtype=bool) for _ in range(3))
+        ghost = np.ones(rows, dtype=bool)
+        return Step(self._shown, np.zeros(rows), terminated, truncated, starts, ghost)
+
+    def show(self, row: int, observation: Any) -> None:
+        """Write what an agent observes into its row."""
+        map_nested(
+            lambda rows, leaf: np.copyto(rows[row, ...], leaf, casting="same_kind"),
+            self._shown,
+            observation,
+        )
+
+    def close(self) -> None:
+        """Close the envs."""
+        for each in self._copies:
+            each.env.close()
+
+
+class _Copy:
+    """One env, and which of its agents play."""
+
+    def __init__(self, env: Any, index: int, batch: ParallelVecEnv, first_row: int) -> None:
+        self.env, self.index, self._batch = env, index, batch
+        self._rows = {agent: first_row + i for i, agent in enumerate(batch.agents)}
+        self._playing: list[Any] = []
+        self._num_steps = 0
+
+    def reset(self, seed: int | None = None) -> None:
+        options = {} if seed is None else {"seed": seed}
+        try:
+            observations, _ = self.env.reset(**options)
+        except Exception as error:
+            raise self._fault("reset", error) from error
+        self._playing = list(self.env.agents)
+        if not self._playing:
+            raise self._wrong("its reset() left no agent in 'agents'")
+        for agent in self._playing:
+            self._show(agent, observations, "reset")
+
+    def step(self, members: np.ndarray, batch: Step) -> None:
+        """Step the agents that play and write what became of them into their rows of `batch`."""
+        self._num_steps += 1
+        actions = {agent: members[self._rows[agent]] for agent in self._playing}
+        try:
+            observations, rewards, terminated, truncated, _ = self.env.step(actions)
+        except Exception as error:
+            raise self._fault("step", error) from error
+        for agent in self._playing:
+            row = self._rows[agent]
+            batch.ghost[row] = False
+            batch.rewards[row] = self._told(rewards, agent, "rewards")
+            batch.terminated[row] = self._told(terminated, agent, "terminated")
+            batch.truncated[row] = self._told(truncated, agent, "truncated")
+            if agent in observations or not batch.terminated[row]:
+                self._show(agent, observations, "step")
+        self._go_on(batch, observations)
+
+    def restart_if_over(self, batch: Step) -> None:
+        """Restart the env if nobody plays any more."""
+        if not self._playing:
+            self.reset()
+            batch.starts[[self._rows[agent] for agent in self._playing]] = True
+
+    def _go_on(self, batch: Step, observations: Mapping[Any, Any]) -> None:
+        """Take over the env's list of agents, which must fit what was said of their ends."""
+        ended = {agent for agent in self._playing if batch.done[self._rows[agent]]}
+        listed = list(self.env.agents)
+        if ended.issuperset(listed):
+            listed = []  # over, though some forget to clear the list
+        for agent in ended.intersection(listed):
+            raise self._wrong(f"agent {agent!r} ended, and is in 'agents' still")
+        for agent in set(self._playing) - ended - set(listed):
+            raise self._wrong(f"agent {agent!r} left 'agents' without an end")
+        for agent in listed:
+            if agent not in self._playing:
+                self._show(agent, observations, "step")
+                batch.starts[self._rows[agent]] = True
+        self._playing = listed
+
+    def _show(self, agent: Any, observations: Mapping[Any, Any], call: str) -> None:
+        if agent not in self._rows:
+            raise self._wrong(f"agent {agent!r} plays, and is not in 'possible_agents'")
+        observation = self._told(observations, agent, "observations")
+        try:
+            self._batch.show(self._rows[agent], observation)
+        except (KeyError, TypeError, ValueError) as error:
+            space = described(self._batch.single_observation_space)
+            raise self._wrong(
+                f"{call}() showed agent {agent!r} what is no member of {space}: {first_line(error)}"
+            ) from error
+
+    def _told(self, answers: Any, agent: Any, name: str) -> Any:
+        if not isinstance(answers, Mapping):
+            raise self._wrong(f"{name} is no dict by agent, but {type(answers).__name__}")
+        if agent not in answers:
+            raise self._wrong(f"agent {agent!r} plays, and is not in {name}")
+        return answers[agent]
+
+    @property
+    def _place(self) -> str:
+        where = f"step {self._num_steps}" if self._num_steps else "reset()"
+        return f"Env {self.index} of {self._batch.num_envs} failed in {where}"
+
+    def _wrong(self, what: str) -> EnvError:
+        return EnvError(
+            f"{self._place}: {what}.",
+            fix="pettingzoo.test.parallel_api_test(env) tells what PettingZoo asks of an env.",
+        )
+
+    def _fault(self, call: str, error: Exception) -> EnvError:
+        own = trace_of(error).own
+        fix = f"Its own code raised that, at {own}." if own else f"{_RETURNS[call]}."
+        return EnvError(f"{self._place}: {first_line(error)}.", fix=fix)
+
+
+def _agents(envs: Sequence[Any]) -> list[Any]:
+    """Return the agents of all copies, once it is sure that one policy can play them all."""
+    first = getattr(envs[0], "possible_agents", None)
+    if not first:
+        raise EnvError(
+            f"{envs[0]} does not say in 'possible_agents' who can play in it.",
+            fix="Every agent that ever plays needs a row of the batch, from the start.",
+        )
+    agents = list(first)
+    for kind in ("observation", "action"):
+        spaces = [getattr(env, f"{kind}_space") for env in envs]
+        expected = spaces[0](agents[0])
+        for i, (env, space) in enumerate(zip(envs, spaces, strict=True)):
+            if list(env.possible_agents) != agents:
+                raise EnvError(
+                    f"Env 0 and env {i} have different agents: {agents}, {env.possible_agents}."
+                )
+            for agent in agents:
+                if space(agent) != expected:
+                    raise _different(kind, agents[0], agent, (expected, space(agent)), copy=i)
+    return agents
+
+
+def _different(
+    kind: str, first: Any, agent: Any, spaces: tuple[Any, Any], *, copy: int
+) -> EnvError:
+    whom = f"Agent {first!r} of env 0 and agent {agent!r} of env {copy}"
+    return EnvError(
+        f"{whom} have different {kind} spaces: {spaces[0]} and {spaces[1]}.",
+        fix="One policy plays all agents here: pad their spaces to one in a wrapper of the env.",
+    )
+
+
+def _member(space: Any) -> Any:
+    """Return the same member of `space` each time: encoders may index by what padding shows."""
+    own = copy.deepcopy(space)
+    own.seed(0)
+    return own.sample()

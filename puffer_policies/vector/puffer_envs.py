@@ -1,0 +1,111 @@
+"""PufferLib's vector envs (https://github.com/PufferAI/PufferLib, 3.0) as a `VecEnv`.
+
+They restart episodes in two ways:
+
+=========  ================================================================================
+emulated   envs of gymnasium and PettingZoo: the next ``send`` after an end ignores its
+           actions and restarts the env, a ghost; rows of agents that are gone are masked out
+native     `PufferEnv`: the ending step returns the first observation, and the final one is lost
+=========  ================================================================================
+
+Hence a cut episode of a native env can't count the value of its final observation: it counts as
+ended, as it does in PufferLib's own trainer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from puffer_policies.errors import EnvError
+from puffer_policies.spaces import action_layout
+from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.traces import trace_of
+
+
+def is_pufferlib(env: Any) -> bool:
+    """Return whether `env` has the methods of PufferLib's vector envs."""
+    return all(callable(getattr(env, name, None)) for name in ("async_reset", "send", "recv"))
+
+
+class PufferVecEnv:
+    """A vector env of PufferLib whose batches hold all of its agents.
+
+    Raises:
+        EnvError: it returns a part of its agents at a time.
+        IncompatibleSpace: no head serves its action space.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.num_agents = int(env.num_agents)
+        self.num_envs = self.num_agents // _agents_per_env(env)
+        self.single_observation_space = env.single_observation_space
+        self.single_action_space = env.single_action_space
+        self._layout = action_layout(env.single_action_space)
+        self._is_native = not getattr(env, "emulated", False)
+        self._playing = np.ones(self.num_agents, dtype=bool)
+        self._num_steps = 0
+        batch = getattr(env, "agents_per_batch", self.num_agents)
+        if batch != self.num_agents:
+            raise EnvError(
+                f"{type(env).__name__} returns {batch} of its {self.num_agents} agents at a time.",
+                fix="Make it with batch_size=num_envs: a rollout needs every agent in every step.",
+            )
+
+    @property
+    def driver_env(self) -> Any:
+        """PufferLib's object of this name: an env with the single-agent spaces."""
+        return self.env.driver_env
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Start every row anew and return observations (N, *obs)."""
+        # Some of PufferLib's backends can't do without a seed.
+        seed = int(np.random.randint(2**31)) if seed is None else seed
+        try:
+            self.env.async_reset(seed)
+            observations, *_, agents, masks = self.env.recv()
+        except Exception as error:
+            raise self._fault(error) from error
+        if not np.array_equal(np.ravel(agents), np.arange(self.num_agents)):
+            raise EnvError(f"{type(self.env).__name__} returns its agents in another order.")
+        self._playing = np.array(masks, dtype=bool)
+        return observations
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the policy's actions, (N, ...); Box actions are clipped to the space."""
+        self._num_steps += 1
+        try:
+            self.env.send(np.ascontiguousarray(self._layout.to_env(actions)))
+            observations, rewards, *flags, _, _, masks = self.env.recv()
+        except Exception as error:
+            raise self._fault(error) from error
+        terminals, truncations, present = (np.asarray(each, dtype=bool) for each in (*flags, masks))
+        played = present if self._is_native else present & self._playing
+        terminated, truncated = played & terminals, played & truncations
+        ended = terminated | truncated
+        if self._is_native:
+            terminated, starts = ended, ended
+        else:
+            self._playing = present & ~(terminals | truncations)
+            starts = self._playing & ~played
+        rewards = np.where(played, rewards, 0)
+        return Step(observations, rewards, terminated, truncated, starts, ~played)
+
+    def close(self) -> None:
+        """Close the envs."""
+        self.env.close()
+
+    def _fault(self, error: Exception) -> EnvError:
+        where = f"step {self._num_steps}" if self._num_steps else "reset()"
+        own = trace_of(error).own
+        return EnvError(
+            f"{type(self.env).__name__} failed in {where}: {first_line(error)}.",
+            fix=f"Its own code raised that, at {own}." if own else "",
+        )
+
+
+def _agents_per_env(env: Any) -> int:
+    return max(int(getattr(env.driver_env, "num_agents", 1)), 1)
