@@ -9,8 +9,8 @@ import sys
 import pytest
 from commands import run
 
-from puffer_policies.cli.arguments import split_overrides
 from puffer_policies.cli.main import main
+from puffer_policies.cli.overrides import split_overrides
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -197,7 +197,7 @@ def test_a_run_is_resumed_by_its_folder_alone(capsys, project):
     assert code == 0
     resumed = json.loads(out)
     assert (resumed["steps"], resumed["evaluation"]["episodes"]) == (12288, 4)
-    assert resumed["folder"] != folder
+    assert resumed["folder"] == folder
     code, _, err = run(capsys, "train", "--resume", "nowhere")
     assert (code, "nowhere" in err) == (2, True)
 

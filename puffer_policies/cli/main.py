@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from puffer_policies.cli.arguments import flags_of, handler_of, make_parser, split_overrides
+from puffer_policies.cli.arguments import flags_of, handler_of, make_parser
 from puffer_policies.cli.output import print_error
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import PolicyError
@@ -70,7 +70,8 @@ def _run(arguments: list[str]) -> int:
     default_registry().hooks.register_commands(verbs)
     options, rest = parser.parse_known_args(arguments)
     if getattr(options, "takes_overrides", False):
-        own, overrides = split_overrides(arguments, flags_of(verbs.choices[options.verb]))
+        split = _named("overrides:split_overrides")
+        own, overrides = split(arguments, flags_of(verbs.choices[options.verb]))
         options, rest = parser.parse_known_args(own)
         options.overrides = [*rest, *overrides]
     elif rest:
@@ -81,7 +82,10 @@ def _run(arguments: list[str]) -> int:
 
 def _handler(options: argparse.Namespace) -> Any:
     named = handler_of(options)
-    if callable(named):
-        return named
-    module, _, function = named.partition(":")
+    return named if callable(named) else _named(named)
+
+
+def _named(name: str) -> Any:
+    """Return ``module:function`` of this package, imported only now."""
+    module, _, function = name.partition(":")
     return getattr(importlib.import_module(f"puffer_policies.cli.{module}"), function)
