@@ -195,6 +195,7 @@ def test_forward_of_a_policy_is_written_once(house):
         for part in ("images", "encoders", "heads", "features")
     }
     parts |= {name for name in house if name.startswith("puffer_policies.nn.cores.")}
+    parts.add("puffer_policies.wrappers.frame_stack")  # gives the base's values a memory's form
     parts.add("puffer_policies.checks.portable")  # what is exported is a module around a policy
     writers = {name for name, tree in house.items() if forwards(tree)}
     assert writers - interfaces - parts <= homes
