@@ -223,6 +223,32 @@ def _add_comparing(verbs: Any) -> None:
     _add_allow_unknown(compare)
     compare.set_defaults(takes_overrides=True)
 
+    sweep = _verb(verbs, "sweep", "sweeping:run_sweep", "search for good options of a config")
+    sweep.epilog = (
+        "A range is log:1e-4:1e-2, 0.9:0.999 or 16,32,64; a file may hold them in [sweep.train]. "
+        "Flags of the config work as with 'train'."
+    )
+    sweep.add_argument("name", help=_CONFIG)
+    sweep.add_argument(
+        "--trials", type=_count, required=True, metavar="N", help="in all, earlier ones included"
+    )
+    sweep.add_argument(
+        "--param", action="append", default=[], metavar="KEY=RANGE", help="what is searched"
+    )
+    sweep.add_argument("--sampler", choices=("tpe", "random"), default="tpe", help="default: tpe")
+    sweep.add_argument(
+        "--objective",
+        type=_text,
+        default="evaluation",
+        help="a key of metrics.jsonl; default: the final evaluation's mean return",
+    )
+    sweep.add_argument("--minimize", action="store_true", help="less is better")
+    sweep.add_argument(
+        "-o", "--output", type=_text, metavar="DIR", help="default: sweep-ENV in runs; goes on"
+    )
+    _add_allow_unknown(sweep)
+    sweep.set_defaults(takes_overrides=True)
+
 
 _RETURN = "environment/episode_return"
 

@@ -38,6 +38,9 @@ CONFIG_FILE = "config.json"
 """What a run's folder calls its config, as `Config.to_args` gives it."""
 
 
+SWEEP = "sweep"
+"""The section of a file that says which values a sweep tries; it is no part of a config."""
+
 COMPLETE = "complete"
 """Key of a TOML file that says everything: no shipped config is laid under it."""
 
@@ -166,7 +169,7 @@ def _read_layer(path: Path, allow_unknown: bool) -> tuple[Layer, bool]:
         raise ConfigError(
             f"{file.at(COMPLETE)}: {COMPLETE}: expected true or false, found {complete!r}."
         )
-    layer = toml_layer(file, file.data, skip=(COMPLETE,), allow_unknown=allow_unknown)
+    layer = toml_layer(file, file.data, skip=(COMPLETE, SWEEP), allow_unknown=allow_unknown)
     return layer, complete
 
 

@@ -1,0 +1,251 @@
+"""Search for good options: Optuna proposes, a run answers, the folder remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.writing import config_to_toml
+from puffer_policies.errors import ConfigError, PolicyError
+from puffer_policies.registry import Registry
+from puffer_policies.runs.building import policy_of
+from puffer_policies.runs.curves import RETURN
+from puffer_policies.runs.optional import import_optional
+from puffer_policies.runs.ranges import SearchRange, with_values
+from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.study import (
+    Outcome,
+    Sampler,
+    Trial,
+    make_sampler,
+    open_study,
+    state_of,
+    trial_of,
+)
+from puffer_policies.vector.making import make_vecenv
+
+EVALUATION = "evaluation"
+"""The objective that is no metric: the mean return of the final evaluation."""
+BEST_CONFIG = "best.toml"
+REPORTS = 10
+"""Places of a run, evenly spaced, at which it may be pruned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep knows so far."""
+
+    env: str
+    folder: Path
+    objective: str
+    trials: tuple[Trial, ...]
+    """Best first; behind them those without an objective."""
+    interrupted: bool
+
+    @property
+    def best(self) -> Trial | None:
+        """The best finished trial."""
+        return self.trials[0] if self.trials and self.trials[0].objective is not None else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        best = self.best
+        return {
+            "env": self.env,
+            "folder": str(self.folder),
+            "objective": self.objective,
+            "interrupted": self.interrupted,
+            "best": None if best is None else asdict(best),
+            "best_config": None if best is None else str(self.folder / BEST_CONFIG),
+            "trials": [asdict(each) for each in self.trials],
+        }
+
+
+def sweep(
+    config: Config,
+    ranges: Sequence[SearchRange],
+    *,
+    trials: int,
+    folder: Path | str,
+    sampler: Sampler = "tpe",
+    objective: str = EVALUATION,
+    minimize: bool = False,
+    registry: Registry | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Sweep:
+    """Train `trials` times with options from `ranges`, and keep what was best as ``best.toml``.
+
+    A trial whose training return is below the median of the others at the same share of its steps
+    is pruned, from the sixth trial on. A sweep in a folder that holds one goes on there.
+
+    Args:
+        config: everything that is not searched.
+        ranges: what is searched.
+        trials: how many in all, those that the folder holds already among them.
+        folder: receives the journal, the runs and the best config.
+        sampler: Optuna's TPE, or random values.
+        objective: ``evaluation``, or a metric of the runs, of which the last value counts.
+        minimize: whether less is better.
+        registry: where names are looked up; the default registry if None.
+        tell: is given a line after each trial.
+
+    Raises:
+        MissingDependency: Optuna is not installed.
+        ConfigError: no ranges, or the folder holds a sweep of something else.
+        PolicyError: env or policy can't be made with values of the ranges.
+    """
+    import_optional("optuna", extra="sweep", purpose="A sweep")
+    if not ranges:
+        raise ConfigError(
+            "There is nothing to search.",
+            fix="Give --param train.learning-rate=log:1e-4:1e-2, or a [sweep] section in the file.",
+        )
+    _try_out(with_values(config, {each.key: each.example for each in ranges}), registry)
+    search = _Search(config, ranges, Path(folder), objective, minimize, registry, tell)
+    return search.run(trials, sampler)
+
+
+class _Search:
+    def __init__(
+        self,
+        config: Config,
+        ranges: Sequence[SearchRange],
+        folder: Path,
+        objective: str,
+        minimize: bool,
+        registry: Registry | None,
+        tell: Callable[[str], object],
+    ) -> None:
+        self.config, self.ranges, self.folder = config, ranges, folder
+        self.objective, self.minimize = objective, minimize
+        self.registry, self.tell = registry, tell
+        self.study = open_study(folder, self._setup(), minimize=minimize)
+
+    def run(self, trials: int, sampler: Sampler) -> Sweep:
+        interrupted = False
+        done = sum(each.outcome != "interrupted" for each in self._found())
+        # Another seed for each start: a sweep that goes on would propose the same again.
+        self.study.sampler = make_sampler(sampler, self.config.train.seed + done)
+        try:
+            for _ in range(done, trials):
+                if not self._try_once():
+                    interrupted = True
+                    break
+        except KeyboardInterrupt:  # between two runs, of which each takes its own
+            interrupted = True
+        return self._result(interrupted)
+
+    def _try_once(self) -> bool:
+        """Run one trial; False if it was interrupted."""
+        trial = self.study.ask()
+        values = {each.key: each.suggest(trial) for each in self.ranges}
+        try:
+            outcome, value = self._train(trial, values)
+        except PolicyError as error:  # of these values, not of the others
+            trial.set_user_attr("error", f"{type(error).__name__}: {error.problem}")
+            outcome, value = "failed", None
+        trial.set_user_attr("outcome", outcome)
+        self.study.tell(trial, value, state=state_of(outcome))
+        self._keep_best()
+        reached = outcome if value is None else short(value)
+        self.tell(f"trial {trial.number}: {reached} ({described(values)})")
+        return outcome != "interrupted"
+
+    def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[Outcome, float | None]:
+        config = with_values(self.config, values)
+        train = replace(config.train, data_dir=str(self.folder / "runs"))
+        watch = _Watch(trial, config.train.total_timesteps, self.objective)
+        result = train_from_config(
+            replace(config, train=train), display="quiet", registry=self.registry, stop_when=watch
+        )
+        trial.set_user_attr("folder", str(result.folder))
+        if result.interrupted:
+            return ("pruned" if watch.pruned else "interrupted"), None
+        return "finished", self._reached(result, watch.last)
+
+    def _reached(self, result: RunResult, last: Mapping[str, float]) -> float:
+        if self.objective in last:
+            return last[self.objective]
+        if self.objective != EVALUATION:
+            raise ConfigError(
+                f"The run measured no {self.objective!r}.", fix=f"It measured {', '.join(last)}."
+            )
+        assert result.evaluation is not None
+        if not result.evaluation.returns:
+            raise ConfigError("No episode of the evaluation ended.", fix="Raise eval.max_steps.")
+        return result.evaluation.mean
+
+    def _keep_best(self) -> None:
+        best = self._result(interrupted=False).best
+        if best is not None:
+            text = config_to_toml(with_values(self.config, best.values))
+            (self.folder / BEST_CONFIG).write_text(text, encoding="utf-8")
+
+    def _found(self) -> list[Trial]:
+        return [trial_of(each) for each in self.study.get_trials(deepcopy=False)]
+
+    def _result(self, interrupted: bool) -> Sweep:
+        sign = 1 if self.minimize else -1
+        ranked = sorted(
+            self._found(),
+            key=lambda each: (each.objective is None, sign * (each.objective or 0.0)),
+        )
+        name = self.config.base.env_name
+        return Sweep(name, self.folder, self.objective, tuple(ranked), interrupted)
+
+    def _setup(self) -> dict[str, Any]:
+        """Return what must stay the same for a sweep to go on."""
+        args = self.config.to_args()
+        del args["train"]["data_dir"]
+        ranges = {each.key: str(each) for each in self.ranges}
+        told = {"ranges": ranges, "objective": self.objective, "minimize": self.minimize}
+        return {**told, "config": args}
+
+
+class _Watch:
+    """Reports a run's training return to Optuna, and says when the run is to be pruned."""
+
+    def __init__(self, trial: Any, total_steps: int, objective: str) -> None:
+        self.trial, self.total_steps = trial, total_steps
+        self.metric = RETURN if objective == EVALUATION else objective
+        self.pruned = False
+        self.last: dict[str, float] = {}
+        self._reported = 0
+
+    def __call__(self, logs: Mapping[str, float]) -> bool:
+        self.last |= logs
+        place = int(REPORTS * logs["agent_steps"] / self.total_steps)
+        if place <= self._reported or self.metric not in logs:
+            return False
+        self._reported = place
+        self.trial.report(logs[self.metric], place)
+        # At its end a run is not pruned: only the evaluation is left.
+        self.pruned = place < REPORTS and self.trial.should_prune()
+        return self.pruned
+
+
+def _try_out(config: Config, registry: Registry | None) -> None:
+    """Make env and policy once: a wrong argument would let every trial fail."""
+    if config.rnn and config.base.rnn_name is None:
+        raise ConfigError(
+            f"rnn.{next(iter(config.rnn))} is searched, but the config has no wrapper.",
+            fix="Set --rnn-name, LSTMWrapper say.",
+        )
+    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    try:
+        policy_of(config, env, registry=registry)
+    finally:
+        env.close()
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """Return values of options in one line: ``train.gamma=0.98, train.ent_coef=0.00123``."""
+    return ", ".join(f"{key}={short(value)}" for key, value in values.items())
+
+
+def short(value: Any) -> str:
+    """Return a number in a few digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
