@@ -170,7 +170,8 @@ def test_train_and_eval_agree(capsys, project):
     quick = ["--train.total-timesteps", "1024", "--eval.episodes", "4", "--json"]
     code, out, _ = run(capsys, "train", "CartPole-v1", *quick)
     assert code == 0
-    trained = json.loads(out)
+    *updates, trained = map(json.loads, out.splitlines())
+    assert [each["epoch"] for each in updates] == [1]
     code, out, _ = run(capsys, "eval", trained["folder"], "--json")
     assert code == 0
     assert json.loads(out)["mean"] == trained["evaluation"]["mean"]
@@ -191,11 +192,11 @@ def test_flags_of_a_config_may_stand_before_its_name():
 def test_a_run_is_resumed_by_its_folder_alone(capsys, project):
     quick = ["--train.total-timesteps", "8192", "--eval.episodes", "4", "--json"]
     _, out, _ = run(capsys, "train", "CartPole-v1", "--policy.hidden-size", "8", *quick)
-    folder = json.loads(out)["folder"]
+    folder = json.loads(out.splitlines()[-1])["folder"]
     more = ["--train.total-timesteps", "12288", "--json"]
     code, out, _ = run(capsys, "train", "--resume", folder, *more)
     assert code == 0
-    resumed = json.loads(out)
+    resumed = json.loads(out.splitlines()[-1])
     assert (resumed["steps"], resumed["evaluation"]["episodes"]) == (12288, 4)
     assert resumed["folder"] == folder
     code, _, err = run(capsys, "train", "--resume", "nowhere")

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 
 import gymnasium
@@ -21,7 +22,7 @@ from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
 from puffer_policies.runs import evaluate as evaluation
 from puffer_policies.runs import run as module
-from puffer_policies.runs.display import make_display
+from puffer_policies.runs.display import duration, make_display
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.train.trainer import Trainer
@@ -181,30 +182,49 @@ def test_the_envs_are_closed_whatever_happens(tmp_path, monkeypatch):
 
 LOGS = {
     "agent_steps": 50,
+    "time/env": 1.0,
+    "time/act": 1.0,
+    "time/learn": 2.0,
     "SPS": 10.0,
     "losses/policy": 0.1,
     "losses/value": 0.2,
     "losses/entropy": 0.3,
+    "losses/approx_kl": 0.01,
+    "losses/clip_fraction": float("nan"),
+    "losses/explained_variance": 0.5,
     "environment/episode_return": 42.0,
+    "environment/episode_length": 1234.0,
+    "environment/episodes": 100.0,
 }
 
 
-def shown(kind, *, terminal):
+def shown(kind, *, terminal, width=100):
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=terminal, width=100)
+    console = Console(file=stream, force_terminal=terminal, width=width, _environ={"TERM": "xterm"})
     display = make_display(kind, total_steps=100, console=console)
     with contextlib.suppress(KeyboardInterrupt), display:
         display.update(LOGS)
         raise KeyboardInterrupt
+    display.note("something happened")
     display.summary("CartPole", {"return": "42"})
     return stream.getvalue()
 
 
-def test_a_terminal_gets_a_bar_and_its_cursor_back():
-    text = shown("auto", terminal=True)
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_terminal_gets_a_panel_that_fits_and_its_cursor_back(width):
+    text = shown("auto", terminal=True, width=width)
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "50%" in text
-    assert "return 42.0" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    for words in [
+        "50%  50 of 100 steps  eta 5 s",
+        "speed     10 steps/s  env 25%  act 25%  learn 50%",
+        "episodes  return 42.0  length 1,234.0  100 ended",
+        "losses    policy 0.100  value 0.200  entropy 0.300",
+        "update    kl 0.010  clipped nan  explained 0.500",
+        "something happened",
+    ]:
+        assert words in plain
+    assert max(map(len, plain.splitlines())) <= width
 
 
 def test_a_pipe_gets_plain_lines():
@@ -212,6 +232,20 @@ def test_a_pipe_gets_plain_lines():
     assert "\x1b" not in text
     assert "50 steps" in text
     assert "eta 5 s" in text
+
+
+def test_a_log_gets_lines_of_json(capsys):
+    assert shown("json", terminal=True) == ""
+    update, note = map(json.loads, capsys.readouterr().out.splitlines())
+    assert update == {**LOGS, "losses/clip_fraction": None}
+    assert note == {"note": "something happened"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.6, "5 s"), (59.7, "1:00 min"), (125, "2:05 min"), (3725, "1:02:05 h")]
+)
+def test_time_is_told_as_people_do(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_quiet_shows_nothing():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from puffer_policies.cli.configuring import config_of, require_registered
-from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.cli.output import print_fields
+from puffer_policies.runs.display import DisplayKind
 from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.run import RunResult, train_from_config
 
@@ -17,14 +19,20 @@ def run_train(options: argparse.Namespace) -> int:
     """Train by config; 130 if Ctrl-C cut the run short, its checkpoint written."""
     config = config_of(options)
     require_registered(config)
-    quiet = options.quiet or options.json
-    result = train_from_config(config, display="quiet" if quiet else "auto", resume=options.resume)
+    result = train_from_config(config, display=_display(options), resume=options.resume)
     if options.json:
-        print_json(_result_data(result))
+        print(json.dumps(_result_data(result)))
     elif options.quiet:
         print_fields(_evaluation_fields(result.evaluation))
         print(result.checkpoint)
     return INTERRUPTED if result.interrupted else 0
+
+
+def _display(options: argparse.Namespace) -> DisplayKind:
+    """Return what to show: with --json a line of JSON for each update, before that of the end."""
+    if options.quiet:
+        return "quiet"
+    return "json" if options.json else "auto"
 
 
 def _result_data(result: RunResult) -> dict[str, Any]:

@@ -47,13 +47,13 @@ class MetricsLog:
             self._file.truncate(_length_up_to(path, epoch))
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; numbers that are not finite, which JSON lacks, become null.
+        """Append one line.
 
         Raises:
             TrainingError: the line can't be written: a full disk, say.
         """
         try:
-            self._file.write(json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n")
+            self._file.write(json_line(metrics))
             self._file.flush()
         except OSError as error:
             raise TrainingError(
@@ -70,6 +70,11 @@ class MetricsLog:
         """Close the file; what could not be written was told by `write`."""
         with suppress(OSError):
             self._file.close()
+
+
+def json_line(metrics: Mapping[str, Any]) -> str:
+    """Return one line of JSON; numbers that are not finite, which JSON lacks, become null."""
+    return json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
 
 
 def _lock(file: TextIO, folder: Path) -> None:
