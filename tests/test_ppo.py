@@ -48,14 +48,14 @@ def test_the_clip_can_be_annealed():
     old = sample()
     narrow = ppo_loss(old, prediction(old, 0.15), CONFIG, clip_coef=0.1)
     wide = ppo_loss(old, prediction(old, 0.15), CONFIG, clip_coef=0.2)
-    assert (narrow.clip_fraction.item(), wide.clip_fraction.item()) == (1.0, 0.0)
+    assert (narrow.part("clip_fraction"), wide.part("clip_fraction")) == (1.0, 0.0)
 
 
 def test_a_clipped_value_loss_never_is_smaller():
     old, values = sample(), torch.randn(6, generator=torch.Generator().manual_seed(9))
     clipped = dataclasses.replace(CONFIG, clip_vloss=True, vf_clip_coef=0.1)
     new = prediction(old, values=values)
-    free, bound = ppo_loss(old, new, CONFIG).value, ppo_loss(old, new, clipped).value
+    free, bound = (ppo_loss(old, new, each).part("value") for each in (CONFIG, clipped))
     near = old.values + (values - old.values).clamp(-0.1, 0.1)
     far = torch.maximum((values - old.returns) ** 2, (near - old.returns) ** 2)
     torch.testing.assert_close(bound, 0.5 * far.mean())
@@ -70,7 +70,7 @@ def test_a_ghost_changes_nothing(norm_adv):
     with_ghost = with_ghost._replace(weights=torch.tensor([1.0, 1, 1, 1, 0, 0]))
     plain = ppo_loss(old, prediction(old, 0.1), config)
     ghostly = ppo_loss(with_ghost, prediction(with_ghost, 0.1), config)
-    torch.testing.assert_close(plain.stack(), ghostly.stack())
+    torch.testing.assert_close(plain.parts, ghostly.parts)
 
 
 def test_a_ghost_has_no_gradient():
@@ -83,8 +83,8 @@ def test_a_ghost_has_no_gradient():
 def test_normalised_advantages_do_not_depend_on_scale_and_shift():
     old, config = sample(), dataclasses.replace(CONFIG, norm_adv=True)
     other = old._replace(advantages=old.advantages * 50 + 7)
-    one = ppo_loss(old, prediction(old, 0.1), config).policy
-    torch.testing.assert_close(one, ppo_loss(other, prediction(old, 0.1), config).policy)
+    one = ppo_loss(old, prediction(old, 0.1), config).part("policy")
+    torch.testing.assert_close(one, ppo_loss(other, prediction(old, 0.1), config).part("policy"))
 
 
 def test_a_minibatch_of_ghosts_alone_is_finite():
@@ -94,5 +94,5 @@ def test_a_minibatch_of_ghosts_alone_is_finite():
 
 def test_the_divergence_is_zero_for_an_unchanged_policy_and_positive_else():
     old = sample()
-    assert ppo_loss(old, prediction(old), CONFIG).approx_kl == 0
-    assert ppo_loss(old, prediction(old, 0.1), CONFIG).approx_kl > 0
+    assert ppo_loss(old, prediction(old), CONFIG).part("approx_kl") == 0
+    assert ppo_loss(old, prediction(old, 0.1), CONFIG).part("approx_kl") > 0

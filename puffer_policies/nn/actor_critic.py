@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.nn.batching import batch_layout
-from puffer_policies.nn.heads import ValueHead, make_head
+from puffer_policies.nn.heads import LinearHead, ValueHead, decode_jointly, make_head
 from puffer_policies.spaces import Spaces
 
 
@@ -46,7 +47,10 @@ class ActorCritic(nn.Module):
 
     def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
         """(N, H) -> logits of N rows, values (N, 1)."""
-        return self.actor(hidden), self.critic(hidden)
+        actor, critic = self.actor, self.critic
+        if torch.is_grad_enabled() and isinstance(actor, LinearHead) and type(critic) is ValueHead:
+            return decode_jointly(actor, critic, hidden)
+        return actor(hidden), critic(hidden)
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step: (B, *obs) -> logits of B rows, values (B, 1)."""

@@ -23,8 +23,23 @@ ACTOR_STD = 0.01
 """Gain of an action head, as in PufferLib and CleanRL: the first policy is nearly uniform."""
 
 
-class CategoricalHead(nn.Module):
-    """One choice or several from one Linear layer."""
+class LinearHead(nn.Module):
+    """An action head that is one Linear layer, ``linear``, and a reading of what it gives."""
+
+    is_continuous: bool
+    linear: nn.Linear
+
+    def logits(self, outputs: Tensor) -> Any:
+        """(N, linear.out_features) -> logits of N rows."""
+        raise NotImplementedError
+
+    def forward(self, hidden: Tensor) -> Any:
+        """(N, H) -> logits of N rows."""
+        return self.logits(self.linear(hidden))
+
+
+class CategoricalHead(LinearHead):
+    """One choice or several."""
 
     is_continuous = False
 
@@ -34,14 +49,13 @@ class CategoricalHead(nn.Module):
         self.single = layout.kind == "discrete"
         self.linear = layer_init(nn.Linear(hidden_size, sum(layout.nvec)), std)
 
-    def forward(self, hidden: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(N, H) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
-        logits: Tensor = self.linear(hidden)  # (N, sum of nvec)
-        return logits if self.single else torch.split(logits, self.sizes, -1)
+    def logits(self, outputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, sum of nvec) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
+        return outputs if self.single else torch.split(outputs, self.sizes, -1)
 
 
-class GaussianHead(nn.Module):
-    """A mean from one Linear layer, and one log standard deviation for each dimension."""
+class GaussianHead(LinearHead):
+    """A mean from the layer, and one log standard deviation for each dimension."""
 
     is_continuous = True
 
@@ -51,9 +65,9 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(layout.shape))
         self.linear = layer_init(nn.Linear(hidden_size, self.log_std.numel()), std)
 
-    def forward(self, hidden: Tensor) -> Normal:
-        """(N, H) -> Normal with loc and scale (N, *shape)."""
-        loc = self.linear(hidden).reshape(len(hidden), *self.shape)
+    def logits(self, outputs: Tensor) -> Normal:
+        """(N, size) -> Normal with loc and scale (N, *shape)."""
+        loc = outputs.reshape(len(outputs), *self.shape)
         scale = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
         # Validation would read the tensors back to the host at every step.
         return Normal(loc, scale, validate_args=False)
@@ -65,6 +79,20 @@ class ValueHead(nn.Linear):
     def __init__(self, hidden_size: int, *, std: float = 1.0) -> None:
         super().__init__(hidden_size, 1)
         layer_init(self, std)
+
+
+def decode_jointly(actor: LinearHead, critic: ValueHead, hidden: Tensor) -> tuple[Any, Tensor]:
+    """(N, H) -> logits, values (N, 1): both layers as one, on their own weights.
+
+    A product with so few columns costs by the call and by reading `hidden`, forward and backward.
+    """
+    layer = actor.linear
+    weight = torch.cat([layer.weight, critic.weight])  # (n + 1, H)
+    bias = torch.cat([layer.bias, critic.bias])
+    outputs, values = nn.functional.linear(hidden, weight, bias).split_with_sizes(
+        [layer.out_features, 1], -1
+    )
+    return actor.logits(outputs), values
 
 
 @singledispatch

@@ -38,45 +38,44 @@ class Prediction(NamedTuple):
     values: Tensor
 
 
+LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The parts of a loss, scalars; only `total` has a gradient."""
+    """What a minibatch costs."""
 
     total: Tensor
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    approx_kl: Tensor
-    clip_fraction: Tensor
+    """Scalar, with gradient."""
+    parts: Tensor
+    """(6,) means in the order of `LOSS_PARTS`, without gradient."""
 
-    def stack(self) -> Tensor:
-        """Return the parts (6,) in the order of `LOSS_PARTS`, without gradient."""
-        return torch.stack([getattr(self, name) for name in LOSS_PARTS]).detach()
-
-
-LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
+    def part(self, name: str) -> Tensor:
+        """Return one of `LOSS_PARTS`, a scalar."""
+        return self.parts[LOSS_PARTS.index(name)]
 
 
 def ppo_loss(
     old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
 ) -> Loss:
-    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed)."""
+    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed).
+
+    Everything is worked out for each transition; one weighted sum makes the means of all.
+    """
     clip = config.clip_coef if clip_coef is None else clip_coef
     weights = old.weights / old.weights.sum().clamp(min=1.0)
     advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
     log_ratio = new.log_probs - old.log_probs
     ratio = log_ratio.exp()
-    clipped = _clip_gains(ratio, advantages, clip)
-    policy = -torch.dot(clipped * advantages, weights)
-    value = _value_loss(old, new.values, weights, config)
-    entropy = torch.dot(new.entropy, weights)
+    policy = _clip_gains(ratio, advantages, clip) * -advantages
+    value = _value_loss(old, new.values, config)
+    total = policy.add(value, alpha=config.vf_coef).sub(new.entropy, alpha=config.ent_coef)
     with torch.no_grad():
         # The k3 estimator of http://joschu.net/blog/kl-approx.html.
-        approx_kl = torch.dot(ratio - 1 - log_ratio, weights)
-        outside = (ratio - 1).abs() > clip
-        clip_fraction = torch.dot(outside.to(weights.dtype), weights)
-    total = policy + config.vf_coef * value - config.ent_coef * entropy
-    return Loss(total, policy.detach(), value.detach(), entropy.detach(), approx_kl, clip_fraction)
+        approx_kl = ratio - 1 - log_ratio
+        outside = ((ratio - 1).abs() > clip).float()
+        parts = torch.stack([total, policy, value, new.entropy, approx_kl, outside]) @ weights
+    return Loss(torch.dot(total, weights), parts)
 
 
 def _clip_gains(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
@@ -97,9 +96,9 @@ def normalised(advantages: Tensor, weights: Tensor) -> Tensor:
     return centred / (deviation + 1e-8)
 
 
-def _value_loss(old: Transitions, values: Tensor, weights: Tensor, config: TrainConfig) -> Tensor:
+def _value_loss(old: Transitions, values: Tensor, config: TrainConfig) -> Tensor:
     loss = (values - old.returns).square()
     if config.clip_vloss:
         shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
         loss = torch.maximum(loss, (old.values + shift - old.returns).square())
-    return 0.5 * torch.dot(loss, weights)
+    return 0.5 * loss

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,7 @@ class _Buffers:
         self.starts = torch.zeros(rows, num_envs, dtype=torch.bool, device=device)
         everything = (self._observations, self.starts)
         # Cut once: indexing a tensor costs as much as adding two.
-        self._rows = [map_nested(lambda each: each[t], everything) for t in range(rows)]
+        self._rows = [map_nested(operator.itemgetter(t), everything) for t in range(rows)]
         self._shared = device.type == "cpu"
         staged = map_nested(_staged, self._rows[0])
         self._staged = [self._rows[t] if self._shared else staged for t in range(rows)]

@@ -160,7 +160,7 @@ class Trainer:
         new = self.predict(minibatch)
         loss = ppo_loss(minibatch.transitions, new, self.config, clip_coef=clip_coef)
         self._descend(loss.total)
-        return loss.stack()
+        return loss.parts
 
     def predict(self, batch: Batch) -> Prediction:
         """Return what the policy now says about the steps of `batch`; (B*L,) each."""
