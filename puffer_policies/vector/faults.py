@@ -7,10 +7,11 @@ and after some of them `AsyncVectorEnv.close` waits for ever for a worker that i
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing.connection
 import queue
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,32 @@ class Door:
         self.num_steps += 1
         try:
             return self.env.step(actions)
+        except Exception as error:
+            raise self._fault("step", error) from error
+
+    def has_method(self, name: str) -> bool:
+        """Whether the vector env, or each of its copies, has a method of this name."""
+        bare: Any = self.env.unwrapped
+        if callable(getattr(bare, name, None)):
+            return True
+        return hasattr(bare, "call") and all(self._call(bare, "has_wrapper_attr", name))
+
+    def call(self, name: str) -> Any:
+        """Call a method of the vector env, or of each copy, and return what it gives (each).
+
+        Raises:
+            EnvError: an env failed.
+        """
+        bare: Any = self.env.unwrapped
+        method = getattr(bare, name, None)
+        return self._call(bare, name) if method is None else self._guarded(method)
+
+    def _call(self, bare: Any, *arguments: str) -> Any:
+        return self._guarded(functools.partial(bare.call, *arguments))
+
+    def _guarded(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
         except Exception as error:
             raise self._fault("step", error) from error
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError
 from puffer_policies.nested import map_nested
 from puffer_policies.spaces import action_layout, described
 from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.traces import trace_of
 
@@ -52,6 +54,7 @@ class ParallelVecEnv:
         self._layout = action_layout(self.single_action_space)
         member = _member(self.single_observation_space)
         rows = self.num_agents
+        self._masks = ActionMasks(rows, self._layout)
         self._shown = map_nested(lambda leaf: np.stack([leaf] * rows), member)
         size = len(self.agents)
         self._copies = [_Copy(env, i, self, i * size) for i, env in enumerate(envs)]
@@ -70,19 +73,42 @@ class ParallelVecEnv:
         """Start every env anew, copy i with ``seed + i``, and return observations (N, *obs)."""
         for each in self._copies:
             each.reset(None if seed is None else seed + each.index)
+        self._masks.start(self._shown, self._infos(), idle=self._idle())
         return self._shown
+
+    @property
+    def action_masks(self) -> np.ndarray | None:
+        """(N, A) bool: what may be done next; None if the envs give no masks. Padding may all."""
+        return self._masks.current
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions of all rows, (N, ...); those of padding are ignored."""
         members, step = self._layout.to_env(actions), self._padding()
         for each in self._copies:
             each.step(members, step)
-        if not step.done.any():
-            return step
-        step = dataclasses.replace(step, final_observations=map_nested(np.copy, self._shown))
-        for each in self._copies:
-            each.restart_if_over(step)
+        if step.done.any():
+            step = dataclasses.replace(step, final_observations=map_nested(np.copy, self._shown))
+            for each in self._copies:
+                each.restart_if_over(step)
+        self._masks.advance(self._shown, self._infos(), idle=self._idle())
         return step
+
+    def _idle(self) -> np.ndarray:
+        """Return which rows are padding in the next step, (N,) bool."""
+        idle = np.ones(self.num_agents, dtype=bool)
+        idle[[row for each in self._copies for row in each.playing_rows()]] = False
+        return idle
+
+    def _infos(self) -> dict[str, np.ndarray]:
+        """Return the masks in the agents' infos, as gymnasium's vector envs put them together."""
+        told = {row: mask for each in self._copies for row, mask in each.told_masks()}
+        if not told:
+            return {}
+        masks = np.empty(self.num_agents, dtype=object)
+        present = np.zeros(self.num_agents, dtype=bool)
+        for row, mask in told.items():
+            masks[row], present[row] = mask, True
+        return {ACTION_MASK: masks, f"_{ACTION_MASK}": present}
 
     def _padding(self) -> Step:
         """Return a step in which nobody played; copies write their agents' rows into it."""
@@ -112,12 +138,24 @@ class _Copy:
         self.env, self.index, self._batch = env, index, batch
         self._rows = {agent: first_row + i for i, agent in enumerate(batch.agents)}
         self._playing: list[Any] = []
+        self._infos: Any = {}
         self._num_steps = 0
+
+    def playing_rows(self) -> list[int]:
+        """Return the rows of the agents that play."""
+        return [self._rows[agent] for agent in self._playing]
+
+    def told_masks(self) -> Iterator[tuple[int, Any]]:
+        """Yield the row and the mask of each agent that plays and has one in its info."""
+        for agent in self._playing:
+            info = self._infos.get(agent) if isinstance(self._infos, Mapping) else None
+            if isinstance(info, Mapping) and ACTION_MASK in info:
+                yield self._rows[agent], info[ACTION_MASK]
 
     def reset(self, seed: int | None = None) -> None:
         options = {} if seed is None else {"seed": seed}
         try:
-            observations, _ = self.env.reset(**options)
+            observations, self._infos = self.env.reset(**options)
         except Exception as error:
             raise self._fault("reset", error) from error
         self._playing = list(self.env.agents)
@@ -131,7 +169,7 @@ class _Copy:
         self._num_steps += 1
         actions = {agent: members[self._rows[agent]] for agent in self._playing}
         try:
-            observations, rewards, terminated, truncated, _ = self.env.step(actions)
+            observations, rewards, terminated, truncated, self._infos = self.env.step(actions)
         except Exception as error:
             raise self._fault("step", error) from error
         for agent in self._playing:
@@ -148,7 +186,7 @@ class _Copy:
         """Restart the env if nobody plays any more."""
         if not self._playing:
             self.reset()
-            batch.starts[[self._rows[agent] for agent in self._playing]] = True
+            batch.starts[self.playing_rows()] = True
 
     def _go_on(self, batch: Step, observations: Mapping[Any, Any]) -> None:
         """Take over the env's list of agents, which must fit what was said of their ends."""

@@ -60,6 +60,11 @@ class PufferVecEnv:
         """PufferLib's object of this name: an env with the single-agent spaces."""
         return self.env.driver_env
 
+    @property
+    def action_masks(self) -> None:
+        """None: PufferLib's vector envs hand out no masks of actions."""
+        return
+
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
         # Some of PufferLib's backends can't do without a seed.
