@@ -182,6 +182,9 @@ def _add_training(verbs: Any) -> None:
     evaluate.add_argument("checkpoint", help="a .safetensors file, or the folder of a run")
     evaluate.add_argument("--episodes", type=int, help="default: as at the end of the training")
     evaluate.add_argument("--seed", type=int, help="default: as at the end of the training")
+    evaluate.add_argument(
+        "--max-steps", type=int, help="of each env, for envs that never end; default likewise"
+    )
     evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
     evaluate.add_argument("--best", action="store_true", help="the run's best, not its last policy")
     evaluate.add_argument(

@@ -31,6 +31,6 @@ def run_eval(options: argparse.Namespace) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the flags change of the [eval] section."""
-    given = {"episodes": options.episodes, "seed": options.seed}
+    given = {key: getattr(options, key) for key in ("episodes", "seed", "max_steps")}
     overrides = {key: value for key, value in given.items() if value is not None}
     return {**overrides, "deterministic": False} if options.stochastic else overrides

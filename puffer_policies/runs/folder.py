@@ -14,8 +14,6 @@ TRAINER = "trainer.safetensors"
 """The state of the trainer that belongs to `LATEST`."""
 METRICS = "metrics.jsonl"
 """A line of JSON for each update, and one for the final evaluation."""
-FORMER = "model.safetensors"
-"""What `LATEST` was called in 0.1."""
 NO_RUN = "Give a checkpoint, or the folder of a run that holds one."
 
 
@@ -39,11 +37,10 @@ def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
                 fix="Give the folder of a run, or leave the best one out.",
             )
         return path
-    wanted = (BEST,) if best else (LATEST, FORMER)
-    for name in wanted:
-        if (path / name).is_file():
-            return path / name
-    raise CheckpointError(f"{path} holds no {wanted[0]}.", fix=held(path))
+    checkpoint = path / (BEST if best else LATEST)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{path} holds no {checkpoint.name}.", fix=held(path))
+    return checkpoint
 
 
 def _near(path: Path) -> str:
