@@ -12,8 +12,7 @@ options of all choices together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,24 +28,10 @@ METHOD = "action_masks"
 Infos = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a reset or a step showed."""
-
-    observations: Any
-    infos: Infos
-    idle: np.ndarray
-    """(N,) bool: rows whose next action is ignored; whatever their mask, all is allowed."""
-    restarted: Infos
-    """Infos of the rows that were reset after the step; empty if none were."""
-
-
-_Read = Callable[["ActionMasks", Shown, np.ndarray], np.ndarray]
-"""Writes into masks (N, A) what was shown, and returns the rows (N,) that had one."""
-
-
 class ActionMasks:
     """The masks of the observations that a batch showed last.
+
+    What it keeps between two steps is plain data, which the state of a run can hold.
 
     Args:
         num_rows: N.
@@ -55,26 +40,34 @@ class ActionMasks:
     """
 
     def __init__(self, num_rows: int, layout: ActionLayout, *, door: Door | None = None) -> None:
-        self.num_rows, self.nvec, self.door = num_rows, layout.nvec, door
+        self.num_rows, self.nvec, self._door = num_rows, layout.nvec, door
         self._firsts = np.cumsum((0, *layout.nvec))[:-1]  # (K,): each choice's first option
-        self._read: _Read | None = None
-        self._is_start = False
-        self._shown: Shown | None = None
+        self._source: str | None = None
+        """``infos``, ``methods``, ``observations`` or empty; None until somebody asks."""
+        self._shown: dict[str, Any] | None = None
+        """What is still to be read."""
         self._current: np.ndarray | None = None
 
     def start(self, observations: Any, infos: Infos, *, idle: np.ndarray | None = None) -> None:
-        """Take note of what a reset showed; `idle` as in `Shown`, by default nobody."""
-        self.advance(
-            observations, infos, idle=np.zeros(self.num_rows, dtype=bool) if idle is None else idle
-        )
-        self._is_start = True
+        """Take note of what a reset showed; by default nobody is idle."""
+        nobody = np.zeros(self.num_rows, dtype=bool)
+        self.advance(observations, infos, idle=nobody if idle is None else idle)
+        self._source = None
 
     def advance(
         self, observations: Any, infos: Infos, *, idle: np.ndarray, restarted: Infos | None = None
     ) -> None:
-        """Take note of what a step showed; the arguments are those of `Shown`."""
-        self._shown = Shown(observations, infos, idle, restarted or {})
-        self._is_start = False
+        """Take note of what a step showed.
+
+        Args:
+            observations: (N, *obs), nested as the space is.
+            infos: those of the step.
+            idle: (N,) bool, rows whose next action is ignored: whatever their mask, all is allowed.
+            restarted: infos of the rows that were reset after the step, if some were.
+        """
+        told = [_mask_and_rows(each) for each in (infos, restarted or {}) if ACTION_MASK in each]
+        observed = observations.get(ACTION_MASK) if isinstance(observations, dict) else None
+        self._shown = {"told": told, "observed": observed, "idle": idle}
 
     @property
     def current(self) -> np.ndarray | None:
@@ -85,39 +78,46 @@ class ActionMasks:
         """
         shown, self._shown = self._shown, None
         if shown is not None:
-            if self._is_start:
-                self._read = self._found(shown)
-            self._current = None if self._read is None else self._masks(shown, self._read)
+            if self._source is None:
+                self._source = self._found(shown)
+            self._current = self._masks(shown) if self._source else None
         return self._current
 
-    def _found(self, shown: Shown) -> _Read | None:
-        """Return how masks of these envs are read, if they give any."""
+    def _found(self, shown: dict[str, Any]) -> str:
+        """Return where these envs give masks; empty if nowhere."""
         if not self.nvec:
-            return None
-        if ACTION_MASK in shown.infos:
-            return _of_infos
-        if self.door is not None and self.door.has_method(METHOD):
-            return _of_methods
-        if isinstance(shown.observations, dict) and ACTION_MASK in shown.observations:
-            shape = (self.num_rows, sum(self.nvec))
-            # Else it is no mask of these actions, but something that the policy sees.
-            return _of_observations if shown.observations[ACTION_MASK].shape == shape else None
-        return None
+            return ""
+        if shown["told"]:
+            return "infos"
+        if self._door is not None and self._door.has_method(METHOD):
+            return "methods"
+        # One of another shape is no mask of these actions, but something that the policy sees.
+        shape = (self.num_rows, sum(self.nvec))
+        return "observations" if np.shape(shown["observed"]) == shape else ""
 
-    def _masks(self, shown: Shown, read: _Read) -> np.ndarray:
+    def _masks(self, shown: dict[str, Any]) -> np.ndarray:
         masks = np.zeros((self.num_rows, sum(self.nvec)), dtype=bool)
-        told = read(self, shown, masks)
-        masks[shown.idle] = True
-        self._require(
-            np.asarray(told | shown.idle), "gave no action mask, though it did in reset()"
-        )
+        known = shown["idle"].copy()
+        for given, rows in self._given(shown):
+            _write(masks, given, rows)
+            known |= rows
+        masks[shown["idle"]] = True
+        self._require(known, "gave no action mask, though it did in reset()")
         left = np.logical_or.reduceat(masks, self._firsts, axis=1)  # (N, K)
-        self._require(
-            np.logical_and.reduce(left, axis=1), "gave an action mask that allows nothing"
-        )
+        self._require(left.all(-1), "gave an action mask that allows nothing")
         return masks
 
-    def _require(self, good: np.ndarray, problem: str) -> None:
+    def _given(self, shown: dict[str, Any]) -> list[tuple[Any, np.ndarray]]:
+        """Return masks, and the rows (N,) that they are of; later ones go before."""
+        everyone = np.ones(self.num_rows, dtype=bool)
+        if self._source == "infos":
+            return [(mask, everyone if rows is None else rows) for mask, rows in shown["told"]]
+        if self._source == "observations":
+            return [(shown["observed"], everyone)]
+        assert self._door is not None
+        return [(self._door.call(METHOD), everyone)]
+
+    def _require(self, good: Any, problem: str) -> None:
         if not good.all():
             raise EnvError(
                 f"Env {int(np.argmin(good))} of {self.num_rows} {problem}.",
@@ -125,30 +125,9 @@ class ActionMasks:
             )
 
 
-def _of_infos(masks: ActionMasks, shown: Shown, target: np.ndarray) -> np.ndarray:
-    told = np.zeros(masks.num_rows, dtype=bool)
-    for infos in (shown.infos, shown.restarted):
-        if ACTION_MASK in infos:
-            present = infos.get(f"_{ACTION_MASK}", True)
-            rows = np.broadcast_to(np.asarray(present, dtype=bool), masks.num_rows)
-            _write(target, infos[ACTION_MASK], rows)
-            told |= rows
-    return told
-
-
-def _of_methods(masks: ActionMasks, shown: Shown, target: np.ndarray) -> np.ndarray:
-    assert masks.door is not None
-    return _write_all(target, masks.door.call(METHOD))
-
-
-def _of_observations(masks: ActionMasks, shown: Shown, target: np.ndarray) -> np.ndarray:
-    return _write_all(target, shown.observations[ACTION_MASK])
-
-
-def _write_all(target: np.ndarray, given: Any) -> np.ndarray:
-    everyone = np.ones(len(target), dtype=bool)
-    _write(target, given, everyone)
-    return everyone
+def _mask_and_rows(infos: Infos) -> tuple[Any, np.ndarray | None]:
+    """Return the masks in the infos of a batch, and which rows have one; None: all."""
+    return infos[ACTION_MASK], infos.get(f"_{ACTION_MASK}")
 
 
 def _write(target: np.ndarray, given: Any, rows: np.ndarray) -> None:

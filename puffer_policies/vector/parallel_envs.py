@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ class ParallelVecEnv:
 
     def _infos(self) -> dict[str, np.ndarray]:
         """Return the masks in the agents' infos, as gymnasium's vector envs put them together."""
-        told = {row: mask for each in self._copies for row, mask in each.told_masks()}
+        told = {row: mask for each in self._copies for row, mask in each.masks.items()}
         if not told:
             return {}
         masks = np.empty(self.num_agents, dtype=object)
@@ -138,24 +138,18 @@ class _Copy:
         self.env, self.index, self._batch = env, index, batch
         self._rows = {agent: first_row + i for i, agent in enumerate(batch.agents)}
         self._playing: list[Any] = []
-        self._infos: Any = {}
         self._num_steps = 0
+        self.masks: dict[int, Any] = {}
+        """By row, of the agents that play and have one in their info."""
 
     def playing_rows(self) -> list[int]:
         """Return the rows of the agents that play."""
         return [self._rows[agent] for agent in self._playing]
 
-    def told_masks(self) -> Iterator[tuple[int, Any]]:
-        """Yield the row and the mask of each agent that plays and has one in its info."""
-        for agent in self._playing:
-            info = self._infos.get(agent) if isinstance(self._infos, Mapping) else None
-            if isinstance(info, Mapping) and ACTION_MASK in info:
-                yield self._rows[agent], info[ACTION_MASK]
-
     def reset(self, seed: int | None = None) -> None:
         options = {} if seed is None else {"seed": seed}
         try:
-            observations, self._infos = self.env.reset(**options)
+            observations, infos = self.env.reset(**options)
         except Exception as error:
             raise self._fault("reset", error) from error
         self._playing = list(self.env.agents)
@@ -163,13 +157,14 @@ class _Copy:
             raise self._wrong("its reset() left no agent in 'agents'")
         for agent in self._playing:
             self._show(agent, observations, "reset")
+        self._take_masks(infos)
 
     def step(self, members: np.ndarray, batch: Step) -> None:
         """Step the agents that play and write what became of them into their rows of `batch`."""
         self._num_steps += 1
         actions = {agent: members[self._rows[agent]] for agent in self._playing}
         try:
-            observations, rewards, terminated, truncated, self._infos = self.env.step(actions)
+            observations, rewards, terminated, truncated, infos = self.env.step(actions)
         except Exception as error:
             raise self._fault("step", error) from error
         for agent in self._playing:
@@ -181,6 +176,7 @@ class _Copy:
             if agent in observations or not batch.terminated[row]:
                 self._show(agent, observations, "step")
         self._go_on(batch, observations)
+        self._take_masks(infos)
 
     def restart_if_over(self, batch: Step) -> None:
         """Restart the env if nobody plays any more."""
@@ -203,6 +199,11 @@ class _Copy:
                 self._show(agent, observations, "step")
                 batch.starts[self._rows[agent]] = True
         self._playing = listed
+
+    def _take_masks(self, infos: Any) -> None:
+        infos = infos if isinstance(infos, Mapping) else {}
+        found = {self._rows[agent]: infos.get(agent) or {} for agent in self._playing}
+        self.masks = {row: i[ACTION_MASK] for row, i in found.items() if ACTION_MASK in i}
 
     def _show(self, agent: Any, observations: Mapping[Any, Any], call: str) -> None:
         if agent not in self._rows:
