@@ -1,0 +1,208 @@
+"""GTrXL: Parisotto et al. 2020, https://arxiv.org/abs/1910.06764.
+
+Transformer-XL layers with relative positions (Dai et al. 2019, https://arxiv.org/abs/1901.02860),
+layer norms on the way in, and GRU gates in place of residual sums, born nearly closed. It differs
+from the paper in this: every query sees exactly the M steps before it, in a sequence as in single
+steps, and nothing from before its episode's start.
+
+`B` batch, `T` time, `L` layers, `M` memory, `H` width, `A` heads, `D` = H/A.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import After, Core, State, require_layers
+from puffer_policies.nn.init import layer_init
+
+MEMORY, VALID = "gtrxl_memory", "gtrxl_valid"
+GATE_BIAS = 2.0
+"""Of the paper: gates begin by letting a layer's input through."""
+
+
+class GRUGate(nn.Module):
+    """Mixes what a layer says into what came in, as a GRU mixes input into state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.said = layer_init(nn.Linear(width, 3 * width, bias=False), 1.0)
+        self.came = layer_init(nn.Linear(width, 2 * width, bias=False), 1.0)
+        self.reset = layer_init(nn.Linear(width, width, bias=False), 1.0)
+        self.bias = nn.Parameter(torch.full((width,), GATE_BIAS))
+
+    def forward(self, came: Tensor, said: Tensor) -> Tensor:
+        """Twice (..., H) -> (..., H)."""
+        reset, update, new = self.said(said).chunk(3, -1)
+        reset_came, update_came = self.came(came).chunk(2, -1)
+        open_ = torch.sigmoid(update + update_came - self.bias)
+        candidate = torch.tanh(new + self.reset(torch.sigmoid(reset + reset_came) * came))
+        return torch.lerp(came, candidate, open_)
+
+
+class RelativeAttention(nn.Module):
+    """Attention of each step to itself and the M before it, by content and by distance."""
+
+    def __init__(self, width: int, num_heads: int, memory: int) -> None:
+        super().__init__()
+        self.num_heads, self.memory = num_heads, memory
+        self.query = layer_init(nn.Linear(width, width, bias=False), 1.0)
+        self.key_value = layer_init(nn.Linear(width, 2 * width, bias=False), 1.0)
+        self.distance = layer_init(nn.Linear(width, width, bias=False), 1.0)
+        self.output = layer_init(nn.Linear(width, width, bias=False), 1.0)
+        self.content_bias = nn.Parameter(torch.zeros(width))
+        self.distance_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("waves", _waves(memory + 1, width), persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor, allowed: Tensor, distances: Tensor) -> Tensor:
+        """(B, T, H), (B, M + T, H), (B, T, M + T) bool, (T, M + T) int64 -> (B, T, H)."""
+        key, value = (self._heads(each) for each in self.key_value(context).chunk(2, -1))
+        query = self.query(x)
+        by_distance = self._by_distance(query + self.distance_bias, distances)  # (B, A, T, M + T)
+        bias = by_distance.masked_fill(~allowed.unsqueeze(1), float("-inf"))
+        by_content = self._heads(query + self.content_bias)
+        mixed = functional.scaled_dot_product_attention(by_content, key, value, attn_mask=bias)
+        said: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return said
+
+    def _by_distance(self, query: Tensor, distances: Tensor) -> Tensor:
+        """Return scores (B, A, T, M + T) of the distance between a step and what it looks at."""
+        far = self._heads(self.distance(self.waves).unsqueeze(0))  # (1, A, M + 1, D)
+        heads = self._heads(query)  # (B, A, T, D)
+        scores = heads @ far.transpose(-1, -2) * heads.shape[-1] ** -0.5  # (B, A, T, M + 1)
+        chosen: Tensor = scores.gather(-1, distances.expand(*scores.shape[:2], *distances.shape))
+        return chosen
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, S, H) -> (B, A, S, D)."""
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class GTrXLLayer(nn.Module):
+    """Attention and a two-layer network, each behind a layer norm and a gate."""
+
+    def __init__(self, width: int, num_heads: int, memory: int, feedforward: int) -> None:
+        super().__init__()
+        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = RelativeAttention(width, num_heads, memory)
+        self.attention_gate, self.network_gate = GRUGate(width), GRUGate(width)
+        self.network = nn.Sequential(
+            layer_init(nn.Linear(width, feedforward)),
+            nn.ReLU(),
+            layer_init(nn.Linear(feedforward, width)),
+        )
+
+    def forward(self, x: Tensor, context: Tensor, allowed: Tensor, distances: Tensor) -> Tensor:
+        """As `RelativeAttention`: (B, T, H) and what it may look at -> (B, T, H)."""
+        context = self.attention_norm(context)
+        said = self.attention(context[:, -x.shape[1] :], context, allowed, distances)
+        x = self.attention_gate(x, torch.relu(said))
+        mixed: Tensor = self.network_gate(x, torch.relu(self.network(self.network_norm(x))))
+        return mixed
+
+
+class GTrXLCore(Core):
+    """A stack of GTrXL layers over a window of the last steps.
+
+    State: ``gtrxl_memory`` (B, L, M, H), what went into each layer at the last M steps, and
+    ``gtrxl_valid`` (B, M) bool, which of those belong to the episode.
+
+    Args:
+        input_size: width of what comes in.
+        hidden_size: width H of every layer, a multiple of `num_heads`.
+        num_layers: L; the window reaches L * M steps back.
+        num_heads: A; by default heads are 32 wide, as in the paper's small model.
+        memory: M.
+        feedforward: width inside a layer's network; by default 4 * H.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 2,
+        num_heads: int | None = None,
+        memory: int = 64,
+        feedforward: int | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.num_layers = require_layers(num_layers, "a GTrXL")
+        self.memory = memory
+        heads = max(hidden_size // 32, 1) if num_heads is None else num_heads
+        _require_sizes(hidden_size, heads, memory)
+        inner = 4 * hidden_size if feedforward is None else feedforward
+        self.embed = layer_init(nn.Linear(input_size, hidden_size), 1.0)
+        self.layers = nn.ModuleList(
+            GTrXLLayer(hidden_size, heads, memory, inner) for _ in range(num_layers)
+        )
+
+    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Return (B, L, M, H) and (B, M)."""
+        return {
+            MEMORY: (batch_size, self.num_layers, self.memory, self.hidden_size),
+            VALID: (batch_size, self.memory),
+        }
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        """Return an empty memory: nothing in it is valid."""
+        state = super().initial_state(batch_size, device)
+        return {**state, VALID: state[VALID].to(torch.bool)}
+
+    def step(self, x: Tensor, state: State) -> After:
+        """(B, I) -> (B, H), with the state after it."""
+        hidden, after = self.sequence(x.unsqueeze(1), state, None)
+        return hidden.squeeze(1), after
+
+    def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
+        """(B, T, I) -> (B, T, H): one pass, with a mask that keeps episodes apart."""
+        batch, time, _ = x.shape
+        episode = _episodes(state[VALID], episode_start, time)  # (B, M + T)
+        distances = _distances(time, self.memory, x.device)  # (T, M + T)
+        window = (distances >= 0) & (distances <= self.memory)
+        own = episode[:, self.memory :].unsqueeze(-1)  # (B, T, 1)
+        allowed = window & (episode.unsqueeze(1) == own)  # (B, T, M + T)
+        hidden, seen = self.embed(x), []
+        clamped = distances.clamp(0, self.memory)
+        for layer, past in zip(self.layers, state[MEMORY].unbind(1), strict=True):
+            context = torch.cat([past, hidden], 1)  # (B, M + T, H)
+            seen.append(context[:, time:])
+            hidden = layer(hidden, context, allowed, clamped)
+        valid = episode[:, time:] == episode[:, -1:]  # (B, M)
+        memory = torch.stack(seen, 1).masked_fill(~valid.reshape(batch, 1, -1, 1), 0.0)
+        return hidden, {MEMORY: memory, VALID: valid}
+
+
+def _episodes(valid: Tensor, episode_start: Tensor | None, time: int) -> Tensor:
+    """Number the episodes of what a sequence may look at, (B, M + T); -1 where nothing is."""
+    past = valid.long() - 1  # 0 or -1
+    if episode_start is None:
+        return torch.cat([past, past.new_zeros(len(valid), time)], 1)
+    return torch.cat([past, episode_start.long().cumsum(1)], 1)
+
+
+def _distances(time: int, memory: int, device: torch.device) -> Tensor:
+    """Return how far back each step of the context lies from each of the sequence, (T, M + T)."""
+    steps = torch.arange(memory, memory + time, device=device)
+    return steps.unsqueeze(1) - torch.arange(memory + time, device=device)
+
+
+def _waves(count: int, width: int) -> Tensor:
+    """Return sines and cosines of the distances 0..count - 1, (count, H), as Transformer-XL."""
+    rates = 10_000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(count).unsqueeze(1) * rates  # (count, H/2)
+    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+
+
+def _require_sizes(hidden_size: int, num_heads: int, memory: int) -> None:
+    if num_heads < 1 or hidden_size % num_heads:
+        raise BuildError(
+            f"hidden_size={hidden_size} is no multiple of num_heads={num_heads}.",
+            fix="Each head takes an equal part of the width.",
+        )
+    if memory < 1:
+        raise BuildError(f"memory={memory}; a GTrXL remembers at least one step.")
