@@ -12,6 +12,7 @@ Code written for PufferLib 3.0 works with the import changed::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ class PuffeRL(Trainer):
         target = default if path is None else Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}
-        return save_checkpoint(target, self.policy, env=self.vecenv, training=counters)
+        # Of the config only what this object knows: the env is the caller's own.
+        known = {"train": asdict(self.config)}
+        return save_checkpoint(
+            target, self.policy, env=self.vecenv, config=known, training=counters
+        )
 
 
 def train(env_name: str, args: Mapping[str, Any] | None = None) -> RunResult:

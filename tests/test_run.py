@@ -273,7 +273,11 @@ def test_policies_of_the_guide_are_trained_as_they_are(make, tmp_path):
         logs = trainer.train()
     assert logs == trainer.mean_and_log() == trainer.logs
     assert logs["agent_steps"] == 512
-    assert trainer.save_checkpoint().is_file()
+    path = trainer.save_checkpoint()
+    assert path == tmp_path / "latest.safetensors"
+    assert read_header(path).config["train"]["gamma"] == trainer.config.gamma
+    with pytest.raises(CheckpointError, match="does not say in which env"):
+        evaluate_checkpoint(path)
     trainer.close()
 
 

@@ -207,7 +207,7 @@ def restore(
     """
     path = checkpoint_of(path, best=best)
     header = read_header(path)
-    if not header.config:
+    if "env_name" not in header.config:
         raise CheckpointError(
             f"{path} does not say in which env it was trained.",
             fix="Make the env, load_policy(path, env), and call evaluate(policy, vecenv, config).",

@@ -44,7 +44,7 @@ class TensorBoard:
         import_optional("tensorboard", extra="tensorboard", purpose="log.tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
         self._step = step
 
     def write(self, metrics: Mapping[str, Any]) -> None:

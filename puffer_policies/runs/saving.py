@@ -57,7 +57,8 @@ class Saver:
         self.saved_epoch = trainer.epoch
         """Updates in the file to go on from; 0 if there is none."""
         self._kept = take_state(trainer)
-        self._best, self._best_is_saved = _best_in(folder / BEST), True
+        window = trainer.collector.episodes.returns.maxlen or 1
+        self._best, self._best_is_saved = _best_in(folder / BEST, window), True
         for torn in folder.glob(".*.safetensors.*"):
             torn.unlink(missing_ok=True)  # a process was killed while it wrote this
 
@@ -148,13 +149,13 @@ class Saver:
         return trainer.reward_scale.factor if trainer.config.scale_rewards else 1.0
 
 
-def _best_in(path: Path) -> Best | None:
+def _best_in(path: Path, window: int) -> Best | None:
     """Return the best of the run so far; one that can't be read is no best."""
     if not path.exists():
         return None
     try:
         training = read_header(path).training
-        settled = training["episodes"] >= 100
+        settled = training["episodes"] >= window
     except (CheckpointError, KeyError):
         return None
     return Best(training, settled, {})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -42,20 +40,6 @@ class EpisodeTracker:
         """Forget the episodes under way."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the finished episodes as plain data."""
-        return {
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-            "num_finished": self.num_finished,
-        }
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Take the finished episodes of `to_dict`."""
-        self.returns.extend(data["returns"])
-        self.lengths.extend(data["lengths"])
-        self.num_finished = data["num_finished"]
 
     def summary(self) -> dict[str, float]:
         """Return the means over the last episodes; empty before the first has ended."""
