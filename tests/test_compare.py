@@ -135,7 +135,6 @@ def test_a_folder_with_something_in_it_is_left_alone(project):
 
 
 def test_the_verb_prints_one_table_and_draws_one_picture(capsys, project):
-    pytest.importorskip("matplotlib")
     long = [*SMALL, "--train.total-timesteps", "1024"]
     argv = ["compare", "CartPole-v1", "Default", LSTM, "--seeds", "1", *long]
     code, out, err = run(capsys, *argv, "-o", "new")

@@ -6,10 +6,12 @@ import json
 import math
 import sys
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
+from imageio.v3 import imread
 from plain_policies import Plain, Split
 from training_toys import MODES, Clock, Guess, clocks, guesses
 
@@ -186,24 +188,21 @@ def trained_on(env_id, folder):
 
 
 def test_a_video_shows_every_step_of_the_episode(tmp_path):
-    ffmpeg = pytest.importorskip("imageio_ffmpeg")
     trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
     film = record_video(trained.policy, trained.config, tmp_path / "film.mp4")
-    number, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "film.mp4"))
+    number, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "film.mp4"))
     assert number == film.frames == 31
     assert seconds == pytest.approx(31 / 30, abs=0.05)
 
 
 def test_a_gif_moves(tmp_path):
-    imageio = pytest.importorskip("imageio.v3")
     trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
     record_video(trained.policy, trained.config, tmp_path / "film.gif")
-    pictures = imageio.imread(tmp_path / "film.gif", index=None)
+    pictures = imread(tmp_path / "film.gif", index=None)
     assert (pictures[0] != pictures[-1]).any()
 
 
 def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
-    pytest.importorskip("imageio_ffmpeg")
     trained = restore(trained_on("breakout", tmp_path))
     monkeypatch.setitem(BreakoutEnv.metadata, "render_modes", [])
     with pytest.raises(EnvError, match="no render mode 'rgb_array'"):

@@ -29,7 +29,7 @@ def write_run(folder, points, *flags, env="CartPole-v1", speed=100.0, metric=RET
     config = load_config(env, list(flags))
     (folder / "config.json").write_text(json.dumps(config.to_args()))
     lines = [{"agent_steps": steps, "SPS": speed, metric: value} for steps, value in points]
-    lines.append({"evaluation": {"mean": 1.0}})
+    lines += [{"interrupted": "SIGINT", "agent_steps": 7}, {"evaluation": {"mean": 1.0}}]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return folder
 
@@ -85,7 +85,6 @@ def test_runs_without_a_stretch_in_common_are_not_averaged(project):
 
 
 def test_an_svg_says_what_it_shows(project):
-    pytest.importorskip("matplotlib")
     folders = [
         write_run(project / "a", [(1000, 1.0), (2000, 2.0)]),
         write_run(project / "b", [(1000, 1.0), (2000, 2.0)], env="Acrobot-v1"),
@@ -101,7 +100,6 @@ def test_an_svg_says_what_it_shows(project):
 
 
 def test_the_verb_draws_and_tells_the_last_values(capsys, project):
-    pytest.importorskip("matplotlib")
     for seed in (1, 2, 3):
         write_run(
             project / f"s{seed}", [(1000, 1.0), (2000, 2.0 * seed)], "--train.seed", str(seed)

@@ -105,7 +105,6 @@ def test_a_wrong_range_in_a_file_has_its_line(project, text, expected):
 
 
 def test_values_of_a_trial_are_values_of_its_run(project):
-    pytest.importorskip("optuna")
     found = sweep(config_of(), [RATE, SIZE], trials=3, folder="new")
     assert [each.outcome for each in found.trials] == ["finished"] * 3
     objectives = [each.objective for each in found.trials]
@@ -120,7 +119,6 @@ def test_values_of_a_trial_are_values_of_its_run(project):
 
 
 def test_the_best_config_trains_the_best_run_again(project):
-    pytest.importorskip("optuna")
     config = config_of()
     found = sweep(config, [RATE, SIZE], trials=2, folder="new", sampler="random")
     best = load_config("new/best.toml")
@@ -131,7 +129,6 @@ def test_the_best_config_trains_the_best_run_again(project):
 
 
 def test_a_sweep_goes_on_in_its_folder(project):
-    pytest.importorskip("optuna")
     first = sweep(config_of(), [RATE], trials=2, folder="new", sampler="random")
     told = []
     second = sweep(config_of(), [RATE], trials=3, folder="new", sampler="random", tell=told.append)
@@ -144,7 +141,6 @@ def test_a_sweep_goes_on_in_its_folder(project):
 
 
 def test_an_interrupt_keeps_the_best_so_far(project, monkeypatch):
-    pytest.importorskip("optuna")
     train, finished = module.train_from_config, []
 
     def interrupted_in_third(config, **options):
@@ -165,7 +161,6 @@ def test_an_interrupt_keeps_the_best_so_far(project, monkeypatch):
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(project):
-    pytest.importorskip("optuna")
     sizes = SearchRange("train.minibatch_size", choices=(100, 64))  # 100 does not divide 128
     found = sweep(config_of(), [sizes], trials=6, folder="new", sampler="random")
     outcomes = {each.values["train.minibatch_size"]: each.outcome for each in found.trials}
@@ -174,7 +169,6 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(project):
 
 
 def test_poor_runs_are_pruned_by_their_training_return(project, monkeypatch):
-    pytest.importorskip("optuna")
     train = module.train_from_config
     watched = []
 
@@ -199,7 +193,6 @@ def test_poor_runs_are_pruned_by_their_training_return(project, monkeypatch):
 
 
 def test_a_metric_can_be_the_objective(project):
-    pytest.importorskip("optuna")
     found = sweep(
         config_of(), [RATE], trials=2, folder="new", objective="losses/entropy", minimize=True
     )
@@ -210,7 +203,6 @@ def test_a_metric_can_be_the_objective(project):
 
 
 def test_what_no_trial_could_do_is_told_before_the_first(project):
-    pytest.importorskip("optuna")
     with pytest.raises(BuildError, match="hidden_size"):
         sweep(
             config_of(), ranges_of_flags(["policy.hidden-siz=1,2"]).values(), trials=1, folder="n"
@@ -229,7 +221,6 @@ def test_without_optuna_the_extra_is_named(monkeypatch):
 
 
 def test_the_verb_prints_the_best_and_how_to_train_it(capsys, project):
-    pytest.importorskip("optuna")
     argv = ["sweep", "CartPole-v1", "--trials", "2", *SMALL]
     param = ["--param", "train.learning-rate=log:1e-4:1e-2"]
     code, out, err = run(capsys, *argv, *param)

@@ -180,10 +180,11 @@ def _add_training(verbs: Any) -> None:
     train.set_defaults(takes_overrides=True)
     evaluate = _verb(verbs, "eval", "evaluating:run_eval", "replay a checkpoint without training")
     evaluate.add_argument("checkpoint", help="a .safetensors file, or the folder of a run")
-    evaluate.add_argument("--episodes", type=int, help="default: as at the end of the training")
-    evaluate.add_argument("--seed", type=int, help="default: as at the end of the training")
+    as_trained = "default: as at the end of the training"
+    evaluate.add_argument("--episodes", type=int, metavar="N", help=as_trained)
+    evaluate.add_argument("--seed", type=int, metavar="N", help=as_trained)
     evaluate.add_argument(
-        "--max-steps", type=int, help="of each env, for envs that never end; default likewise"
+        "--max-steps", type=int, metavar="N", help="of each env, for envs that never end"
     )
     evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
     evaluate.add_argument("--best", action="store_true", help="the run's best, not its last policy")

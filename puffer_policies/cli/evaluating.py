@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from puffer_policies.cli.output import print_fields, print_json
@@ -14,6 +15,8 @@ def run_eval(options: argparse.Namespace) -> int:
     """Replay a checkpoint and print what it reached."""
     if options.video is not None:
         require_video(options.video)
+        # Pictures need no screen; without one SDL, with which gymnasium draws, complains.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     trained = restore(options.checkpoint, overrides=_overrides(options), best=options.best)
     policy, config = trained.policy, trained.config
     evaluation = evaluate_config(policy, config)

@@ -129,8 +129,8 @@ def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tu
     points: list[tuple[float, float]] = []
     steps = seconds = 0.0
     for line in lines:
-        if "agent_steps" not in line:
-            continue  # the final evaluation
+        if "SPS" not in line:
+            continue  # no update, but the final evaluation or an interruption
         before, steps = steps, line["agent_steps"]
         seconds += max(steps - before, 0.0) / line["SPS"]
         place = steps if x == "steps" else seconds

@@ -63,15 +63,16 @@ class Evaluation:
     def described(self) -> dict[str, str]:
         """Return what a reader wants to know, as names and texts."""
         kind = "deterministic" if self.deterministic else "sampled"
-        if not self.returns:
-            return {"episodes": f"{self._ended()}, {kind}, seed {self.seed}"}
-        return {
-            "return": f"{self.mean:,.2f}{interval_text(self.interval)}",
-            "spread": f"std {self.std:,.2f}, {min(self.returns):,.2f} to {max(self.returns):,.2f}",
-            "length": f"mean {np.mean(self.lengths):,.1f}, {min(self.lengths):,} to "
-            f"{max(self.lengths):,} steps",
-            "episodes": f"{self._ended()}, {kind}, seed {self.seed}",
-        }
+        rows = {"return": f"{self.mean:,.2f}{interval_text(self.interval)}"} if self.returns else {}
+        if len(self.returns) > 1:
+            low, high = min(self.returns), max(self.returns)
+            rows["spread"] = f"std {self.std:,.2f}, {low:,.2f} to {high:,.2f}"
+        if self.lengths:
+            low, high = min(self.lengths), max(self.lengths)
+            mean = f"mean {np.mean(self.lengths):,.1f}, {low:,} to " if low < high else ""
+            rows["length"] = f"{mean}{high:,} steps"
+        rows["episodes"] = f"{self._ended()}, {kind}, seed {self.seed}"
+        return rows
 
     def _ended(self) -> str:
         if self.complete:
