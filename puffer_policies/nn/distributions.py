@@ -26,6 +26,12 @@ LOG_OF_NOTHING = -1000.0
 FEW_OPTIONS = 8
 """Up to here counting beats a binary search (measured on CPU, 64 and 1024 rows)."""
 
+FULL_PRECISION = frozenset({torch.float32, torch.float64})
+
+MANY_ROWS = 256
+"""From here few options are normalised as columns, by instructions that work on many rows at once:
+7 instead of 24 us for 1024 rows of 2 on CPU, and as much less in the backward pass."""
+
 FEW_NUMBERS = 256
 """Up to so many probabilities a random number for each takes less than the calls to spare them:
 8 instead of 22 us for 64 rows of 2 on CPU, 5 instead of 20 for one row."""
@@ -68,7 +74,7 @@ class Categorical:
     def log_prob(self, action: Tensor) -> Tensor:
         """(N,) or (N, 1) actions of any integer dtype -> (N,)."""
         # reshape, not unsqueeze: gather would accept too few rows and drop the others.
-        index = action.long().reshape(len(self.log_probs), 1)
+        index = action.long().reshape(self.log_probs.shape[0], 1)
         return self.log_probs.gather(-1, index).squeeze(-1)
 
     def entropy(self) -> Tensor:
@@ -165,8 +171,11 @@ def _full(values: Tensor) -> Tensor:
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Normalise in float32 at least, also under autocast."""
-    return torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    """Normalise the last axis, in float32 at least, also under autocast."""
+    full = logits if logits.dtype in FULL_PRECISION else logits.float()
+    if full.ndim == 2 and full.shape[1] <= FEW_OPTIONS and full.shape[0] >= MANY_ROWS:
+        return torch.log_softmax(full.t().contiguous(), 0).t()  # (n, N) -> (N, n)
+    return torch.log_softmax(full, -1)
 
 
 def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -29,7 +29,8 @@ class InputLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, size) of any floating dtype -> (N, H)."""
-        weight, x = self.weight, x.to(self.weight.dtype)
+        weight = self.weight
+        x = x.to(weight.dtype)
         if self.in_features > NARROW_INPUT or not torch.is_grad_enabled():
             return nn.functional.linear(x, weight, self.bias)
         # The same sum. For a weight laid out as (size, H) autograd multiplies (size, N) by (N, H)

@@ -6,7 +6,6 @@ https://docs.cleanrl.dev/rl-algorithms/ppo/. `N` transitions of a minibatch.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ def ppo_loss(
     advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
     log_ratio = new.log_probs - old.log_probs
     ratio = log_ratio.exp()
-    policy = _clip_gains(ratio, advantages, clip) * -advantages
+    policy = _clipped_cost(ratio, -advantages, clip)
     value = _value_loss(old, new.values, config)
     total = policy.add(value, alpha=config.vf_coef).sub(new.entropy, alpha=config.ent_coef)
     with torch.no_grad():
@@ -78,15 +77,13 @@ def ppo_loss(
     return Loss(torch.dot(total, weights), parts)
 
 
-def _clip_gains(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """Bound the ratios (N,) on the side where the surrogate grows: above if an advantage is > 0.
+def _clipped_cost(ratio: Tensor, cost: Tensor, clip: float) -> Tensor:
+    """Return the clipped surrogate, negated: no less than where the ratio leaves the clip range.
 
-    Times the advantage, this is the paper's minimum of the clipped and the unclipped surrogate.
+    The paper's minimum of A r and A clip(r) is that of A r and A + clip |A|, as Spinning Up notes
+    (https://spinningup.openai.com/en/latest/algorithms/ppo.html); here `cost` (N,) is -A.
     """
-    gains = advantages > 0
-    low = torch.where(gains, 0.0, 1 - clip)
-    high = torch.where(gains, 1 + clip, math.inf)
-    return ratio.clamp(low, high)
+    return (ratio * cost).clamp(min=cost.sub(cost.abs(), alpha=clip))
 
 
 def normalised(advantages: Tensor, weights: Tensor) -> Tensor:
