@@ -123,6 +123,13 @@ def test_nested_observations_keep_their_structure_whatever_their_order():
     np.testing.assert_array_equal(step.final_observations["b"][0], [0, 2])
 
 
+def test_sizes_that_do_not_divide_are_told_with_the_agents_of_each_env():
+    env = as_vecenv(together, 2)
+    config = TrainConfig(bptt_horizon=8, batch_size=10)
+    with pytest.raises(ConfigError, match=r"4 agents \(vec.num_envs 2 x 2\)(.|\n)*8 or 12"):
+        Trainer(config, env, Plain(env))
+
+
 class Wide(Clocks):
     wide = {"y": spaces.Box(-1, 1, (3,), np.float32)}  # noqa: RUF012
 

@@ -40,11 +40,19 @@ class Plan:
         return self.max_minibatch_size // self.segment
 
 
-def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
+def make_plan(
+    config: TrainConfig, num_agents: int, *, recurrent: bool, num_envs: int | None = None
+) -> Plan:
     """Work out the sizes of a run.
 
+    Args:
+        config: what is asked for.
+        num_agents: rows of the vector env.
+        recurrent: whether the policy has memory, so that segments must stay whole.
+        num_envs: of how many envs the agents are, for messages; one agent each if None.
+
     Raises:
-        ConfigError: sizes that do not divide, all of them with their arithmetic.
+        ConfigError: sizes that do not divide, all of them with their arithmetic, and what would.
     """
     segment = config.bptt_horizon if recurrent else 1
     batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
@@ -52,7 +60,8 @@ def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
     if minibatch == "auto":
         minibatch = _auto_minibatch(batch, segment)
     largest = min(config.max_minibatch_size or minibatch, minibatch)
-    problems = _problems(batch, minibatch, num_agents, segment)
+    agents = _agents(num_agents, num_envs)
+    problems = _problems(batch, minibatch, num_agents, segment, agents)
     if largest < segment <= minibatch:
         problems.append(
             f"train.max_minibatch_size {largest} holds no whole segment of {segment} steps "
@@ -61,7 +70,7 @@ def make_plan(config: TrainConfig, num_agents: int, *, recurrent: bool) -> Plan:
     if problems:
         raise ConfigError(
             "\n".join(problems),
-            fix="Give batch_size and minibatch_size as 'auto', or sizes that divide.",
+            fix=_what_fits(batch, minibatch, num_agents, segment),
         )
     num_updates = max(-(-config.total_timesteps // batch), 1)
     return Plan(num_agents, batch, minibatch, segment, num_updates, largest)
@@ -75,8 +84,45 @@ def _auto_minibatch(batch: int, segment: int) -> int:
     return minibatch
 
 
-def _problems(batch: int, minibatch: int, num_agents: int, segment: int) -> list[str]:
-    rows = f"train.batch_size {batch} / {num_agents} agents"
+def _agents(num_agents: int, num_envs: int | None) -> str:
+    if num_envs in (None, num_agents):
+        return f"{num_agents} agents"
+    return f"{num_agents} agents (vec.num_envs {num_envs} x {num_agents / num_envs:g})"
+
+
+def _what_fits(batch: int, minibatch: int, num_agents: int, segment: int) -> str:
+    """Return the sizes nearest to what was asked for with which a run can start."""
+    batches = _around(batch, [num_agents * segment * k for k in _whole(batch, num_agents, segment)])
+    chosen = min(batches, key=lambda each: abs(each - batch))
+    segments = chosen // segment
+    minibatches = _around(
+        minibatch, [segment * k for k in range(1, segments + 1) if segments % k == 0]
+    )
+    unit = f"{num_agents} agents" + f" x train.bptt_horizon {segment}" * (segment > 1)
+    return (
+        f"Nearest that fit: train.batch_size {_or(batches)}, whole multiples of {unit}; with "
+        f"{chosen}, train.minibatch_size {_or(minibatches)}. 'auto' always fits."
+    )
+
+
+def _whole(batch: int, num_agents: int, segment: int) -> list[int]:
+    nearest = batch // (num_agents * segment)
+    return [each for each in (nearest, nearest + 1) if each]
+
+
+def _around(wanted: int, fitting: list[int]) -> list[int]:
+    """Return the number itself if it fits, else the fitting ones next below and above."""
+    below = [each for each in fitting if each <= wanted][-1:]
+    above = [each for each in fitting if each >= wanted][:1]
+    return sorted({*below, *above}) if below != [wanted] else below
+
+
+def _or(sizes: list[int]) -> str:
+    return " or ".join(map(str, sizes))
+
+
+def _problems(batch: int, minibatch: int, num_agents: int, segment: int, agents: str) -> list[str]:
+    rows = f"train.batch_size {batch} / {agents}"
     checks = [
         (batch % num_agents, f"{rows} = {batch / num_agents:g} steps each: not a whole number."),
         (

@@ -40,7 +40,9 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=config.use_rnn)
         self._carry = carry
-        self.plan = make_plan(config, vecenv.num_agents, recurrent=carry.recurrent)
+        self.plan = make_plan(
+            config, vecenv.num_agents, recurrent=carry.recurrent, num_envs=vecenv.num_envs
+        )
         self.optimizer = _optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
