@@ -116,21 +116,22 @@ def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
+    """Return what each update of a run measured."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines() if line]
+        lines = [json.loads(line) for line in text.splitlines() if line]
     except OSError as error:
         raise CheckpointError(f"{folder} holds no {METRICS}.", fix=held(folder)) from error
     except ValueError as error:
         raise CheckpointError(f"{folder / METRICS} is damaged: {error}.") from error
+    # The others tell of the final evaluation, or of what ended the run.
+    return [line for line in lines if "SPS" in line]
 
 
 def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tuple[float, float]]:
     points: list[tuple[float, float]] = []
     steps = seconds = 0.0
     for line in lines:
-        if "SPS" not in line:
-            continue  # no update, but the final evaluation or an interruption
         before, steps = steps, line["agent_steps"]
         seconds += max(steps - before, 0.0) / line["SPS"]
         place = steps if x == "steps" else seconds
