@@ -196,6 +196,18 @@ def test_two_objects_are_not_put_into_one():
         restore(Holder(a=one, b=one), capture(Holder(a=Holder(), b=Holder())))
 
 
+@pytest.mark.parametrize("node", ["array", "view", "scalar"])
+def test_a_file_makes_no_addresses(node):
+    whole = np.arange(4.0)
+    held = {"array": [whole], "view": [whole, whole[1:]], "scalar": [np.float64(0)]}[node]
+    snapshot = capture(Holder(held=held))
+    for each in snapshot.nodes:
+        if each["kind"] == node:
+            each["dtype"] = "|O"
+    with pytest.raises(EnvError, match="can't be read"):
+        restore(Holder(held=held), snapshot)
+
+
 def test_a_damaged_state_is_an_error_of_ours():
     snapshot = capture(Holder(a=[1]))
     snapshot.nodes[1]["kind"] = "bomb"

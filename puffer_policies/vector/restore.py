@@ -16,14 +16,7 @@ from typing import Any
 import numpy as np
 
 from puffer_policies.errors import EnvError
-from puffer_policies.vector.capture import (
-    Node,
-    Snapshot,
-    attributes,
-    cells,
-    members,
-    name_of,
-)
+from puffer_policies.vector.capture import Node, Snapshot, attributes, cells, members, name_of
 
 _BITS = {
     name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -43,7 +36,7 @@ def restore(root: Any, snapshot: Snapshot, *, name: str = "env") -> Any:
     putting = _Restore(snapshot)
     try:
         restored = putting.value([0], root, name)
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise EnvError(f"The saved state of {name} can't be read: {error!r}.") from error
     for write, values in putting.writes:
         write(values)
@@ -91,16 +84,19 @@ class _Restore:
         """Claim an object of the fresh env; one may not stand for two."""
         if like is _ABSENT or found != expected or id(like) in self._taken:
             there = "nothing of its own" if like is _ABSENT or found == expected else found
-            raise EnvError(f"{path} was a {expected}; the fresh env has {there} there.")
+            raise _differs(path, then=f"a {expected}", now=there)
         self._taken.add(id(like))
+
+
+def _differs(path: str, *, then: str, now: str) -> EnvError:
+    return EnvError(f"{path} was {then}; the fresh env has {now} there.")
 
 
 def _object(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
     putting.take(like, path, found=name_of(type(like)), expected=node["name"])
     putting.made[number] = like
-    fresh = attributes(like)
-    putting.writes.append((_setter(like), _values(putting, node, fresh, path)))
+    putting.writes.append((_setter(like), _values(putting, node, attributes(like), path)))
     return like
 
 
@@ -133,7 +129,7 @@ def _function(putting: _Restore, number: int, like: Any, path: str) -> Any:
     found = name_of(like if isinstance(like, types.FunctionType) else type(like))
     # Several places may hold one function: what it closes over is compared, not claimed.
     if found != node["name"]:
-        raise EnvError(f"{path} was {node['name']}; the fresh env has {found} there.")
+        raise _differs(path, then=node["name"], now=found)
     putting.made[number] = like
     putting.writes.append((_cell_setter(like), _values(putting, node, cells(like), path)))
     return like
@@ -153,7 +149,7 @@ def _method(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
     found = name_of(like.__func__ if isinstance(like, types.MethodType) else type(like))
     if found != node["name"]:
-        raise EnvError(f"{path} was {node['name']}; the fresh env has {found} there.")
+        raise _differs(path, then=node["name"], now=found)
     owner = putting.value(node["owner"], like.__self__, path)
     return types.MethodType(like.__func__, owner)
 
@@ -161,14 +157,14 @@ def _method(putting: _Restore, number: int, like: Any, path: str) -> Any:
 def _constant(putting: _Restore, number: int, like: Any, path: str) -> Any:
     expected = putting.node(number)["name"]
     if like is _ABSENT or name_of(like) != expected:
-        raise EnvError(f"{path} was {expected}; the fresh env has another value there.")
+        raise _differs(path, then=expected, now="another value")
     return like
 
 
 def _enum(putting: _Restore, number: int, like: Any, path: str) -> enum.Enum:
     node = putting.node(number)
     if not isinstance(like, enum.Enum) or name_of(type(like)) != node["name"]:
-        raise EnvError(f"{path} was a {node['name']}; the fresh env has another kind there.")
+        raise _differs(path, then=f"a {node['name']}", now="another kind")
     return type(like)[node["member"]]
 
 
@@ -194,8 +190,8 @@ def _deque(putting: _Restore, number: int, like: Any, path: str) -> deque[Any]:
 def _set(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
     fresh = like if isinstance(like, set | frozenset) else ()
-    made = (_key(putting, each, fresh, path) for each in node["items"])
-    return set(made) if node["kind"] == "set" else frozenset(made)
+    made = {_key(putting, each, fresh, path) for each in node["items"]}
+    return made if node["kind"] == "set" else frozenset(made)
 
 
 def _dict(putting: _Restore, number: int, like: Any, path: str) -> dict[Any, Any]:
@@ -216,24 +212,23 @@ def _key(putting: _Restore, saved: Any, fresh: Iterable[Any], path: str) -> Any:
         return putting.plain(saved, path)
     expected = putting.node(saved[0])["name"]
     names = ((each, name_of(type(each) if kind == "enum" else each)) for each in fresh)
-    return putting.value(
-        saved, next((each for each, name in names if name == expected), _ABSENT), path
-    )
+    like = next((each for each, name in names if name == expected), _ABSENT)
+    return putting.value(saved, like, path)
 
 
 def _bytes(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
-    return (bytes if node["kind"] == "bytes" else bytearray).fromhex(node["hex"])
+    return {"bytes": bytes, "bytearray": bytearray}[node["kind"]].fromhex(node["hex"])
 
 
 def _scalar(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
-    return np.frombuffer(bytes.fromhex(node["hex"]), dtype=node["dtype"])[0]
+    return np.frombuffer(bytes.fromhex(node["hex"]), dtype=_numbers(node["dtype"]))[0]
 
 
 def _array(putting: _Restore, number: int, like: Any, path: str) -> np.ndarray:
     node = putting.node(number)
-    axes, dtype = node["axes"], np.dtype(node["dtype"])
+    axes, dtype = node["axes"], _numbers(node["dtype"])
     made = np.empty([node["shape"][axis] for axis in axes], dtype)
     held = putting.snapshot.memory[node["start"] : node["start"] + made.nbytes]
     made[...] = np.frombuffer(held.tobytes(), dtype).reshape(made.shape)
@@ -246,12 +241,19 @@ def _array(putting: _Restore, number: int, like: Any, path: str) -> np.ndarray:
 def _view(putting: _Restore, number: int, like: Any, path: str) -> np.ndarray:
     node = putting.node(number)
     putting.plain(node["of"], path)
-    owner = putting.owners[node["of"][0]]
-    made = np.ndarray(
-        node["shape"], node["dtype"], buffer=owner, offset=node["offset"], strides=node["strides"]
-    )
+    (owner,) = (putting.owners[each] for each in node["of"])
+    dtype, start, strides = _numbers(node["dtype"]), node["offset"], node["strides"]
+    made = np.ndarray(node["shape"], dtype, buffer=owner, offset=start, strides=strides)
     made.flags.writeable = node["writeable"]
     return made
+
+
+def _numbers(text: str) -> np.dtype[Any]:
+    """Return a dtype; one of objects would make addresses of a file's bytes."""
+    dtype = np.dtype(text)
+    if dtype.hasobject:
+        raise ValueError(f"dtype {text!r}")
+    return dtype
 
 
 def _generator(putting: _Restore, number: int, like: Any, path: str) -> np.random.Generator:
