@@ -89,10 +89,10 @@ class Agent:
         """
         if env is not None:
             policy = load_policy(checkpoint_of(path, best=best), env, registry=registry)
-            return cls(policy, env, deterministic=deterministic, seed=seed)
+            return cls(policy.eval(), env, deterministic=deterministic, seed=seed)
         trained = restore(path, best=best, registry=registry)
         return cls(
-            trained.policy,
+            trained.policy.eval(),
             trained.spaces,
             deterministic=deterministic,
             seed=seed,

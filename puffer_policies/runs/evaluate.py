@@ -61,7 +61,8 @@ def evaluate(
 def evaluation_mode(policy: nn.Module) -> Iterator[None]:
     """Put `policy` into evaluation mode, and each part of it back into its own mode afterwards."""
     training = [module for module in policy.modules() if module.training]
-    policy.eval()
+    if training:
+        policy.eval()
     try:
         yield
     finally:
