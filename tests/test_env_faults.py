@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from plain_policies import Plain
 from training_toys import Clock
@@ -18,6 +19,7 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import EnvError, TrainingError
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.making import make_vecenv
 
 WAYS = [SyncVectorEnv, AsyncVectorEnv]
 STAY = np.zeros(2, dtype=np.int64)
@@ -243,3 +245,51 @@ def test_what_is_no_number_ends_training_and_is_named(way, where, monkeypatch):
     with pytest.raises(TrainingError, match=rf"{where}.* = nan at step \d of env 1"):
         trainer.evaluate()
     trainer.close()
+
+
+class Unmade(Clock):
+    """Fails to be made: at once, in a worker process, or by spaces that differ between copies."""
+
+    count = 0
+
+    def __init__(self, why="", schedule=((4, "t"),)):
+        super().__init__(schedule)
+        Unmade.count += 1
+        in_worker = multiprocessing.parent_process() is not None
+        if why == "always" or (why == "in a worker" and in_worker):
+            raise RuntimeError("no display\nfound")
+        if why == "spaces":
+            self.observation_space = spaces.Box(-1, 1, (2 + Unmade.count,), np.float32)
+        if why == "actions":
+            self.action_space = spaces.Discrete(2 + Unmade.count)
+
+
+@pytest.fixture
+def unmade():
+    env_id = "UnmadeOfTheTests-v0"
+    gymnasium.register(env_id, entry_point=Unmade, disable_env_checker=True)
+    yield env_id
+    del gymnasium.registry[env_id]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("always", "RuntimeError: no display"),
+        ("in a worker", "EOFError|ConnectionResetError|BrokenPipeError"),
+        ("spaces", "observation space"),
+        ("actions", "action space"),
+    ],
+)
+def test_envs_that_can_not_be_made_are_told_and_leave_no_process(
+    unmade, why, text, vectorization, capfd
+):
+    if why == "in a worker" and vectorization == "sync":
+        make_vecenv(unmade, 2, vectorization="sync", env_kwargs={"why": why}).close()
+        return
+    if why in ("spaces", "actions") and vectorization == "async":
+        text = f"{text}|different"
+    with pytest.raises(EnvError, match=f"Making 2 of '{unmade}' with .*: .*({text})"):
+        make_vecenv(unmade, 2, vectorization=vectorization, env_kwargs={"why": why})
+    assert not multiprocessing.active_children()

@@ -109,6 +109,7 @@ def played(env, steps=20):
         step = env.step(np.zeros(env.num_agents, dtype=np.int64))
         yield shown, step
         shown = np.copy(step.observations)
+    env.close()
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -158,6 +159,7 @@ def test_a_cut_episode_counts_the_value_of_its_final_observation_and_an_ended_on
                 ahead = CONFIG.gamma * _value_of_final(trainer.policy, rollout, t, row)
             expected = rollout.rewards[t, row] + ahead - rollout.values[t, row].item()
             assert advantages[t, row] == pytest.approx(expected, abs=1e-5)
+    trainer.close()
 
 
 def _value_of_final(policy, rollout, t, row):
@@ -187,3 +189,4 @@ def test_what_is_learned_does_not_depend_on_ghosts(kind, make):
     # Most of row 0 is padding where it waits for row 1: whole minibatches may be.
     assert np.isfinite(trainer.train()["losses/total"])
     assert all(each.isfinite().all() for each in trainer.policy.parameters())
+    trainer.close()
