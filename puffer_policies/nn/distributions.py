@@ -173,7 +173,8 @@ def _full(values: Tensor) -> Tensor:
 def _log_softmax(logits: Tensor) -> Tensor:
     """Normalise the last axis, in float32 at least, also under autocast."""
     full = logits if logits.dtype in FULL_PRECISION else logits.float()
-    if full.ndim == 2 and full.shape[1] <= FEW_OPTIONS and full.shape[0] >= MANY_ROWS:
+    few = full.ndim == 2 and full.shape[1] <= FEW_OPTIONS
+    if few and full.is_cpu and full.shape[0] >= MANY_ROWS:
         return torch.log_softmax(full.t().contiguous(), 0).t()  # (n, N) -> (N, n)
     return torch.log_softmax(full, -1)
 
