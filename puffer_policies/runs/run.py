@@ -222,9 +222,11 @@ def _summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
     rows = {
         "policy": str(getattr(policy, "spec", type(policy).__name__)),
         "parameters": f"{sum(p.numel() for p in policy.parameters()):,}",
-        "steps": f"{result.steps:,} in {result.seconds:.1f} s "
+        "steps": f"{result.new_steps:,} in {result.seconds:.1f} s "
         f"({result.new_steps / result.seconds:,.0f} steps/s)",
     }
+    if result.new_steps != result.steps:
+        rows["all steps"] = f"{result.steps:,}, those before among them"
     if result.evaluation is not None:
         rows |= result.evaluation.described()
     rows["checkpoint"] = str(result.checkpoint)

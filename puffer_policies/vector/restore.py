@@ -218,7 +218,8 @@ def _key(putting: _Restore, saved: Any, fresh: Iterable[Any], path: str) -> Any:
 
 def _bytes(putting: _Restore, number: int, like: Any, path: str) -> Any:
     node = putting.node(number)
-    return {"bytes": bytes, "bytearray": bytearray}[node["kind"]].fromhex(node["hex"])
+    made = bytes.fromhex(node["hex"])
+    return made if node["kind"] == "bytes" else bytearray(made)
 
 
 def _scalar(putting: _Restore, number: int, like: Any, path: str) -> Any:
@@ -241,9 +242,8 @@ def _array(putting: _Restore, number: int, like: Any, path: str) -> np.ndarray:
 def _view(putting: _Restore, number: int, like: Any, path: str) -> np.ndarray:
     node = putting.node(number)
     putting.plain(node["of"], path)
-    (owner,) = (putting.owners[each] for each in node["of"])
-    dtype, start, strides = _numbers(node["dtype"]), node["offset"], node["strides"]
-    made = np.ndarray(node["shape"], dtype, buffer=owner, offset=start, strides=strides)
+    owner, dtype = putting.owners[node["of"][0]], _numbers(node["dtype"])
+    made = np.ndarray(node["shape"], dtype, owner, node["offset"], node["strides"])
     made.flags.writeable = node["writeable"]
     return made
 
