@@ -143,3 +143,12 @@ def test_zoo_classes_are_constructors_only(module: ModuleType) -> None:
     for _, cls in inspect.getmembers(module, inspect.isclass):
         if cls.__module__ == module.__name__:
             assert not {name for name in vars(cls) if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("action", sorted(ACTIONS))
+def test_heads_give_the_same_in_one_product_as_one_by_one(action: str) -> None:
+    policy = default(sorted(OBSERVATIONS)[0], action)
+    hidden = torch.randn(6, 16)
+    logits, values = policy.decode_actions(hidden)
+    assert_same_logits(logits, policy.actor(hidden))
+    torch.testing.assert_close(values, policy.critic(hidden))

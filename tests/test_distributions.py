@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as reference
 
 from puffer_policies.errors import ContractError
-from puffer_policies.nn.distributions import FEW_OPTIONS, distribution, sample_logits
+from puffer_policies.nn.distributions import FEW_OPTIONS, MANY_ROWS, distribution, sample_logits
 
 INF = math.inf
 WIDTHS = [2, FEW_OPTIONS, FEW_OPTIONS + 1, 40]
@@ -21,9 +21,10 @@ def normal(*shape: int) -> reference.Normal:
     return reference.Normal(torch.randn(shape), torch.rand(shape) + 0.1)
 
 
+@pytest.mark.parametrize("rows", [9, MANY_ROWS])
 @pytest.mark.parametrize("options", WIDTHS)
-def test_one_choice_agrees_with_torch(options: int) -> None:
-    logits = torch.randn(9, options)
+def test_one_choice_agrees_with_torch(options: int, rows: int) -> None:
+    logits = torch.randn(rows, options)
     ours, theirs = distribution(logits), reference.Categorical(logits=logits)
     action = theirs.sample()
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))

@@ -11,7 +11,9 @@ from torch import nn
 
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nn.encoders import (
+    NARROW_INPUT,
     ConvEncoder,
+    InputLinear,
     LinearEncoder,
     MLPEncoder,
     min_image_size,
@@ -128,3 +130,16 @@ def test_a_given_size_that_differs_shows_both_numbers() -> None:
 def test_another_shape_than_the_spaces_is_refused() -> None:
     with pytest.raises(IncompatibleSpace, match=r"\(2, 84, 84, 4\).*\(4, 84, 84\)"):
         ConvEncoder(PIXELS, 16)(torch.zeros(2, 84, 84, 4))
+
+
+@pytest.mark.parametrize("size", [4, NARROW_INPUT + 1])
+def test_an_input_layer_has_the_gradients_of_a_linear_layer(size: int) -> None:
+    layer, reference = InputLinear(size, 8), nn.Linear(size, 8)
+    reference.load_state_dict(layer.state_dict())
+    rows = torch.randn(32, size)
+    for each in (layer, reference):
+        each(rows).square().sum().backward()
+    for mine, other in zip(layer.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+        assert mine.grad is not None
+        assert mine.grad.is_contiguous()
