@@ -19,6 +19,7 @@ from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.rollout import to_tensor
+from puffer_policies.wrappers.action_mask import mask_logits
 
 
 class Agent:
@@ -118,8 +119,9 @@ class Agent:
                 as the space is.
             episode_start: bool, or (B,) bool: whose observation is the first of an episode, so
                 that their memory starts anew. After `reset` it need not be said.
-            action_mask: (A,) or (B, A) bool, true where an option is allowed, for a policy that
-                reads it.
+            action_mask: (A,) or (B, A), true where an option is allowed: the options of all choices
+                side by side, or a tuple of a mask for each choice. It binds a policy that reads
+                masks and one that does not.
 
         Returns:
             For one observation a member of the action space: an int for Discrete, else an array of
@@ -128,6 +130,7 @@ class Agent:
         Raises:
             IncompatibleSpace: shapes that are not the space's, or another number of rows than
                 before without a `reset`.
+            ContractError: the policy needs a mask, and there is none.
             TrainingError: the policy's answer is not finite.
         """
         batch, batched = self._batch(observation)
@@ -135,9 +138,12 @@ class Agent:
         starts = self._take_starts(episode_start)
         # Copied: a policy may keep observations in its state, and envs reuse their arrays.
         tensors = map_nested(lambda leaf: to_tensor(leaf).to(self._device, copy=True), batch)
+        mask = self._mask(action_mask, rows=len(starts), batched=batched)
         with evaluation_mode(self.policy):
-            logits, _ = carry.step(tensors, starts)
-        actions = choose_actions(logits, self._generator, deterministic=self.deterministic)
+            logits, _ = carry.step(tensors, starts, mask)
+        # Also for a policy that reads no mask: a forbidden action is never taken.
+        allowed = logits if mask is None else mask_logits(logits, mask)
+        actions = choose_actions(allowed, self._generator, deterministic=self.deterministic)
         members = self._layout.to_env(actions.cpu().numpy())
         if batched:
             return members
@@ -187,6 +193,28 @@ class Agent:
                 ) from error
         self._starts = np.zeros_like(starts)
         return torch.from_numpy(starts).to(self._device)
+
+    def _mask(self, given: Any, *, rows: int, batched: bool) -> torch.Tensor | None:
+        """Return a mask as bool (B, A) on the device; each choice has an option left."""
+        if given is None:
+            return None
+        parts = given if isinstance(given, tuple) else (given,)
+        arrays = [np.atleast_1d(np.asarray(each, dtype=bool)) for each in parts]
+        mask = np.concatenate(arrays, axis=-1)
+        mask = mask if batched else mask[None]
+        nvec = self._layout.nvec
+        if mask.shape != (rows, sum(nvec)):
+            raise IncompatibleSpace(
+                f"action_mask has shape {mask.shape[1 - batched :]} for {rows} of "
+                f"{described(self.spaces.action)}.",
+                fix=f"It tells of {sum(nvec)} options whether each is allowed.",
+            )
+        left = [each.any(-1).all() for each in np.split(mask, np.cumsum(nvec)[:-1], axis=-1)]
+        if not all(left):
+            raise IncompatibleSpace(
+                "action_mask allows nothing.", fix="Allow at least one option of each choice."
+            )
+        return torch.from_numpy(mask).to(self._device)
 
 
 def _misshapen(reason: str, spaces: Spaces) -> IncompatibleSpace:

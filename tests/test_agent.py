@@ -16,7 +16,13 @@ from puffer_policies.agent import Agent
 from puffer_policies.checkpoint import save_checkpoint
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import EvalConfig
-from puffer_policies.errors import BuildError, CheckpointError, IncompatibleSpace, TrainingError
+from puffer_policies.errors import (
+    BuildError,
+    CheckpointError,
+    ContractError,
+    IncompatibleSpace,
+    TrainingError,
+)
 from puffer_policies.factory import get_policy
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.spaces import Spaces
@@ -135,6 +141,37 @@ def test_an_action_is_a_member_of_the_space(kind, deterministic):
     actions = agent.act(batch.sample())
     assert all(both.action.contains(each) for each in actions)
     assert actions.shape == (3, *both.action.shape)
+
+
+@pytest.mark.parametrize("name", ["Default", "ActionMaskWrapper(LSTMWrapper(Default))"])
+def test_a_forbidden_action_is_never_taken(name):
+    both = Spaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(4, start=10))
+    agent = Agent(get_policy(name, both), deterministic=False)
+    mask = np.array([0, 1, 0, 1], np.int8)
+    taken = {agent.act(np.zeros(3), action_mask=mask) for _ in range(40)}
+    assert taken == {11, 13}
+    agent.reset()
+    masks = np.eye(4, dtype=bool)
+    assert agent.act(np.zeros((4, 3)), action_mask=masks).tolist() == [10, 11, 12, 13]
+
+
+def test_masks_of_several_choices_stand_side_by_side_or_in_a_tuple():
+    both = Spaces(spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3]))
+    agent = Agent(get_policy("Default", both), deterministic=False)
+    for mask in ([0, 1, 0, 0, 1], (np.array([0, 1]), np.array([0, 0, 1]))):
+        assert agent.act(np.zeros(3), action_mask=mask).tolist() == [1, 2]
+
+
+def test_a_mask_that_is_none_is_refused():
+    agent = Agent(get_policy("Default", "CartPole-v1"))
+    with pytest.raises(IncompatibleSpace, match=r"shape \(3,\) for 1 of Discrete\(2\)"):
+        agent.act(np.zeros(4), action_mask=[True] * 3)
+    with pytest.raises(IncompatibleSpace, match="allows nothing"):
+        agent.act(np.zeros(4), action_mask=[False, False])
+    with pytest.raises(IncompatibleSpace, match="0 options"):
+        Agent(get_policy("Continuous", "Pendulum-v1")).act(np.zeros(3), action_mask=[True])
+    with pytest.raises(ContractError, match="no action mask"):
+        Agent(get_policy("ActionMaskWrapper(Default)", "CartPole-v1")).act(np.zeros(4))
 
 
 def test_float64_and_lists_are_read_as_the_space_says():

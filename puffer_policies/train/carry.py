@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import EPISODE_START, LSTM_STATE
+from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
 from puffer_policies.nested import map_nested
 
@@ -49,9 +49,16 @@ class Carry:
         """Go back to the state before the first step."""
         self.tensors = self._initial
 
-    def step(self, observations: Any, starts: Tensor) -> tuple[Any, Tensor]:
-        """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on."""
+    def step(
+        self, observations: Any, starts: Tensor, mask: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
+        """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on.
+
+        `mask` (B, A) bool is true where an option is allowed.
+        """
         state = {**self.tensors, EPISODE_START: starts}
+        if mask is not None:
+            state[ACTION_MASK] = mask
         try:
             logits, values = self._policy.forward_eval(observations, state)
         except KeyError as error:
