@@ -20,7 +20,7 @@ from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.resume import read_trainer
 from puffer_policies.runs.run import train_from_config
-from puffer_policies.tensorfile import read_tensors
+from puffer_policies.tensorfile import read_tensors, write_tensors
 from puffer_policies.train.trainer import Trainer
 
 pytestmark = pytest.mark.trainer
@@ -32,6 +32,7 @@ SMALL = [
 ]
 LSTM = ["--rnn-name", "LSTMWrapper", "--policy.hidden-size", "16"]
 SYNC = ["--vec.vectorization", "sync"]
+STACK = "FrameStackWrapper(NormalizeObservationWrapper(Default(hidden_size=16)))"
 RUNS = {
     "CartPole-v1": [],
     "CartPole-v1 sync": [*SYNC, "--train.no-scale-rewards"],
@@ -41,6 +42,8 @@ RUNS = {
     "MountainCar-v0": [*SYNC, "--train.target-kl", "0.001"],
     "puffer_policies/Breakout-v0": [],
     "puffer_policies/Breakout-v0 lstm": [*SYNC, *LSTM],
+    "CartPole-v1 muon": ["--train.optimizer", "muon"],
+    "CartPole-v1 normalised": ["--policy-name", STACK],
 }
 
 
@@ -97,6 +100,8 @@ def require_same(one, other):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_goes_on_as_if_never_stopped(name, tmp_path, monkeypatch):
+    if name.endswith("muon") and not hasattr(torch.optim, "Muon"):
+        pytest.skip(f"torch {torch.__version__} has no Muon")
     flags = RUNS[name]
     whole = train_from_config(config_of(tmp_path / "whole", name, *flags), display="quiet")
     with monkeypatch.context() as patch:
@@ -172,6 +177,16 @@ def test_a_folder_without_a_run_is_told(tmp_path):
         train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
 
 
+def test_the_file_of_another_version_is_told(tmp_path):
+    first = train_from_config(config_of(tmp_path), display="quiet")
+    path, key = first.folder / "trainer.safetensors", "puffer_policies_trainer"
+    tensors, header = read_tensors(path, key=key)
+    for told in ({"epoch": 3}, {**json.loads(header), "format_version": 99}):
+        write_tensors(path, tensors, header=json.dumps(told), key=key)
+        with pytest.raises(CheckpointError, match="another version of puffer-policies"):
+            train_from_config(config_of(tmp_path), display="quiet", resume=first.folder)
+
+
 def test_the_best_policy_is_kept_with_its_figure(tmp_path):
     flags = ["--train.total-timesteps", "6400", "--train.learning-rate", "1e-4"]
     result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
@@ -185,8 +200,15 @@ def test_the_best_policy_is_kept_with_its_figure(tmp_path):
     assert evaluate_checkpoint(result.folder, best=True).complete is False
 
 
-def test_what_the_policy_saw_is_declared_in_the_file_and_read_back(tmp_path):
-    flags = ["--env.sutton_barto_reward", "True", *LSTM, "--train.gamma", "0.9"]
+@pytest.mark.parametrize(
+    ("flags", "wrappers"),
+    [
+        (LSTM, ["LSTMWrapper"]),
+        (["--policy-name", STACK], ["NormalizeObservationWrapper", "FrameStackWrapper"]),
+    ],
+)
+def test_what_the_policy_saw_is_declared_in_the_file_and_read_back(flags, wrappers, tmp_path):
+    flags = ["--env.sutton_barto_reward", "True", *flags, "--train.gamma", "0.9"]
     result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
     for name in ("latest.safetensors", "best.safetensors", "trainer.safetensors"):
         path = result.folder / name
@@ -194,7 +216,7 @@ def test_what_the_policy_saw_is_declared_in_the_file_and_read_back(tmp_path):
         assert Config.from_args(header.config) == load_run_config(result.folder)
         assert header.config["env"] == {"sutton_barto_reward": True}
         assert header.config["train"]["scale_rewards"] is True
-        assert str(header.spec).startswith("puffer-policies/LSTMWrapper")
+        assert [each.name.split("/")[-1] for each in header.spec.wrappers] == wrappers
     factor = read_header(result.checkpoint).training["reward_factor"]
     assert 0 < factor != 1
     assert evaluate_checkpoint(result.checkpoint).returns == result.evaluation.returns
