@@ -27,6 +27,7 @@ from puffer_policies.errors import (
     TrainingError,
 )
 from puffer_policies.factory import get_policy
+from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import evaluate, restore
 from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
@@ -208,6 +209,19 @@ def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
     with pytest.raises(EnvError, match="no render mode 'rgb_array'"):
         record_video(trained.policy, trained.config, tmp_path / "film.gif")
     assert not (tmp_path / "film.gif").exists()
+
+
+def test_envs_of_several_agents_are_not_filmed(tmp_path, monkeypatch):
+    trained = restore(trained_on("breakout", tmp_path))
+    monkeypatch.setattr(video, "make_vecenv", lambda *_, **__: guesses_without_parts())
+    with pytest.raises(EnvError, match="no single gymnasium env inside"):
+        record_video(trained.policy, trained.config, tmp_path / "film.gif")
+
+
+def guesses_without_parts():
+    env = guesses()
+    env.env.envs = []
+    return env
 
 
 @pytest.mark.parametrize("path", ["film.avi", "nowhere/film.gif", "."])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,11 @@ def vecenv_of(config: Config) -> VecEnv:
         vectorization=config.vec.vectorization,
         env_kwargs=config.env,
     )
+
+
+def single_vecenv_of(config: Config) -> VecEnv:
+    """Make one env of a config, to read its spaces and to build policies for it."""
+    return vecenv_of(replace(config, vec=replace(config.vec, num_envs=1)))
 
 
 def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> nn.Module:

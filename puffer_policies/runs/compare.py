@@ -14,12 +14,11 @@ import numpy as np
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
-from puffer_policies.runs.building import policy_of
+from puffer_policies.runs.building import policy_of, single_vecenv_of
 from puffer_policies.runs.plot import plot_runs
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.statistics import mean_interval
 from puffer_policies.specs import PolicySpec
-from puffer_policies.vector.making import make_vecenv
 
 TABLE = "comparison.json"
 PICTURE = "learning_curves.png"
@@ -235,7 +234,7 @@ def _distinct(policies: Sequence[str]) -> list[str]:
 def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[str, int]:
     """Build every policy once and count; all that can't be built are told in one error."""
     config = next(iter(configs.values()))
-    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    env = single_vecenv_of(config)
     sizes, problems = {}, []
     try:
         for policy, own in configs.items():

@@ -20,6 +20,7 @@ from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
+from puffer_policies.runs.building import single_vecenv_of
 from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, spaces_of
@@ -215,7 +216,7 @@ def restore(
         )
     args = dict(header.config)
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
-    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    env = single_vecenv_of(config)
     try:
         policy = load_policy(path, env, registry=registry)
         return Trained(policy, config, spaces_of(env))

@@ -11,7 +11,7 @@ from puffer_policies.config.resolved import Config
 from puffer_policies.config.writing import config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
-from puffer_policies.runs.building import policy_of
+from puffer_policies.runs.building import policy_of, single_vecenv_of
 from puffer_policies.runs.curves import RETURN
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.runs.ranges import SearchRange, with_values
@@ -25,7 +25,6 @@ from puffer_policies.runs.study import (
     state_of,
     trial_of,
 )
-from puffer_policies.vector.making import make_vecenv
 
 EVALUATION = "evaluation"
 """The objective that is no metric: the mean return of the final evaluation."""
@@ -234,7 +233,7 @@ def _try_out(config: Config, registry: Registry | None) -> None:
             f"rnn.{next(iter(config.rnn))} is searched, but the config has no wrapper.",
             fix="Set --rnn-name, LSTMWrapper say.",
         )
-    env = make_vecenv(config.base.env_name, env_kwargs=config.env)
+    env = single_vecenv_of(config)
     try:
         policy_of(config, env, registry=registry)
     finally:

@@ -63,7 +63,7 @@ def record_video(
     path = require_video(path)
     env = _drawn_env(config)
     try:
-        fps = float(_metadata(env).get("render_fps") or DEFAULT_FPS)
+        fps = float(_single(env).metadata.get("render_fps") or DEFAULT_FPS)
         film = _Film(path, fps, env)
         try:
             played = evaluate(
@@ -110,8 +110,10 @@ def _drawn_env(config: Config) -> Any:
     kwargs = dict(evaluation_kwargs(name, config.env))
     kwargs.pop("render_mode", None)
     plain = make_vecenv(name, vectorization="sync", env_kwargs=kwargs)
-    modes = _metadata(plain).get("render_modes") or ()
-    plain.close()
+    try:
+        modes = _single(plain).metadata.get("render_modes") or ()
+    finally:
+        plain.close()
     if "rgb_array" not in modes:
         raise EnvError(
             f"{name} can't be filmed: it has no render mode 'rgb_array', only "
@@ -122,16 +124,22 @@ def _drawn_env(config: Config) -> Any:
     return make_vecenv(name, vectorization="sync", env_kwargs=kwargs)
 
 
-def _metadata(vecenv: Any) -> Any:
-    """Return the metadata of the one env inside a vector env."""
-    return vecenv.env.envs[0].metadata
+def _single(vecenv: Any) -> Any:
+    """Return the one env inside a vector env."""
+    envs = getattr(getattr(vecenv, "env", None), "envs", None)
+    if not envs:
+        raise EnvError(
+            f"{vecenv!r} can't be filmed: it has no single gymnasium env inside.",
+            fix="Leave --video out.",
+        )
+    return envs[0]
 
 
 class _Film:
     """Takes a picture whenever it is told to, and writes it at once: films can be long."""
 
     def __init__(self, path: Path, fps: float, vecenv: Any) -> None:
-        self._env = vecenv.env.envs[0]
+        self._env = _single(vecenv)
         self._writer = _writer(path, fps)
         self.frames = 0
 
