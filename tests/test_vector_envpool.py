@@ -60,6 +60,24 @@ def test_every_step_that_is_trained_on_is_one_of_gymnasiums_cart_pole():
     assert rollout.done.sum() > 5
 
 
+def test_a_cut_episode_counts_the_value_of_its_final_observation_and_an_ended_one_does_not():
+    env = pool(max_episode_steps=12)
+    torch.manual_seed(0)
+    trainer = Trainer(CONFIG, env, Plain(env))
+    rollout = trainer.collector.collect()
+    advantages, _ = trainer._estimate(rollout)
+    kinds = set()
+    for t, row in np.argwhere(rollout.done[:-1]):
+        # The ghost step after it begins at the final observation.
+        final = trainer.policy.forward_eval(rollout.observations[t + 1, row])[1].item()
+        ahead = 0.0 if rollout.terminated[t, row] else CONFIG.gamma * final
+        expected = rollout.rewards[t, row] + ahead - rollout.values[t, row].item()
+        assert advantages[t, row] == pytest.approx(expected, abs=1e-5)
+        kinds.add(bool(rollout.terminated[t, row]))
+    assert kinds == {True, False}
+    trainer.close()
+
+
 def test_the_ghosts_are_the_steps_after_ends_and_pay_nothing():
     rollout, _ = rollout_of(pool())
     np.testing.assert_array_equal(rollout.ghost[1:], rollout.done[:-1])
@@ -77,7 +95,8 @@ def test_a_seed_decides_what_is_shown_and_without_one_the_envs_go_on():
     assert len({tuple(row) for row in first.tolist()}) == 3
 
 
-def test_double_precision_reaches_the_policy_as_float32():
+def test_double_precision_reaches_the_policy_as_float32(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it stands
     env = pool("Ant-v4", num_envs=1)
     assert env.single_observation_space.dtype == np.float64
     actions = np.full((1, 8), 5.0, np.float32)  # clipped to the space
