@@ -225,7 +225,7 @@ def test_the_verb_prints_the_best_and_how_to_train_it(capsys, project):
     param = ["--param", "train.learning-rate=log:1e-4:1e-2"]
     code, out, err = run(capsys, *argv, *param)
     assert (code, err.count("trial ")) == (0, 2)
-    assert "puffer-policies train runs/sweep-CartPole-v1/best.toml" in out
+    assert "puffer-policies train sweeps/CartPole-v1/best.toml" in out
     code, out, _ = run(capsys, *argv, *param, "--json")
     assert (code, len(json.loads(out)["trials"])) == (0, 2)  # nothing was left to do
     failing = ["--param", "train.minibatch-size=100,101"]

@@ -222,7 +222,11 @@ def _add_comparing(verbs: Any) -> None:
     )
     compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: 3")
     compare.add_argument(
-        "-o", "--output", type=_text, metavar="DIR", help="a new folder; default: one in runs"
+        "-o",
+        "--output",
+        type=_text,
+        metavar="DIR",
+        help="a new folder; default: comparisons/ENV-TIME",
     )
     _add_allow_unknown(compare)
     compare.set_defaults(takes_overrides=True)
@@ -248,7 +252,7 @@ def _add_comparing(verbs: Any) -> None:
     )
     sweep.add_argument("--minimize", action="store_true", help="less is better")
     sweep.add_argument(
-        "-o", "--output", type=_text, metavar="DIR", help="default: sweep-ENV in runs; goes on"
+        "-o", "--output", type=_text, metavar="DIR", help="default: sweeps/ENV; goes on there"
     )
     _add_allow_unknown(sweep)
     sweep.set_defaults(takes_overrides=True)

@@ -42,9 +42,15 @@ def run_compare(options: argparse.Namespace) -> int:
     return 1 if any(each.error for each in found.entries) else 0
 
 
-def _default_folder(config: Config) -> Path:
+def folder_beside_runs(config: Config, kind: str) -> Path:
+    """Return ``<kind>/<env>`` beside the folder of runs: not in it, where all should be runs."""
     name = config.base.env_name.replace("/", "_").replace(":", "_")
-    return Path(config.train.data_dir) / f"compare-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path(config.train.data_dir).expanduser().parent / kind / name
+
+
+def _default_folder(config: Config) -> Path:
+    folder = folder_beside_runs(config, "comparisons")
+    return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _drawn(found: Comparison) -> Path | None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from puffer_policies.cli.comparing import folder_beside_runs
 from puffer_policies.cli.configuring import config_of
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.training import INTERRUPTED
@@ -51,8 +52,7 @@ def _ranges(options: argparse.Namespace) -> list[SearchRange]:
 
 def _default_folder(config: Config) -> Path:
     # No time in it: the same command goes on where it was interrupted.
-    name = config.base.env_name.replace("/", "_").replace(":", "_")
-    return Path(config.train.data_dir) / f"sweep-{name}"
+    return folder_beside_runs(config, "sweeps")
 
 
 def _print(found: Sweep) -> None:
