@@ -19,8 +19,10 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, MissingDependency
 from puffer_policies.factory import get_policy
 from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.capture import capture
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.making import as_vecenv, make_vecenv
+from puffer_policies.vector.restore import restore
 
 SHORT, LONG = [(2, "t")], [(5, "c")]
 
@@ -128,6 +130,19 @@ def test_sizes_that_do_not_divide_are_told_with_the_agents_of_each_env():
     config = TrainConfig(bptt_horizon=8, batch_size=10)
     with pytest.raises(ConfigError, match=r"4 agents \(vec.num_envs 2 x 2\)(.|\n)*8 or 12"):
         Trainer(config, env, Plain(env))
+
+
+def test_the_state_of_parallel_envs_can_be_captured_for_a_resume():
+    def shown(env, count):
+        steps = [env.step(np.zeros(env.num_agents, dtype=np.int64)) for _ in range(count)]
+        return [(s.rewards.tolist(), s.ghost.tolist(), s.starts.tolist()) for s in steps]
+
+    first, second = as_vecenv(together, 2), as_vecenv(together, 2)
+    first.reset(seed=1)
+    second.reset(seed=2)
+    shown(first, 7)
+    restore(second, capture(first, name="envs"), name="envs")
+    assert shown(second, 9) == shown(first, 9)
 
 
 class Wide(Clocks):
