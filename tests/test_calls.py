@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from plain_policies import Plain, Split
 from training_toys import guesses
 
-from puffer_policies.config.schema import TrainConfig
 from puffer_policies.contract import EPISODE_START
 from puffer_policies.train import calls
-from puffer_policies.train.calls import PolicyCalls
+from puffer_policies.train.calls import policy_calls
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
 # Dynamo hides this warning of its own, unless warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 CPU = torch.device("cpu")
-CONFIG = TrainConfig()
-LOW = dataclasses.replace(CONFIG, precision="bfloat16")
-COMPILED = dataclasses.replace(CONFIG, compile=True)
+PLAIN: dict[str, Any] = {}
+LOW = {"precision": "bfloat16"}
+COMPILED = {"compile_mode": "default"}
 MAKERS = [Plain, lambda env: LSTMWrapper(env, Split(env))]
 
 
@@ -38,15 +37,15 @@ def policy_of(make):
     return make(guesses())
 
 
-def step(policy, config, rows=3):
+def step(policy, options, rows=3):
     state = policy.initial_state(rows, CPU) if hasattr(policy, "initial_state") else {}
     state = {**state, EPISODE_START: torch.zeros(rows, dtype=torch.bool)}
     observations = torch.linspace(0, 1, rows)[:, None]
-    logits, values = PolicyCalls(config, policy, device=CPU).forward_eval(observations, state)
+    logits, values = policy_calls(policy, device=CPU, **options).forward_eval(observations, state)
     return logits, values, state
 
 
-def gradients(policy, config):
+def gradients(policy, options):
     observations, starts = torch.rand(4, 6, 1), torch.zeros(4, 6, dtype=torch.bool)
     starts[1, 3] = True
     if not hasattr(policy, "initial_state"):
@@ -54,7 +53,7 @@ def gradients(policy, config):
         state = {}
     else:
         state = policy.initial_state(4, CPU)
-    call = PolicyCalls(config, policy, device=CPU)
+    call = policy_calls(policy, device=CPU, **options)
     logits, values = call.forward(observations, {**state, EPISODE_START: starts})
     policy.zero_grad()
     (logits.float().square().mean() + values.square().mean()).backward()
@@ -64,9 +63,9 @@ def gradients(policy, config):
 @pytest.mark.parametrize("make", MAKERS)
 def test_float32_is_the_policy_itself(make):
     policy = policy_of(make)
-    logits, values, _ = step(policy, CONFIG)
+    logits, values, _ = step(policy, PLAIN)
     torch.manual_seed(0)
-    again, values_again, _ = step(policy, CONFIG)
+    again, values_again, _ = step(policy, PLAIN)
     assert torch.equal(logits, again)
     assert torch.equal(values, values_again)
 
@@ -75,7 +74,7 @@ def test_float32_is_the_policy_itself(make):
 def test_bfloat16_rounds_matrix_products_and_leaves_values_and_state_float32(make):
     policy = policy_of(make)
     logits, values, state = step(policy, LOW)
-    exact, values_exact, state_exact = step(policy, CONFIG)
+    exact, values_exact, state_exact = step(policy, PLAIN)
     assert logits.dtype is torch.bfloat16
     assert values.dtype is torch.float32
     assert {key: each.dtype for key, each in state.items()} == {
@@ -89,13 +88,13 @@ def test_bfloat16_rounds_matrix_products_and_leaves_values_and_state_float32(mak
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize(("config", "tolerance"), [(LOW, 0.05), (COMPILED, 1e-5)])
-def test_gradients_are_those_of_the_plain_policy_and_float32(make, config, tolerance):
+@pytest.mark.parametrize(("options", "tolerance"), [(LOW, 0.05), (COMPILED, 1e-5)])
+def test_gradients_are_those_of_the_plain_policy_and_float32(make, options, tolerance):
     policy = policy_of(make)
     torch.manual_seed(1)
-    exact = gradients(policy, CONFIG)
+    exact = gradients(policy, PLAIN)
     torch.manual_seed(1)
-    found = gradients(policy, config)
+    found = gradients(policy, options)
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, exact, atol=tolerance * exact.abs().max(), rtol=tolerance)
 
@@ -105,7 +104,7 @@ def test_a_compiled_step_is_the_plain_one_and_brings_the_state_up_to_date(make):
     policy = policy_of(make)
     keys = list(policy.state_dict())
     logits, values, state = step(policy, COMPILED)
-    exact, values_exact, state_exact = step(policy, CONFIG)
+    exact, values_exact, state_exact = step(policy, PLAIN)
     torch.testing.assert_close(logits, exact)
     torch.testing.assert_close(values, values_exact)
     torch.testing.assert_close(state, state_exact)
@@ -121,7 +120,7 @@ def test_neither_steps_nor_other_episode_starts_are_compiled_anew(monkeypatch):
 
     monkeypatch.setattr(calls, "BACKEND", counting)
     policy = policy_of(MAKERS[1])
-    compiled, counts = PolicyCalls(COMPILED, policy, device=CPU), []
+    compiled, counts = policy_calls(policy, device=CPU, **COMPILED), []
     for time in (0, 3, 5, 2):
         starts = torch.zeros(4, 6, dtype=torch.bool)
         starts[1, time] = True

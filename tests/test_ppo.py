@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.ppo import Prediction, Transitions, ppo_loss
+from puffer_policies.train.ppo import Prediction, Transitions, piece_loss, ppo_loss, prepared
 
 CONFIG = TrainConfig(norm_adv=False, ent_coef=0.1, vf_coef=0.5)
 
@@ -96,3 +96,30 @@ def test_the_divergence_is_zero_for_an_unchanged_policy_and_positive_else():
     old = sample()
     assert ppo_loss(old, prediction(old), CONFIG).part("approx_kl") == 0
     assert ppo_loss(old, prediction(old, 0.1), CONFIG).part("approx_kl") > 0
+
+
+@pytest.mark.parametrize("norm_adv", [True, False])
+def test_pieces_of_a_prepared_minibatch_add_up_to_it(norm_adv):
+    config = dataclasses.replace(CONFIG, norm_adv=norm_adv, clip_vloss=True)
+    old = sample(7)._replace(weights=torch.tensor([1.0, 0, 1, 2, 0.5, 1, 0]))
+    whole, pieces = prediction(old, 0.1), prediction(old, 0.1)
+    expected = ppo_loss(old, whole, config)
+    expected.total.backward()
+    ready, parts = prepared(old, config), []
+    for place in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        some = Transitions(*(each[place] for each in ready))
+        loss = piece_loss(some, Prediction(*(each[place] for each in pieces)), config)
+        loss.total.backward()
+        parts.append(loss.parts)
+    torch.testing.assert_close(torch.stack(parts).sum(0), expected.parts)
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_what_counts_twice_is_there_twice():
+    config = dataclasses.replace(CONFIG, norm_adv=True)
+    old, importance = sample(3), torch.tensor([1.0, 2.0, 1.0])
+    rows = torch.tensor([0, 1, 1, 2])
+    twice = Transitions(*(each[rows] for each in old))
+    weighed = piece_loss(prepared(old, config, importance=importance), prediction(old), config)
+    torch.testing.assert_close(weighed.parts, ppo_loss(twice, prediction(twice), config).parts)

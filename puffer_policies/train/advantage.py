@@ -24,10 +24,18 @@ def gae(
     """
     not_terminated = gamma * ~terminated
     decay = (gamma * gae_lambda) * ~done
-    advantages: np.ndarray = rewards + not_terminated * next_values - values
-    for t in range(len(rewards) - 2, -1, -1):
-        advantages[t] += decay[t] * advantages[t + 1]
-    return advantages.astype(np.float32, copy=False)
+    return carried_back(rewards + not_terminated * next_values - values, decay)
+
+
+def carried_back(errors: np.ndarray, decay: np.ndarray) -> np.ndarray:
+    """Return float32 (T, N) sums that run backward, ``S[t] = errors[t] + decay[t] * S[t+1]``.
+
+    `errors` is used up.
+    """
+    sums = errors
+    for t in range(len(errors) - 2, -1, -1):
+        sums[t] += decay[t] * sums[t + 1]
+    return sums.astype(np.float32, copy=False)
 
 
 def discounted_returns(

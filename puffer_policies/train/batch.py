@@ -6,7 +6,9 @@ minibatch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +44,27 @@ class Batch:
 
     def select(self, rows: Tensor) -> Batch:
         """Return a copy of the segments `rows` (M,)."""
+        return self._each(lambda leaf, dim: leaf.index_select(dim, rows))
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield views of `size` segments, of fewer at the end."""
+        for begin in range(0, len(self.starts), size):
+            count = min(size, len(self.starts) - begin)
+            yield self._each(functools.partial(_narrowed, begin=begin, count=count))
+
+    def estimated(self, advantages: Tensor, returns: Tensor) -> Batch:
+        """Return the batch with other advantages and returns, (B, L) each."""
+        numbers = Transitions(*self.numbers)._replace(advantages=advantages, returns=returns)
+        return dataclasses.replace(self, numbers=torch.stack(numbers))
+
+    def _each(self, take: Callable[[Tensor, int], Tensor]) -> Batch:
+        """Return what `take` makes of each tensor, given the dimension of its segments."""
         return Batch(
-            observations=map_nested(lambda leaf: leaf.index_select(0, rows), self.observations),
-            starts=self.starts.index_select(0, rows),
-            states={key: each.index_select(0, rows) for key, each in self.states.items()},
-            actions=self.actions.index_select(0, rows),
-            numbers=self.numbers.index_select(1, rows),
+            observations=map_nested(lambda leaf: take(leaf, 0), self.observations),
+            starts=take(self.starts, 0),
+            states={key: take(each, 0) for key, each in self.states.items()},
+            actions=take(self.actions, 0),
+            numbers=take(self.numbers, 1),
         )
 
 
@@ -55,7 +72,7 @@ def to_batch(
     rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, *, segment: int
 ) -> Batch:
     """Cut a rollout (T, N) into segments of L = `segment` steps."""
-    cut = functools.partial(_cut, segment=segment)
+    cut = functools.partial(cut_in_segments, segment=segment)
     device = rollout.values.device
     numbers = Transitions(
         log_probs=rollout.log_probs,
@@ -74,10 +91,21 @@ def to_batch(
     )
 
 
-def _cut(leaf: Tensor, *, segment: int) -> Tensor:
+def cut_in_segments(leaf: Tensor, *, segment: int) -> Tensor:
     """(T, N, ...) -> (T/L * N, L, ...) with L = `segment`."""
     num_steps, num_envs, *shape = leaf.shape
     if segment == 1:
         return leaf.reshape(num_steps * num_envs, 1, *shape)  # (T*N, 1, ...), a view
     pieces = leaf.reshape(num_steps // segment, segment, num_envs, *shape)  # (S, L, N, ...)
     return pieces.transpose(1, 2).flatten(0, 1)  # (S*N, L, ...)
+
+
+def join_segments(segments: Tensor, *, num_envs: int) -> Tensor:
+    """(T/L * N, L) -> (T, N), N = `num_envs`: what `cut_in_segments` has cut."""
+    length = segments.shape[1]
+    pieces = segments.reshape(-1, num_envs, length).transpose(1, 2)  # (S, L, N)
+    return pieces.reshape(-1, num_envs)  # (T, N)
+
+
+def _narrowed(leaf: Tensor, dim: int, *, begin: int, count: int) -> Tensor:
+    return leaf.narrow(dim, begin, count)

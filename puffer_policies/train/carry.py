@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
 from puffer_policies.nested import map_nested
+from puffer_policies.train.calls import PolicyCalls, policy_calls
 
 Tensors = dict[str, Tensor]
 """Named tensors with the batch first."""
@@ -21,16 +22,23 @@ class Carry:
     A policy with ``initial_state`` says what it carries, and honours ``episode_start``. One without
     it that is said to be recurrent is of PufferLib's form: ``lstm_h`` and ``lstm_c`` of
     `hidden_size`, never reset, and (1, B, H) instead of (B, H) in training. `use_rnn` None asks the
-    policy.
+    policy. `calls` says how it is run, by default as it is.
 
     Raises:
         ContractError: `use_rnn` contradicts the policy, or the state's form can't be known.
     """
 
     def __init__(
-        self, policy: nn.Module, batch_size: int, *, device: torch.device, use_rnn: bool | None
+        self,
+        policy: nn.Module,
+        batch_size: int,
+        *,
+        device: torch.device,
+        use_rnn: bool | None,
+        calls: PolicyCalls | None = None,
     ) -> None:
-        self._policy: Any = policy
+        self._policy = policy
+        self._calls = policy_calls(policy, device=device) if calls is None else calls
         self._initial, self._has_layers = _initial(policy, batch_size, device, use_rnn)
         self.tensors = self._initial
         if use_rnn is False and self.tensors:
@@ -60,7 +68,7 @@ class Carry:
         if mask is not None:
             state[ACTION_MASK] = mask
         try:
-            logits, values = self._policy.forward_eval(observations, state)
+            logits, values = self._calls.forward_eval(observations, state)
         except KeyError as error:
             if error.args[:1] and error.args[0] in LSTM_STATE:
                 raise _unannounced(self._policy, error.args[0]) from error
@@ -72,7 +80,7 @@ class Carry:
     def peek(self, observations: Any, starts: Tensor) -> Tensor:
         """(B, *obs), (B,) bool -> values (B,); the state stays."""
         state = {**self.tensors, EPISODE_START: starts}
-        _, values = self._policy.forward_eval(observations, state)
+        _, values = self._calls.forward_eval(observations, state)
         return self._flat(values, starts)
 
     def sequence(self, observations: Any, starts: Tensor, stored: Tensors) -> tuple[Any, Tensor]:
@@ -86,7 +94,7 @@ class Carry:
             starts = starts.flatten()
         if self._has_layers:
             stored = {key: value.unsqueeze(0) for key, value in stored.items()}  # (1, B, H)
-        logits, values = self._policy(observations, {**stored, EPISODE_START: starts})
+        logits, values = self._calls.forward(observations, {**stored, EPISODE_START: starts})
         return logits, self._flat(values, starts)
 
     def _flat(self, values: Tensor, starts: Tensor) -> Tensor:

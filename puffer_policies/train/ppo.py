@@ -26,7 +26,7 @@ class Transitions(NamedTuple):
     values: Tensor
     """What they were."""
     weights: Tensor
-    """0 for a ghost, else 1."""
+    """0 for a ghost, else what the transition counts for: 1, unless segments are prioritised."""
 
 
 class Prediction(NamedTuple):
@@ -36,6 +36,9 @@ class Prediction(NamedTuple):
     entropy: Tensor
     values: Tensor
 
+
+TINY = 1e-8
+"""Least sum of weights: a minibatch may hold ghosts alone."""
 
 LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
 
@@ -57,13 +60,33 @@ class Loss:
 def ppo_loss(
     old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
 ) -> Loss:
-    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed).
+    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed)."""
+    return piece_loss(prepared(old, config), new, config, clip_coef=clip_coef)
+
+
+def prepared(
+    old: Transitions, config: TrainConfig, *, importance: Tensor | None = None
+) -> Transitions:
+    """Return a minibatch with weights that sum to 1, and normalised advantages if they are to be.
+
+    All that needs the whole minibatch is done here, so that `piece_loss` of its pieces adds up.
+    `importance` (N,), if given, is what each transition counts for.
+    """
+    weights = old.weights if importance is None else old.weights * importance
+    weights = weights / weights.sum().clamp(min=TINY)
+    advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
+    return old._replace(weights=weights, advantages=advantages)
+
+
+def piece_loss(
+    old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
+) -> Loss:
+    """Return what some transitions of a `prepared` minibatch add to its loss.
 
     Everything is worked out for each transition; one weighted sum makes the means of all.
     """
     clip = config.clip_coef if clip_coef is None else clip_coef
-    weights = old.weights / old.weights.sum().clamp(min=1.0)
-    advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
+    advantages, weights = old.advantages, old.weights
     log_ratio = new.log_probs - old.log_probs
     ratio = log_ratio.exp()
     policy = _clipped_cost(ratio, -advantages, clip)

@@ -18,11 +18,16 @@ from puffer_policies.errors import TrainingError
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.advantage import RewardScale, explained_variance, gae
 from puffer_policies.train.batch import Batch, to_batch
+from puffer_policies.train.calls import PolicyCalls, policy_calls
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.gradients import Gradients
+from puffer_policies.train.optimizers import lr_fraction, make_optimizer
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.ppo import LOSS_PARTS, Prediction, ppo_loss
+from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, piece_loss, prepared
+from puffer_policies.train.priorities import Minibatch, minibatches
+from puffer_policies.train.revision import Revision
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
+from puffer_policies.train.vtrace import Clips
 from puffer_policies.vector.protocol import VecEnv
 
 
@@ -38,12 +43,18 @@ class Trainer:
         self.config, self.vecenv, self.policy = config, vecenv, policy
         self.device = _device_of(policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=config.use_rnn)
+        carry = Carry(
+            policy,
+            vecenv.num_agents,
+            device=self.device,
+            use_rnn=config.use_rnn,
+            calls=_calls(config, policy, self.device),
+        )
         self._carry = carry
         self.plan = make_plan(
             config, vecenv.num_agents, recurrent=carry.recurrent, num_envs=vecenv.num_envs
         )
-        self.optimizer = _optimizer(config, policy)
+        self.optimizer = make_optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
         self.collector = Collector(
@@ -100,8 +111,8 @@ class Trainer:
         batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
         # A loop of the caller's own may go on beyond the plan: never below 0, which would climb.
         remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
-        self._set_learning_rate(remaining if self.config.anneal_lr else 1.0)
-        losses = self._update(batch, remaining if self.config.anneal_clip else 1.0)
+        self._set_learning_rate(lr_fraction(self.config, remaining))
+        losses = self._update(batch, remaining, self._revision(rollout, batch))
         self.epoch += 1
         values = returns - advantages
         explained = explained_variance(values[valid], returns[valid])
@@ -111,15 +122,19 @@ class Trainer:
         """Close the envs."""
         self.vecenv.close()
 
+    def _scaled(self, rewards: np.ndarray) -> np.ndarray:
+        factor = self.reward_scale.factor if self.config.scale_rewards else 1.0
+        return rewards * np.float32(factor)
+
     def _estimate(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
-        config, factor = self.config, 1.0
+        config = self.config
         if config.scale_rewards:
-            factor = self.reward_scale.update(
+            self.reward_scale.update(
                 rollout.rewards, done=rollout.done, valid=~rollout.ghost, gamma=config.gamma
             )
         values = rollout.values.cpu().numpy()
         advantages = gae(
-            rollout.rewards * np.float32(factor),
+            self._scaled(rollout.rewards),
             values,
             rollout.next_values,
             terminated=rollout.terminated,
@@ -129,17 +144,29 @@ class Trainer:
         )
         return advantages, advantages + values
 
+    def _revision(self, rollout: Rollout, batch: Batch) -> Revision | None:
+        clips = Clips.of(self.config)
+        if clips is None:
+            return None
+        rewards = self._scaled(rollout.rewards)
+        return Revision(self.config, rollout, batch, rewards=rewards, clips=clips)
+
     def _set_learning_rate(self, fraction: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * fraction
 
-    def _update(self, batch: Batch, clip_fraction: float) -> dict[str, float]:
-        clip_coef = self.config.clip_coef * clip_fraction
+    def _update(
+        self, batch: Batch, remaining: float, revision: Revision | None
+    ) -> dict[str, float]:
+        clip_coef = self.config.clip_coef * (remaining if self.config.anneal_clip else 1.0)
         totals, count = torch.zeros(len(LOSS_PARTS), device=self.device), 0
-        for _ in range(self.config.update_epochs):
+        for epoch in range(self.config.update_epochs):
+            if epoch and revision is not None:
+                batch = revision.revised()
             start = totals
-            for minibatch in self._minibatches(batch):
-                totals, count = totals + self._step(minibatch, clip_coef), count + 1
+            for chosen in self._minibatches(batch, 1.0 - remaining):
+                totals = totals + self._step(batch, chosen, clip_coef, revision)
+                count += 1
             if self._moved_too_far(totals - start):
                 break
         means = dict(zip(LOSS_PARTS, (totals / count).tolist(), strict=True))
@@ -153,16 +180,48 @@ class Trainer:
         kl = epoch_totals[LOSS_PARTS.index("approx_kl")] / num_minibatches
         return bool(kl > self.config.target_kl)
 
-    def _minibatches(self, batch: Batch) -> Iterator[Batch]:
-        order = torch.randperm(len(batch.starts), generator=self.generator, device=self.device)
-        for rows in torch.split(order, self.plan.segments_per_minibatch):
-            yield batch.select(rows)
+    def _minibatches(self, batch: Batch, progress: float) -> Iterator[Minibatch]:
+        known = Transitions(*batch.numbers)  # (B, L) each
+        return minibatches(
+            self.config,
+            known.advantages,
+            known.weights,
+            size=self.plan.segments_per_minibatch,
+            progress=progress,
+            generator=self.generator,
+        )
 
-    def _step(self, minibatch: Batch, clip_coef: float) -> Tensor:
-        new = self.predict(minibatch)
-        loss = ppo_loss(minibatch.transitions, new, self.config, clip_coef=clip_coef)
-        self._descend(loss.total)
-        return loss.parts
+    def _step(
+        self, batch: Batch, chosen: Minibatch, clip_coef: float, revision: Revision | None
+    ) -> Tensor:
+        """Take a gradient step and return the parts of its loss."""
+        self._gradients.clear()
+        parts = []
+        for rows, piece, old in self._pieces(batch, chosen):
+            new = self.predict(piece)
+            loss = piece_loss(old, new, self.config, clip_coef=clip_coef)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            parts.append(loss.parts)
+            if revision is not None:
+                revision.see(rows, new)
+        self._descend()
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def _pieces(
+        self, batch: Batch, chosen: Minibatch
+    ) -> Iterator[tuple[Tensor, Batch, Transitions]]:
+        """Yield what of a minibatch goes through the policy at once: rows, segments, numbers."""
+        size, length = self.plan.segments_per_piece, self.plan.segment
+        minibatch, importance = batch.select(chosen.rows), chosen.importance
+        if importance is not None:
+            importance = importance.repeat_interleave(length)  # (M*L,)
+        whole = prepared(minibatch.transitions, self.config, importance=importance)
+        if size >= len(chosen.rows):
+            yield chosen.rows, minibatch, whole
+            return
+        numbers = zip(*(torch.split(each, size * length) for each in whole), strict=True)
+        pieces = zip(torch.split(chosen.rows, size), minibatch.split(size), numbers, strict=True)
+        yield from ((rows, piece, Transitions(*each)) for rows, piece, each in pieces)
 
     def predict(self, batch: Batch) -> Prediction:
         """Return what the policy now says about the steps of `batch`; (B*L,) each."""
@@ -172,10 +231,8 @@ class Trainer:
         log_probs, entropy = current.log_prob(actions), current.entropy()
         return Prediction(log_probs.float(), entropy.float(), values.float())
 
-    def _descend(self, loss: Tensor) -> None:
+    def _descend(self) -> None:
         """Take a step of the optimiser: the one place where parameters change."""
-        self._gradients.clear()
-        loss.backward()  # type: ignore[no-untyped-call]
         self._gradients.clip(self.config.max_grad_norm)
         self.optimizer.step()
 
@@ -213,11 +270,6 @@ def _device_of(policy: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _optimizer(config: TrainConfig, policy: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
-        policy.parameters(),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-        fused=True,
-    )
+def _calls(config: TrainConfig, policy: nn.Module, device: torch.device) -> PolicyCalls:
+    mode = config.compile_mode if config.compile else None
+    return policy_calls(policy, device=device, precision=config.precision, compile_mode=mode)

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.advantage import carried_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,7 @@ def vtrace(
     rho, c = np.minimum(ratios, clips.rho), np.minimum(ratios, clips.c)
     errors = rewards + gamma * ~terminated * next_values - values
     decay = (gamma * gae_lambda) * c * ~done
-    advantages: np.ndarray = rho * errors
-    for t in range(len(rewards) - 2, -1, -1):
-        advantages[t] += decay[t] * advantages[t + 1]
-    return advantages.astype(np.float32, copy=False)
+    return carried_back(rho * errors, decay)
 
 
 def later_values(values: np.ndarray, next_values: np.ndarray, done: np.ndarray) -> np.ndarray:

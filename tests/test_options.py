@@ -1,0 +1,340 @@
+"""The trainer's options, alone and together: exact where they promise it, finite and repeatable."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from plain_policies import Plain, Split
+from training_toys import clocks, guesses
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ConfigError
+from puffer_policies.factory import get_policy
+from puffer_policies.runs.state import put_state, take_state, with_envs
+from puffer_policies.train import calls
+from puffer_policies.train.batch import to_batch
+from puffer_policies.train.plan import make_plan
+from puffer_policies.train.ppo import Transitions
+from puffer_policies.train.priorities import Minibatch
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.train.vtrace import Clips, vtrace
+from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.wrappers.lstm import LSTMWrapper
+
+# Dynamo hides this warning of its own, unless warnings are errors.
+pytestmark = [
+    pytest.mark.trainer,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+]
+
+CONFIG = TrainConfig(
+    total_timesteps=128,
+    bptt_horizon=8,
+    batch_size=64,
+    minibatch_size=32,
+    update_epochs=2,
+    learning_rate=1e-2,
+    seed=5,
+)
+MAKERS = [Plain, lambda env: LSTMWrapper(env, Split(env))]
+
+
+@pytest.fixture(autouse=True)
+def eager_backend(monkeypatch):
+    """Trace and differentiate, but spare the seconds of generating code."""
+    monkeypatch.setattr(calls, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def trainer_of(env, make, **options):
+    config = dataclasses.replace(CONFIG, **options)
+    torch.manual_seed(config.seed)
+    return Trainer(config, env, make(env))
+
+
+def run(trainer):
+    logs = {}
+    while not trainer.finished:
+        trainer.evaluate()
+        logs = trainer.train()
+    return logs
+
+
+def weights(trainer):
+    return torch.cat([each.detach().flatten() for each in trainer.policy.parameters()])
+
+
+class Toy(gymnasium.Env[Any, Any]):
+    """Random observations, a reward for small ones; some episodes end, some are cut."""
+
+    def __init__(self, observations: spaces.Space[Any], actions: spaces.Space[Any]) -> None:
+        # Copied, as a space draws from a generator of its own.
+        self.observation_space, self.action_space = copy.deepcopy((observations, actions))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.time += 1
+        over = self.time > 4 and bool(self.np_random.random() < 0.3)
+        reward = float(self.np_random.normal())
+        return self.observation_space.sample(), reward, over, self.time >= 9, {}
+
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+NESTED = spaces.Dict({"place": BOX, "kind": spaces.Discrete(3)})
+KINDS = {
+    "discrete": (BOX, spaces.Discrete(3), "Default"),
+    "continuous": (BOX, spaces.Box(-1.0, 1.0, (2,), np.float32), "Continuous"),
+    "nested": (NESTED, spaces.MultiDiscrete([2, 3]), "Structured"),
+    "memory": (BOX, spaces.Discrete(3), "LSTMWrapper(Default)"),
+    "all": (NESTED, spaces.Box(-1.0, 1.0, (2,), np.float32), "LSTMWrapper(Default)"),
+}
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": "muon", "lr_schedule": "cosine"},
+    "vtrace": {"vtrace_rho_clip": 1.0, "vtrace_c_clip": 0.9},
+    "priorities": {"prio_alpha": 0.8},
+    "pieces": {"max_minibatch_size": 8},
+    "bfloat16": {"precision": "bfloat16"},
+}
+ALONE = [(name,) for name in OPTIONS]
+CASES = [(kind, names) for kind in KINDS for names in [*ALONE, tuple(OPTIONS)]]
+CASES += [("all", names) for names in itertools.combinations(OPTIONS, 2)]
+
+
+def toys(kind):
+    observations, actions, policy = KINDS[kind]
+    makers = [lambda: Toy(observations, actions)] * 4
+    env = GymVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))
+    return env, lambda env: get_policy(policy, env)
+
+
+def options_of(names):
+    return {key: value for name in names for key, value in OPTIONS[name].items()}
+
+
+def trained(kind, **options):
+    env, make = toys(kind)
+    trainer = trainer_of(env, make, **options)
+    logs = run(trainer)
+    env.close()
+    return weights(trainer), logs
+
+
+@pytest.mark.parametrize(("kind", "names"), CASES)
+def test_any_of_them_together_are_finite_and_one_seed_gives_one_result(kind, names):
+    if "muon" in names and not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs torch >= 2.9")
+    first, logs = trained(kind, **options_of(names))
+    second, _ = trained(kind, **options_of(names))
+    assert torch.isfinite(first).all()
+    assert all(np.isfinite(logs[f"losses/{part}"]) for part in ("policy", "value", "entropy"))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["muon", "vtrace", "priorities", "bfloat16"])
+def test_each_makes_a_difference(name):
+    plain, _ = trained("memory")
+    found, _ = trained("memory", **OPTIONS[name])
+    assert not torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm_adv", [True, False])
+def test_pieces_add_up_to_the_gradient_of_the_whole(kind, norm_adv):
+    def gradient(largest):
+        env, make = toys(kind)
+        trainer = trainer_of(
+            env, make, norm_adv=norm_adv, minibatch_size=64, max_minibatch_size=largest
+        )
+        trainer.evaluate()
+        rollout = trainer._rollout
+        assert rollout.ghost.any()
+        batch = trainer_batch(trainer, rollout)
+        steps = []
+        trainer._descend = lambda: steps.append(None)
+        count = len(batch.starts)
+        rows = torch.arange(count).flip(0)
+        parts = trainer._step(batch, Minibatch(rows, torch.linspace(0.5, 2, count)), 0.2, None)
+        assert len(steps) == 1
+        return torch.cat([p.grad.flatten() for p in trainer.policy.parameters()]), parts
+
+    whole, whole_parts = gradient(None)
+    pieces, pieces_parts = gradient(24)
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(pieces_parts, whole_parts, atol=1e-6, rtol=1e-5)
+
+
+def trainer_batch(trainer, rollout):
+    return to_batch(rollout, *trainer._estimate(rollout), segment=trainer.plan.segment)
+
+
+def test_a_piece_smaller_than_a_segment_is_refused():
+    config = dataclasses.replace(CONFIG, max_minibatch_size=5)
+    with pytest.raises(ConfigError, match="max_minibatch_size 5 holds no whole segment of 8"):
+        make_plan(config, 4, recurrent=True)
+    assert make_plan(config, 4, recurrent=False).segments_per_piece == 5
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_no_more_than_a_piece_goes_through_the_policy(make):
+    trainer = trainer_of(guesses(), make, max_minibatch_size=8, minibatch_size=32)
+    sizes = []
+    inner = getattr(trainer.policy, "policy", trainer.policy)
+    inner.net.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[0]))
+    trainer.evaluate()
+    sizes.clear()
+    trainer.train()
+    assert set(sizes) == {8}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_revision_of_an_unmoved_policy_changes_nothing(make, mode):
+    trainer = trainer_of(clocks(mode), make, vtrace_rho_clip=1.0)
+    trainer.evaluate()
+    rollout = trainer._rollout
+    batch = trainer_batch(trainer, rollout)
+    revision = trainer._revision(rollout, batch)
+    everything = torch.arange(len(batch.starts))
+    with torch.no_grad():
+        revision.see(everything, trainer.predict(batch))
+    found, known = (Transitions(*each.numbers) for each in (revision.revised(), batch))
+    real = known.weights > 0
+    for name in Transitions._fields:
+        new, old = getattr(found, name)[real], getattr(known, name)[real]
+        torch.testing.assert_close(new, old, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_the_first_epoch_knows_no_revision():
+    plain, _ = trained("memory", update_epochs=1)
+    revised, _ = trained("memory", update_epochs=1, vtrace_rho_clip=0.5)
+    assert torch.equal(plain, revised)
+
+
+@pytest.mark.parametrize("kind", ["memory", "all"])
+def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
+    env, make = toys(kind)
+    trainer = trainer_of(env, make, vtrace_rho_clip=1.1, vtrace_c_clip=0.9, scale_rewards=False)
+    trainer.evaluate()
+    rollout = trainer._rollout
+    batch = trainer_batch(trainer, rollout)
+    revision = trainer._revision(rollout, batch)
+    with torch.no_grad():
+        for each in trainer.policy.parameters():
+            each += 0.05 * torch.randn(each.shape)
+        new = trainer.predict(batch)
+        revision.see(torch.arange(len(batch.starts)), new)
+    found = Transitions(*revision.revised().numbers)
+    steps, envs = rollout.done.shape
+
+    def by_time(segments):
+        """(S*N, L) -> (T, N), one element at a time."""
+        length = segments.shape[1]
+        out = np.zeros((steps, envs), np.float32)
+        for t, n in itertools.product(range(steps), range(envs)):
+            out[t, n] = segments[t // length * envs + n, t % length]
+        return out
+
+    shape = batch.starts.shape
+    values = by_time(new.values.reshape(shape))
+    ratios = np.exp(by_time(new.log_probs.reshape(shape)) - rollout.log_probs.numpy())
+    later = rollout.next_values.copy()
+    for t, n in itertools.product(range(steps - 1), range(envs)):
+        if not rollout.done[t, n]:
+            later[t, n] = values[t + 1, n]
+    expected = vtrace(
+        rollout.rewards,
+        values,
+        later,
+        ratios=ratios,
+        terminated=rollout.terminated,
+        done=rollout.done,
+        gamma=trainer.config.gamma,
+        gae_lambda=trainer.config.gae_lambda,
+        clips=Clips(1.1, 0.9),
+    )
+    np.testing.assert_allclose(by_time(found.advantages), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_time(found.returns), expected + values, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.log_probs, Transitions(*batch.numbers).log_probs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_bfloat16_the_first_ratios_are_one_up_to_its_error(kind):
+    env, make = toys(kind)
+    trainer = trainer_of(env, make, precision="bfloat16")
+    trainer.evaluate()
+    batch = trainer_batch(trainer, trainer._rollout)
+    with torch.no_grad():
+        new = trainer.predict(batch)
+    real = batch.transitions.weights > 0
+    shift = (new.log_probs - batch.transitions.log_probs)[real].abs()
+    assert shift.max() < 0.05
+    assert {each.dtype for each in new} == {torch.float32}
+    assert {each.dtype for each in batch.states.values()} <= {torch.float32}
+
+
+@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"optimizer": "muon"}])
+def test_it_learns_to_name_what_it_sees(options):
+    if "optimizer" in options and not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs torch >= 2.9")
+    size = {
+        "total_timesteps": 6_000,
+        "bptt_horizon": 16,
+        "batch_size": "auto",
+        "update_epochs": 4,
+        "minibatch_size": "auto",
+    }
+    logs = run(trainer_of(guesses(8), Plain, **size, **options))
+    assert logs["environment/episode_return"] > 3.4
+
+
+@pytest.mark.parametrize("kind", ["discrete", "all"])
+def test_a_compiled_update_is_the_plain_one(kind):
+    plain, _ = trained(kind, total_timesteps=64)
+    compiled, _ = trained(kind, total_timesteps=64, compile=True)
+    torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_compiling_goes_with_all_the_others():
+    found, _ = trained("all", compile=True, **options_of(OPTIONS))
+    assert torch.isfinite(found).all()
+
+
+def test_a_compiled_policy_is_saved_under_its_own_names():
+    env, make = toys("memory")
+    plain, compiled = (trainer_of(env, make, compile=each) for each in (False, True))
+    run(compiled)
+    assert list(compiled.policy.state_dict()) == list(plain.policy.state_dict())
+
+
+@pytest.mark.parametrize("names", [("muon",), ("priorities",), tuple(OPTIONS)], ids="+".join)
+def test_a_resumed_run_equals_the_uninterrupted_one(names):
+    makers = [toys("all") for _ in range(3)]
+    options = {"total_timesteps": 256, **options_of(names)}
+    whole, before, after = (trainer_of(*each, **options) for each in makers)
+    run(whole)
+    for _ in range(2):
+        before.evaluate()
+        before.train()
+    state = with_envs(take_state(before), before)
+    assert put_state(after, state, path="there", owner=None) == ""
+    run(after)
+    assert torch.equal(weights(after), weights(whole))
