@@ -140,7 +140,7 @@ class Agent:
         tensors = map_nested(lambda leaf: to_tensor(leaf).to(self._device, copy=True), batch)
         mask = self._mask(action_mask, rows=len(starts), batched=batched)
         with evaluation_mode(self.policy):
-            logits, _ = carry.step(tensors, starts, mask)
+            logits, _ = carry.step(tensors, starts, mask=mask)
         # Also for a policy that reads no mask: a forbidden action is never taken.
         allowed = logits if mask is None else mask_logits(logits, mask)
         actions = choose_actions(allowed, self._generator, deterministic=self.deterministic)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from puffer_policies.contract import require_members
+from puffer_policies.contract import NEEDS_MASK, require_members
 from puffer_policies.discovery import default_registry
 from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean
 from puffer_policies.fit import require_fit, require_stack
@@ -130,6 +130,8 @@ class Blueprint:
         """
         module = _build(self.recipe, self.env, strict=strict)
         module.spec = self.spec  # type: ignore[assignment]
+        if self.record.capabilities.needs_mask:
+            setattr(module, NEEDS_MASK, True)
         return module
 
 
@@ -142,7 +144,7 @@ def _recipe(
     if isinstance(policy, type):
         inner, outer = _part(_class_record(policy, PolicyRecord, registry), kwargs), []
     else:
-        spec = _spec(policy, registry)
+        spec = spec_of(policy, registry)
         record = registry.get(spec.name, kind="policy")
         assert isinstance(record, PolicyRecord)
         inner, outer = _part(record, _merged(spec, kwargs)), [*spec.wrappers]
@@ -154,7 +156,8 @@ def _recipe(
     return _Recipe(inner, tuple(_wrapper_part(each, registry) for each in [*outer, *wrappers]))
 
 
-def _spec(policy: str | PolicySpec, registry: Registry) -> PolicySpec:
+def spec_of(policy: str | PolicySpec, registry: Registry) -> PolicySpec:
+    """Return what a name, an expression or a preset asks for; no name is looked up."""
     if isinstance(policy, PolicySpec):
         return policy
     if not isinstance(policy, str):

@@ -95,6 +95,10 @@ class PolicySpec:
         """Return this spec with more wrappers around it."""
         return PolicySpec(self.name, self.kwargs, self.wrappers + wrappers)
 
+    def wrapped_inside(self, *wrappers: WrapperSpec) -> PolicySpec:
+        """Return this spec with more wrappers right around the policy, inside the others."""
+        return PolicySpec(self.name, self.kwargs, wrappers + self.wrappers)
+
     def __str__(self) -> str:
         text = _call(self.name, "", self.kwargs)
         for wrapper in self.wrappers:

@@ -111,6 +111,8 @@ class TrainConfig(Section):
     """V-trace's clip of the ratio along the trace (arXiv:1802.01561); only one None: 1."""
     scale_rewards: bool = True
     """Whether rewards are divided by the running deviation of returns (baselines' VecNormalize)."""
+    normalize_observations: bool = False
+    """Whether a NormalizeObservationWrapper is put right around the policy, inside its wrappers."""
     bptt_horizon: Count = 128
     """Steps of a rollout, and of the segments through which gradients flow back in time."""
     batch_size: Count | Auto = "auto"

@@ -10,14 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from puffer_policies.assembly import spec_of
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.discovery import default_registry
 from puffer_policies.errors import ConfigError
 from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
 from puffer_policies.specs import WrapperSpec
 from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
+
+NORMALIZER = "puffer-policies/NormalizeObservationWrapper"
+"""What ``train.normalize_observations`` puts around a policy."""
 
 
 def prepare_process(config: TrainConfig) -> None:
@@ -66,10 +71,18 @@ def single_vecenv_of(config: Config) -> VecEnv:
 
 
 def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> nn.Module:
-    """Build the policy of a config for `env`, on the config's device."""
+    """Build the policy of a config for `env`, on the config's device.
+
+    Observations are normalised right around the policy: masks, frames and whatever other wrappers
+    take from observations stay as the env gave them.
+    """
+    registry = default_registry() if registry is None else registry
     rnn = config.base.rnn_name
+    spec = spec_of(config.base.policy_name, registry)
+    if config.train.normalize_observations:
+        spec = spec.wrapped_inside(WrapperSpec(NORMALIZER))
     policy = get_policy(
-        config.base.policy_name,
+        spec,
         env,
         wrappers=[WrapperSpec(rnn, config.rnn)] if rnn else [],
         registry=registry,

@@ -26,6 +26,7 @@ from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
+from puffer_policies.train.masking import MaskFeed
 from puffer_policies.train.rollout import to_tensor
 from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
@@ -95,6 +96,7 @@ class _Player:
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.vecenv, self.config = vecenv, config
         self.carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=use_rnn)
+        self.masks = MaskFeed(vecenv, policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         rows = np.arange(vecenv.num_agents)
         self.left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
@@ -119,7 +121,10 @@ class _Player:
         on_device = map_nested(
             lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations
         )
-        logits, _ = self.carry.step(on_device, torch.from_numpy(starts).to(self.device))
+        masks = self.masks.now()
+        mask = None if masks is None else torch.from_numpy(masks).to(self.device)
+        begun = torch.from_numpy(starts).to(self.device)
+        logits, _ = self.carry.step(on_device, begun, mask=mask)
         actions = choose_actions(logits, self.generator, deterministic=self.config.deterministic)
         return actions.cpu().numpy()
 

@@ -58,15 +58,13 @@ class Carry:
         self.tensors = self._initial
 
     def step(
-        self, observations: Any, starts: Tensor, mask: Tensor | None = None
+        self, observations: Any, starts: Tensor, *, mask: Tensor | None = None
     ) -> tuple[Any, Tensor]:
         """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on.
 
-        `mask` (B, A) bool is true where an option is allowed.
+        `mask` is bool (B, A), true where an option is allowed; None: the env says nothing of it.
         """
-        state = {**self.tensors, EPISODE_START: starts}
-        if mask is not None:
-            state[ACTION_MASK] = mask
+        state = _state(self.tensors, starts, mask)
         try:
             logits, values = self._calls.forward_eval(observations, state)
         except KeyError as error:
@@ -77,24 +75,32 @@ class Carry:
             self.tensors = {key: state[key] for key in self.tensors}
         return logits, self._flat(values, starts)
 
-    def peek(self, observations: Any, starts: Tensor) -> Tensor:
-        """(B, *obs), (B,) bool -> values (B,); the state stays."""
-        state = {**self.tensors, EPISODE_START: starts}
+    def peek(self, observations: Any, starts: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """(B, *obs), (B,) bool, mask (B, A) -> values (B,); the state stays."""
+        state = _state(self.tensors, starts, mask)
         _, values = self._calls.forward_eval(observations, state)
         return self._flat(values, starts)
 
-    def sequence(self, observations: Any, starts: Tensor, stored: Tensors) -> tuple[Any, Tensor]:
+    def sequence(
+        self,
+        observations: Any,
+        starts: Tensor,
+        stored: Tensors,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
         """(B, T, *obs), (B, T) bool -> logits of B*T rows, values (B*T,), with gradient.
 
-        `stored` (B, ...) is the state before the first step. A policy without memory is given
-        (B*T, *obs), as those written for PufferLib take nothing else.
+        `stored` (B, ...) is the state before the first step, `mask` is (B, T, A). A policy without
+        memory is given (B*T, *obs), as those written for PufferLib take nothing else.
         """
         if not self.recurrent:
             observations = map_nested(lambda leaf: leaf.flatten(0, 1), observations)
             starts = starts.flatten()
+            mask = None if mask is None else mask.flatten(0, 1)
         if self._has_layers:
             stored = {key: value.unsqueeze(0) for key, value in stored.items()}  # (1, B, H)
-        logits, values = self._calls.forward(observations, {**stored, EPISODE_START: starts})
+        logits, values = self._calls.forward(observations, _state(stored, starts, mask))
         return logits, self._flat(values, starts)
 
     def _flat(self, values: Tensor, starts: Tensor) -> Tensor:
@@ -106,6 +112,11 @@ class Carry:
                 fix="A policy gives one value for each observation: (N, 1).",
             )
         return values.reshape(-1)
+
+
+def _state(carried: Tensors, starts: Tensor, mask: Tensor | None) -> Tensors:
+    state = {**carried, EPISODE_START: starts}
+    return state if mask is None else {**state, ACTION_MASK: mask}
 
 
 def _initial(

@@ -19,6 +19,7 @@ from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
+from puffer_policies.train.masking import MaskFeed
 from puffer_policies.vector.protocol import Step, VecEnv
 
 
@@ -44,6 +45,8 @@ class Rollout:
     """(T, N, *obs), nested as the space is."""
     starts: Tensor
     """(T, N) bool: the observation is the first of an episode."""
+    masks: Tensor | None
+    """(T, N, A) bool: which options were allowed; None if the policy was sent no masks."""
     actions: Tensor
     """(T, N, ...), as the policy drew them: not clipped."""
     log_probs: Tensor
@@ -71,6 +74,7 @@ class Collector:
         self,
         vecenv: VecEnv,
         carry: Carry,
+        masks: MaskFeed,
         *,
         num_steps: int,
         segment: int,
@@ -79,42 +83,45 @@ class Collector:
         seed: int,
     ) -> None:
         self.episodes = EpisodeTracker(vecenv.num_agents)
-        self._vecenv, self._carry = vecenv, carry
+        self._vecenv, self._carry, self._masks = vecenv, carry, masks
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
         self.env_seconds = 0.0
         """What the envs have taken, for whoever reads it to set back."""
         observations = vecenv.reset(seed=seed)
-        self._buffers = _Buffers(num_steps, vecenv.num_agents, observations, device)
-        self._begin(observations)
+        starts = np.ones(vecenv.num_agents, dtype=bool)
+        shown = _shown(observations, starts, masks.now())
+        self._buffers = _Buffers(num_steps, vecenv.num_agents, shown, device)
+        self._begin(shown)
 
     def restart(self, *, seed: int) -> None:
         """Start new episodes in every env."""
         self._carry.restart()
         self.episodes.restart()
-        self._begin(self._vecenv.reset(seed=seed))
+        observations = self._vecenv.reset(seed=seed)
+        starts = np.ones(self._vecenv.num_agents, dtype=bool)
+        self._begin(_shown(observations, starts, self._masks.now()))
 
     def here(self) -> Tensors:
-        """Return what the next rollout begins with, (N, ...) each: observations, starts, state."""
-        last = self._num_steps
-        seen = enumerate(leaves(self._buffers.observed(last)))
+        """Return what the next rollout begins with, (N, ...) each: what is shown, the state."""
         carried = {f"state.{key}": each for key, each in self._carry.tensors.items()}
-        observed = {f"observation.{i}": each for i, each in seen}
-        return {**observed, "starts": self._buffers.started(last), **carried}
+        return {**self._seen(), **carried}
 
     def go_on(self, here: Tensors) -> None:
         """Begin the next rollout with what another collector's `here` returned."""
-        last = self._num_steps
-        for i, each in enumerate(leaves(self._buffers.observed(last))):
-            each.copy_(here[f"observation.{i}"])
-        self._buffers.started(last).copy_(here["starts"])
+        for name, each in self._seen().items():
+            each.copy_(here[name])
         carried = self._carry.tensors
         self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
 
-    def _begin(self, observations: Any) -> None:
+    def _seen(self) -> Tensors:
+        observations, starts, mask = self._buffers.seen(self._num_steps)
+        seen = {f"observation.{i}": each for i, each in enumerate(leaves(observations))}
+        return {**seen, "starts": starts, **({} if mask is None else {"mask": mask})}
+
+    def _begin(self, shown: Any) -> None:
         # The last row: a rollout begins with what the one before it saw last.
-        starts = np.ones(self._vecenv.num_agents, dtype=bool)
-        self._buffers.show(self._num_steps, observations, starts)
+        self._buffers.show(self._num_steps, shown)
 
     @torch.no_grad()
     def collect(self) -> Rollout:
@@ -126,14 +133,13 @@ class Collector:
                 # Copied: a state may be a view of observations, which this rollout writes over.
                 states.append({key: each.clone() for key, each in self._carry.tensors.items()})
             self._step(t)
-        last = self._num_steps
-        return buffers.rollout(
-            self._carry.peek(buffers.observed(last), buffers.started(last)), states
-        )
+        observations, starts, mask = buffers.seen(self._num_steps)
+        return buffers.rollout(self._carry.peek(observations, starts, mask=mask), states)
 
     def _step(self, t: int) -> None:
         buffers = self._buffers
-        logits, values = self._carry.step(buffers.observed(t), buffers.started(t))
+        observations, starts, mask = buffers.seen(t)
+        logits, values = self._carry.step(observations, starts, mask=mask)
         drawn = distribution(logits)
         actions = drawn.sample(self._generator)
         buffers.decide(actions, drawn.log_prob(actions), values)
@@ -144,34 +150,36 @@ class Collector:
         buffers.outcome(t, step)
         if step.final_observations is not None and (step.truncated & ~step.terminated).any():
             buffers.override(t, step.truncated, self._final_values(step))
-        buffers.show(t + 1, step.observations, step.starts)
+        buffers.show(t + 1, _shown(step.observations, step.starts, self._masks.now()))
 
     def _final_values(self, step: Step) -> Tensor:
         """Return the values (N,) of final observations, by the state after the step, not reset."""
-        starts = self._buffers.starts
+        _, starts, mask = self._buffers.seen(0)
         observations = map_nested(
             lambda leaf: to_tensor(leaf).to(starts.device), step.final_observations
         )
-        # The episode goes on in this state: nothing is reset.
-        return self._carry.peek(observations, torch.zeros_like(starts[0]))
+        # The episode goes on in this state: nothing is reset. Values depend on no mask.
+        free = None if mask is None else torch.ones_like(mask)
+        return self._carry.peek(observations, torch.zeros_like(starts), mask=free)
+
+
+def _shown(observations: Any, starts: np.ndarray, masks: np.ndarray | None) -> Any:
+    """Return what envs show as one tree; masks that there are not have no leaf."""
+    return observations, starts, () if masks is None else (masks,)
 
 
 class _Buffers:
-    """The memory of a rollout. Observations and starts have one row more, for what comes next.
+    """The memory of a rollout. What envs show (`_shown`) has one row more, for what comes next.
 
     What envs show is written to host rows. On the CPU these are the memory of the tensors that the
     policy reads; for another device they are one row, sent there at every step.
     """
 
-    def __init__(
-        self, num_steps: int, num_envs: int, observations: Any, device: torch.device
-    ) -> None:
+    def __init__(self, num_steps: int, num_envs: int, shown: Any, device: torch.device) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
-        self._observations = map_nested(lambda leaf: _zeros(leaf, rows, device), observations)
-        self.starts = torch.zeros(rows, num_envs, dtype=torch.bool, device=device)
-        everything = (self._observations, self.starts)
+        self._shown = map_nested(lambda leaf: _zeros(leaf, rows, device), shown)
         # Cut once: indexing a tensor costs as much as adding two.
-        self._rows = [map_nested(operator.itemgetter(t), everything) for t in range(rows)]
+        self._rows = [map_nested(operator.itemgetter(t), self._shown) for t in range(rows)]
         self._shared = device.type == "cpu"
         staged = map_nested(_staged, self._rows[0])
         self._staged = [self._rows[t] if self._shared else staged for t in range(rows)]
@@ -186,20 +194,16 @@ class _Buffers:
         self._overrides, self._decided = [], []
         map_nested(Tensor.copy_, self._rows[0], self._rows[-1])
 
-    def show(self, t: int, observations: Any, starts: np.ndarray) -> None:
+    def show(self, t: int, shown: Any) -> None:
         """Put what the envs show at `t` on the device."""
-        map_nested(_write, self._host[t], (observations, starts))
+        map_nested(_write, self._host[t], shown)
         if not self._shared:
             map_nested(Tensor.copy_, self._rows[t], self._staged[t])
 
-    def observed(self, t: int) -> Any:
-        """Return the observations (N, *obs) at `t`."""
-        return self._rows[t][0]
-
-    def started(self, t: int) -> Tensor:
-        """Return which observations at `t` are the first of an episode, (N,) bool."""
-        starts: Tensor = self._rows[t][1]
-        return starts
+    def seen(self, t: int) -> tuple[Any, Tensor, Tensor | None]:
+        """Return observations (N, *obs), starts (N,) and masks (N, A), if any, at `t`."""
+        observations, starts, masks = self._rows[t]
+        return observations, starts, next(iter(masks), None)
 
     def decide(self, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
         """Keep what the policy said at the next step."""
@@ -224,9 +228,11 @@ class _Buffers:
         next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
         for t, rows, final in self._overrides:
             next_values[t][rows] = final.cpu().numpy()[rows]
+        observations, starts, masks = map_nested(lambda rows: rows[:-1], self._shown)
         return Rollout(
-            observations=map_nested(lambda rows: rows[:-1], self._observations),
-            starts=self.starts[:-1],
+            observations=observations,
+            starts=starts,
+            masks=next(iter(masks), None),
             actions=actions,
             log_probs=log_probs,
             values=values,

@@ -21,12 +21,14 @@ from puffer_policies.train.batch import Batch, to_batch
 from puffer_policies.train.calls import PolicyCalls, policy_calls
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.gradients import Gradients
+from puffer_policies.train.masking import MaskFeed
 from puffer_policies.train.optimizers import lr_fraction, make_optimizer
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, piece_loss, prepared
 from puffer_policies.train.priorities import Minibatch, minibatches
 from puffer_policies.train.revision import Revision
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
+from puffer_policies.train.statistics import require_statistics, show_what_was_seen
 from puffer_policies.train.vtrace import Clips
 from puffer_policies.vector.protocol import VecEnv
 
@@ -42,6 +44,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, vecenv: VecEnv, policy: nn.Module) -> None:
         self.config, self.vecenv, self.policy = config, vecenv, policy
         self.device = _device_of(policy)
+        require_statistics(config, policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         carry = Carry(
             policy,
@@ -57,15 +60,18 @@ class Trainer:
         self.optimizer = make_optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
+        masks = MaskFeed(vecenv, policy)
         self.collector = Collector(
             vecenv,
             carry,
+            masks,
             num_steps=self.plan.num_steps,
             segment=self.plan.segment,
             device=self.device,
             generator=self.generator,
             seed=config.seed,
         )
+        masks.warn_if_unread()
         self.epoch = 0
         self.global_step = 0
         self._rollout: Rollout | None = None
@@ -113,6 +119,7 @@ class Trainer:
         remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
         self._set_learning_rate(lr_fraction(self.config, remaining))
         losses = self._update(batch, remaining, self._revision(rollout, batch))
+        show_what_was_seen(self.policy, rollout)
         self.epoch += 1
         values = returns - advantages
         explained = explained_variance(values[valid], returns[valid])
@@ -225,7 +232,9 @@ class Trainer:
 
     def predict(self, batch: Batch) -> Prediction:
         """Return what the policy now says about the steps of `batch`; (B*L,) each."""
-        logits, values = self._carry.sequence(batch.observations, batch.starts, batch.states)
+        logits, values = self._carry.sequence(
+            batch.observations, batch.starts, batch.states, mask=batch.masks
+        )
         current = distribution(logits)
         actions = batch.actions.flatten(0, 1)  # (B*L, ...)
         log_probs, entropy = current.log_prob(actions), current.entropy()

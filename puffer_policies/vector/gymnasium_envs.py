@@ -24,6 +24,7 @@ from puffer_policies.errors import EnvError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout
 from puffer_policies.vector.faults import Door
+from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
 
 
@@ -44,6 +45,7 @@ class GymVecEnv:
         self._layout = action_layout(env.single_action_space)
         self._finish = _finish_of(env)
         self._finished = np.zeros(env.num_envs, dtype=bool)
+        self._masks = ActionMasks(env.num_envs, self._layout, door=self._door)
 
     @property
     def num_agents(self) -> int:
@@ -55,10 +57,16 @@ class GymVecEnv:
         """This object: it has the single-agent spaces."""
         return self
 
+    @property
+    def action_masks(self) -> np.ndarray | None:
+        """(N, A) bool: what may be done next; None if the envs give no masks."""
+        return self._masks.current
+
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
-        observations, _ = self._door.reset(seed=seed)
+        observations, infos = self._door.reset(seed=seed)
         self._finished = np.zeros(self.num_envs, dtype=bool)
+        self._masks.start(observations, infos)
         return observations
 
     def step(self, actions: np.ndarray) -> Step:
@@ -67,8 +75,11 @@ class GymVecEnv:
             self._layout.to_env(actions)
         )
         ended = _Ended(observations, np.asarray(terminated), np.asarray(truncated), infos)
-        step = self._finish(self._door, ended, np.asarray(rewards), self._finished)
+        step, restarted = self._finish(self._door, ended, np.asarray(rewards), self._finished)
         self._finished = ended.terminated | ended.truncated
+        # What has ended, and shows no new beginning, ignores its next action.
+        idle = self._finished & ~step.starts
+        self._masks.advance(step.observations, infos, idle=idle, restarted=restarted)
         return step
 
     def close(self) -> None:
@@ -84,26 +95,32 @@ class _Ended:
     infos: Mapping[str, Any]
 
 
-_Finish = Callable[[Door, _Ended, np.ndarray, np.ndarray], Step]
+_Finished = tuple[Step, Mapping[str, Any]]
+"""A step, and the infos of the rows that were restarted apart from it."""
+
+_Finish = Callable[[Door, _Ended, np.ndarray, np.ndarray], _Finished]
 
 
-def _next_step(env: Door, ended: _Ended, rewards: np.ndarray, ghost: np.ndarray) -> Step:
-    return Step(ended.observations, rewards, ended.terminated, ended.truncated, ghost, ghost)
+def _next_step(env: Door, ended: _Ended, rewards: np.ndarray, ghost: np.ndarray) -> _Finished:
+    step = Step(ended.observations, rewards, ended.terminated, ended.truncated, ghost, ghost)
+    return step, {}
 
 
-def _same_step(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> Step:
+def _same_step(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
     done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
     final = _final_observations(ended, done) if done.any() else None
-    return Step(ended.observations, rewards, ended.terminated, ended.truncated, done, ghost, final)
+    shown = ended.observations
+    return Step(shown, rewards, ended.terminated, ended.truncated, done, ghost, final), {}
 
 
-def _disabled(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> Step:
+def _disabled(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
     done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
-    observations, final = ended.observations, None
+    shown, final = ended.observations, None
+    restarted: Mapping[str, Any] = {}
     if done.any():
-        final = map_nested(np.copy, observations)
-        observations, _ = env.reset(options={"reset_mask": done})
-    return Step(observations, rewards, ended.terminated, ended.truncated, done, ghost, final)
+        final = map_nested(np.copy, shown)
+        shown, restarted = env.reset(options={"reset_mask": done})
+    return Step(shown, rewards, ended.terminated, ended.truncated, done, ghost, final), restarted
 
 
 _FINISH: dict[AutoresetMode, _Finish] = {

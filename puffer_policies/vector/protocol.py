@@ -52,6 +52,14 @@ class VecEnv(Protocol):
         """An object with the single-agent spaces, for building policies; PufferLib's name."""
         ...
 
+    @property
+    def action_masks(self) -> np.ndarray | None:
+        """(N, A) bool for what was shown last, true where an option is allowed; None: no masks.
+
+        A is n for Discrete, else the sum of nvec; rows whose next action is ignored may all.
+        """
+        ...
+
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
         ...
