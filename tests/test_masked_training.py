@@ -152,6 +152,7 @@ def test_a_row_without_options_is_named_on_the_host_before_the_policy_sees_it() 
         trainer.evaluate()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_policy_heeds_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("puffer_policies.train.calls.BACKEND", "eager")
     config = dataclasses.replace(CONFIG, compile=True)
