@@ -1,7 +1,8 @@
 """The linear recurrence ``h[t] = decay[t] * h[t-1] + drive[t]``, time first, with its gradient.
 
 A plain loop of one multiply-add a step, which keeps float32's accuracy at any length; the popular
-scan in log space does not, and is slower on CPU. A reset is a decay of 0.
+scan in log space does not, and is slower on CPU. A reset is a decay of 0. Numbers are real or
+complex; torch's gradient of a product takes the conjugate of the other factor.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decay, states, initial = ctx.saved_tensors
+        decay = decay.conj().resolve_conj()
         grad = grads[0].contiguous()
         flow = torch.empty_like(states)  # gradient of each state, through itself and all later ones
         later = grad[-1]
@@ -34,10 +36,10 @@ class _LinearScan(torch.autograd.Function):
         for t in range(len(states) - 2, -1, -1):
             later = torch.addcmul(grad[t], decay[t + 1], later, out=flow[t])
         before = torch.cat([initial.unsqueeze(0), states[:-1]])
-        return flow * before, flow, decay[0] * flow[0]
+        return flow * before.conj(), flow, decay[0] * flow[0]
 
 
 def linear_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
-    """(T, B, H), (T, B, H), (B, H) -> every state (T, B, H)."""
+    """(T, B, H), (T, B, H), (B, H), all real or all complex -> every state (T, B, H)."""
     scanned: Tensor = _LinearScan.apply(decay, drive, initial)  # type: ignore[no-untyped-call]
     return scanned

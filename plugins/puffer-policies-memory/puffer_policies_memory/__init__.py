@@ -1,0 +1,1 @@
+"""Memories. `registry.toml` lists them by name; this file imports nothing."""

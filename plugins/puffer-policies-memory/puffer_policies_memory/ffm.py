@@ -1,0 +1,134 @@
+"""FFM, fast and forgetful memory: Morad et al. 2023, https://arxiv.org/abs/2310.04128.
+
+Each of M traces of the input fades at its own rate and turns at C frequencies,
+``S[m, c] = exp(-rate[m] + i frequency[c]) * S[m, c] + x[m]``, behind an input gate; a linear layer
+reads all of them, and an output gate mixes what it says with the input. It differs from the paper
+in this: the sum over time is a plain scan, where the paper multiplies by growing exponentials in
+float64 and must bound rates and lengths; rates are positive by construction; and an episode start
+is a decay of exactly 0. Width 128 has 74,212 weights.
+
+`T` time, `B` batch, `H` hidden size, `M` memory size, `C` context size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.init import layer_init
+from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies_memory.recurrence import as_halves, carried_in, carried_out, recur
+from puffer_policies_memory.stack import MemoryLayer, StackCore
+
+KEYS = ("ffm_real", "ffm_imag")
+
+MAX_PERIOD = 1024
+"""Of the authors' code: steps in which the slowest fresh trace turns once, and is forgotten."""
+
+FORGOTTEN = 0.01
+"""Of the authors' code: what is left of a forgotten input."""
+
+FASTEST = math.log(2)
+"""A fresh layer's fastest rate: half is left after a step, about as in the authors' code."""
+
+
+class FFMLayer(MemoryLayer):
+    """Input gate, traces, a linear layer, a layer norm without weights, output gate."""
+
+    def __init__(self, hidden_size: int, memory_size: int, context_size: int) -> None:
+        super().__init__()
+        self.sizes = (memory_size, hidden_size, memory_size, hidden_size)
+        self.traces = (memory_size, context_size)
+        self.input = layer_init(nn.Linear(hidden_size, sum(self.sizes)), 1.0)
+        slowest = -math.log(FORGOTTEN) / MAX_PERIOD
+        self.log_rate = nn.Parameter(torch.linspace(FASTEST, slowest, memory_size).log())
+        periods = torch.linspace(1, MAX_PERIOD, context_size)
+        self.frequency = nn.Parameter(2 * math.pi / periods)
+        self.output = layer_init(nn.Linear(2 * memory_size * context_size, hidden_size), 1.0)
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the traces' real and imaginary parts, (M, C) each."""
+        return dict.fromkeys(KEYS, self.traces)
+
+    def forward(
+        self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(T, B, H) -> (T, B, H), with the traces after the last step."""
+        said, past, gate_in, gate_out = self.input(x).split(self.sizes, -1)
+        before = carried_in(carry, KEYS)
+        drive = (said * torch.sigmoid(gate_in)).to(before.dtype)  # (T, B, M)
+        drive = drive.unsqueeze(-1).expand(*drive.shape, self.traces[1])  # (T, B, M, C)
+        states = recur(self.decay(), drive, before=before, starts=starts)
+        read = self.output(as_halves(states.flatten(2)))  # (T, B, H)
+        read = functional.layer_norm(read, read.shape[-1:])
+        return torch.lerp(past, read, torch.sigmoid(gate_out)), carried_out(states, KEYS)
+
+    def decay(self) -> Tensor:
+        """Return what a step leaves of every trace, (M, C) complex128."""
+        left = torch.exp(-self.log_rate.double().exp()).unsqueeze(-1).expand(self.traces)
+        return torch.polar(left, self.frequency.double().expand(self.traces))
+
+
+class FFMCore(StackCore):
+    """A stack of fast and forgetful memories.
+
+    State: ``ffm_real`` and ``ffm_imag``, (B, M, C) for one layer, else (B, L, M, C).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        memory_size: int = 32,
+        context_size: int = 4,
+    ) -> None:
+        if memory_size < 1 or context_size < 1:
+            raise BuildError(
+                f"memory_size={memory_size}, context_size={context_size}; an FFM has at least one "
+                "trace.",
+                fix="Give positive numbers, such as 32 and 4.",
+            )
+        count = range(require_layers(num_layers, "an FFM"))
+        layers = [FFMLayer(hidden_size, memory_size, context_size) for _ in count]
+        super().__init__(input_size, hidden_size, layers)
+
+
+class FFMWrapper(RecurrentWrapper):
+    """A policy with fast and forgetful memories between its encoder and its heads.
+
+    Args:
+        env: what the policy was built for.
+        policy: has encode_observations and decode_actions, and best ``hidden_size``.
+        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
+        hidden_size: width of the memory, which is what decode_actions reads; inferred likewise.
+        num_layers: memories on top of each other.
+        memory_size: traces of each, that fade at rates of their own.
+        context_size: frequencies at which each trace turns.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        *,
+        num_layers: int = 1,
+        memory_size: int = 32,
+        context_size: int = 4,
+    ) -> None:
+        sizes = core_sizes(policy, input_size, hidden_size)
+        core = FFMCore(
+            *sizes, num_layers=num_layers, memory_size=memory_size, context_size=context_size
+        )
+        super().__init__(env, policy, core)

@@ -1,0 +1,135 @@
+"""LRU, the linear recurrent unit: Orvieto et al. 2023, https://arxiv.org/abs/2303.06349.
+
+``h = lambda * h + gamma * (B x)``, output ``Re(C h) + D x``, with complex lambda of modulus below 1
+by construction and drawn from a ring. It differs from the paper in this: around the unit stand, in
+place of batch norm, gated layer and skip, a layer norm without weights and a LeakyReLU, the frame
+of popgym (Morad et al. 2023, https://arxiv.org/abs/2303.01859); and an episode start is a decay of
+exactly 0. One layer of width 128 has 66,048 weights.
+
+`T` time, `B` batch, `H` hidden size, which is the size of the complex state too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puffer_policies.contract import LSTM_STATE
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
+from puffer_policies_memory.stack import MemoryLayer, StackCore
+
+KEYS = LSTM_STATE
+"""Real and imaginary part: of one layer they fit the two tensors that PufferLib's trainer carries.
+"""
+
+MAX_PHASE = 2 * math.pi
+"""The paper's; it bounds how fast a fresh state turns, in radians a step."""
+
+
+class LRULayer(MemoryLayer):
+    """The unit, a layer norm and a LeakyReLU.
+
+    Args:
+        hidden_size: H.
+        r_min: smallest modulus of a fresh decay.
+        r_max: largest; 0.999 remembers for about a thousand steps.
+    """
+
+    def __init__(self, hidden_size: int, *, r_min: float, r_max: float) -> None:
+        super().__init__()
+        if not 0 <= r_min < r_max <= 1:
+            raise BuildError(
+                f"r_min={r_min} and r_max={r_max} bound no ring in the unit disc.",
+                fix="Give 0 <= r_min < r_max <= 1, such as 0 and 1.",
+            )
+        self.hidden_size = hidden_size
+        # Uniform on the ring's area, off 0 and off 1, where a logarithm below would be infinite.
+        share = torch.empty(hidden_size).uniform_(1e-6, 1 - 1e-6)
+        square = torch.lerp(torch.tensor(r_min**2), torch.tensor(r_max**2), share)
+        self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(square)))
+        self.theta_log = nn.Parameter(torch.log(MAX_PHASE * (1 - torch.rand(hidden_size))))
+        self.gamma_log = nn.Parameter(0.5 * torch.log1p(-square))
+        self.input = nn.Linear(hidden_size, 2 * hidden_size, bias=False)  # Re B above Im B
+        self.output = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # Re C beside -Im C
+        self.skip = nn.Parameter(torch.randn(hidden_size))
+        nn.init.normal_(self.input.weight, std=(2 * hidden_size) ** -0.5)
+        nn.init.normal_(self.output.weight, std=hidden_size**-0.5)
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the state's real and imaginary parts, (H,) each."""
+        return dict.fromkeys(KEYS, (self.hidden_size,))
+
+    def forward(
+        self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(T, B, H) -> (T, B, H), with the state after the last step."""
+        before = carried_in(carry, KEYS)
+        drive = as_complex(self.input(x).to(self.skip.dtype)) * torch.exp(self.gamma_log)
+        states = recur(self.decay(), drive, before=before, starts=starts)
+        y = self.output(as_halves(states)) + self.skip * x
+        y = functional.leaky_relu(functional.layer_norm(y, y.shape[-1:]))
+        return y, carried_out(states, KEYS)
+
+    def decay(self) -> Tensor:
+        """Return lambda, (H,) complex128."""
+        modulus = torch.exp(-self.nu_log.double().exp())
+        return torch.polar(modulus, self.theta_log.double().exp())
+
+
+class LRUCore(StackCore):
+    """A stack of linear recurrent units.
+
+    State: ``lstm_h`` and ``lstm_c``, the real and the imaginary parts, (B, H) for one layer, else
+    (B, L, H).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+    ) -> None:
+        count = range(require_layers(num_layers, "an LRU"))
+        layers = [LRULayer(hidden_size, r_min=r_min, r_max=r_max) for _ in count]
+        super().__init__(input_size, hidden_size, layers)
+
+
+class LRUWrapper(RecurrentWrapper):
+    """A policy with linear recurrent units between its encoder and its heads.
+
+    Args:
+        env: what the policy was built for.
+        policy: has encode_observations and decode_actions, and best ``hidden_size``.
+        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
+        hidden_size: width of the memory, which is what decode_actions reads; inferred likewise.
+        num_layers: PufferLib's trainer carries the state of one.
+        r_min: smallest modulus of a fresh decay.
+        r_max: largest modulus of a fresh decay.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        *,
+        num_layers: int = 1,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+    ) -> None:
+        sizes = core_sizes(policy, input_size, hidden_size)
+        core = LRUCore(*sizes, num_layers=num_layers, r_min=r_min, r_max=r_max)
+        super().__init__(env, policy, core)

@@ -1,0 +1,190 @@
+"""Mamba: Gu and Dao 2023, https://arxiv.org/abs/2312.00752.
+
+A convolution over the last steps, then a state space whose step sizes, inputs and outputs are
+selected by the input, behind a gate. It differs from the authors' mamba_ssm in this: the scan is a
+plain loop; the convolution's window is part of the state; and at an episode's start the window is
+empty and the decay exactly 0. Width 128 has 116,608 weights.
+
+`T` time, `B` batch, `H` hidden size, `D` = expand * H inner size, `N` state size, `K` width of the
+convolution, `R` rank of the step sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.init import layer_init
+from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies_memory.recurrence import recur
+from puffer_policies_memory.stack import MemoryLayer, StackCore
+
+WINDOW, STATE = "mamba_window", "mamba_state"
+
+STEPS = (0.001, 0.1)
+"""Bounds of a fresh block's step sizes, drawn log-uniformly, as in the paper."""
+
+RANK = 16
+"""The authors' code has one rank of the step sizes for every 16 of the width."""
+
+
+class WindowConvolution(nn.Module):
+    """Each channel's weighted sum over the last K steps of the episode."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        bound = width**-0.5
+        self.weight = nn.Parameter(torch.empty(width, size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, window: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(T, B, D), the steps before (B, K - 1, D) -> (T, B, D), the last steps (B, K - 1, D)."""
+        time, past = len(x), window.shape[1]
+        line = torch.cat([window.transpose(0, 1), x])  # (K - 1 + T, B, D)
+        steps = [line[k : k + time] for k in range(past + 1)]
+        last = line[time:]
+        if starts is not None:
+            count = starts.cumsum(0)  # (T, B): episodes begun so far
+            episode = torch.cat([count.new_zeros(past, count.shape[1]), count])
+            gone = [episode[k : k + time] != count for k in range(past + 1)]
+            steps = [_empty(step, where) for step, where in zip(steps, gone, strict=True)]
+            last = _empty(last, episode[time:] != episode[-1])
+        summed = sum(
+            (step * weight for step, weight in zip(steps, self.weight, strict=True)), self.bias
+        )
+        return summed, last.transpose(0, 1).contiguous()
+
+
+def _empty(steps: Tensor, where: Tensor) -> Tensor:
+    return steps.masked_fill(where.unsqueeze(-1), 0.0)
+
+
+class SelectiveSpace(nn.Module):
+    """``h = exp(step * A) * h + step * B u``, output ``C h + D u``; step, B and C depend on u."""
+
+    def __init__(self, size: int, state_size: int, rank: int) -> None:
+        super().__init__()
+        self.sizes = (rank, state_size, state_size)
+        self.select = nn.Linear(size, sum(self.sizes), bias=False)
+        self.step_size = nn.Linear(rank, size)
+        rates = torch.arange(1, state_size + 1, dtype=torch.float32)
+        self.log_rate = nn.Parameter(rates.log().repeat(size, 1))
+        self.skip = nn.Parameter(torch.ones(size))
+        self._begin(rank)
+
+    def forward(self, u: Tensor, before: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(T, B, D), (B, D, N) -> outputs (T, B, D), states (T, B, D, N)."""
+        low, enter, leave = self.select(u).to(self.skip.dtype).split(self.sizes, -1)
+        step = functional.softplus(self.step_size(low).to(self.skip.dtype)).unsqueeze(-1)
+        decay = torch.exp(-step * self.log_rate.exp())  # (T, B, D, N)
+        drive = step * u.unsqueeze(-1) * enter.unsqueeze(-2)  # (T, B, D, N)
+        states = recur(decay, drive, before=before, starts=starts)
+        y = (states @ leave.unsqueeze(-1)).squeeze(-1)  # (T, B, D)
+        return y + self.skip * u, states
+
+    @torch.no_grad()
+    def _begin(self, rank: int) -> None:
+        """Draw the weights of the step sizes, with a bias that softplus turns into `STEPS`."""
+        nn.init.uniform_(self.step_size.weight, -(rank**-0.5), rank**-0.5)
+        low, high = (math.log(each) for each in STEPS)
+        steps = torch.exp(torch.empty_like(self.step_size.bias).uniform_(low, high))
+        self.step_size.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+
+
+class MambaLayer(MemoryLayer):
+    """RMS norm, convolution and selective state space behind a gate, the identity beside them."""
+
+    def __init__(self, hidden_size: int, *, d_state: int, d_conv: int, expand: int) -> None:
+        super().__init__()
+        inner = expand * hidden_size
+        self.shapes = {WINDOW: (d_conv - 1, inner), STATE: (inner, d_state)}
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-5)
+        self.input = layer_init(nn.Linear(hidden_size, 2 * inner, bias=False), 1.0)
+        self.convolution = WindowConvolution(inner, d_conv)
+        self.space = SelectiveSpace(inner, d_state, math.ceil(hidden_size / RANK))
+        self.output = layer_init(nn.Linear(inner, hidden_size, bias=False), 1.0)
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the convolution's window, (K - 1, D), and the state, (D, N)."""
+        return dict(self.shapes)
+
+    def forward(
+        self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(T, B, H) -> (T, B, H), with window and state after the last step."""
+        u, gate = self.input(self.norm(x)).to(carry[STATE].dtype).chunk(2, -1)
+        u, window = self.convolution(u, carry[WINDOW], starts)
+        y, states = self.space(functional.silu(u), carry[STATE], starts)
+        x = x + self.output(y * functional.silu(gate))
+        return x, {WINDOW: window, STATE: states[-1]}
+
+
+class MambaCore(StackCore):
+    """A stack of Mamba blocks.
+
+    State: ``mamba_window`` (B, K - 1, D) and ``mamba_state`` (B, D, N) for one block, else with the
+    blocks after the batch.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+    ) -> None:
+        if min(d_state, expand) < 1 or d_conv < 2:
+            raise BuildError(
+                f"d_state={d_state}, d_conv={d_conv}, expand={expand}; a Mamba block has a state, "
+                "an inner width, and a convolution over at least two steps.",
+                fix="The paper has 16, 4 and 2.",
+            )
+        count = range(require_layers(num_layers, "a Mamba"))
+        layers = [
+            MambaLayer(hidden_size, d_state=d_state, d_conv=d_conv, expand=expand) for _ in count
+        ]
+        super().__init__(input_size, hidden_size, layers)
+
+
+class MambaWrapper(RecurrentWrapper):
+    """A policy with Mamba blocks between its encoder and its heads.
+
+    Args:
+        env: what the policy was built for.
+        policy: has encode_observations and decode_actions, and best ``hidden_size``.
+        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
+        hidden_size: width of the blocks, which is what decode_actions reads; inferred likewise.
+        num_layers: blocks on top of each other.
+        d_state: size of each inner channel's state.
+        d_conv: steps that the convolution sees.
+        expand: how many times as wide a block is inside.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        *,
+        num_layers: int = 1,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+    ) -> None:
+        sizes = core_sizes(policy, input_size, hidden_size)
+        core = MambaCore(
+            *sizes, num_layers=num_layers, d_state=d_state, d_conv=d_conv, expand=expand
+        )
+        super().__init__(env, policy, core)

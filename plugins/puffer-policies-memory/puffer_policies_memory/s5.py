@@ -1,0 +1,143 @@
+"""S5 for reinforcement learning: Lu et al. 2023, https://arxiv.org/abs/2303.03982.
+
+The state space of Smith et al. 2022, https://arxiv.org/abs/2208.04933, diagonal, begun as HiPPO and
+held over each step (``lambda_bar = exp(lambda * step)``), in the block of the authors' popjaxrl:
+layer norm, state space, layer norm, GELU, full gated linear unit, skip. It differs from theirs in
+this: the real parts of lambda are negative by construction, so that no state can grow without
+bound; the second norm has weights of its own; and an episode start is a decay of exactly 0 in a
+plain scan. Theirs is the large setting, width 256, state 256 and four layers: 1,057,280 weights.
+
+`T` time, `B` batch, `H` hidden size, `P` half the state size: the other half is conjugate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.init import layer_init
+from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies_memory.hippo import RATE, hippo_basis
+from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
+from puffer_policies_memory.stack import MemoryLayer, StackCore
+
+KEYS = ("s5_real", "s5_imag")
+
+STEPS = (0.001, 0.1)
+"""Bounds of a fresh layer's steps in time, drawn log-uniformly, as in the paper."""
+
+
+class StateSpace(nn.Module):
+    """``h = lambda_bar * h + B_bar u``, output ``2 Re(C h) + D u``."""
+
+    def __init__(self, hidden_size: int, state_size: int) -> None:
+        super().__init__()
+        frequency, vectors = hippo_basis(state_size)
+        half = len(frequency)
+        self.log_rate = nn.Parameter(torch.full((half,), math.log(RATE)))
+        self.frequency = nn.Parameter(frequency.float())
+        low, high = (math.log(each) for each in STEPS)
+        self.log_step = nn.Parameter(torch.empty(half).uniform_(low, high))
+        self.input = nn.Linear(hidden_size, 2 * half, bias=False)  # Re B above Im B
+        self.output = nn.Linear(2 * half, hidden_size, bias=False)  # Re C beside -Im C
+        self.skip = nn.Parameter(torch.randn(hidden_size))
+        self._begin(vectors.to(torch.complex64))
+
+    def forward(self, u: Tensor, before: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(T, B, H), (B, P) complex -> outputs (T, B, H), states (T, B, P) complex."""
+        decay, scale = self.discrete()
+        drive = as_complex(self.input(u).to(self.skip.dtype))
+        states = recur(decay, drive * scale.to(drive.dtype), before=before, starts=starts)
+        return 2 * self.output(as_halves(states)) + self.skip * u, states
+
+    def discrete(self) -> tuple[Tensor, Tensor]:
+        """Return lambda_bar and what B is multiplied with, (P,) complex128: zero-order hold."""
+        rates = torch.complex(-self.log_rate.double().exp(), self.frequency.double())
+        decay = torch.exp(rates * self.log_step.double().exp())
+        return decay, (decay - 1) / rates
+
+    @torch.no_grad()
+    def _begin(self, vectors: Tensor) -> None:
+        """Draw B and C for the whole state and turn them into HiPPO's basis."""
+        size, hidden = len(vectors), len(self.skip)
+        real = torch.randn(size, hidden) * hidden**-0.5
+        turned = vectors.mH @ real.to(vectors.dtype)  # (P, H)
+        self.input.weight.copy_(as_halves(turned.mT).mT)
+        drawn = torch.complex(torch.randn(hidden, size), torch.randn(hidden, size)) * size**-0.5
+        self.output.weight.copy_(as_halves((drawn @ vectors).conj()))
+
+
+class S5Layer(MemoryLayer):
+    """A state space between norms, a gate, and the identity beside them."""
+
+    def __init__(self, hidden_size: int, state_size: int) -> None:
+        super().__init__()
+        self.pairs = state_size // 2
+        self.norm = nn.LayerNorm(hidden_size)
+        self.space = StateSpace(hidden_size, state_size)
+        self.gate_norm = nn.LayerNorm(hidden_size)
+        self.gate = layer_init(nn.Linear(hidden_size, 2 * hidden_size), 1.0)
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the state's real and imaginary parts, (P,) each."""
+        return dict.fromkeys(KEYS, (self.pairs,))
+
+    def forward(
+        self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(T, B, H) -> (T, B, H), with the state after the last step."""
+        y, states = self.space(self.norm(x), carried_in(carry, KEYS), starts)
+        gated = functional.glu(self.gate(functional.gelu(self.gate_norm(y))))
+        return x + gated, carried_out(states, KEYS)
+
+
+class S5Core(StackCore):
+    """A stack of S5 layers.
+
+    State: ``s5_real`` and ``s5_imag``, (B, P) for one layer, else (B, L, P).
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, state_size: int = 64
+    ) -> None:
+        if state_size < 2 or state_size % 2:
+            raise BuildError(
+                f"state_size={state_size}; the states of an S5 come in conjugate pairs.",
+                fix="Give an even number, such as 64.",
+            )
+        count = range(require_layers(num_layers, "an S5"))
+        super().__init__(input_size, hidden_size, [S5Layer(hidden_size, state_size) for _ in count])
+
+
+class S5Wrapper(RecurrentWrapper):
+    """A policy with S5 layers between its encoder and its heads.
+
+    Args:
+        env: what the policy was built for.
+        policy: has encode_observations and decode_actions, and best ``hidden_size``.
+        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
+        hidden_size: width of the layers, which is what decode_actions reads; inferred likewise.
+        num_layers: layers on top of each other; popjaxrl has 4.
+        state_size: of each layer, an even number; popjaxrl has 256.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        *,
+        num_layers: int = 1,
+        state_size: int = 64,
+    ) -> None:
+        sizes = core_sizes(policy, input_size, hidden_size)
+        super().__init__(env, policy, S5Core(*sizes, num_layers=num_layers, state_size=state_size))

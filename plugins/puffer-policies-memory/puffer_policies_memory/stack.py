@@ -1,0 +1,85 @@
+"""What the memories of this package share: layers of one width on top of each other, as a core.
+
+A layer works time first and on one layer's part of the state; the core turns axes, cuts the state
+into layers and puts it together again. One step is a sequence of one.
+
+`B` batch, `T` time, `I` input size, `H` hidden size, `L` layers, `S` the rest of a state's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.nn.cores.base import After, Core, State
+from puffer_policies.nn.init import layer_init
+
+
+class MemoryLayer(nn.Module):
+    """One layer of a memory."""
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the key and shape of every tensor that one row carries."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(T, B, H), (B, *S) each, bool (T, B) -> (T, B, H), with what the last step carries on.
+
+        Nothing from before a true `starts` reaches its step or a later one.
+        """
+        raise NotImplementedError
+
+
+class StackCore(Core):
+    """Layers on top of each other. State: each tensor (B, *S) for one layer, else (B, L, *S).
+
+    An input that is not as wide as the layers is brought to their width by a linear layer.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, layers: Iterable[MemoryLayer]) -> None:
+        super().__init__(input_size, hidden_size)
+        self.embed = (
+            nn.Identity()
+            if input_size == hidden_size
+            else layer_init(nn.Linear(input_size, hidden_size), 1.0)
+        )
+        self.layers = nn.ModuleList(layers)
+
+    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Return (B, *S) for one layer, else (B, L, *S)."""
+        layers = () if len(self.layers) == 1 else (len(self.layers),)
+        return {key: (batch_size, *layers, *shape) for key, shape in self._carry_shapes().items()}
+
+    def step(self, x: Tensor, state: State) -> After:
+        """(B, I) -> (B, H), with the state after it."""
+        hidden, after = self.sequence(x.unsqueeze(1), state, None)
+        return hidden.squeeze(1), after
+
+    def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
+        """(B, T, I) -> (B, T, H): one layer after the other, each over the whole sequence."""
+        hidden = self.embed(x.transpose(0, 1))  # (T, B, H)
+        starts = None if episode_start is None else episode_start.t()
+        after: list[dict[str, Tensor]] = []
+        for layer, carry in zip(self.layers, self._by_layer(state), strict=True):
+            hidden, carried = layer(hidden, carry, starts)
+            after.append(carried)
+        return hidden.transpose(0, 1), self._together(after)
+
+    def _carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = self.layers[0].carry_shapes()  # type: ignore[operator]
+        return shapes
+
+    def _by_layer(self, state: State) -> list[dict[str, Tensor]]:
+        keys = self._carry_shapes()
+        if len(self.layers) == 1:
+            return [{key: state[key] for key in keys}]
+        return [{key: state[key][:, k] for key in keys} for k in range(len(self.layers))]
+
+    def _together(self, after: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        if len(after) == 1:
+            return after[0]
+        return {key: torch.stack([each[key] for each in after], 1) for key in after[0]}
