@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from puffer_policies.errors import ConfigError
 from puffer_policies.train.distributed import ALONE, World
 
 
 def test_one_process_changes_nothing():
-    layer = nn.Linear(2, 1)
-    layer(torch.ones(1, 2)).sum().backward()
-    before = layer.weight.grad.clone()
-    ALONE.mean_gradients_(layer.parameters())
-    assert torch.equal(layer.weight.grad, before)
+    numbers = torch.ones(2)
+    assert ALONE.mean_(numbers) is numbers
+    assert numbers.tolist() == [1.0, 1.0]
     assert ALONE.is_main
     assert ALONE.any(True, device=torch.device("cpu"))
 

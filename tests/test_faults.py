@@ -26,6 +26,7 @@ from puffer_policies.runs.interrupts import interruptible
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.resume import read_trainer
 from puffer_policies.runs.run import train_from_config
+from puffer_policies.train.learner import Learner
 from puffer_policies.train.trainer import Trainer
 
 pytestmark = pytest.mark.trainer
@@ -246,11 +247,15 @@ def test_a_failure_of_the_env_saves_the_last_finished_update(how, error, text, b
 
 
 def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch):
-    step = Trainer._step
-    before = []
+    step, train = Learner.step, Trainer.train
+    before, begun = [], []
+
+    def beginning(self):
+        begun.append(self.epoch)
+        return train(self)
 
     def failing(self, *arguments):
-        if self.epoch == 2:
+        if begun[-1] == 2:
             if not before:
                 before.append({k: v.clone() for k, v in self.policy.state_dict().items()})
             elif len(before) == 3:
@@ -260,7 +265,8 @@ def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch)
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", failing)
+        patch.setattr(Trainer, "train", beginning)
+        patch.setattr(Learner, "step", failing)
         with pytest.raises(TrainingError, match="RuntimeError: out of memory"):
             train_from_config(
                 config_of(tmp_path, "--train.checkpoint-interval", "0"), display="quiet"

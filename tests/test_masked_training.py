@@ -75,7 +75,7 @@ def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
         rollout = trainer.collector.collect()
         zeros = np.zeros_like(rollout.rewards)
         batch = to_batch(rollout, zeros, zeros, segment=trainer.plan.segment)
-        new = trainer.predict(batch)
+        new = trainer.learner.answer(batch)[1]
         drawn = batch.transitions.log_probs
         torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
         assert not rollout.masks.all()

@@ -73,7 +73,7 @@ def test_the_first_epochs_ratio_is_one_in_every_rollout(stack: str) -> None:
         rollout = trainer._rollout
         zeros = np.zeros_like(rollout.rewards)
         batch = to_batch(rollout, zeros, zeros, segment=trainer.plan.segment)
-        new, drawn = trainer.predict(batch), batch.transitions.log_probs
+        new, drawn = trainer.learner.answer(batch)[1], batch.transitions.log_probs
         torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
         trainer.train()
 

@@ -168,10 +168,12 @@ def test_pieces_add_up_to_the_gradient_of_the_whole(kind, norm_adv):
         assert rollout.ghost.any()
         batch = trainer_batch(trainer, rollout)
         steps = []
-        trainer._descend = lambda: steps.append(None)
+        trainer.learner.descend = lambda: steps.append(None)
         count = len(batch.starts)
         rows = torch.arange(count).flip(0)
-        parts = trainer._step(batch, Minibatch(rows, torch.linspace(0.5, 2, count)), 0.2, None)
+        parts = trainer.learner.step(
+            batch, Minibatch(rows, torch.linspace(0.5, 2, count)), 0.2, None
+        )
         assert len(steps) == 1
         return torch.cat([p.grad.flatten() for p in trainer.policy.parameters()]), parts
 
@@ -215,7 +217,7 @@ def test_a_revision_of_an_unmoved_policy_changes_nothing(make, mode):
     revision = trainer._revision(rollout, batch)
     everything = torch.arange(len(batch.starts))
     with torch.no_grad():
-        revision.see(everything, trainer.predict(batch))
+        revision.see(everything, trainer.learner.answer(batch)[1])
     found, known = (Transitions(*each.numbers) for each in (revision.revised(), batch))
     real = known.weights > 0
     for name in Transitions._fields:
@@ -240,7 +242,7 @@ def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
     with torch.no_grad():
         for each in trainer.policy.parameters():
             each += 0.05 * torch.randn(each.shape)
-        new = trainer.predict(batch)
+        new = trainer.learner.answer(batch)[1]
         revision.see(torch.arange(len(batch.starts)), new)
     found = Transitions(*revision.revised().numbers)
     steps, envs = rollout.done.shape
@@ -283,7 +285,7 @@ def test_under_bfloat16_the_first_ratios_are_one_up_to_its_error(kind):
     trainer.evaluate()
     batch = trainer_batch(trainer, trainer._rollout)
     with torch.no_grad():
-        new = trainer.predict(batch)
+        new = trainer.learner.answer(batch)[1]
     real = batch.transitions.weights > 0
     shift = (new.log_probs - batch.transitions.log_probs)[real].abs()
     assert shift.max() < 0.05

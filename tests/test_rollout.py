@@ -112,7 +112,7 @@ def test_before_the_first_gradient_step_nothing_has_changed(make, mode):
     rollout = trainer._rollout
     advantages, returns = trainer._estimate(rollout)
     batch = to_batch(rollout, advantages, returns, segment=trainer.plan.segment)
-    new = trainer.predict(batch)
+    new = trainer.learner.answer(batch)[1]
     torch.testing.assert_close(new.log_probs, batch.transitions.log_probs)
     torch.testing.assert_close(new.values, batch.transitions.values)
 
@@ -152,7 +152,7 @@ def test_a_state_that_holds_observations_outlives_their_buffers():
     trainer.evaluate()
     trainer.evaluate()
     batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=6)
-    new = trainer.predict(batch)
+    new = trainer.learner.answer(batch)[1]
     torch.testing.assert_close(new.values, batch.transitions.values)
 
 

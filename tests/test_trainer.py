@@ -151,7 +151,7 @@ def test_a_small_target_divergence_stops_the_epochs():
         trainer = trainer_of(config=config)
         trainer.evaluate()
         trainer.train()
-        (state, *_) = trainer.optimizer.state_dict()["state"].values()
+        (state, *_) = trainer.learner.optimizer.state_dict()["state"].values()
         return int(state["step"])
 
     assert steps_of(1e-9) < steps_of(None) == 16

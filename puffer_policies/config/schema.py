@@ -159,6 +159,8 @@ class TrainConfig(Section):
     """torch.compile's mode."""
     use_rnn: bool | None = None
     """Whether the policy is recurrent; None: ask the policy. A contradiction is an error."""
+    alarm_interval: Annotated[int, Range(0)] = 25
+    """Updates between looks at the health of training, about two gradient steps each; 0: never."""
     checkpoint_interval: Annotated[int, Range(0)] = 50
     """Updates between checkpoints; 0: only the last one."""
     data_dir: str = "runs"

@@ -70,7 +70,7 @@ def take_state(trainer: Trainer) -> TrainerState:
     """Return a copy of everything but the envs, cheap enough for every update."""
     tensors = {f"policy.{name}": each for name, each in weights_of(trainer.policy).items()}
     tensors |= {f"here.{name}": each for name, each in trainer.collector.here().items()}
-    optimizer = _packed(trainer.optimizer.state_dict(), "optimizer", tensors)
+    optimizer = _packed(trainer.learner.optimizer.state_dict(), "optimizer", tensors)
     memory = capture(_memory(trainer), name="trainer")
     tensors |= {"memory": _as_tensor(memory), **_random_states(trainer)}
     data = {
@@ -167,7 +167,7 @@ def _put_random_states(trainer: Trainer, state: TrainerState) -> None:
 
 def _put_optimizer(trainer: Trainer, state: TrainerState, path: Path | str) -> None:
     try:
-        trainer.optimizer.load_state_dict(_unpacked(state.data["optimizer"], state.tensors))
+        trainer.learner.optimizer.load_state_dict(_unpacked(state.data["optimizer"], state.tensors))
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"The optimiser's state in {path} belongs to another policy: {error}."

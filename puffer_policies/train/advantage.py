@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from puffer_policies.nn.moments import Moments, merge_moments, moments_of, of_all_processes
 
 
 def gae(
@@ -71,27 +75,25 @@ class RewardScale:
     def update(
         self, rewards: np.ndarray, *, done: np.ndarray, valid: np.ndarray, gamma: float
     ) -> float:
-        """Take in a rollout, (T, N) each, and return the factor for its rewards."""
+        """Take in a rollout, (T, N) each, of every process, and return the factor for rewards."""
         returns, self.gathered = discounted_returns(rewards, done, start=self.gathered, gamma=gamma)
-        self._merge(returns[valid])
+        seen = of_all_processes(moments_of(torch.from_numpy(returns[valid]), ()))
+        before = Moments(*(_number(each) for each in (self.count, self.mean, self.squares)))
+        both = merge_moments(before, seen)
+        self.count, self.mean, self.squares = (
+            float(each) for each in (both.count, both.mean, both.m2)
+        )
         return self.factor
-
-    def _merge(self, sample: np.ndarray) -> None:
-        # Chan et al.'s parallel variance.
-        if not sample.size:
-            return
-        total = self.count + sample.size
-        delta = float(sample.mean()) - self.mean
-        self.squares += float(sample.var()) * sample.size
-        self.squares += delta * delta * self.count * sample.size / total
-        self.mean += delta * sample.size / total
-        self.count = total
 
     @property
     def factor(self) -> float:
         """What rewards are multiplied by; 1 while all returns are equal."""
         variance = self.squares / self.count if self.count else 0.0
         return float(variance**-0.5) if variance > 1e-8 else 1.0
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:

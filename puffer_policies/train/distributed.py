@@ -8,16 +8,21 @@ process nothing here does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, TrainingError
+
+SHARED_SIZES = ("batch_size", "minibatch_size", "max_minibatch_size")
+"""Options that count the steps of all processes together."""
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others: an update with slow envs must fit in."""
@@ -65,24 +70,6 @@ class World:
         """Average `tensor` over all processes, in place."""
         return self.sum_(tensor).div_(self.size) if self.size > 1 else tensor
 
-    def mean_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over all processes, in one message.
-
-        A parameter without gradient here may have one elsewhere: it counts as zero.
-        """
-        if self.size == 1:
-            return
-        own = [each for each in parameters if each.requires_grad]
-        for each in own:
-            if each.grad is None:
-                each.grad = torch.zeros_like(each)
-        gradients = [each.grad for each in own if each.grad is not None]
-        flat = self.mean_(torch.cat([each.flatten() for each in gradients]))
-        pieces = torch.split(flat, [each.numel() for each in gradients])
-        torch._foreach_copy_(
-            gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)]
-        )
-
     def broadcast_(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:
@@ -107,6 +94,23 @@ ALONE = World()
 """One process."""
 
 
+def share_of(config: TrainConfig, world: World) -> TrainConfig:
+    """Return the options of one process: its part of what counts the steps of all.
+
+    Raises:
+        ConfigError: a size that the processes can't share.
+    """
+    if world.size == 1:
+        return config
+    asked = {name: getattr(config, name) for name in SHARED_SIZES}
+    sizes: dict[str, Any] = {
+        name: world.share(size, of=f"train.{name}")
+        for name, size in asked.items()
+        if isinstance(size, int)
+    }
+    return replace(config, total_timesteps=-(-config.total_timesteps // world.size), **sizes)
+
+
 @contextmanager
 def joined(device_type: str) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, if it did, and leave them at the end."""
@@ -117,7 +121,9 @@ def joined(device_type: str) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    # Gradients travel by nccl where there are GPUs, what the host counts by gloo everywhere.
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield world
     finally:

@@ -41,12 +41,22 @@ class EpisodeTracker:
         self._returns[:] = 0.0
         self._lengths[:] = 0
 
+    def totals(self) -> list[float]:
+        """Return what `summary` is made of; those of several trackers add up."""
+        return [len(self.returns), sum(self.returns), sum(self.lengths), self.num_finished]
+
     def summary(self) -> dict[str, float]:
         """Return the means over the last episodes; empty before the first has ended."""
-        if not self.returns:
-            return {}
-        return {
-            "environment/episode_return": float(np.mean(self.returns)),
-            "environment/episode_length": float(np.mean(self.lengths)),
-            "environment/episodes": float(self.num_finished),
-        }
+        return summary_of(self.totals())
+
+
+def summary_of(totals: list[float]) -> dict[str, float]:
+    """Return the means that `EpisodeTracker.totals` stand for; empty if no episode has ended."""
+    episodes, returns, lengths, finished = totals
+    if not episodes:
+        return {}
+    return {
+        "environment/episode_return": returns / episodes,
+        "environment/episode_length": lengths / episodes,
+        "environment/episodes": float(finished),
+    }

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from puffer_policies.train.distributed import World
+
 
 class Gradients:
     """Gives each of `parameters` that is trained a ``grad`` that is a view into a flat tensor.
@@ -35,6 +37,11 @@ class Gradients:
             flat.zero_()
         for parameter, view in self._views:
             parameter.grad = view  # somebody may have set it to None, as `zero_grad` does
+
+    def average(self, world: World) -> None:
+        """Average over all processes: one message for each dtype."""
+        for flat in self._flat:
+            world.mean_(flat)
 
     def clip(self, max_norm: float) -> None:
         """Scale all down to the Euclidean norm `max_norm`, if theirs is larger."""

@@ -7,25 +7,26 @@ spaces, policies or wrappers.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
-from puffer_policies.nn.distributions import distribution
+from puffer_policies.spaces import action_layout
 from puffer_policies.train.advantage import RewardScale, explained_variance, gae
+from puffer_policies.train.alarms import Alarm, Reading, Watch, alarms
 from puffer_policies.train.batch import Batch, to_batch
 from puffer_policies.train.calls import PolicyCalls, policy_calls
 from puffer_policies.train.carry import Carry
-from puffer_policies.train.gradients import Gradients
+from puffer_policies.train.distributed import ALONE, World, share_of
+from puffer_policies.train.episodes import summary_of
+from puffer_policies.train.health import entropy_share
+from puffer_policies.train.learner import Learner
 from puffer_policies.train.masking import MaskFeed
-from puffer_policies.train.optimizers import lr_fraction, make_optimizer
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.ppo import LOSS_PARTS, Prediction, Transitions, piece_loss, prepared
-from puffer_policies.train.priorities import Minibatch, minibatches
 from puffer_policies.train.revision import Revision
 from puffer_policies.train.rollout import Collector, Rollout, require_finite
 from puffer_policies.train.statistics import require_statistics, show_what_was_seen
@@ -36,16 +37,22 @@ from puffer_policies.vector.protocol import VecEnv
 class Trainer:
     """Trains `policy` in `vecenv`: ``evaluate()`` collects a rollout, ``train()`` learns from it.
 
+    `config` counts the steps of all the processes in `world`; `vecenv` holds this one's envs.
+
     Raises:
         ConfigError: sizes that do not divide.
         ContractError: the policy's state or values have no form that can be trained.
     """
 
-    def __init__(self, config: TrainConfig, vecenv: VecEnv, policy: nn.Module) -> None:
-        self.config, self.vecenv, self.policy = config, vecenv, policy
+    def __init__(
+        self, config: TrainConfig, vecenv: VecEnv, policy: nn.Module, *, world: World = ALONE
+    ) -> None:
+        config = share_of(config, world)
+        self.config, self.vecenv, self.policy, self.world = config, vecenv, policy, world
         self.device = _device_of(policy)
         require_statistics(config, policy)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        world.broadcast_(policy)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed + world.rank)
         carry = Carry(
             policy,
             vecenv.num_agents,
@@ -53,12 +60,12 @@ class Trainer:
             use_rnn=config.use_rnn,
             calls=_calls(config, policy, self.device),
         )
-        self._carry = carry
         self.plan = make_plan(
             config, vecenv.num_agents, recurrent=carry.recurrent, num_envs=vecenv.num_envs
         )
-        self.optimizer = make_optimizer(config, policy)
-        self._gradients = Gradients(policy.parameters())
+        self.learner = Learner(
+            config, policy, carry, self.plan, generator=self.generator, world=world
+        )
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
         masks = MaskFeed(vecenv, policy)
         self.collector = Collector(
@@ -69,11 +76,15 @@ class Trainer:
             segment=self.plan.segment,
             device=self.device,
             generator=self.generator,
-            seed=config.seed,
+            # As if all envs were one batch: gymnasium seeds the i-th of a batch by seed + i.
+            seed=config.seed + world.rank * vecenv.num_envs,
         )
         masks.warn_if_unread()
         self.epoch = 0
         self.global_step = 0
+        self.alarms: list[Alarm] = []
+        """What the last update showed to be wrong, each alarm once in a run."""
+        self._watch, self._layout = Watch(), action_layout(vecenv.single_action_space)
         self._rollout: Rollout | None = None
         self._clock = time.perf_counter()
         self._collecting = 0.0
@@ -99,7 +110,7 @@ class Trainer:
         self._rollout = self.collector.collect()
         require_finite(self._rollout)
         self._collecting = time.perf_counter() - begun
-        self.global_step += self.plan.batch_size
+        self.global_step += self.plan.batch_size * self.world.size
         return self.collector.episodes.summary()
 
     def train(self) -> dict[str, float]:
@@ -113,16 +124,17 @@ class Trainer:
         rollout, self._rollout = self._rollout, None
         begun = time.perf_counter()
         advantages, returns = self._estimate(rollout)
-        valid = ~rollout.ghost
         batch = to_batch(rollout, advantages, returns, segment=self.plan.segment)
         # A loop of the caller's own may go on beyond the plan: never below 0, which would climb.
         remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
-        self._set_learning_rate(lr_fraction(self.config, remaining))
-        losses = self._update(batch, remaining, self._revision(rollout, batch))
+        reading = self._inspected(batch)
+        losses = self.learner.update(batch, remaining, self._revision(rollout, batch))
+        self._require_finite(losses)
         show_what_was_seen(self.policy, rollout)
+        valid = ~rollout.ghost
+        explained = explained_variance((returns - advantages)[valid], returns[valid])
+        self._look_out(reading, losses, explained)
         self.epoch += 1
-        values = returns - advantages
-        explained = explained_variance(values[valid], returns[valid])
         return {**self._logs(losses, explained), **self._times(time.perf_counter() - begun)}
 
     def close(self) -> None:
@@ -158,92 +170,18 @@ class Trainer:
         rewards = self._scaled(rollout.rewards)
         return Revision(self.config, rollout, batch, rewards=rewards, clips=clips)
 
-    def _set_learning_rate(self, fraction: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * fraction
+    def _inspected(self, batch: Batch) -> Reading:
+        """Return what shows before an update, if it is time to look."""
+        interval = self.config.alarm_interval
+        if not interval or self.epoch % interval:
+            return Reading(epoch=self.epoch)
+        return self.learner.inspect(batch, self._layout, epoch=self.epoch)
 
-    def _update(
-        self, batch: Batch, remaining: float, revision: Revision | None
-    ) -> dict[str, float]:
-        clip_coef = self.config.clip_coef * (remaining if self.config.anneal_clip else 1.0)
-        totals, count = torch.zeros(len(LOSS_PARTS), device=self.device), 0
-        for epoch in range(self.config.update_epochs):
-            if epoch and revision is not None:
-                batch = revision.revised()
-            start = totals
-            for chosen in self._minibatches(batch, 1.0 - remaining):
-                totals = totals + self._step(batch, chosen, clip_coef, revision)
-                count += 1
-            if self._moved_too_far(totals - start):
-                break
-        means = dict(zip(LOSS_PARTS, (totals / count).tolist(), strict=True))
-        self._require_finite(means)
-        return means
-
-    def _moved_too_far(self, epoch_totals: Tensor) -> bool:
-        if self.config.target_kl is None:
-            return False
-        num_minibatches = self.plan.batch_size // self.plan.minibatch_size
-        kl = epoch_totals[LOSS_PARTS.index("approx_kl")] / num_minibatches
-        return bool(kl > self.config.target_kl)
-
-    def _minibatches(self, batch: Batch, progress: float) -> Iterator[Minibatch]:
-        known = Transitions(*batch.numbers)  # (B, L) each
-        return minibatches(
-            self.config,
-            known.advantages,
-            known.weights,
-            size=self.plan.segments_per_minibatch,
-            progress=progress,
-            generator=self.generator,
-        )
-
-    def _step(
-        self, batch: Batch, chosen: Minibatch, clip_coef: float, revision: Revision | None
-    ) -> Tensor:
-        """Take a gradient step and return the parts of its loss."""
-        self._gradients.clear()
-        parts = []
-        for rows, piece, old in self._pieces(batch, chosen):
-            new = self.predict(piece)
-            loss = piece_loss(old, new, self.config, clip_coef=clip_coef)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            parts.append(loss.parts)
-            if revision is not None:
-                revision.see(rows, new)
-        self._descend()
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-
-    def _pieces(
-        self, batch: Batch, chosen: Minibatch
-    ) -> Iterator[tuple[Tensor, Batch, Transitions]]:
-        """Yield what of a minibatch goes through the policy at once: rows, segments, numbers."""
-        size, length = self.plan.segments_per_piece, self.plan.segment
-        minibatch, importance = batch.select(chosen.rows), chosen.importance
-        if importance is not None:
-            importance = importance.repeat_interleave(length)  # (M*L,)
-        whole = prepared(minibatch.transitions, self.config, importance=importance)
-        if size >= len(chosen.rows):
-            yield chosen.rows, minibatch, whole
-            return
-        numbers = zip(*(torch.split(each, size * length) for each in whole), strict=True)
-        pieces = zip(torch.split(chosen.rows, size), minibatch.split(size), numbers, strict=True)
-        yield from ((rows, piece, Transitions(*each)) for rows, piece, each in pieces)
-
-    def predict(self, batch: Batch) -> Prediction:
-        """Return what the policy now says about the steps of `batch`; (B*L,) each."""
-        logits, values = self._carry.sequence(
-            batch.observations, batch.starts, batch.states, mask=batch.masks
-        )
-        current = distribution(logits)
-        actions = batch.actions.flatten(0, 1)  # (B*L, ...)
-        log_probs, entropy = current.log_prob(actions), current.entropy()
-        return Prediction(log_probs.float(), entropy.float(), values.float())
-
-    def _descend(self) -> None:
-        """Take a step of the optimiser: the one place where parameters change."""
-        self._gradients.clip(self.config.max_grad_norm)
-        self.optimizer.step()
+    def _look_out(self, before: Reading, losses: dict[str, float], explained: float) -> None:
+        """Set `alarms` by what showed before and after an update."""
+        share = entropy_share(losses["entropy"], self._layout)
+        reading = replace(before, entropy_share=share, explained_variance=explained)
+        self.alarms = self._watch.new(alarms(reading)) if self.config.alarm_interval else []
 
     def _require_finite(self, means: dict[str, float]) -> None:
         bad = [name for name, value in means.items() if not np.isfinite(value)]
@@ -258,12 +196,13 @@ class Trainer:
     def _logs(self, losses: dict[str, float], explained: float) -> dict[str, float]:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
+        totals = torch.tensor(self.collector.episodes.totals(), dtype=torch.float64)
         return {
-            "SPS": self.plan.batch_size / seconds,
+            "SPS": self.plan.batch_size * self.world.size / seconds,
             "agent_steps": self.global_step,
             "epoch": self.epoch,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            **self.collector.episodes.summary(),
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
+            **summary_of(self.world.sum_(totals).tolist()),
             **{f"losses/{name}": value for name, value in losses.items()},
             "losses/explained_variance": explained,
         }
