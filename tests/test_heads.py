@@ -11,9 +11,17 @@ from gymnasium import spaces
 from specimens import ACTIONS, FOUR, tensors_of
 
 from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.factory import get_policy
 from puffer_policies.nn.distributions import distribution
-from puffer_policies.nn.heads import LOG_STD_MAX, LOG_STD_MIN, GaussianHead, ValueHead, make_head
-from puffer_policies.spaces import action_layout
+from puffer_policies.nn.heads import (
+    LOG_STD_MAX,
+    LOG_STD_MIN,
+    GaussianHead,
+    StateGaussianHead,
+    ValueHead,
+    make_head,
+)
+from puffer_policies.spaces import Spaces, action_layout
 
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
@@ -103,3 +111,37 @@ def test_integers_without_bound_are_refused() -> None:
     space = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
     with pytest.raises(IncompatibleSpace, match="integers"):
         make_head(space, 8)
+
+
+BOXES = [name for name in sorted(ACTIONS) if action_layout(ACTIONS[name]).is_continuous]
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_deviation_can_depend_on_the_hidden_features(name: str) -> None:
+    head = StateGaussianHead(action_layout(ACTIONS[name]), 16)
+    hidden = torch.randn(5, 16)
+    first = head(hidden)
+    assert first.loc.shape == first.scale.shape == (5, *ACTIONS[name].shape)
+    torch.testing.assert_close(first.scale, torch.ones_like(first.scale), atol=0.2, rtol=0.0)
+    torch.nn.init.normal_(head.linear.weight)
+    assert (head(hidden).scale.reshape(5, -1).std(0) > 0).all()
+
+
+@pytest.mark.parametrize("value", [-200.0, 200.0])
+def test_a_deviation_of_the_hidden_features_is_bounded_in_log_space(value: float) -> None:
+    head = StateGaussianHead(action_layout(ACTIONS["box"]), 8)
+    torch.nn.init.constant_(head.linear.bias, value)
+    scale = head(torch.zeros(1, 8)).scale.detach()
+    bound = LOG_STD_MIN if value < 0 else LOG_STD_MAX
+    torch.testing.assert_close(scale, torch.full_like(scale, math.exp(bound)))
+
+
+def test_a_policy_is_asked_for_it_by_an_argument() -> None:
+    env = Spaces(spaces.Box(-1.0, 1.0, (3,)), ACTIONS["box"])
+    policy = get_policy("LSTMWrapper(Continuous(hidden_size=8, state_dependent_std=True))", env)
+    logits, values = policy(torch.randn(4, 5, 3))
+    loss = distribution(logits).entropy().sum() + values.sum()
+    loss.backward()
+    assert isinstance(policy.unwrapped.actor, StateGaussianHead)
+    assert policy.unwrapped.actor.linear.weight.grad.chunk(2)[1].any()
+    assert isinstance(get_policy("Continuous", env).actor, GaussianHead)

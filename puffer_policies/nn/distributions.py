@@ -112,7 +112,7 @@ class Gaussian:
 
     def __init__(self, normal: Normal) -> None:
         # In float32 at least, also under autocast: log-probabilities are sums of small differences.
-        self.loc, self.scale = _full(normal.loc), _full(normal.scale)
+        self.loc, self.scale = full_precision(normal.loc), full_precision(normal.scale)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw (N, *shape), unclipped: the log-probability is that of the number drawn."""
@@ -127,11 +127,11 @@ class Gaussian:
     def log_prob(self, action: Tensor) -> Tensor:
         """(N, *shape) -> (N,), summed over the dimensions of an action."""
         deviation = (action.reshape(self.loc.shape) - self.loc) / self.scale
-        return -_sum_rows(deviation.square() * 0.5 + self.scale.log() + HALF_LOG_TAU)
+        return -sum_rows(deviation.square() * 0.5 + self.scale.log() + HALF_LOG_TAU)
 
     def entropy(self) -> Tensor:
         """Return (N,), summed over the dimensions of an action."""
-        return _sum_rows(self.scale.log() + (0.5 + HALF_LOG_TAU))
+        return sum_rows(self.scale.log() + (0.5 + HALF_LOG_TAU))
 
 
 @singledispatch
@@ -165,7 +165,7 @@ def sample_logits(logits: Any, action: Tensor | None = None) -> tuple[Tensor, Te
     return action, dist.log_prob(action), dist.entropy()
 
 
-def _full(values: Tensor) -> Tensor:
+def full_precision(values: Tensor) -> Tensor:
     """Return values in float32 at least."""
     return values.float() if values.dtype.itemsize < 4 else values
 
@@ -224,6 +224,6 @@ def _stack(logits: Sequence[Tensor]) -> Tensor:
     return padded.permute(2, 1, 0)  # (max n_k, K, N) -> (N, K, max n_k)
 
 
-def _sum_rows(values: Tensor) -> Tensor:
+def sum_rows(values: Tensor) -> Tensor:
     """(N, *shape) -> (N,)."""
     return values if values.ndim == 1 else values.flatten(1).sum(1)

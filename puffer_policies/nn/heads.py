@@ -5,6 +5,7 @@ Every action head has the attribute ``is_continuous``.
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -70,6 +71,28 @@ class GaussianHead(LinearHead):
         loc = outputs.reshape(len(outputs), *self.shape)
         scale = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
         # Validation would read the tensors back to the host at every step.
+        return Normal(loc, scale, validate_args=False)
+
+
+class StateGaussianHead(LinearHead):
+    """A mean and a log standard deviation of each dimension, both from the layer.
+
+    As ``state_dependent_std`` of rsl_rl (https://github.com/leggedrobotics/rsl_rl); the first
+    deviation is 1 everywhere, as `GaussianHead`'s.
+    """
+
+    is_continuous = True
+
+    def __init__(self, layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD) -> None:
+        super().__init__()
+        self.shape = layout.shape
+        self.linear = layer_init(nn.Linear(hidden_size, 2 * math.prod(layout.shape)), std)
+
+    def logits(self, outputs: Tensor) -> Normal:
+        """(N, 2 * size), means before log deviations -> Normal with loc and scale (N, *shape)."""
+        both = outputs.reshape(len(outputs), 2, *self.shape)
+        loc, log_std = both.unbind(1)
+        scale = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         return Normal(loc, scale, validate_args=False)
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.encoders import LinearEncoder, MLPEncoder
-from puffer_policies.spaces import require_kinds, spaces_of
+from puffer_policies.nn.heads import GaussianHead, StateGaussianHead
+from puffer_policies.spaces import action_layout, require_kinds, spaces_of
 
 
 class Default(ActorCritic):
@@ -33,13 +34,24 @@ class Structured(ActorCritic):
 
 
 class Continuous(ActorCritic):
-    """The guide's policy for Box actions: two Linear layers with Tanh."""
+    """The guide's policy for Box actions: two Linear layers with Tanh.
 
-    def __init__(self, env: Any, hidden_size: int = 256) -> None:
+    Args:
+        env: has a Box of floats as action space.
+        hidden_size: width of both layers.
+        state_dependent_std: whether the deviation is read from the hidden features, too, instead of
+            being one learned number for each dimension.
+    """
+
+    def __init__(
+        self, env: Any, hidden_size: int = 256, *, state_dependent_std: bool = False
+    ) -> None:
         spaces = spaces_of(env)
         require_kinds(spaces, "Continuous", actions=("box",))
-        sizes = (hidden_size, hidden_size)
-        super().__init__(MLPEncoder(spaces.observation, sizes, activation=nn.Tanh), spaces)
+        encoder = MLPEncoder(spaces.observation, (hidden_size, hidden_size), activation=nn.Tanh)
+        head = StateGaussianHead if state_dependent_std else GaussianHead
+        actor = head(action_layout(spaces.action), hidden_size)
+        super().__init__(encoder, spaces, actor=actor)
 
 
 class MultiDiscrete(ActorCritic):
