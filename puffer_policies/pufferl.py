@@ -27,7 +27,8 @@ from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import LATEST
-from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.result import RunResult
+from puffer_policies.runs.run import train_from_config
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.making import as_vecenv
 from puffer_policies.vector.protocol import VecEnv

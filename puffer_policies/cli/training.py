@@ -10,7 +10,8 @@ from puffer_policies.cli.configuring import config_of, require_registered
 from puffer_policies.cli.output import print_fields
 from puffer_policies.runs.display import DisplayKind
 from puffer_policies.runs.evaluation import Evaluation
-from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.result import RunResult
+from puffer_policies.runs.run import train_from_config
 
 INTERRUPTED = 130
 
@@ -20,7 +21,9 @@ def run_train(options: argparse.Namespace) -> int:
     config = config_of(options)
     require_registered(config)
     result = train_from_config(config, display=_display(options), resume=options.resume)
-    if options.json:
+    if not result.is_main:
+        pass  # the first process tells
+    elif options.json:
         print(json.dumps(_result_data(result)))
     elif options.quiet:
         print_fields(_evaluation_fields(result.evaluation))

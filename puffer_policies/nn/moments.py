@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import IncompatibleSpace, TrainingError
+from puffer_policies.nn.collective import several_processes, sum_
 
 CHUNK = 1 << 20
 """Numbers that are widened to float64 at once."""
@@ -62,11 +63,11 @@ def merge_moments(one: Moments, other: Moments) -> Moments:
 
 def of_all_processes(moments: Moments) -> Moments:
     """Return the moments of every process's sample together, the same in each; else the given."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not several_processes():
         return moments
-    count = _summed(moments.count)
-    mean = _summed(moments.mean * moments.count) / count.clamp(min=1)
-    m2 = _summed(moments.m2 + (moments.mean - mean).square() * moments.count)
+    count = sum_(moments.count.clone())
+    mean = sum_(moments.mean * moments.count) / count.clamp(min=1)
+    m2 = sum_(moments.m2 + (moments.mean - mean).square() * moments.count)
     return Moments(count, mean, m2)
 
 
@@ -118,9 +119,3 @@ def _moments(rows: Tensor) -> Moments:
     count = torch.full((), len(rows), dtype=torch.float64, device=rows.device)
     mean = rows.sum(0) / count.clamp(min=1)
     return Moments(count, mean, (rows - mean).square().sum(0))
-
-
-def _summed(tensor: Tensor) -> Tensor:
-    total = tensor.clone()
-    torch.distributed.all_reduce(total)
-    return total

@@ -18,6 +18,7 @@ from puffer_policies.errors import ConfigError
 from puffer_policies.factory import get_policy
 from puffer_policies.registry import Registry
 from puffer_policies.specs import WrapperSpec
+from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
@@ -55,11 +56,16 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device(name)
 
 
-def vecenv_of(config: Config) -> VecEnv:
-    """Make the envs of a config."""
+def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
+    """Make the envs of a config, or this process's share of them.
+
+    Raises:
+        ConfigError: the processes can't have equal shares.
+        EnvError: the env can't be made.
+    """
     return make_vecenv(
         config.base.env_name,
-        config.vec.num_envs,
+        world.share(config.vec.num_envs, of="vec.num_envs"),
         vectorization=config.vec.vectorization,
         env_kwargs=config.env,
     )

@@ -6,45 +6,30 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, PolicyError, TrainingError
 from puffer_policies.registry import Registry
-from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
+from puffer_policies.runs.building import device_of, policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.display import Display, DisplayKind, make_display
 from puffer_policies.runs.evaluate import evaluate_config
 from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import LATEST, TRAINER
 from puffer_policies.runs.interrupts import Stop, interruptible
 from puffer_policies.runs.loggers import Loggers, open_loggers
+from puffer_policies.runs.processes import shares, stopped, take_part
+from puffer_policies.runs.result import RunResult, summary
 from puffer_policies.runs.resume import go_on, read_trainer
 from puffer_policies.runs.saving import Saver
 from puffer_policies.tensorfile import write_at_once
+from puffer_policies.train.alarms import Alarm
+from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer
 
 StopWhen = Callable[[Mapping[str, float]], bool]
 """Looks at what an update measured, and says whether the run should stop there."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run left behind."""
-
-    folder: Path
-    checkpoint: Path
-    steps: int
-    """Env steps, those before a resume among them."""
-    new_steps: int
-    """Env steps since the run was started or resumed."""
-    seconds: float
-    interrupted: bool
-    evaluation: Evaluation | None
-    """The final evaluation; None if the run was interrupted."""
 
 
 def train_from_config(
@@ -56,6 +41,9 @@ def train_from_config(
     stop_when: StopWhen = lambda logs: False,
 ) -> RunResult:
     """Train, evaluate and save by `config`. Ctrl-C ends the run cleanly, with a checkpoint.
+
+    Under ``torchrun`` the processes share the envs and the batches of `config`, as if they were
+    one; the first alone writes, shows and evaluates.
 
     Args:
         config: the run's config.
@@ -73,27 +61,45 @@ def train_from_config(
         TrainingError: a number that is not finite, or any failure that is no `PolicyError`.
     """
     prepare_process(config.train)
-    vecenv = vecenv_of(config)
-    try:
-        policy = policy_of(config, vecenv, registry=registry)
-        trainer = Trainer(config.train, vecenv, policy)
-        with make_display(display, total_steps=config.train.total_timesteps) as shown:
-            folder = new_folder(config) if resume is None else _resumed(resume, trainer, shown)
-            run = _Run(config, trainer, folder, registry=registry, display=shown)
-            result = run.go(stop_when)
-        shown.summary(f"{config.base.env_name}", _summary(result, policy))
-        return result
-    finally:
-        vecenv.close()
+    with joined(device_of(config.train).type) as world:
+        vecenv = vecenv_of(config, world)
+        try:
+            policy = policy_of(config, vecenv, registry=registry)
+            trainer = Trainer(config.train, vecenv, policy, world=world)
+            kind = display if world.is_main else "quiet"
+            with make_display(kind, total_steps=config.train.total_timesteps) as shown:
+                result = _run(config, trainer, shown, registry, resume, stop_when)
+            shown.summary(f"{config.base.env_name}", summary(result, policy))
+            return result
+        finally:
+            vecenv.close()
 
 
-def _resumed(folder: Path | str, trainer: Trainer, display: Display) -> Path:
+def _run(
+    config: Config,
+    trainer: Trainer,
+    display: Display,
+    registry: Registry | None,
+    resume: Path | str | None,
+    stop_when: StopWhen,
+) -> RunResult:
+    saved = None if resume is None else Path(resume)
+    if not trainer.world.is_main:
+        return take_part(trainer, saved)
+    if trainer.world.size > 1:
+        display.note(shares(trainer))
+    folder = new_folder(config) if saved is None else _resumed(saved, trainer, display)
+    run = _Run(config, trainer, folder, registry=registry, display=display)
+    return run.go(stop_when)
+
+
+def _resumed(folder: Path, trainer: Trainer, display: Display) -> Path:
     """Put what a run left in its folder into `trainer`, and return the folder."""
-    path = Path(folder) / TRAINER
+    path = folder / TRAINER
     reason = go_on(trainer, read_trainer(path), path=path)
     if reason:
         display.note(f"The envs start new episodes, else all goes on as it was: {reason}")
-    return path.parent
+    return folder
 
 
 class _Run:
@@ -139,13 +145,15 @@ class _Run:
 
     def _loop(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> None:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
-        while not trainer.finished and not stop():
+        while not trainer.finished and not stopped(trainer, stop):
             trainer.evaluate()
             self.saver.look()
             logs = trainer.train()
             self.saver.keep()
-            loggers.write(logs)
+            loggers.write({**logs, **_told(trainer.alarms)})
             self.display.update(logs)
+            for alarm in trainer.alarms:
+                self.display.note(f"alarm at {trainer.global_step:,} steps: {alarm.text}")
             if interval and trainer.epoch % interval == 0:
                 self._save(loggers)
             if stop_when(logs):
@@ -192,6 +200,10 @@ class _Run:
         )
 
 
+def _told(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
+    return {"alarms": {each.name: each.text for each in alarms}} if alarms else {}
+
+
 def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
@@ -216,18 +228,3 @@ def new_folder(config: Config) -> Path:
             fix="Set train.data_dir to a folder that can be written.",
         ) from error
     raise ConfigError(f"{parent} is full of runs named {stem}.")
-
-
-def _summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
-    rows = {
-        "policy": str(getattr(policy, "spec", type(policy).__name__)),
-        "parameters": f"{sum(p.numel() for p in policy.parameters()):,}",
-        "steps": f"{result.new_steps:,} in {result.seconds:.1f} s "
-        f"({result.new_steps / result.seconds:,.0f} steps/s)",
-    }
-    if result.new_steps != result.steps:
-        rows["all steps"] = f"{result.steps:,}, those before among them"
-    if result.evaluation is not None:
-        rows |= result.evaluation.described()
-    rows["checkpoint"] = str(result.checkpoint)
-    return rows

@@ -146,8 +146,7 @@ def _put_envs(trainer: Trainer, state: TrainerState) -> str:
     if not reason:
         trainer.collector.go_on(state.here)
         return ""
-    trainer.collector.restart(seed=trainer.config.seed + trainer.epoch)
-    trainer.reward_scale.gathered = np.zeros_like(trainer.reward_scale.gathered)
+    trainer.begin_anew()
     return reason
 
 

@@ -15,7 +15,8 @@ from puffer_policies.runs.building import policy_of, single_vecenv_of
 from puffer_policies.runs.curves import RETURN
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.runs.ranges import SearchRange, with_values
-from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.result import RunResult
+from puffer_policies.runs.run import train_from_config
 from puffer_policies.runs.study import (
     Outcome,
     Sampler,

@@ -34,7 +34,7 @@ EXPLAINED_VARIANCE = -0.5
 """Below 0 the values are worse than their mean; as low as this they mislead."""
 
 SETTLING = 10
-"""Updates after which values should explain something."""
+"""Updates after which values should have been learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,8 @@ def _logits(reading: Reading) -> Alarm | None:
 
 def _value(reading: Reading) -> Alarm | None:
     share = reading.value_share
-    if share is None or share <= VALUE_SHARE or not reading.gradient_clipped:
+    early = reading.epoch < SETTLING  # values that have not been learnt are far off
+    if share is None or share <= VALUE_SHARE or not reading.gradient_clipped or early:
         return None
     return Alarm(
         "value_share",

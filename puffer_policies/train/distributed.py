@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import ConfigError, TrainingError
+from puffer_policies.errors import ConfigError
+from puffer_policies.nn import collective
 
 SHARED_SIZES = ("batch_size", "minibatch_size", "max_minibatch_size")
 """Options that count the steps of all processes together."""
@@ -61,10 +62,7 @@ class World:
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over all processes, in place."""
-        if self.size > 1:
-            with _peers():
-                dist.all_reduce(tensor)
-        return tensor
+        return collective.sum_(tensor) if self.size > 1 else tensor
 
     def mean_(self, tensor: Tensor) -> Tensor:
         """Average `tensor` over all processes, in place."""
@@ -73,7 +71,7 @@ class World:
     def broadcast_(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:
-            with _peers():
+            with collective.peers():
                 for tensor in module.state_dict().values():
                     dist.broadcast(tensor, src=0)
 
@@ -82,12 +80,6 @@ class World:
         if self.size == 1:
             return flag
         return bool(self.sum_(torch.tensor(float(flag), device=device)).item())
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.size > 1:
-            with _peers():
-                dist.barrier()
 
 
 ALONE = World()
@@ -128,15 +120,3 @@ def joined(device_type: str) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _peers() -> Iterator[None]:
-    """Say in words that another process is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise TrainingError(
-            f"Another process of this run is gone: {str(error).splitlines()[0]}",
-            fix="Its own message tells why. Go on from the last checkpoint with --resume.",
-        ) from error

@@ -137,6 +137,13 @@ class Trainer:
         self.epoch += 1
         return {**self._logs(losses, explained), **self._times(time.perf_counter() - begun)}
 
+    def begin_anew(self) -> None:
+        """Start new episodes, with random numbers that no other process of the run has."""
+        seed = self.config.seed + self.epoch
+        self.generator.manual_seed(seed + self.world.rank)
+        self.collector.restart(seed=seed + self.world.rank * self.vecenv.num_envs)
+        self.reward_scale.gathered = np.zeros_like(self.reward_scale.gathered)
+
     def close(self) -> None:
         """Close the envs."""
         self.vecenv.close()

@@ -1,0 +1,161 @@
+"""Two processes of one run: the same steps as one, one folder, and a clear end when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from puffer_policies.checkpoint import read_header
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.spaces import spaces_of
+from puffer_policies.train.batch import Batch
+from puffer_policies.train.carry import Carry
+from puffer_policies.train.distributed import ALONE, World
+from puffer_policies.train.learner import Learner
+from puffer_policies.train.plan import make_plan
+from puffer_policies.train.priorities import Minibatch
+from puffer_policies.zoo.mlp import Default
+
+pytestmark = pytest.mark.trainer
+
+ROWS, TIMEOUT = 64, 240
+
+
+def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"), *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PUFFER_POLICIES_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def batch_of(rows: slice) -> Batch:
+    """A part of one and the same batch of single steps."""
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(ROWS, 1, 4, generator=generator)
+    numbers = torch.randn(5, ROWS, 1, generator=generator)
+    numbers[0], numbers[4] = -0.7, 1.0  # log-probabilities, weights
+    return Batch(
+        observations=observations[rows],
+        starts=torch.zeros(ROWS, 1, dtype=torch.bool)[rows],
+        masks=None,
+        states={},
+        actions=torch.randint(0, 2, (ROWS, 1), generator=generator)[rows],
+        numbers=numbers[:, rows],
+    )
+
+
+def learnt(rows: slice, world: World) -> nn.Module:
+    """The policy after a gradient step on a part of the batch."""
+    torch.manual_seed(1)
+    policy = Default(spaces_of("CartPole-v1"), hidden_size=8)
+    config, count = TrainConfig(norm_adv=False, bptt_horizon=1), len(range(ROWS)[rows])
+    cpu = torch.device("cpu")
+    learner = Learner(
+        config,
+        policy,
+        Carry(policy, count, device=cpu, use_rnn=None),
+        make_plan(config, count, recurrent=False),
+        generator=torch.Generator(),
+        world=world,
+    )
+    learner.step(batch_of(rows), Minibatch(torch.arange(count), None), 0.2)
+    return policy
+
+
+PART = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_processes import ROWS, learnt
+from puffer_policies.train.distributed import joined
+
+with joined("cpu") as world:
+    half = ROWS // world.size
+    policy = learnt(slice(world.rank * half, (world.rank + 1) * half), world)
+    torch.save(policy.state_dict(), f"after-{{world.rank}}.pt")
+"""
+
+
+def test_two_halves_make_the_step_of_the_whole(tmp_path):
+    script = tmp_path / "part.py"
+    script.write_text(PART.format(tests=str(Path(__file__).parent)))
+    done = torchrun(str(script), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = learnt(slice(None), ALONE).state_dict()
+    first, second = (torch.load(tmp_path / f"after-{rank}.pt") for rank in (0, 1))
+    for name, each in whole.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], each, atol=1e-6, rtol=1e-5)
+
+
+RUN = ("-m", "puffer_policies", "train")
+SIZES = ("--vec.num-envs", "8", "--train.bptt-horizon", "32", "--eval.episodes", "4")
+
+
+def test_two_processes_train_one_run(tmp_path):
+    flags = (*SIZES, "--train.total-timesteps", "1024", "--json")
+    done = torchrun(*RUN, "CartPole-v1", *flags, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    lines = [json.loads(each) for each in done.stdout.splitlines()]
+    assert "2 processes with 4 of 8 agents each: updates of 256 steps" in lines[0]["note"]
+    told = [json.loads(each) for each in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [each["agent_steps"] for each in told[:-1]] == [256, 512, 768, 1024]
+    assert told[-1]["evaluation"]["episodes"] == 4
+    assert lines[-1]["steps"] == 1024
+    assert json.loads((folder / "config.json").read_text())["vec"]["num_envs"] == 8
+    more = ("--resume", str(folder), "--train.total-timesteps", "1536", "--quiet")
+    again = torchrun(*RUN, *more, folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert read_header(folder / "latest.safetensors").training["global_step"] == 1536
+
+
+def test_envs_that_processes_cannot_share_are_told_before_anything_starts(tmp_path):
+    done = torchrun(*RUN, "CartPole-v1", "--vec.num-envs", "9", folder=tmp_path)
+    assert done.returncode != 0
+    assert "vec.num_envs 9 / 2 processes = 4.5 each" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+DYING = """
+import os, sys
+import gymnasium
+from puffer_policies.cli.main import main
+
+
+class Dying(gymnasium.Wrapper):
+    steps = 0
+
+    def step(self, action):
+        type(self).steps += 1
+        if os.environ["RANK"] == "1" and type(self).steps > 800:
+            os._exit(9)
+        return super().step(action)
+
+
+gymnasium.register("Dying-v0", lambda: Dying(gymnasium.make("CartPole-v1")))
+sys.exit(main(["train", "Dying-v0", *sys.argv[1:]]))
+"""
+
+
+def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    flags = (*SIZES, "--train.checkpoint-interval", "1", "--quiet")
+    done = torchrun(str(script), *flags, folder=tmp_path)
+    assert done.returncode != 0
+    assert "Another process of this run is gone" in done.stderr
+    assert "go on with --resume" in done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_header(folder / "latest.safetensors").training["epoch"] >= 1
