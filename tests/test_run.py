@@ -44,6 +44,22 @@ def _threads():
     torch.set_num_threads(before)
 
 
+def test_an_alarm_is_shown_and_stands_in_the_metrics(tmp_path, monkeypatch, capsys):
+    build = module.policy_of
+
+    def with_a_spare_layer(*given, **options):
+        policy = build(*given, **options)
+        policy.spare = torch.nn.Linear(2, 2)
+        return policy
+
+    monkeypatch.setattr(module, "policy_of", with_a_spare_layer)
+    result = train_from_config(config_of(tmp_path), display="plain")
+    first, second, *_ = (result.folder / "metrics.jsonl").read_text().splitlines()
+    assert "no gradient reaches spare.weight, spare.bias" in json.loads(first)["alarms"]["idle"]
+    assert "alarms" not in json.loads(second)
+    assert "alarm at 128 steps: no gradient reaches spare.weight" in capsys.readouterr().out
+
+
 def test_a_run_leaves_its_config_metrics_and_checkpoint(tmp_path):
     result = train_from_config(config_of(tmp_path), display="quiet")
     assert sorted(path.name for path in result.folder.iterdir()) == [
