@@ -23,12 +23,13 @@ from puffer_policies.train.calls import PolicyCalls, policy_calls
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import ALONE, World, share_of
 from puffer_policies.train.episodes import summary_of
+from puffer_policies.train.finite import require_finite
 from puffer_policies.train.health import entropy_share
 from puffer_policies.train.learner import Learner
 from puffer_policies.train.masking import MaskFeed
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.revision import Revision
-from puffer_policies.train.rollout import Collector, Rollout, require_finite
+from puffer_policies.train.rollout import Collector, Rollout
 from puffer_policies.train.statistics import require_statistics, show_what_was_seen
 from puffer_policies.train.vtrace import Clips
 from puffer_policies.vector.protocol import VecEnv
