@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from puffer_policies.entities import observation_kinds
 from puffer_policies.errors import BuildError, IncompatibleSpace, PolicyError
 from puffer_policies.records import Capabilities, PolicyRecord, WrapperRecord
 from puffer_policies.registry import Registry
@@ -14,7 +15,6 @@ from puffer_policies.spaces import (
     action_layout,
     described,
     image_size,
-    observation_kind,
     spaces_of,
 )
 
@@ -93,15 +93,14 @@ def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> No
 
 def _observation_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
     try:
-        kind = observation_kind(spaces.observation)
+        kinds = observation_kinds(spaces.observation)
     except PolicyError as error:
         return [error.problem.rstrip(".")]
     wanted = capabilities.observations
-    if wanted and kind not in wanted:
-        return [
-            f"it reads {_listed(wanted)} observations, got {kind} {described(spaces.observation)}"
-        ]
-    size = image_size(spaces.observation) if kind == "image" else None
+    if wanted and not set(kinds) & set(wanted):
+        found = f"{kinds[0]} {described(spaces.observation)}"
+        return [f"it reads {_listed(wanted)} observations, got {found}"]
+    size = image_size(spaces.observation) if kinds[0] == "image" else None
     if size and min(size) < capabilities.min_image_size:
         smallest = capabilities.min_image_size
         return [f"it reads images of at least {smallest}x{smallest}, got {size[0]}x{size[1]}"]

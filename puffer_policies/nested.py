@@ -27,3 +27,13 @@ def leaves(tree: Any) -> Iterator[Any]:
             yield from leaves(branch)
     else:
         yield tree
+
+
+def names_of(tree: Any, prefix: str = "") -> list[str]:
+    """Return the keys that lead to each leaf, joined by dots, in the order of `leaves`."""
+    if isinstance(tree, tuple):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, dict):
+        return [prefix]
+    start = f"{prefix}." if prefix else ""
+    return [name for key, branch in tree.items() for name in names_of(branch, f"{start}{key}")]

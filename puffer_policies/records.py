@@ -20,8 +20,10 @@ OBSERVATION_KINDS = (
     "multibinary",
     "dict",
     "tuple",
+    "entities",
 )
-"""The kinds of observation space that a record may name; `puffer_policies.spaces` tells them."""
+"""The kinds of observation space that a record may name; `puffer_policies.spaces` tells them, and
+`puffer_policies.entities` the last, which an array or a dict can be besides."""
 
 ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
 """The kinds of action space that a record may name."""

@@ -28,6 +28,7 @@ FLOORS = {
     "discovery": 3,
     "scaffold": 3,
     "spaces": 4,
+    "entities": 4,
     "fit": 4,
     "doctor": 4,
     "nn": 5,
@@ -190,11 +191,9 @@ def test_forward_of_a_policy_is_written_once(house):
     interfaces = {"puffer_policies.contract"}
     writers = {name for name, tree in house.items() if "forward_eval" in forwards(tree)}
     assert writers - interfaces <= homes
-    parts = {
-        f"puffer_policies.nn.{part}"
-        for part in ("images", "encoders", "heads", "features")
-    }
+    parts = {f"puffer_policies.nn.{part}" for part in ("images", "encoders", "heads", "features")}
     parts |= {name for name in house if name.startswith("puffer_policies.nn.cores.")}
+    parts |= {f"puffer_policies.nn.{part}" for part in ("embedding", "multi_input", "sets")}
     parts.add("puffer_policies.wrappers.frame_stack")  # gives the base's values a memory's form
     parts.add("puffer_policies.checks.portable")  # what is exported is a module around a policy
     writers = {name for name, tree in house.items() if forwards(tree)}

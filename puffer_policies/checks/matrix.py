@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from puffer_policies.entities import KIND
 from puffer_policies.errors import BuildError
 from puffer_policies.fit import misfits, require_stack
 from puffer_policies.records import Capabilities, PolicyRecord, WrapperRecord
@@ -66,6 +67,16 @@ def _observations(capabilities: Capabilities) -> list[Space]:
         spaces.MultiDiscrete([3, 2]),
         spaces.Tuple((spaces.MultiBinary(2), _VECTOR)),
         spaces.MultiBinary(3),
+        *(_sets() if KIND in capabilities.observations else ()),
+    ]
+
+
+def _sets() -> list[Space]:
+    """Return sets of entities, for policies that ask for them: others see in them nothing new."""
+    rows, mask = spaces.Box(-1.0, 1.0, (3, 4), np.float32), spaces.Box(0, 1, (3,), np.int8)
+    return [
+        spaces.Dict({"mask": spaces.MultiBinary(3), "entities": rows}),
+        spaces.Dict({"where": _VECTOR, "entities": rows, "mask": mask, "at": spaces.Discrete(2)}),
     ]
 
 

@@ -38,7 +38,7 @@ class InputLinear(nn.Linear):
         return torch.addmm(self.bias, x, weight.t().contiguous())
 
 
-def _require_width(hidden_size: Any) -> None:
+def require_width(hidden_size: Any) -> None:
     """Refuse what torch takes without a word, such as 0, or refuses in words of its own."""
     if isinstance(hidden_size, bool) or not isinstance(hidden_size, Integral) or hidden_size < 1:
         raise BuildError(f"hidden_size should be a whole number from 1 on, got {hidden_size!r}.")
@@ -56,7 +56,7 @@ class MLPEncoder(nn.Module):
     ) -> None:
         super().__init__()
         for size in hidden_sizes:
-            _require_width(size)
+            require_width(size)
         self.features = make_features(space)
         self.hidden_size = hidden_sizes[-1]
         first = layer_init(InputLinear(self.features.size, hidden_sizes[0]))
@@ -109,7 +109,7 @@ class ImageEncoder(nn.Module):
         self, images: ImageInput, network: nn.Module, *, flat_size: int, hidden_size: int
     ) -> None:
         super().__init__()
-        _require_width(hidden_size)
+        require_width(hidden_size)
         self.hidden_size = hidden_size
         self.flat_size = flat_size
         self.images = images
@@ -130,7 +130,8 @@ class ImageEncoder(nn.Module):
 class ConvEncoder(ImageEncoder):
     """Convolutions with ReLU, then one Linear layer with ReLU: NatureCNN unless told otherwise.
 
-    The layout is the space's (CHW or HWC), unless `channels_last` says it; see `ImageInput`.
+    The layout is the space's (CHW or HWC), unless `channels_last` says it, and pixels are divided
+    by 255 if the space has these bounds, unless `full_scale` says by what; see `ImageInput`.
     """
 
     def __init__(
@@ -140,8 +141,9 @@ class ConvEncoder(ImageEncoder):
         *,
         channels_last: bool | None = None,
         layers: Sequence[ConvLayer] = NATURE_CNN,
+        full_scale: float | None = None,
     ) -> None:
-        images = ImageInput(space, channels_last=channels_last)
+        images = ImageInput(space, channels_last=channels_last, full_scale=full_scale)
         flat_size = _flat_size(layers, *images.size)
         network = _convolutions(images.channels, layers)
         super().__init__(images, network, flat_size=flat_size, hidden_size=hidden_size)
