@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
 EXTRAS := train,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
-PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision
+PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision plugins/puffer-policies-memory
 
 export OMP_NUM_THREADS ?= 1
 

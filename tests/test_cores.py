@@ -156,9 +156,10 @@ def require_parity(
     torch.testing.assert_close(state, after, atol=1e-5, rtol=0)
 
 
-def test_a_scan_is_its_closed_form() -> None:
-    decay, drive = torch.rand(6, 2, 3).double(), torch.randn(6, 2, 3).double()
-    initial = torch.randn(2, 3).double()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_scan_is_its_closed_form(dtype: torch.dtype) -> None:
+    decay, drive = torch.rand(6, 2, 3, dtype=dtype), torch.randn(6, 2, 3, dtype=dtype)
+    initial = torch.randn(2, 3, dtype=dtype)
     for t, h in enumerate(linear_scan(decay, drive, initial)):
         closed = decay[: t + 1].prod(0) * initial
         for s in range(t + 1):
@@ -166,9 +167,11 @@ def test_a_scan_is_its_closed_form() -> None:
         torch.testing.assert_close(h, closed)
 
 
-def test_a_scans_gradient_is_right() -> None:
-    given = [torch.rand(5, 2, 3), torch.randn(5, 2, 3), torch.randn(2, 3)]
-    assert torch.autograd.gradcheck(linear_scan, [g.double().requires_grad_() for g in given])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_scans_gradient_is_right(dtype: torch.dtype) -> None:
+    given = [torch.rand(5, 2, 3, dtype=dtype), torch.randn(5, 2, 3, dtype=dtype)]
+    given.append(torch.randn(2, 3, dtype=dtype))
+    assert torch.autograd.gradcheck(linear_scan, [each.requires_grad_() for each in given])
 
 
 def test_a_long_scan_keeps_float32s_accuracy() -> None:

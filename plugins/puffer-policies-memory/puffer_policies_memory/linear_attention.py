@@ -5,10 +5,10 @@ attention over the whole episode with a state of fixed size. A sequence is worke
 which attention is a masked product. It differs from the paper in this: one skip stands beside
 attention and feed-forward network together, after one layer norm, about as in popgym (Morad et al.
 2023, https://arxiv.org/abs/2303.01859); sines of the time since the episode's start are added to
-the input; and nothing from before an episode's start is summed, by masks. Width 128 has 82,432
-weights.
+what queries and keys are made of; and nothing from before an episode's start is summed, by masks.
+Width 128 has 82,432 weights.
 
-`T` time, `B` batch, `I` input size, `H` width, `A` heads, `D` = H/A.
+`T` time, `B` batch, `H` width, `A` heads, `D` = H/A.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import After, State, require_layers
+from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import RecurrentWrapper
 from puffer_policies.wrappers.sizes import core_sizes
@@ -53,30 +53,50 @@ class LinearAttentionLayer(MemoryLayer):
         )
 
     def carry_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the sums of keys times values, (A, D, D), and of keys, (A, D)."""
-        return {SUM: (*self.heads, self.heads[1]), NORM: self.heads}
+        """Return the sums of keys times values and of keys, and the steps of the episode so far."""
+        return {SUM: (*self.heads, self.heads[1]), NORM: self.heads, TIME: ()}
 
     def forward(
         self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(T, B, H) -> (T, B, H), with the sums after the last step."""
-        seen = self.norm(x)
-        query, key = (phi(self._split(each(seen))) for each in (self.query, self.key))
-        value = self._split(self.value(seen))
         if starts is None:
             starts = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        parts = [torch.split(each, CHUNK, 2) for each in (query, key, value)]
-        read, carried = [], (carry[SUM], carry[NORM])
+        times = times_of(carry[TIME], starts)
+        seen = self.norm(x)
+        placed = seen + waves(times, x.shape[-1]).to(seen.dtype)
+        query, key = (phi(self._split(each(placed))) for each in (self.query, self.key))
+        parts = [
+            torch.split(each, CHUNK, 2) for each in (query, key, self._split(self.value(seen)))
+        ]
+        read, sums = [], (carry[SUM], carry[NORM])
         for q, k, v, start in zip(*parts, torch.split(starts.t(), CHUNK, 1), strict=True):
-            out, carried = attend(q, k, v, carried=carried, episode=start.cumsum(1))
+            out, sums = attend(q, k, v, carried=sums, episode=start.cumsum(1))
             read.append(out)
         mixed = torch.cat(read, 2).permute(2, 0, 1, 3).flatten(2)  # (T, B, H)
-        return x + self.network(mixed), dict(zip((SUM, NORM), carried, strict=True))
+        return x + self.network(mixed), {SUM: sums[0], NORM: sums[1], TIME: times[-1] + 1}
 
     def _split(self, x: Tensor) -> Tensor:
         """(T, B, H) -> (B, A, T, D), in the state's dtype also under autocast."""
         split = x.to(self.norm.weight.dtype).reshape(*x.shape[:2], *self.heads)  # (T, B, A, D)
         return split.permute(1, 2, 0, 3)
+
+
+def times_of(before: Tensor, starts: Tensor) -> Tensor:
+    """Return how many steps of its episode lie before each step: (B,), bool (T, B) -> (T, B)."""
+    count = torch.arange(len(starts), device=starts.device).unsqueeze(-1)
+    last = torch.where(starts, count, -1).cummax(0).values  # the start before each step, or -1
+    return torch.where(last < 0, before + count, (count - last).to(before.dtype))
+
+
+def waves(times: Tensor, width: int) -> Tensor:
+    """(T, B) -> sines and cosines (T, B, width), of Vaswani et al. 2017, arXiv:1706.03762.
+
+    In float64: the phase of a late step has no digits to spare in float32.
+    """
+    evens = torch.arange(0, width, 2, device=times.device, dtype=torch.float64)
+    angles = times.double().unsqueeze(-1) * 10_000.0 ** (-evens / width)
+    return torch.cat([angles.sin(), angles.cos()], -1)[..., :width]
 
 
 def phi(x: Tensor) -> Tensor:
@@ -120,9 +140,9 @@ def attend(
 class LinearAttentionCore(StackCore):
     """A stack of layers with linear attention.
 
-    State: ``attention_sum`` (B, A, D, D) and ``attention_norm`` (B, A, D) for one layer, else with
-    the layers after the batch; ``attention_time`` (B,), the steps of the episode so far. The sums
-    grow with the episode, and round in float32 after some million steps.
+    State: ``attention_sum`` (B, A, D, D), ``attention_norm`` (B, A, D) and ``attention_time`` (B,),
+    the steps of the episode so far; with more than one layer these stand after the batch. Sums grow
+    with the episode: float32 holds some million steps.
     """
 
     def __init__(
@@ -142,37 +162,6 @@ class LinearAttentionCore(StackCore):
         count = range(require_layers(num_layers, "linear attention"))
         layers = [LinearAttentionLayer(hidden_size, heads) for _ in count]
         super().__init__(input_size, hidden_size, layers)
-
-    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the layers' sums, and (B,)."""
-        return {**super().state_shapes(batch_size), TIME: (batch_size,)}
-
-    def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
-        """(B, T, I) -> (B, T, H): the layers over the input with its place in the episode."""
-        times = _times(state[TIME], episode_start, x.shape[1])
-        placed = x + _waves(times, x.shape[-1]).to(x.dtype)
-        hidden, after = super().sequence(placed, state, episode_start)
-        return hidden, {**after, TIME: times[:, -1] + 1}
-
-
-def _times(before: Tensor, episode_start: Tensor | None, steps: int) -> Tensor:
-    """Return how many steps of its episode lie before each step, (B, T)."""
-    count = torch.arange(steps, device=before.device)
-    times = before.unsqueeze(-1) + count  # (B, T)
-    if episode_start is None:
-        return times
-    last = torch.where(episode_start, count, -1).cummax(1).values  # the start before, or -1
-    return torch.where(last < 0, times, (count - last).to(times.dtype))
-
-
-def _waves(times: Tensor, width: int) -> Tensor:
-    """(B, T) -> sines and cosines (B, T, width) of Vaswani et al. 2017, arXiv:1706.03762.
-
-    In float64: the phase of a late step has no digits to spare in float32.
-    """
-    evens = torch.arange(0, width, 2, device=times.device, dtype=torch.float64)
-    angles = times.double().unsqueeze(-1) * 10_000.0 ** (-evens / width)
-    return torch.cat([angles.sin(), angles.cos()], -1)[..., :width]
 
 
 class LinearAttentionWrapper(RecurrentWrapper):

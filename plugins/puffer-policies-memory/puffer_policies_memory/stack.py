@@ -61,7 +61,8 @@ class StackCore(Core):
 
     def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
         """(B, T, I) -> (B, T, H): one layer after the other, each over the whole sequence."""
-        hidden = self.embed(x.transpose(0, 1))  # (T, B, H)
+        precision = next(iter(state.values())).dtype  # whole, also under autocast
+        hidden = self.embed(x.transpose(0, 1)).to(precision)  # (T, B, H)
         starts = None if episode_start is None else episode_start.t()
         after: list[dict[str, Tensor]] = []
         for layer, carry in zip(self.layers, self._by_layer(state), strict=True):

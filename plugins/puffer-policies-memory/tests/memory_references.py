@@ -1,0 +1,191 @@
+"""The memories' equations in float64: one row, one step and, for sums, one earlier step at a time.
+
+Each takes a core, x (B, T, I), a state and starts (B, T), and returns hidden features (B, T, H).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from puffer_policies.nn.cores.base import Core
+
+State = dict[str, Tensor]
+
+
+def by_rows(make: Callable[..., Callable[[Tensor, bool], Tensor]]) -> Callable[..., Tensor]:
+    """Run a row's `step(x, starts) -> hidden`, which `make(core, state of the row)` returns."""
+
+    def run(core: Core, x: Tensor, state: State, starts: Tensor) -> Tensor:
+        core = copy.deepcopy(core).double()
+        rows = []
+        for b in range(len(x)):
+            step = make(core, {key: value[b].double() for key, value in state.items()})
+            rows.append(
+                torch.stack([step(x[b, t].double(), starts[b, t]) for t in range(len(x[b]))])
+            )
+        return torch.stack(rows)
+
+    return run
+
+
+def part(core: Core, state: State, key: str, k: int) -> Tensor:
+    return (state[key] if len(core.layers) == 1 else state[key][k]).clone()
+
+
+@by_rows
+def lru(core, state):
+    h = [
+        torch.complex(part(core, state, "lstm_h", k), part(core, state, "lstm_c", k))
+        for k in range(len(core.layers))
+    ]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            b_real, b_imag = layer.input.weight.chunk(2)
+            c_real, c_minus_imag = layer.output.weight.chunk(2, 1)
+            lam = torch.exp(-torch.exp(layer.nu_log) + 1j * torch.exp(layer.theta_log))
+            past = torch.zeros_like(h[k]) if starts else h[k]
+            h[k] = lam * past + torch.exp(layer.gamma_log) * ((b_real + 1j * b_imag) @ (x + 0j))
+            y = ((c_real - 1j * c_minus_imag) @ h[k]).real + layer.skip * x
+            y = (y - y.mean()) / torch.sqrt(y.var(correction=0) + 1e-5)
+            x = torch.where(y > 0, y, 0.01 * y)
+        return x
+
+    return step
+
+
+@by_rows
+def s5(core, state):
+    h = [
+        torch.complex(part(core, state, "s5_real", k), part(core, state, "s5_imag", k))
+        for k in range(len(core.layers))
+    ]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            space, u = layer.space, layer.norm(x)
+            b_real, b_imag = space.input.weight.chunk(2)
+            c_real, c_minus_imag = space.output.weight.chunk(2, 1)
+            lam = -torch.exp(space.log_rate) + 1j * space.frequency
+            delta = torch.exp(space.log_step)
+            bar = torch.exp(lam * delta)
+            past = torch.zeros_like(h[k]) if starts else h[k]
+            h[k] = bar * past + (1 / lam * (bar - 1)) * ((b_real + 1j * b_imag) @ (u + 0j))
+            # The conjugate half of the state, written out instead of a factor of 2.
+            c = c_real - 1j * c_minus_imag
+            y = (c @ h[k] + c.conj() @ h[k].conj()).real + space.skip * u
+            left, right = layer.gate(functional.gelu(layer.gate_norm(y))).chunk(2)
+            x = x + left * torch.sigmoid(right)
+        return x
+
+    return step
+
+
+@by_rows
+def ffm(core, state):
+    s = [
+        torch.complex(part(core, state, "ffm_real", k), part(core, state, "ffm_imag", k))
+        for k in range(len(core.layers))
+    ]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            m, c = s[k].shape
+            said = layer.input(x)
+            width = len(x)
+            value, past, gates = said[:m], said[m : m + width], torch.sigmoid(said[m + width :])
+            new = torch.zeros_like(s[k])
+            for i in range(m):
+                for j in range(c):
+                    turn = torch.exp(-torch.exp(layer.log_rate[i]) + 1j * layer.frequency[j])
+                    before = 0.0 if starts else s[k][i, j]
+                    new[i, j] = turn * before + value[i] * gates[i]
+            s[k] = new
+            read = layer.output(torch.cat([new.real.flatten(), new.imag.flatten()]))
+            read = (read - read.mean()) / torch.sqrt(read.var(correction=0) + 1e-5)
+            x = read * gates[m:] + past * (1 - gates[m:])
+        return x
+
+    return step
+
+
+@by_rows
+def linear_attention(core, state):
+    count = len(core.layers)
+    total = [part(core, state, "attention_sum", k) for k in range(count)]
+    norm = [part(core, state, "attention_norm", k) for k in range(count)]
+    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(count)]
+    time = float(state["attention_time"].flatten()[0])
+
+    def step(x, starts):
+        nonlocal time
+        if starts:
+            time = 0.0
+            for k in range(count):
+                total[k], norm[k], seen[k] = 0 * total[k], 0 * norm[k], []
+        x = core.embed(x)
+        angles = [time / 10_000 ** (i / len(x)) for i in range(0, len(x), 2)]
+        waves = [math.sin(each) for each in angles] + [math.cos(each) for each in angles]
+        time += 1
+        for k, layer in enumerate(core.layers):
+            u, (heads, size) = layer.norm(x), layer.heads
+            placed = u + torch.tensor(waves[: len(u)], dtype=torch.float64)
+            query = functional.elu(layer.query(placed)) + 1
+            seen[k].append((functional.elu(layer.key(placed)) + 1, layer.value(u)))
+            read = []
+            for a in range(heads):
+                cut = slice(a * size, (a + 1) * size)
+                above, below = query[cut] @ total[k][a], query[cut] @ norm[k][a]
+                for key, value in seen[k]:
+                    weight = query[cut] @ key[cut]
+                    above, below = above + weight * value[cut], below + weight
+                read.append(above / (below + 1e-5))
+            x = x + layer.network(torch.cat(read))
+        return x
+
+    return step
+
+
+@by_rows
+def mamba(core, state):
+    count = len(core.layers)
+    window = [list(part(core, state, "mamba_window", k)) for k in range(count)]
+    h = [part(core, state, "mamba_state", k) for k in range(count)]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            if starts:
+                window[k] = [torch.zeros_like(each) for each in window[k]]
+                h[k] = torch.zeros_like(h[k])
+            u, gate = layer.input(layer.norm(x)).chunk(2)
+            window[k].append(u)
+            u = layer.convolution.bias.clone()
+            for weight, each in zip(layer.convolution.weight, window[k], strict=True):
+                u = u + weight * each
+            window[k].pop(0)
+            u = u * torch.sigmoid(u)
+            space = layer.space
+            rank, size, _ = space.sizes
+            low = space.select(u)
+            enter, leave = low[rank : rank + size], low[rank + size :]
+            delta = torch.log1p(torch.exp(space.step_size(low[:rank])))
+            new = torch.zeros_like(h[k])
+            for d in range(len(u)):
+                new[d] = torch.exp(-delta[d] * torch.exp(space.log_rate[d])) * h[k][d]
+                new[d] += delta[d] * enter * u[d]
+            h[k] = new
+            y = new @ leave + space.skip * u
+            x = x + layer.output(y * gate * torch.sigmoid(gate))
+        return x
+
+    return step

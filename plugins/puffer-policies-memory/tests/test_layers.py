@@ -1,0 +1,206 @@
+"""What is one memory's own: its size, how it begins, what it refuses, and its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from gymnasium import spaces
+
+from puffer_policies import Spaces, get_policy
+from puffer_policies.discovery import default_registry
+from puffer_policies.errors import BuildError
+from puffer_policies_memory.ffm import FFMCore, FFMWrapper
+from puffer_policies_memory.hippo import hippo_basis
+from puffer_policies_memory.linear_attention import (
+    LinearAttentionCore,
+    LinearAttentionWrapper,
+    phi,
+)
+from puffer_policies_memory.lru import LRUCore, LRULayer, LRUWrapper
+from puffer_policies_memory.mamba import MambaCore, MambaWrapper
+from puffer_policies_memory.s5 import S5Core, S5Wrapper
+
+WRAPPERS: dict[str, Any] = {
+    each.__name__: each
+    for each in (FFMWrapper, LRUWrapper, LinearAttentionWrapper, MambaWrapper, S5Wrapper)
+}
+
+
+@pytest.mark.parametrize(
+    ("core", "count"),
+    [
+        (lambda: LRUCore(128, 128), 66_048),
+        (lambda: FFMCore(128, 128), 74_212),
+        (lambda: LinearAttentionCore(128, 128), 82_432),
+        (lambda: S5Core(128, 128), 50_144),
+        (lambda: S5Core(256, 256, num_layers=4, state_size=256), 1_057_280),
+        (lambda: MambaCore(128, 128), 116_608),
+        (lambda: LRUCore(64, 128, num_layers=2), 2 * 66_048 + 64 * 128 + 128),
+    ],
+)
+def test_parameter_counts_are_the_stated_ones(core: Any, count: int) -> None:
+    assert sum(each.numel() for each in core().parameters()) == count
+
+
+# -- S5 --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_s5_begins_in_the_eigenbasis_of_hippos_normal_part(size: int) -> None:
+    n = torch.arange(size, dtype=torch.float64)
+    hippo = torch.diag(n) - torch.outer((2 * n + 1).sqrt(), (2 * n + 1).sqrt()).tril()
+    normal = (hippo + torch.outer((n + 0.5).sqrt(), (n + 0.5).sqrt())).to(torch.complex128)
+    frequencies, vectors = hippo_basis(size)
+    values = torch.complex(torch.full_like(frequencies, -0.5), frequencies)
+    torch.testing.assert_close(normal @ vectors, vectors * values)
+    both = torch.cat([vectors, vectors.conj()], 1)
+    torch.testing.assert_close(both.mH @ both, torch.eye(size, dtype=torch.complex128))
+
+
+def test_an_s5_turns_as_exactly_as_float32_can_hold() -> None:
+    space = S5Core(4, 4, state_size=256).layers[0].space
+    decay = space.discrete()[0].detach()
+    rounded = decay.to(torch.complex64).to(torch.complex128)
+    assert float((rounded - decay).abs().max()) < 1e-7
+    assert float(decay.abs().max()) < 1
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_an_s5_without_pairs_is_refused(size: int) -> None:
+    with pytest.raises(BuildError, match=f"state_size={size}.*conjugate pairs"):
+        S5Core(4, 4, state_size=size)
+
+
+# -- LRU -------------------------------------------------------------------------------------------
+
+
+def test_an_lru_begins_on_its_ring_and_stays_stable() -> None:
+    layer = LRULayer(500, r_min=0.5, r_max=0.9)
+    modulus = layer.decay().detach().abs()
+    assert 0.5 < float(modulus.min()) < 0.55
+    assert 0.85 < float(modulus.max()) < 0.9
+    gamma = layer.gamma_log.detach().double().exp()
+    torch.testing.assert_close(gamma, (1 - modulus**2).sqrt(), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        layer.nu_log.uniform_(-20, 20)
+    assert float(layer.decay().detach().abs().max()) < 1
+
+
+def test_one_lru_layer_carries_the_tensors_of_pufferlibs_trainer() -> None:
+    assert LRUCore(4, 8).state_shapes(3) == {"lstm_h": (3, 8), "lstm_c": (3, 8)}
+    assert LRUCore(4, 8, num_layers=2).state_shapes(3) == {"lstm_h": (3, 2, 8), "lstm_c": (3, 2, 8)}
+
+
+@pytest.mark.parametrize("ring", [(-0.1, 1.0), (0.0, 1.1), (0.9, 0.9), (0.9, 0.1)])
+def test_a_ring_outside_the_disc_is_refused(ring: tuple[float, float]) -> None:
+    with pytest.raises(BuildError, match=f"r_min={ring[0]} and r_max={ring[1]}"):
+        LRUCore(4, 8, r_min=ring[0], r_max=ring[1])
+
+
+# -- FFM -------------------------------------------------------------------------------------------
+
+
+def test_ffms_traces_begin_between_a_step_and_a_thousand() -> None:
+    modulus = FFMCore(4, 8).layers[0].decay().detach().abs()[:, 0]
+    assert float(modulus[0]) == pytest.approx(0.5)
+    assert float(modulus[-1]) ** 1024 == pytest.approx(0.01, rel=1e-3)
+    assert bool((modulus.diff() > 0).all())
+
+
+def test_an_ffm_without_traces_is_refused() -> None:
+    with pytest.raises(BuildError, match="memory_size=0"):
+        FFMCore(4, 8, memory_size=0)
+
+
+# -- linear attention ------------------------------------------------------------------------------
+
+
+def test_phi_is_elu_plus_one_without_its_rounding() -> None:
+    x = torch.linspace(-40, 40, 1001)
+    exact = torch.nn.functional.elu(x.double()) + 1
+    far = x < -5  # where 1 - 1 would leave nothing
+    torch.testing.assert_close(phi(x).double()[~far], exact[~far], atol=0, rtol=1e-5)
+    torch.testing.assert_close(phi(x).double()[far], x.double()[far].exp(), atol=0, rtol=1e-5)
+
+
+def test_attention_knows_the_time_since_the_episodes_start() -> None:
+    core, starts = LinearAttentionCore(4, 8), torch.zeros(1, 6, dtype=torch.bool)
+    starts[0, 4] = True
+    _, state = core(torch.zeros(1, 6, 4), core.initial_state(1), starts)
+    assert state["attention_time"].tolist() == [2.0]
+    _, state = core(torch.zeros(1, 3, 4), state)
+    assert state["attention_time"].tolist() == [5.0]
+
+
+@pytest.mark.parametrize(("width", "heads"), [(16, 1), (64, 2), (128, 4)])
+def test_heads_are_32_wide_by_default(width: int, heads: int) -> None:
+    size = width // heads
+    shapes = LinearAttentionCore(4, width).state_shapes(3)
+    assert shapes["attention_sum"] == (3, heads, size, size)
+
+
+def test_heads_that_do_not_share_the_width_are_refused() -> None:
+    with pytest.raises(BuildError, match="no multiple of num_heads=3"):
+        LinearAttentionCore(4, 8, num_heads=3)
+
+
+# -- Mamba -----------------------------------------------------------------------------------------
+
+
+def test_mambas_steps_begin_between_their_bounds() -> None:
+    space = MambaCore(4, 64).layers[0].space
+    steps = torch.nn.functional.softplus(space.step_size.bias.detach())
+    assert 0.00099 < float(steps.min()) < 0.002
+    assert 0.05 < float(steps.max()) < 0.101
+    rates = space.log_rate.detach().exp()
+    torch.testing.assert_close(rates, torch.arange(1.0, 17.0).expand(128, 16))
+
+
+def test_mambas_convolution_is_torchs() -> None:
+    torch.manual_seed(0)
+    convolution, x = MambaCore(4, 8).layers[0].convolution, torch.randn(9, 2, 16)
+    own, last = convolution(x, torch.zeros(2, 3, 16), None)
+    padded = torch.nn.functional.pad(x.permute(1, 2, 0), (3, 0))
+    weight = convolution.weight.t().unsqueeze(1)
+    theirs = torch.nn.functional.conv1d(padded, weight, convolution.bias, groups=16)
+    torch.testing.assert_close(own, theirs.permute(2, 0, 1))
+    torch.testing.assert_close(last, x[-3:].transpose(0, 1))
+
+
+@pytest.mark.parametrize("sizes", [{"d_conv": 1}, {"d_state": 0}, {"expand": 0}])
+def test_a_mamba_without_a_part_is_refused(sizes: dict[str, int]) -> None:
+    name, value = next(iter(sizes.items()))
+    with pytest.raises(BuildError, match=f"{name}={value}"):
+        MambaCore(4, 8, **sizes)
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def test_the_installed_package_registers_its_wrappers() -> None:
+    records = default_registry().records("wrapper")
+    ours = [each for each in records if each.provenance.distribution == "puffer-policies-memory"]
+    assert {each.name: each.load() for each in ours} == WRAPPERS
+    assert all(each.summary and each.paper for each in ours)
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPERS))
+def test_names_build_and_compose(name: str) -> None:
+    env = gymnasium.make("CartPole-v1")
+    try:
+        policy = get_policy(f"{name}(Default(hidden_size=32), num_layers=2)", env)
+    finally:
+        env.close()
+    logits, values = policy.forward_eval(torch.randn(2, 4), policy.initial_state(2))
+    assert (logits.shape, values.shape) == ((2, 2), (2, 1))
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPERS))
+def test_the_first_policy_is_nearly_uniform(name: str) -> None:
+    torch.manual_seed(0)
+    env = Spaces(spaces.Box(-1.0, 1.0, (8,)), spaces.Discrete(4))
+    logits, _ = get_policy(f"{name}(Default)", env)(torch.randn(16, 20, 8))
+    assert float(logits.detach().softmax(-1).max()) < 0.26

@@ -1,0 +1,273 @@
+"""Every memory follows its equations, in steps and in sequence, wherever episodes start."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import memory_references
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores.base import Core
+from puffer_policies_memory.ffm import FFMCore
+from puffer_policies_memory.linear_attention import CHUNK, LinearAttentionCore
+from puffer_policies_memory.lru import LRUCore
+from puffer_policies_memory.mamba import MambaCore
+from puffer_policies_memory.s5 import S5Core
+
+B, T, INPUT, H = 4, 9, 6, 8
+REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
+    S5Core: memory_references.s5,
+    LRUCore: memory_references.lru,
+    FFMCore: memory_references.ffm,
+    LinearAttentionCore: memory_references.linear_attention,
+    MambaCore: memory_references.mamba,
+}
+SMALL: dict[type[Core], dict[str, int]] = {
+    S5Core: {"state_size": 6},
+    FFMCore: {"memory_size": 3, "context_size": 2},
+    LinearAttentionCore: {"num_heads": 2},
+    MambaCore: {"d_state": 3, "d_conv": 3},
+}
+every_core = pytest.mark.parametrize("kind", REFERENCES)
+every_depth = pytest.mark.parametrize("layers", [1, 2, 3])
+every_start = pytest.mark.parametrize(
+    "starts", ["none", "first", "middle", "last", "consecutive", "whole", "random", "dense"]
+)
+
+
+def make(kind: type[Core], *, layers: int = 1, inputs: int = INPUT) -> Core:
+    """A small core whose biases, which may be born zero, have something to do."""
+    build: Any = kind
+    core: Core = build(inputs, H, num_layers=layers, **SMALL.get(kind, {}))
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return core
+
+
+def starts_of(kind: str, batch: int = B, time: int = T) -> Tensor:
+    if kind in ("random", "dense"):
+        return torch.rand(batch, time) < {"random": 0.2, "dense": 0.9}[kind]
+    starts = torch.zeros(batch, time, dtype=torch.bool)
+    columns = {"none": [], "first": [0], "middle": [4], "last": [-1], "consecutive": [3, 4, 5]}
+    starts[:2, columns.get(kind, list(range(time)))] = True
+    return starts
+
+
+def warm_state(core: Core, batch: int = B) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return core(torch.randn(batch, 5, core.input_size), core.initial_state(batch))[1]
+
+
+def in_steps(core: Core, x: Tensor, state: dict[str, Tensor], starts: Tensor) -> Any:
+    outputs = []
+    for t in range(x.shape[1]):
+        hidden, state = core.step(x[:, t], core.reset(state, starts[:, t]))
+        outputs.append(hidden)
+    return torch.stack(outputs, 1), state
+
+
+# -- equations and parity --------------------------------------------------------------------------
+
+
+@every_start
+@every_depth
+@every_core
+def test_steps_sequence_and_a_float64_loop_agree(
+    kind: type[Core], layers: int, starts: str
+) -> None:
+    core, given = make(kind, layers=layers), starts_of(starts)
+    x, before = torch.randn(B, T, INPUT), warm_state(core)
+    with torch.no_grad():
+        expected = REFERENCES[kind](core, x, before, given)
+        output, after = core(x, before, given)
+        stepped, end = in_steps(core, x, before, given)
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stepped, output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(end, after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("starts", ["none", "random", "dense"])
+@every_depth
+@every_core
+def test_gradients_agree_with_a_float64_loop_of_steps(
+    kind: type[Core], layers: int, starts: str
+) -> None:
+    core, given = make(kind, layers=layers), starts_of(starts)
+    wide = copy.deepcopy(core).double()
+    x, weight, state = torch.randn(B, T, INPUT), torch.randn(B, T, H), warm_state(core)
+    gradients = []
+    for each, run in ((core, core), (wide, wide.step_through)):
+        dtype = next(each.parameters()).dtype
+        inputs = x.to(dtype, copy=True).requires_grad_()
+        before = {key: v.to(dtype, copy=True).requires_grad_() for key, v in state.items()}
+        (run(inputs, before, given)[0] * weight.to(dtype)).sum().backward()
+        reached = [inputs, *each.parameters(), *before.values()]
+        gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in reached])
+    for own, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(own.double(), expected, atol=2e-4, rtol=2e-4)
+
+
+@every_core
+def test_pieces_of_a_long_sequence_are_the_whole(kind: type[Core]) -> None:
+    core, time = make(kind, layers=2), 2 * CHUNK + 20
+    x, starts = torch.randn(2, time, INPUT), torch.rand(2, time) < 0.03
+    with torch.no_grad():
+        whole, after = core(x, core.initial_state(2), starts)
+        pieces, state = [], core.initial_state(2)
+        for cut in (slice(0, 50), slice(50, 51), slice(51, None)):
+            piece, state = core(x[:, cut], state, starts[:, cut])
+            pieces.append(piece)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state, after, atol=1e-4, rtol=1e-5)
+
+
+# -- resets ----------------------------------------------------------------------------------------
+
+
+@every_core
+def test_the_past_before_a_start_changes_nothing_after_it(kind: type[Core]) -> None:
+    core, starts = make(kind, layers=2), starts_of("none")
+    starts[1, 6] = True
+    x, state = torch.randn(B, T, INPUT), warm_state(core)
+    other, poisoned = x.clone(), {key: value.clone() for key, value in state.items()}
+    other[1, :6] += 1.0
+    for value in poisoned.values():
+        value[1] = torch.nan
+    with torch.no_grad():
+        output, changed = core(x, state, starts)[0], core(other, state, starts)[0]
+        from_nan = core(other, poisoned, starts)[0]
+        fresh = core(x[1:2, 6:], core.initial_state(1))[0]
+    assert torch.equal(output[1, 6:], changed[1, 6:])
+    assert not torch.equal(output[1, :6], changed[1, :6])
+    assert from_nan[1, :6].isnan().any()
+    torch.testing.assert_close(from_nan[1:2, 6:], fresh, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output[1:2, 6:], fresh, atol=1e-5, rtol=1e-5)
+
+
+@every_core
+def test_the_gradient_reaches_back_to_the_start_and_no_further(kind: type[Core]) -> None:
+    core, starts = make(kind, layers=2), starts_of("none")
+    starts[:, 3] = True
+    x = torch.randn(B, T, INPUT, requires_grad=True)
+    state = {key: value.requires_grad_() for key, value in warm_state(core).items()}
+    core(x, state, starts)[0][:, 7].square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.abs().sum((0, 2)) > 0).tolist() == [3 <= t <= 7 for t in range(T)]
+    assert not any(value.grad.any() for value in state.values() if value.grad is not None)
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+@every_core
+def test_a_thousand_steps_keep_float32s_accuracy(kind: type[Core], scale: float) -> None:
+    build: Any = kind
+    core: Core = build(16, 16)
+    wide, x = copy.deepcopy(core).double(), torch.randn(2, 1024, 16) * scale
+    with torch.no_grad():
+        output, _ = core(x, core.initial_state(2))
+        expected, _ = wide(x.double(), wide.initial_state(2))
+    torch.testing.assert_close(output.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e6])
+@every_core
+def test_a_thousand_steps_stay_finite_at_extremes(kind: type[Core], scale: float) -> None:
+    core = make(kind, layers=2)
+    x = (torch.randn(2, 1024, INPUT) * scale).requires_grad_()
+    output, state = core(x, core.initial_state(2))
+    output.square().mean().backward()
+    assert output.isfinite().all()
+    assert all(value.isfinite().all() for value in state.values())
+    assert all(p.grad.isfinite().all() for p in core.parameters() if p.grad is not None)
+
+
+@every_core
+def test_weights_and_state_are_real_float32_also_under_autocast(kind: type[Core]) -> None:
+    core, x = make(kind, layers=2), torch.randn(B, T, INPUT)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, state = core(x, core.initial_state(B), starts_of("random"))
+        output.float().square().mean().backward()
+    assert output.isfinite().all()
+    tensors = [*core.state_dict().values(), *state.values(), *core.initial_state(B).values()]
+    assert {each.dtype for each in tensors} == {torch.float32}
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in core.parameters())
+
+
+@every_core
+def test_a_double_core_has_a_double_state(kind: type[Core]) -> None:
+    core = make(kind).double()
+    output, state = core.step(torch.randn(B, INPUT).double(), core.initial_state(B))
+    assert {each.dtype for each in (output, *state.values())} == {torch.float64}
+
+
+# -- state -----------------------------------------------------------------------------------------
+
+
+@every_depth
+@every_core
+def test_state_is_batch_first_and_rows_permute(kind: type[Core], layers: int) -> None:
+    core = make(kind, layers=layers)
+    state, x, order = warm_state(core), torch.randn(B, INPUT), torch.tensor([3, 1, 0, 2])
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    assert shapes == core.state_shapes(B)
+    assert {shape[0] for shape in shapes.values()} == {B}
+    turned, _ = core.step(x[order], {key: value[order] for key, value in state.items()})
+    torch.testing.assert_close(turned, core.step(x, state)[0][order])
+
+
+@pytest.mark.parametrize("starts", ["none", "random"])
+@every_core
+def test_the_state_that_goes_in_is_not_written(kind: type[Core], starts: str) -> None:
+    core = make(kind)
+    state = warm_state(core)
+    before = {key: value.clone() for key, value in state.items()}
+    core(torch.randn(B, T, INPUT), state, starts_of(starts))
+    core.step(torch.randn(B, INPUT), state)
+    torch.testing.assert_close(state, before, atol=0, rtol=0)
+
+
+@every_core
+def test_copies_and_pickles_compute_the_same(kind: type[Core]) -> None:
+    core, x = make(kind), torch.randn(B, T, INPUT)
+    expected = core(x, core.initial_state(B))[0]
+    for again in (copy.deepcopy(core), pickle.loads(pickle.dumps(core))):
+        assert torch.equal(again(x, again.initial_state(B))[0], expected)
+
+
+@every_core
+def test_no_layers_are_refused(kind: type[Core]) -> None:
+    build: Any = kind
+    with pytest.raises(BuildError, match="num_layers=0"):
+        build(INPUT, H, num_layers=0)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+@every_core
+def test_it_learns_to_recall_what_was_shown_two_steps_ago(kind: type[Core]) -> None:
+    torch.manual_seed(0)
+    build: Any = kind
+    core: Core = build(4, 32)
+    reader = torch.nn.Linear(32, 4)
+    optimiser = torch.optim.Adam([*core.parameters(), *reader.parameters()], 0.01)
+    accuracy, updates = 0.25, 0  # chance
+    while accuracy < 0.8 and updates < 400:
+        shown = torch.randint(4, (16, 24))
+        hidden, _ = core(functional.one_hot(shown, 4).float(), core.initial_state(16))
+        guesses, truth = reader(hidden[:, 2:]).flatten(0, 1), shown[:, :-2].flatten()
+        optimiser.zero_grad()
+        functional.cross_entropy(guesses, truth).backward()
+        optimiser.step()
+        accuracy, updates = float((guesses.argmax(-1) == truth).float().mean()), updates + 1
+    assert accuracy >= 0.8
