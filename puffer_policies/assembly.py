@@ -214,16 +214,21 @@ def _class_record(cls: type, kind: type[R], registry: Registry) -> R:
 
 
 def _build(recipe: _Recipe, env: Any, *, strict: bool) -> nn.Module:
-    envs = [env]  # what each part sees, the outermost wrapper first
-    for wrapper in reversed(recipe.wrappers):
-        envs.append(_env_inside(wrapper, envs[-1]))
-    module = _construct(recipe.policy, (envs.pop(),), strict=strict)
-    for wrapper in recipe.wrappers:
-        module = _construct(wrapper, (envs.pop(), module), strict=strict)
-    return module
+    if not recipe.wrappers:
+        return _construct(recipe.policy, (env,), strict=strict)
+    wrapper, inside = recipe.wrappers[-1], replace(recipe, wrappers=recipe.wrappers[:-1])
+    count = _num_policies(wrapper)
+    seen = _env_inside(wrapper, env, num_given=1 + count)
+    policies = [_build(inside, seen, strict=strict) for _ in range(count)]
+    return _construct(wrapper, (env, *policies), strict=strict)
 
 
-def _env_inside(wrapper: _Part[WrapperRecord], env: Any) -> Any:
+def _num_policies(wrapper: _Part[WrapperRecord]) -> int:
+    """Return how many policies a wrapper holds, built alike: its class's ``num_policies``, or 1."""
+    return int(getattr(wrapper.record.load(), "num_policies", 1))
+
+
+def _env_inside(wrapper: _Part[WrapperRecord], env: Any, *, num_given: int) -> Any:
     """Return what the policy inside a wrapper is built for, if the wrapper shows it other spaces.
 
     Its class says so by a static method ``wrapped_spaces(spaces, **kwargs)``.
@@ -232,7 +237,7 @@ def _env_inside(wrapper: _Part[WrapperRecord], env: Any) -> Any:
     wrapped_spaces = getattr(cls, "wrapped_spaces", None)
     if wrapped_spaces is None:
         return env
-    _require_arguments(cls, wrapper.record.name, wrapper.kwargs, num_given=2)
+    _require_arguments(cls, wrapper.record.name, wrapper.kwargs, num_given=num_given)
     outside = spaces_of(env)
     inside = wrapped_spaces(outside, **wrapper.kwargs)
     return env if inside is outside else inside

@@ -26,6 +26,9 @@ class PolicyWrapper(nn.Module):
     never None. ``hasattr(wrapper, "initial_state")`` says whether the stack is recurrent.
     """
 
+    memory_inside = False
+    """Whether a memory belongs inside this wrapper only, as it would mix what this keeps apart."""
+
     def __init__(self, env: Any, policy: nn.Module) -> None:
         super().__init__()
         _require_structure(policy, type(self).__name__)
@@ -116,6 +119,7 @@ class RecurrentWrapper(PolicyWrapper):
                 "to a policy without.",
                 fix="Wrap the policy inside, or give that memory more layers.",
             )
+        _require_no_parts(policy, type(self).__name__)
         self.core = core
         self.hidden_size = core.hidden_size
         self._layout = batch_layout(self.spaces.observation)
@@ -176,6 +180,16 @@ def _require_structure(policy: nn.Module, wrapper: str) -> None:
             fix="Split its forward: encode_observations(observations, state=None) -> hidden, "
             "decode_actions(hidden) -> logits, values.",
         )
+
+
+def _require_no_parts(policy: nn.Module, wrapper: str) -> None:
+    for each in policy.modules():
+        if getattr(each, "memory_inside", False):
+            name = type(each).__name__
+            raise BuildError(
+                f"{wrapper!r} can't go around {name!r}: its memory would mix what is apart.",
+                fix=f"Put it inside: {name}({wrapper}(...)).",
+            )
 
 
 def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:

@@ -1,0 +1,176 @@
+"""A value from a network of its own: actor and critic share nothing but the form of their network.
+
+Shared features are what PufferLib and CleanRL's Atari agents have; separate ones are PPO's own for
+control (https://arxiv.org/abs/1707.06347) and were the better choice in most tasks of Andrychowicz
+et al. 2021 (https://arxiv.org/abs/2006.05990). `N` rows, B or B*T; `H` the policy's hidden size.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.contract import State
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.batching import batch_layout
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.wrappers.base import PolicyWrapper
+
+PREFIX = "critic_"
+"""In front of the state keys of the critic's memory: ``critic_lstm_h``."""
+
+
+class SeparateCriticWrapper(PolicyWrapper):
+    """A policy whose values are read from a second encoder, and a second memory if it has one.
+
+    Both hidden vectors end in the policy's own `decode_actions`: its action head reads the first,
+    its value head the second. So the second network has no heads, and every weight is trained.
+    Around a policy with a memory there are two memories; no memory goes around it.
+
+    Args:
+        env: what the policy was built for.
+        policy: decides; it stays as it is.
+        critic: a second policy built alike, as `get_policy` does, with weights of its own. It
+            belongs to the wrapper from now on, and loses its heads.
+
+    Raises:
+        BuildError: no ``hidden_size``, a critic of another width or memory, or one that shares
+            weights with the policy.
+    """
+
+    num_policies = 2
+    memory_inside = True
+
+    def __init__(self, env: Any, policy: nn.Module, critic: nn.Module) -> None:
+        super().__init__(env, policy)
+        self._keys = _state_keys(policy)
+        _require_alike(policy, critic)
+        hidden_size = int(policy.hidden_size)  # type: ignore[arg-type]
+        self.hidden_size = 2 * hidden_size
+        _remove(critic, _parameters_of_heads(critic, hidden_size))
+        # A memory lies between the critic's encoder and the heads that it lacks.
+        _innermost(critic).decode_actions = _innermost(policy).decode_actions
+        self.critic = critic
+        self._layout = batch_layout(self.spaces.observation)
+
+    @property
+    def initial_state(self) -> Any:
+        """The method that begins both memories; absent, as an attribute, if there is none."""
+        return functools.partial(self._initial_states, self.policy.initial_state)
+
+    def _initial_states(
+        self, own: Any, batch_size: int, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        critics: dict[str, Tensor] = self.critic.initial_state(batch_size, device)  # type: ignore[operator]
+        return {
+            **own(batch_size, device),
+            **{PREFIX + key: each for key, each in critics.items()},
+        }
+
+    def update_statistics(self, observations: Any) -> None:
+        """Hand observations (N, *obs) to both networks."""
+        super().update_statistics(observations)
+        update = getattr(self.critic, "update_statistics", None)
+        if update is not None:
+            update(observations)
+
+    def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
+        """(N, *obs) -> (N, 2 * H): what decides beside what is valued."""
+        own = super().encode_observations(observations, state)
+        seen = self._seen_by_critic({} if state is None else state)
+        critics: Tensor = self.critic.encode_observations(observations, state=seen)  # type: ignore[operator]
+        return torch.cat([own, critics], -1)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        """(N, 2 * H) -> logits of the first half, values (N, 1) of the second."""
+        own, critics = hidden.chunk(2, -1)
+        logits, _ = super().decode_actions(own)
+        _, values = super().decode_actions(critics)
+        return logits, values
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step of both networks: (B, *obs) -> logits, values (B, 1)."""
+        state = {} if state is None else state
+        values = self._values(self.critic.forward_eval, observations, state)
+        logits, _ = super().forward_eval(observations, state)
+        return logits, values
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training pass of both networks: (B, *obs) or (B, T, *obs) -> logits, values."""
+        state = {} if state is None else state
+        values = self._values(self.critic, observations, state)
+        logits, _ = super().forward(observations, state)
+        return logits, values
+
+    def _values(self, run: Any, observations: Any, state: State) -> Tensor:
+        """Return the values of a pass of the critic, whose memory goes on in `state`."""
+        seen = self._seen_by_critic(state)
+        if self._keys:
+            _, values = run(observations, state=seen)
+            state.update({PREFIX + key: seen[key] for key in self._keys})
+        else:
+            rows, _ = self._layout.flatten(observations)  # (N, *obs)
+            hidden = self.critic.encode_observations(rows, state=seen)  # type: ignore[operator]
+            _, values = super().decode_actions(hidden)
+        found: Tensor = values
+        return found
+
+    def _seen_by_critic(self, state: State) -> dict[str, Any]:
+        """Return a copy of the state with the critic's memory in the place of the policy's."""
+        return {**state, **{key: state.get(PREFIX + key) for key in self._keys}}
+
+
+def _state_keys(policy: nn.Module) -> tuple[str, ...]:
+    initial_state: Any = getattr(policy, "initial_state", None)
+    return () if initial_state is None else tuple(initial_state(1))
+
+
+def _require_alike(policy: nn.Module, critic: nn.Module) -> None:
+    sizes = [getattr(each, "hidden_size", None) for each in (policy, critic)]
+    shared = {id(each) for each in policy.parameters()} & {id(each) for each in critic.parameters()}
+    problems = {
+        f"{type(policy).__name__!r} has no hidden_size": sizes[0] is None,
+        f"its hidden_size is {sizes[0]}, the critic's {sizes[1]}": sizes[0] != sizes[1],
+        "the critic has another memory": _state_keys(policy) != _state_keys(critic),
+        "they share weights": bool(shared),
+    }
+    found = [problem for problem, present in problems.items() if present]
+    if found:
+        raise BuildError(
+            f"'SeparateCriticWrapper' takes two policies built alike; {', '.join(found)}.",
+            fix="Ask get_policy for it by name, which builds both.",
+        )
+
+
+def _innermost(policy: nn.Module) -> Any:
+    """Return the policy inside all wrappers, also those that are not of this package."""
+    return [each for each in policy.modules() if hasattr(each, "decode_actions")][-1]
+
+
+def _parameters_of_heads(policy: nn.Module, hidden_size: int) -> set[int]:
+    """Return the ids of the parameters that `decode_actions` reads, whatever they are called."""
+    parameters = [each for each in policy.parameters() if each.requires_grad]
+    hidden = torch.zeros(1, hidden_size, device=parameters[0].device)
+    with torch.enable_grad():
+        logits, values = policy.decode_actions(hidden)  # type: ignore[operator]
+        read = distribution(logits)
+        score = read.log_prob(read.mode()).sum() + read.entropy().sum() + values.sum()
+        slopes = torch.autograd.grad(score, parameters, allow_unused=True)
+    pairs = zip(parameters, slopes, strict=True)
+    return {id(each) for each, slope in pairs if slope is not None}
+
+
+def _remove(module: nn.Module, unwanted: set[int]) -> None:
+    """Take parameters out of a module, and with them the modules that hold nothing else."""
+    for name, _ in list(module.named_parameters(recurse=False)):
+        if id(getattr(module, name)) in unwanted:
+            delattr(module, name)
+    for name, child in list(module.named_children()):
+        ids = {id(each) for each in child.parameters()}
+        if ids and ids <= unwanted:
+            delattr(module, name)
+        else:
+            _remove(child, unwanted)
