@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 RATIO_TOLERANCE = 1e-3
@@ -73,100 +74,83 @@ class Alarm:
 
 def alarms(reading: Reading) -> list[Alarm]:
     """Return what is wrong with a reading."""
-    found = [
-        _ratio(reading),
-        _idle(reading),
-        _dead(reading),
-        _entropy(reading),
-        _logits(reading),
-        _value(reading),
-        _actions(reading),
-        _variance(reading),
+    return [
+        Alarm(rule.name, rule.text.format(r=reading, idle=_some(reading.idle_parameters)))
+        for rule in _RULES
+        if rule.is_broken(reading)
     ]
-    return [each for each in found if each is not None]
 
 
-def _ratio(reading: Reading) -> Alarm | None:
-    error = reading.ratio_error
-    if error is None or error <= reading.ratio_tolerance:
-        return None
-    return Alarm(
-        "ratio",
-        f"before the first gradient step the probability ratio is off 1 by {error:.2g}: forward "
-        "and forward_eval disagree, or memory is not reset the same way (puffer-policies check)",
-    )
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    name: str
+    is_broken: Callable[[Reading], bool]
+    text: str
+    """Filled in with the reading ``r`` and the names of ``idle`` parameters."""
 
 
-def _idle(reading: Reading) -> Alarm | None:
-    names = reading.idle_parameters
-    if not names:
-        return None
+def _above(value: float | None, limit: float) -> bool:
+    return value is not None and value > limit
+
+
+def _below(value: float | None, limit: float) -> bool:
+    return value is not None and value < limit
+
+
+def _some(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    shown = f"{', '.join(names[:3])}{more}"
-    return Alarm("idle", f"no gradient reaches {shown}: not used by the loss, or detached")
+    return f"{', '.join(names[:3])}{more}"
 
 
-def _dead(reading: Reading) -> Alarm | None:
-    share = reading.dead_units
-    if share is None or share <= DEAD_UNITS:
-        return None
-    return Alarm(
+_RULES = (
+    _Rule(
+        "ratio",
+        lambda r: _above(r.ratio_error, r.ratio_tolerance),
+        "before the first gradient step the probability ratio is off 1 by {r.ratio_error:.2g}: "
+        "forward and forward_eval disagree, or memory is not reset the same way "
+        "(puffer-policies check)",
+    ),
+    _Rule(
+        "idle",
+        lambda r: bool(r.idle_parameters),
+        "no gradient reaches {idle}: not used by the loss, or detached",
+    ),
+    _Rule(
         "dead_units",
-        f"{share:.0%} of the hidden units give the same for every observation: a lower "
+        lambda r: _above(r.dead_units, DEAD_UNITS),
+        "{r.dead_units:.0%} of the hidden units give the same for every observation: a lower "
         "learning_rate, or scaled observations, keep them alive",
-    )
-
-
-def _entropy(reading: Reading) -> Alarm | None:
-    share = reading.entropy_share
-    if share is None or share >= ENTROPY_SHARE:
-        return None
-    return Alarm(
+    ),
+    _Rule(
         "entropy",
-        f"entropy has fallen to {share:.2%} of its maximum: the policy explores no more "
+        lambda r: _below(r.entropy_share, ENTROPY_SHARE),
+        "entropy has fallen to {r.entropy_share:.2%} of its maximum: the policy explores no more "
         "(raise ent_coef, or stop here if the return is good)",
-    )
-
-
-def _logits(reading: Reading) -> Alarm | None:
-    spread = reading.logit_spread
-    if spread is None or spread <= SATURATED_LOGIT:
-        return None
-    return Alarm(
-        "logits", f"logits are {spread:.0f} apart: saturated, their gradient is rounded away"
-    )
-
-
-def _value(reading: Reading) -> Alarm | None:
-    share = reading.value_share
-    early = reading.epoch < SETTLING  # values that have not been learnt are far off
-    if share is None or share <= VALUE_SHARE or not reading.gradient_clipped or early:
-        return None
-    return Alarm(
+    ),
+    _Rule(
+        "logits",
+        lambda r: _above(r.logit_spread, SATURATED_LOGIT),
+        "logits are {r.logit_spread:.0f} apart: saturated, their gradient is rounded away",
+    ),
+    _Rule(
         "value_share",
-        f"the value loss takes {share:.1%} of the clipped gradient, so the policy hardly moves: "
-        "set scale_rewards, or lower vf_coef",
-    )
-
-
-def _actions(reading: Reading) -> Alarm | None:
-    share = reading.clipped_actions
-    if share is None or share <= CLIPPED_ACTIONS:
-        return None
-    return Alarm(
+        # Values that have not been learnt are far off at first.
+        lambda r: r.epoch >= SETTLING and r.gradient_clipped and _above(r.value_share, VALUE_SHARE),
+        "the value loss takes {r.value_share:.1%} of the clipped gradient, so the policy hardly "
+        "moves: set scale_rewards, or lower vf_coef",
+    ),
+    _Rule(
         "clipped_actions",
-        f"{share:.0%} of the actions lie outside of the Box and are clipped to its edge",
-    )
-
-
-def _variance(reading: Reading) -> Alarm | None:
-    explained = reading.explained_variance
-    if explained is None or reading.epoch < SETTLING or not explained < EXPLAINED_VARIANCE:
-        return None
-    return Alarm(
+        lambda r: _above(r.clipped_actions, CLIPPED_ACTIONS),
+        "{r.clipped_actions:.0%} of the actions lie outside of the Box and are clipped to its edge",
+    ),
+    _Rule(
         "explained_variance",
-        f"values explain {explained:.1f} of the returns' variance: worse than their mean (0)",
-    )
+        lambda r: r.epoch >= SETTLING and _below(r.explained_variance, EXPLAINED_VARIANCE),
+        "values explain {r.explained_variance:.1f} of the returns' variance: worse than their mean "
+        "(0)",
+    ),
+)
 
 
 @dataclass(slots=True)

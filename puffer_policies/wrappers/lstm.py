@@ -8,37 +8,14 @@ episodes reset the state if their starts are sent, and no tensor is in the state
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
 from puffer_policies.nn.cores.lstm import LSTMCore, LSTMLayers
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.layered import LayeredWrapper
 
 
-class LSTMWrapper(RecurrentWrapper):
-    """A policy with an LSTM between its encoder and its heads.
+class LSTMWrapper(LayeredWrapper):
+    """A policy with an LSTM between its encoder and its heads."""
 
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the LSTM, which is what decode_actions reads; inferred likewise.
-        num_layers: PufferLib's trainer carries the state of one.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        super().__init__(env, policy, LSTMCore(*sizes, num_layers=num_layers))
+    core_class = LSTMCore
 
     @property
     def lstm(self) -> LSTMLayers:

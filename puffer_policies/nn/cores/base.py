@@ -7,6 +7,7 @@ the batch first. It is passed in and handed out, never kept on the module, never
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,14 @@ class Core(nn.Module):
             key: value.masked_fill(episode_start.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
             for key, value in state.items()
         }
+
+
+class LayeredCore(Protocol):
+    """The class of a core that is a stack of like layers."""
+
+    def __call__(self, input_size: int, hidden_size: int, *, num_layers: int) -> Core:
+        """Build a core."""
+        ...
 
 
 def require_layers(num_layers: int, core: str) -> int:
