@@ -11,13 +11,15 @@ from gymnasium.vector.utils import create_empty_array
 from torch import nn
 
 from puffer_policies.checkpoint import load_policy
-from puffer_policies.errors import BuildError, IncompatibleSpace
+from puffer_policies.contract import ACTION_MASK
+from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.registry import Registry
 from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, restore
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
 from puffer_policies.train.carry import Carry
+from puffer_policies.train.feed import Previous, on_device, previous_of
 from puffer_policies.train.rollout import to_tensor
 from puffer_policies.wrappers.action_mask import mask_logits
 
@@ -62,6 +64,8 @@ class Agent:
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._use_rnn = use_rnn
         self._carry: Carry | None = None
+        self._previous: Previous | None = None
+        self._taken: np.ndarray | None = None
         self._starts = np.ones(0, dtype=bool)
 
     @classmethod
@@ -111,6 +115,7 @@ class Agent:
         *,
         episode_start: Any = None,
         action_mask: Any = None,
+        reward: Any = None,
     ) -> Any:
         """Return the action for an observation, or the actions for those of a vector env.
 
@@ -122,6 +127,8 @@ class Agent:
             action_mask: (A,) or (B, A), true where an option is allowed: the options of all choices
                 side by side, or a tuple of a mask for each choice. It binds a policy that reads
                 masks and one that does not.
+            reward: float or (B,): what the last action earned. Read by a policy that sees the last
+                action and reward, such as one in a PrevActionRewardWrapper.
 
         Returns:
             For one observation a member of the action space: an int for Discrete, else an array of
@@ -130,7 +137,7 @@ class Agent:
         Raises:
             IncompatibleSpace: shapes that are not the space's, or another number of rows than
                 before without a `reset`.
-            ContractError: the policy needs a mask, and there is none.
+            ContractError: the policy needs a mask or a reward, and there is none.
             TrainingError: the policy's answer is not finite.
         """
         batch, batched = self._batch(observation)
@@ -140,11 +147,13 @@ class Agent:
         tensors = map_nested(lambda leaf: to_tensor(leaf).to(self._device, copy=True), batch)
         mask = self._mask(action_mask, rows=len(starts), batched=batched)
         with evaluation_mode(self.policy):
-            logits, _ = carry.step(tensors, starts, mask=mask)
+            sent = self._sent(mask, reward, starts)
+            logits, _ = carry.step(tensors, starts, sent=sent)
         # Also for a policy that reads no mask: a forbidden action is never taken.
         allowed = logits if mask is None else mask_logits(logits, mask)
         actions = choose_actions(allowed, self._generator, deterministic=self.deterministic)
-        members = self._layout.to_env(actions.cpu().numpy())
+        self._taken = actions.cpu().numpy()
+        members = self._layout.to_env(self._taken)
         if batched:
             return members
         return int(members[0]) if self._layout.kind == "discrete" else members[0]
@@ -173,6 +182,8 @@ class Agent:
         if self._carry is None:
             self._carry = Carry(self.policy, rows, device=self._device, use_rnn=self._use_rnn)
             self._starts = np.ones(rows, dtype=bool)
+            self._previous = previous_of(self.policy, self._layout, rows)
+            self._taken = None
         if len(self._starts) != rows:
             raise IncompatibleSpace(
                 f"The agent remembers {len(self._starts)} envs, and was shown {rows} observations.",
@@ -193,6 +204,23 @@ class Agent:
                 ) from error
         self._starts = np.zeros_like(starts)
         return torch.from_numpy(starts).to(self._device)
+
+    def _sent(
+        self, mask: torch.Tensor | None, reward: Any, starts: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return what the policy reads beside observations, by state key."""
+        sent = {} if mask is None else {ACTION_MASK: mask}
+        if self._previous is None:
+            return sent
+        if self._taken is not None:
+            if reward is None and not starts.all():
+                raise ContractError(
+                    "The policy reads the reward of its last action, and there is none.",
+                    fix="Give what env.step() returned: act(observation, reward=reward).",
+                )
+            paid = np.zeros(1) if reward is None else np.atleast_1d(reward)
+            self._previous.took(self._taken, paid)
+        return {**sent, **on_device(self._previous.now(), self._device)}
 
     def _mask(self, given: Any, *, rows: int, batched: bool) -> torch.Tensor | None:
         """Return a mask as bool (B, A) on the device; each choice has an option left."""

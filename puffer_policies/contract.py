@@ -22,6 +22,14 @@ attribute `NEEDS_MASK` tells a trainer so."""
 NEEDS_MASK = "needs_mask"
 """Attribute of a module that reads the mask; absent or False means that it does not."""
 
+PREV_ACTION, PREV_REWARD = "prev_action", "prev_reward"
+"""State keys: the last action as the policy drew it, (B, ...) or (B, T, ...), and the raw reward of
+it, (B,) or (B, T). Where ``episode_start`` is true they belong to what ended and count for nothing.
+A module with the attribute `NEEDS_PREVIOUS` tells a trainer to send them."""
+
+NEEDS_PREVIOUS = "needs_previous"
+"""Attribute of a module that reads them; absent or False means that it does not."""
+
 LSTM_STATE = ("lstm_h", "lstm_c")
 """State keys that PufferLib's trainer carries from step to step."""
 

@@ -224,6 +224,13 @@ class ActionLayout:
         """Whether the policy draws real numbers."""
         return not self.nvec
 
+    @property
+    def policy_shape(self) -> tuple[int, ...]:
+        """Shape of one action as a policy draws it."""
+        if self.is_continuous:
+            return self.shape
+        return () if self.kind == "discrete" else (len(self.nvec),)
+
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """(N, ...) actions of the policy -> (N, *shape) members of the space. Boxes are clipped."""
         members = actions.reshape(len(actions), *self.shape)

@@ -46,7 +46,7 @@ def batch_of(policy, *, scale=1.0, actions=None):
     return Batch(
         observations=observations,
         starts=torch.zeros(M, L, dtype=torch.bool),
-        masks=None,
+        sent={},
         states={},
         actions=actions.reshape(M, L, *actions.shape[1:]),
         numbers=torch.stack([each.reshape(M, L) for each in numbers]),

@@ -78,7 +78,7 @@ def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
         new = trainer.learner.answer(batch)[1]
         drawn = batch.transitions.log_probs
         torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
-        assert not rollout.masks.all()
+        assert not rollout.sent["action_mask"].all()
 
 
 def test_evaluation_heeds_masks() -> None:
@@ -172,4 +172,4 @@ def test_a_run_goes_on_bit_for_bit_under_the_same_masks(kind: Any) -> None:
     assert put_state(other, state, path="state", owner=None) == ""
     expected, found = trainer.collector.collect(), other.collector.collect()
     assert torch.equal(expected.actions, found.actions)
-    assert torch.equal(expected.masks, found.masks)
+    assert torch.equal(expected.sent["action_mask"], found.sent["action_mask"])

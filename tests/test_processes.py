@@ -49,7 +49,7 @@ def batch_of(rows: slice) -> Batch:
     return Batch(
         observations=observations[rows],
         starts=torch.zeros(ROWS, 1, dtype=torch.bool)[rows],
-        masks=None,
+        sent={},
         states={},
         actions=torch.randint(0, 2, (ROWS, 1), generator=generator)[rows],
         numbers=numbers[:, rows],

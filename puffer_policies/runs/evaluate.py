@@ -26,7 +26,7 @@ from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
-from puffer_policies.train.masking import MaskFeed
+from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.train.rollout import to_tensor
 from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
@@ -96,7 +96,7 @@ class _Player:
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.vecenv, self.config = vecenv, config
         self.carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=use_rnn)
-        self.masks = MaskFeed(vecenv, policy)
+        self.feed = Feed(vecenv, policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         rows = np.arange(vecenv.num_agents)
         self.left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
@@ -108,7 +108,9 @@ class _Player:
         starts = np.ones(self.vecenv.num_agents, dtype=bool)
         watch()
         for _ in range(self.config.max_steps):
-            step = self.vecenv.step(self._act(observations, starts))
+            actions = self._act(observations, starts)
+            step = self.vecenv.step(actions)
+            self.feed.took(actions, step.rewards)
             observations, starts = step.observations, step.starts
             watch()
             self._count(self.tracker.update(step))
@@ -118,13 +120,10 @@ class _Player:
 
     def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
         # Copied: a policy may keep observations in its state, and envs reuse their arrays.
-        on_device = map_nested(
-            lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations
-        )
-        masks = self.masks.now()
-        mask = None if masks is None else torch.from_numpy(masks).to(self.device)
+        shown = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations)
+        sent = on_device(self.feed.now(), self.device)
         begun = torch.from_numpy(starts).to(self.device)
-        logits, _ = self.carry.step(on_device, begun, mask=mask)
+        logits, _ = self.carry.step(shown, begun, sent=sent)
         actions = choose_actions(logits, self.generator, deterministic=self.config.deterministic)
         return actions.cpu().numpy()
 

@@ -30,8 +30,8 @@ class Batch:
     """(B, L, *obs)."""
     starts: Tensor
     """(B, L) bool."""
-    masks: Tensor | None
-    """(B, L, A) bool: which options were allowed; None if no masks were sent."""
+    sent: Tensors
+    """(B, L, ...): what else the policy was sent, by state key, such as ``action_mask``."""
     states: Tensors
     """(B, ...): the state before each segment."""
     actions: Tensor
@@ -64,7 +64,7 @@ class Batch:
         return Batch(
             observations=map_nested(lambda leaf: take(leaf, 0), self.observations),
             starts=take(self.starts, 0),
-            masks=None if self.masks is None else take(self.masks, 0),
+            sent={key: take(each, 0) for key, each in self.sent.items()},
             states={key: take(each, 0) for key, each in self.states.items()},
             actions=take(self.actions, 0),
             numbers=take(self.numbers, 1),
@@ -88,7 +88,7 @@ def to_batch(
     return Batch(
         observations=map_nested(cut, rollout.observations),
         starts=cut(rollout.starts),
-        masks=None if rollout.masks is None else cut(rollout.masks),
+        sent={key: cut(each) for key, each in rollout.sent.items()},
         states={key: torch.cat([state[key] for state in states]) for key in states[0]},
         actions=cut(rollout.actions),
         numbers=torch.stack([cut(each) for each in numbers]),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE
+from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
 from puffer_policies.nested import map_nested
 from puffer_policies.train.calls import PolicyCalls, policy_calls
 
 Tensors = dict[str, Tensor]
 """Named tensors with the batch first."""
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Carry:
@@ -58,13 +62,13 @@ class Carry:
         self.tensors = self._initial
 
     def step(
-        self, observations: Any, starts: Tensor, *, mask: Tensor | None = None
+        self, observations: Any, starts: Tensor, *, sent: Mapping[str, Tensor] = NOTHING
     ) -> tuple[Any, Tensor]:
         """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on.
 
-        `mask` is bool (B, A), true where an option is allowed; None: the env says nothing of it.
+        `sent` (B, ...) is what else the policy reads there, by state key, such as ``action_mask``.
         """
-        state = _state(self.tensors, starts, mask)
+        state = {**self.tensors, EPISODE_START: starts, **sent}
         try:
             logits, values = self._calls.forward_eval(observations, state)
         except KeyError as error:
@@ -75,9 +79,11 @@ class Carry:
             self.tensors = {key: state[key] for key in self.tensors}
         return logits, self._flat(values, starts)
 
-    def peek(self, observations: Any, starts: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """(B, *obs), (B,) bool, mask (B, A) -> values (B,); the state stays."""
-        state = _state(self.tensors, starts, mask)
+    def peek(
+        self, observations: Any, starts: Tensor, *, sent: Mapping[str, Tensor] = NOTHING
+    ) -> Tensor:
+        """(B, *obs), (B,) bool, (B, ...) each -> values (B,); the state stays."""
+        state = {**self.tensors, EPISODE_START: starts, **sent}
         _, values = self._calls.forward_eval(observations, state)
         return self._flat(values, starts)
 
@@ -87,20 +93,21 @@ class Carry:
         starts: Tensor,
         stored: Tensors,
         *,
-        mask: Tensor | None = None,
+        sent: Mapping[str, Tensor] = NOTHING,
     ) -> tuple[Any, Tensor]:
         """(B, T, *obs), (B, T) bool -> logits of B*T rows, values (B*T,), with gradient.
 
-        `stored` (B, ...) is the state before the first step, `mask` is (B, T, A). A policy without
-        memory is given (B*T, *obs), as those written for PufferLib take nothing else.
+        `stored` (B, ...) is the state before the first step, `sent` is (B, T, ...). A policy
+        without memory is given (B*T, *obs), as those written for PufferLib take nothing else.
         """
         if not self.recurrent:
             observations = map_nested(lambda leaf: leaf.flatten(0, 1), observations)
             starts = starts.flatten()
-            mask = None if mask is None else mask.flatten(0, 1)
+            sent = {key: each.flatten(0, 1) for key, each in sent.items()}
         if self._has_layers:
             stored = {key: value.unsqueeze(0) for key, value in stored.items()}  # (1, B, H)
-        logits, values = self._calls.forward(observations, _state(stored, starts, mask))
+        state = {**stored, EPISODE_START: starts, **sent}
+        logits, values = self._calls.forward(observations, state)
         return logits, self._flat(values, starts)
 
     def _flat(self, values: Tensor, starts: Tensor) -> Tensor:
@@ -112,11 +119,6 @@ class Carry:
                 fix="A policy gives one value for each observation: (N, 1).",
             )
         return values.reshape(-1)
-
-
-def _state(carried: Tensors, starts: Tensor, mask: Tensor | None) -> Tensors:
-    state = {**carried, EPISODE_START: starts}
-    return state if mask is None else {**state, ACTION_MASK: mask}
 
 
 def _initial(

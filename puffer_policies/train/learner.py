@@ -107,7 +107,7 @@ class Learner:
     def answer(self, batch: Batch) -> tuple[Distribution, Prediction]:
         """Return what the policy now says about the steps of `batch`; (B*L,) each."""
         logits, values = self._carry.sequence(
-            batch.observations, batch.starts, batch.states, mask=batch.masks
+            batch.observations, batch.starts, batch.states, sent=batch.sent
         )
         current = distribution(logits)
         actions = batch.actions.flatten(0, 1)  # (B*L, ...)

@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
-from puffer_policies.train.masking import MaskFeed
+from puffer_policies.train.feed import Arrays, Feed, on_device
 from puffer_policies.vector.protocol import Step, VecEnv
+
+Shown = tuple[Any, np.ndarray, Arrays]
+"""What envs show: observations, episode starts, and what else the policy is sent."""
 
 
 def as_tensor(array: Any) -> Tensor:
@@ -45,8 +49,8 @@ class Rollout:
     """(T, N, *obs), nested as the space is."""
     starts: Tensor
     """(T, N) bool: the observation is the first of an episode."""
-    masks: Tensor | None
-    """(T, N, A) bool: which options were allowed; None if the policy was sent no masks."""
+    sent: Tensors
+    """(T, N, ...): what else the policy was sent, by state key, such as ``action_mask``."""
     actions: Tensor
     """(T, N, ...), as the policy drew them: not clipped."""
     log_probs: Tensor
@@ -74,7 +78,7 @@ class Collector:
         self,
         vecenv: VecEnv,
         carry: Carry,
-        masks: MaskFeed,
+        feed: Feed,
         *,
         num_steps: int,
         segment: int,
@@ -83,14 +87,14 @@ class Collector:
         seed: int,
     ) -> None:
         self.episodes = EpisodeTracker(vecenv.num_agents)
-        self._vecenv, self._carry, self._masks = vecenv, carry, masks
+        self._vecenv, self._carry, self._feed = vecenv, carry, feed
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
         self.env_seconds = 0.0
         """What the envs have taken, for whoever reads it to set back."""
         observations = vecenv.reset(seed=seed)
         starts = np.ones(vecenv.num_agents, dtype=bool)
-        shown = _shown(observations, starts, masks.now())
+        shown = observations, starts, feed.now()
         self._buffers = _Buffers(num_steps, vecenv.num_agents, shown, device)
         self._begin(shown)
 
@@ -100,7 +104,7 @@ class Collector:
         self.episodes.restart()
         observations = self._vecenv.reset(seed=seed)
         starts = np.ones(self._vecenv.num_agents, dtype=bool)
-        self._begin(_shown(observations, starts, self._masks.now()))
+        self._begin((observations, starts, self._feed.now()))
 
     def here(self) -> Tensors:
         """Return what the next rollout begins with, (N, ...) each: what is shown, the state."""
@@ -115,11 +119,11 @@ class Collector:
         self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
 
     def _seen(self) -> Tensors:
-        observations, starts, mask = self._buffers.seen(self._num_steps)
+        observations, starts, sent = self._buffers.seen(self._num_steps)
         seen = {f"observation.{i}": each for i, each in enumerate(leaves(observations))}
-        return {**seen, "starts": starts, **({} if mask is None else {"mask": mask})}
+        return {**seen, "starts": starts, **{f"sent.{key}": each for key, each in sent.items()}}
 
-    def _begin(self, shown: Any) -> None:
+    def _begin(self, shown: Shown) -> None:
         # The last row: a rollout begins with what the one before it saw last.
         self._buffers.show(self._num_steps, shown)
 
@@ -133,49 +137,49 @@ class Collector:
                 # Copied: a state may be a view of observations, which this rollout writes over.
                 states.append({key: each.clone() for key, each in self._carry.tensors.items()})
             self._step(t)
-        observations, starts, mask = buffers.seen(self._num_steps)
-        return buffers.rollout(self._carry.peek(observations, starts, mask=mask), states)
+        observations, starts, sent = buffers.seen(self._num_steps)
+        return buffers.rollout(self._carry.peek(observations, starts, sent=sent), states)
 
     def _step(self, t: int) -> None:
         buffers = self._buffers
-        observations, starts, mask = buffers.seen(t)
-        logits, values = self._carry.step(observations, starts, mask=mask)
+        observations, starts, sent = buffers.seen(t)
+        logits, values = self._carry.step(observations, starts, sent=sent)
         drawn = distribution(logits)
         actions = drawn.sample(self._generator)
         buffers.decide(actions, drawn.log_prob(actions), values)
-        sent, begun = actions.cpu().numpy(), time.perf_counter()
-        step = self._vecenv.step(sent)
+        taken, begun = actions.cpu().numpy(), time.perf_counter()
+        step = self._vecenv.step(taken)
         self.env_seconds += time.perf_counter() - begun
+        self._feed.took(taken, step.rewards)
         self.episodes.update(step)
         buffers.outcome(t, step)
         if step.final_observations is not None and (step.truncated & ~step.terminated).any():
             buffers.override(t, step.truncated, self._final_values(step))
-        buffers.show(t + 1, _shown(step.observations, step.starts, self._masks.now()))
+        buffers.show(t + 1, (step.observations, step.starts, self._feed.now()))
 
     def _final_values(self, step: Step) -> Tensor:
         """Return the values (N,) of final observations, by the state after the step, not reset."""
-        _, starts, mask = self._buffers.seen(0)
+        _, starts, _ = self._buffers.seen(0)
         observations = map_nested(
             lambda leaf: to_tensor(leaf).to(starts.device), step.final_observations
         )
         # The episode goes on in this state: nothing is reset. Values depend on no mask.
-        free = None if mask is None else torch.ones_like(mask)
-        return self._carry.peek(observations, torch.zeros_like(starts), mask=free)
-
-
-def _shown(observations: Any, starts: np.ndarray, masks: np.ndarray | None) -> Any:
-    """Return what envs show as one tree; masks that there are not have no leaf."""
-    return observations, starts, () if masks is None else (masks,)
+        sent = on_device(self._feed.now(), starts.device)
+        if ACTION_MASK in sent:
+            sent[ACTION_MASK] = torch.ones_like(sent[ACTION_MASK])
+        return self._carry.peek(observations, torch.zeros_like(starts), sent=sent)
 
 
 class _Buffers:
-    """The memory of a rollout. What envs show (`_shown`) has one row more, for what comes next.
+    """The memory of a rollout. What envs show has one row more, for what comes next.
+
+    It is a tree: observations, episode starts, and what else the policy is sent.
 
     What envs show is written to host rows. On the CPU these are the memory of the tensors that the
     policy reads; for another device they are one row, sent there at every step.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, shown: Any, device: torch.device) -> None:
+    def __init__(self, num_steps: int, num_envs: int, shown: Shown, device: torch.device) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
         self._shown = map_nested(lambda leaf: _zeros(leaf, rows, device), shown)
         # Cut once: indexing a tensor costs as much as adding two.
@@ -194,16 +198,16 @@ class _Buffers:
         self._overrides, self._decided = [], []
         map_nested(Tensor.copy_, self._rows[0], self._rows[-1])
 
-    def show(self, t: int, shown: Any) -> None:
+    def show(self, t: int, shown: Shown) -> None:
         """Put what the envs show at `t` on the device."""
         map_nested(_write, self._host[t], shown)
         if not self._shared:
             map_nested(Tensor.copy_, self._rows[t], self._staged[t])
 
-    def seen(self, t: int) -> tuple[Any, Tensor, Tensor | None]:
-        """Return observations (N, *obs), starts (N,) and masks (N, A), if any, at `t`."""
-        observations, starts, masks = self._rows[t]
-        return observations, starts, next(iter(masks), None)
+    def seen(self, t: int) -> tuple[Any, Tensor, Tensors]:
+        """Return observations (N, *obs), starts (N,) and what else is sent (N, ...) at `t`."""
+        observations, starts, sent = self._rows[t]
+        return observations, starts, sent
 
     def decide(self, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
         """Keep what the policy said at the next step."""
@@ -228,11 +232,11 @@ class _Buffers:
         next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
         for t, rows, final in self._overrides:
             next_values[t][rows] = final.cpu().numpy()[rows]
-        observations, starts, masks = map_nested(lambda rows: rows[:-1], self._shown)
+        observations, starts, sent = map_nested(lambda rows: rows[:-1], self._shown)
         return Rollout(
             observations=observations,
             starts=starts,
-            masks=next(iter(masks), None),
+            sent=sent,
             actions=actions,
             log_probs=log_probs,
             values=values,

@@ -23,10 +23,10 @@ from puffer_policies.train.calls import PolicyCalls, policy_calls
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import ALONE, World, share_of
 from puffer_policies.train.episodes import summary_of
+from puffer_policies.train.feed import Feed
 from puffer_policies.train.finite import require_finite
 from puffer_policies.train.health import entropy_share
 from puffer_policies.train.learner import Learner
-from puffer_policies.train.masking import MaskFeed
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.revision import Revision
 from puffer_policies.train.rollout import Collector, Rollout
@@ -68,11 +68,11 @@ class Trainer:
             config, policy, carry, self.plan, generator=self.generator, world=world
         )
         self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
-        masks = MaskFeed(vecenv, policy)
+        feed = Feed(vecenv, policy)
         self.collector = Collector(
             vecenv,
             carry,
-            masks,
+            feed,
             num_steps=self.plan.num_steps,
             segment=self.plan.segment,
             device=self.device,
@@ -80,7 +80,7 @@ class Trainer:
             # As if all envs were one batch: gymnasium seeds the i-th of a batch by seed + i.
             seed=config.seed + world.rank * vecenv.num_envs,
         )
-        masks.warn_if_unread()
+        feed.masks.warn_if_unread()
         self.epoch = 0
         self.global_step = 0
         self.alarms: list[Alarm] = []

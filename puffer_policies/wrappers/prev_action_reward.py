@@ -1,0 +1,149 @@
+"""The last action and its reward beside the observation: what a memory needs to learn to learn.
+
+Duan et al. 2016, RL^2, https://arxiv.org/abs/1611.02779; Wang et al. 2016,
+https://arxiv.org/abs/1611.05763. It differs in this: no flag says where an episode starts, as the
+memory is reset there. `N` rows, `A` numbers that describe an action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+
+from puffer_policies.contract import EPISODE_START, PREV_ACTION, PREV_REWARD, State
+from puffer_policies.errors import BuildError, ContractError
+from puffer_policies.nested import leaves
+from puffer_policies.nn.batching import Shape, batch_layout
+from puffer_policies.nn.features import OneHotFeatures
+from puffer_policies.nn.moments import RunningMoments
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout, observation_kind
+from puffer_policies.wrappers.base import PolicyWrapper
+
+OBSERVATION = "observation"
+"""Key of the observation in the Dict that a policy sees; the others are the state's keys."""
+
+
+class PrevActionRewardWrapper(PolicyWrapper):
+    """A policy that sees what it did last and what that earned.
+
+    Choices are one-hot side by side, real actions as they were drawn, rewards as the env gave them;
+    all are 0 where an episode starts, and where the state has no ``prev_action``. To a vector they
+    are appended, every other observation becomes a Dict of it and them.
+
+    Args:
+        env: what the whole is built for.
+        policy: built for the spaces that `wrapped_spaces` gives.
+
+    Raises:
+        BuildError: the policy normalises what it sees: last rewards are not in its statistics.
+    """
+
+    needs_previous = True
+
+    def __init__(self, env: Any, policy: nn.Module) -> None:
+        super().__init__(env, policy)
+        if any(isinstance(each, RunningMoments) for each in policy.modules()):
+            raise BuildError(
+                "'PrevActionRewardWrapper' can't go around what normalises observations: trainers "
+                "show statistics what envs show, which has no last actions.",
+                fix="Normalise around it: "
+                "NormalizeObservationWrapper(PrevActionRewardWrapper(...)).",
+            )
+        layout = action_layout(self.spaces.action)
+        self._action_shape = layout.policy_shape
+        self._size = _size(layout)
+        self.one_hot = None if layout.is_continuous else _one_hot(layout)
+        self._rows = batch_layout(self.spaces.observation)
+        self._appended = observation_kind(self.spaces.observation) == "vector"
+
+    @staticmethod
+    def wrapped_spaces(spaces: Spaces) -> Spaces:
+        """Return the spaces that the wrapped policy is built for: a longer vector, or a Dict."""
+        space: Any = spaces.observation
+        action, reward = _action_box(action_layout(spaces.action)), _unbounded(1)
+        if observation_kind(space) == "vector":
+            return Spaces(_side_by_side((space, action, reward)), spaces.action)
+        parts = {OBSERVATION: space, PREV_ACTION: action, PREV_REWARD: reward}
+        return Spaces(gym_spaces.Dict(parts), spaces.action)
+
+    def transform_observations(self, observations: Any, state: State | None) -> Any:
+        """(N, *obs) or (B, T, *obs) -> the same batch axes, with the last action and reward."""
+        seen, batch = self._rows.flatten(observations)
+        rows, device = math.prod(batch), next(leaves(seen)).device
+        action, reward = self._previous({} if state is None else state, rows, device)  # (N, ...)
+        action, reward = action.reshape(*batch, -1), reward.reshape(*batch, 1)
+        if self._appended:
+            return torch.cat([observations.float(), action, reward], -1)
+        return {OBSERVATION: observations, PREV_ACTION: action, PREV_REWARD: reward}
+
+    def _previous(self, state: State, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the last actions as numbers (N, A) and their rewards (N,)."""
+        taken, paid = state.get(PREV_ACTION), state.get(PREV_REWARD)
+        if taken is None or paid is None:
+            return torch.zeros(rows, self._size, device=device), torch.zeros(rows, device=device)
+        _require_rows(taken, PREV_ACTION, (rows, *self._action_shape))
+        _require_rows(paid, PREV_REWARD, (rows,))
+        taken = taken.reshape(rows, *self._action_shape)
+        action = taken.reshape(rows, -1) if self.one_hot is None else self.one_hot(taken)
+        reward = paid.reshape(rows).float()
+        starts = _starts(state, rows)
+        if starts is None:
+            return action.float(), reward
+        # Filled, not multiplied by zero: what ended may not be finite.
+        return action.float().masked_fill(starts.unsqueeze(-1), 0), reward.masked_fill(starts, 0)
+
+
+def _starts(state: State, rows: int) -> Tensor | None:
+    """Return ``state["episode_start"]`` as bool (N,), or None if it was not sent."""
+    starts: Tensor | None = state.get(EPISODE_START)
+    if starts is None or starts.numel() == rows:
+        return None if starts is None else starts.reshape(rows).bool()
+    # (B,) for a sequence: only its first step can start.
+    first = torch.zeros(len(starts), rows // len(starts), dtype=torch.bool, device=starts.device)
+    first[:, 0] = starts
+    return first.reshape(rows)
+
+
+def _require_rows(found: Tensor, key: str, shape: Shape) -> None:
+    if found.numel() != math.prod(shape):
+        raise ContractError(
+            f"state[{key!r}] has shape {tuple(found.shape)}; expected one for each of {shape[0]} "
+            f"observations, {shape[1:]} each.",
+            fix="Send (B, ...) with a step and (B, T, ...) with a sequence.",
+        )
+
+
+def _size(layout: ActionLayout) -> int:
+    """Return A."""
+    return math.prod(layout.shape) if layout.is_continuous else sum(layout.nvec)
+
+
+def _one_hot(layout: ActionLayout) -> OneHotFeatures:
+    # Policies count options from 0, whatever the space's start.
+    nvec = np.asarray(layout.nvec)
+    return OneHotFeatures(layout.policy_shape, nvec, np.zeros_like(nvec))
+
+
+def _action_box(layout: ActionLayout) -> gym_spaces.Box:
+    """Return the space of actions as numbers; real ones are not clipped, so without bounds."""
+    if layout.is_continuous:
+        return _unbounded(_size(layout))
+    return gym_spaces.Box(0.0, 1.0, (_size(layout),), np.float32)
+
+
+def _unbounded(size: int) -> gym_spaces.Box:
+    return gym_spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+
+def _side_by_side(boxes: Sequence[Any]) -> gym_spaces.Box:
+    low, high = (
+        np.concatenate([np.asarray(bound, np.float32) for bound in bounds])
+        for bounds in zip(*((each.low, each.high) for each in boxes), strict=True)
+    )
+    return gym_spaces.Box(low, high, dtype=np.float32)
