@@ -4,8 +4,9 @@ Each of M traces of the input fades at its own rate and turns at C frequencies,
 ``S[m, c] = exp(-rate[m] + i frequency[c]) * S[m, c] + x[m]``, behind an input gate; a linear layer
 reads all of them, and an output gate mixes what it says with the input. It differs from the paper
 in this: the sum over time is a plain scan, where the paper multiplies by growing exponentials in
-float64 and must bound rates and lengths; rates are positive by construction; and an episode start
-is a decay of exactly 0. Width 128 has 74,212 weights.
+float64 and must bound rates and lengths; rates are positive by construction; fresh periods are
+spaced by ratio, as the paper's 1, 342, 683 and 1024 tell no two recent steps apart; and an episode
+start is a decay of exactly 0. Width 128 has 74,212 weights.
 
 `T` time, `B` batch, `H` hidden size, `M` memory size, `C` context size.
 """
@@ -30,6 +31,9 @@ from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 KEYS = ("ffm_real", "ffm_imag")
 
+MIN_PERIOD = 4
+"""Steps in which the quickest fresh trace turns once."""
+
 MAX_PERIOD = 1024
 """Of the authors' code: steps in which the slowest fresh trace turns once, and is forgotten."""
 
@@ -50,7 +54,7 @@ class FFMLayer(MemoryLayer):
         self.input = layer_init(nn.Linear(hidden_size, sum(self.sizes)), 1.0)
         slowest = -math.log(FORGOTTEN) / MAX_PERIOD
         self.log_rate = nn.Parameter(torch.linspace(FASTEST, slowest, memory_size).log())
-        periods = torch.linspace(1, MAX_PERIOD, context_size)
+        periods = torch.logspace(math.log2(MIN_PERIOD), math.log2(MAX_PERIOD), context_size, base=2)
         self.frequency = nn.Parameter(2 * math.pi / periods)
         self.output = layer_init(nn.Linear(2 * memory_size * context_size, hidden_size), 1.0)
 

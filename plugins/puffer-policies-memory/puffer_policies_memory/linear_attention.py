@@ -63,12 +63,10 @@ class LinearAttentionLayer(MemoryLayer):
         if starts is None:
             starts = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         times = times_of(carry[TIME], starts)
-        seen = self.norm(x)
-        placed = seen + waves(times, x.shape[-1]).to(seen.dtype)
+        placed = self.norm(x + waves(times, x.shape[-1]).to(x.dtype))
         query, key = (phi(self._split(each(placed))) for each in (self.query, self.key))
-        parts = [
-            torch.split(each, CHUNK, 2) for each in (query, key, self._split(self.value(seen)))
-        ]
+        value = self._split(self.value(self.norm(x)))
+        parts = [torch.split(each, CHUNK, 2) for each in (query, key, value)]
         read, sums = [], (carry[SUM], carry[NORM])
         for q, k, v, start in zip(*parts, torch.split(starts.t(), CHUNK, 1), strict=True):
             out, sums = attend(q, k, v, carried=sums, episode=start.cumsum(1))

@@ -138,7 +138,7 @@ def linear_attention(core, state):
         time += 1
         for k, layer in enumerate(core.layers):
             u, (heads, size) = layer.norm(x), layer.heads
-            placed = u + torch.tensor(waves[: len(u)], dtype=torch.float64)
+            placed = layer.norm(x + torch.tensor(waves[: len(u)], dtype=torch.float64))
             query = functional.elu(layer.query(placed)) + 1
             seen[k].append((functional.elu(layer.key(placed)) + 1, layer.value(u)))
             read = []
