@@ -136,7 +136,9 @@ def test_a_mingru_follows_the_papers_equations(highway: bool, layers: int, start
 
 
 def shaken(core: Core) -> Core:
-    """Give the biases, which are born zero, something to do."""
+    """Give the biases, which are born zero, something to do, and flush steps a chance."""
+    if isinstance(core, FusedCore):
+        core.layers.flush_share = 0.8
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)

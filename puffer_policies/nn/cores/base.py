@@ -54,7 +54,8 @@ class Core(nn.Module):
         if episode_start is None:
             return self.sequence(x, state, None)
         output, after = self.sequence(x, self.reset(state, episode_start[:, 0]), episode_start)
-        if torch.compiler.is_compiling() or bool(output.isfinite().all()):
+        # A sum, as it costs a thirtieth of looking at each number.
+        if torch.compiler.is_compiling() or bool(output.detach().sum().isfinite()):
             return output, after
         # Resets by arithmetic leave a NaN alive, as 0 * NaN is NaN; those of single steps do not.
         return self.step_through(x, state, episode_start)

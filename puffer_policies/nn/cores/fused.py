@@ -20,8 +20,8 @@ Parts = tuple[Tensor, ...]
 FUSED_STEP_ROWS = 512
 """From here one step of the fused kernel beats the cell on CPU (measured, 128 -> 128)."""
 
-MOSTLY_STARTS = 0.8
-"""Share of flush steps in a row, K/T, from which one cell a step beats the longer sequence."""
+FLUSH_SHARE = 0.8
+"""Share of flush steps in a row, K/T, above which one cell a step beats the longer sequence."""
 
 
 class FusedLayers(nn.RNNBase):
@@ -38,6 +38,8 @@ class FusedLayers(nn.RNNBase):
     """Names of the state's parts."""
     flush_parts: ClassVar[int] = 1
     """Steps that it takes to empty the state."""
+    flush_share: ClassVar[float] = FLUSH_SHARE
+    """`FLUSH_SHARE` on a CPU: less where the fused kernel gains little over cells."""
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int) -> None:
         super().__init__(self.torch_mode, input_size, hidden_size, num_layers, batch_first=True)
@@ -123,7 +125,8 @@ class FusedCore(Core):
         most = count_starts(episode_start)
         if most == 0:
             return self._run(x, state)
-        if most * self.layers.flush_parts > MOSTLY_STARTS * x.shape[1]:
+        share = self.layers.flush_share if x.device.type == "cpu" else FLUSH_SHARE
+        if most * self.layers.flush_parts > share * x.shape[1]:
             return self.step_through(x, state, episode_start)
         flush = make_flush(episode_start, most=most, parts=self.layers.flush_parts)
         return self._run_flushed(x, state, flush)

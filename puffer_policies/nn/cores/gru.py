@@ -21,6 +21,7 @@ class GRULayers(FusedLayers):
     torch_mode = "GRU"
     gates = 3
     keys = LSTM_STATE[:1]
+    flush_share = 0.05
 
     def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
         """(B, T, I), h (L, B, H) -> (B, T, H), h."""

@@ -21,6 +21,7 @@ class RNNLayers(FusedLayers):
     torch_mode = "RNN_TANH"
     gates = 1
     keys = LSTM_STATE[:1]
+    flush_share = 0.05
     flush_parts = 2
 
     def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
