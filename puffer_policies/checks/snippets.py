@@ -39,8 +39,9 @@ def written(space: Any) -> str:
 
 @written.register
 def _(space: gym.Box) -> str:
-    dtype = f"np.{space.dtype}"
-    low, high = space.low, space.high
+    dtype = f"np.{space.dtype.type.__name__}"  # np.bool_ before NumPy 2
+    # A Box takes no Python bool as a bound.
+    low, high = space.low * 1, space.high * 1
     if low.size and (low == low.flat[0]).all() and (high == high.flat[0]).all():
         bounds = f"{_numbers(low.flat[0])}, {_numbers(high.flat[0])}, {space.shape}"
         return f"gym.Box({bounds}, {dtype})"

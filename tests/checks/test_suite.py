@@ -246,6 +246,16 @@ def test_images_are_no_larger_than_need_be():
     assert {max(shape) for shape in images} == {8}
 
 
+def test_only_a_policy_that_asks_for_sets_is_given_dicts_of_them():
+    def dicts(*observations):
+        pairs = spaces_for(Capabilities(observations=observations))
+        return [set(p.observation.spaces) for p in pairs if isinstance(p.observation, gym.Dict)]
+
+    assert not any("entities" in keys for keys in dicts() + dicts("dict"))
+    assert dicts("entities")
+    assert all({"entities", "mask"} <= keys for keys in dicts("entities"))
+
+
 def test_wrappers_that_can_not_stack_are_left_out():
     registry = discover(plugins=[])
     record = registry.get("Default")
@@ -268,8 +278,17 @@ def test_a_space_can_be_pasted_back(space):
     assert eval(written(space), {"np": np, "gym": gym}) == space
 
 
+@pytest.mark.parametrize("high", [1, np.array([True, False])], ids=["equal", "unequal"])
+def test_a_box_of_bools_can_be_pasted_back(high):
+    shape = np.broadcast_shapes(np.shape(high), (2,))
+    space = gym.Box(np.zeros(shape, np.bool_), np.full(shape, high, np.bool_), dtype=np.bool_)
+    assert eval(written(space), {"np": np, "gym": gym}) == space
+
+
 def test_every_pair_of_the_matrix_can_be_pasted_back():
-    for pair, side in product([*spaces_for(Capabilities()), DISCRETE], ("observation", "action")):
+    sets = spaces_for(Capabilities(observations=("entities",)))
+    pairs = [*spaces_for(Capabilities()), *sets, DISCRETE]
+    for pair, side in product(pairs, ("observation", "action")):
         space = getattr(pair, side)
         assert eval(written(space), {"np": np, "gym": gym}) == space
 
