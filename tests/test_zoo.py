@@ -148,3 +148,10 @@ def test_pufferlibs_names_are_there() -> None:
     assert pytorch.layer_init is layer_init
     action, log_prob, entropy = pytorch.sample_logits(torch.zeros(3, 2))
     assert action.shape == log_prob.shape == entropy.shape == (3,)
+
+
+def test_default_has_as_many_layers_as_asked_for() -> None:
+    policy = Default(REFERENCE, hidden_size=16, num_layers=2)
+    assert parameters(policy) == (8 * 16 + 16) + (16 * 16 + 16) + (16 * 4 + 4) + (16 + 1)
+    with pytest.raises(BuildError, match="num_layers=0"):
+        Default(REFERENCE, num_layers=0)

@@ -72,10 +72,12 @@ class MLPEncoder(nn.Module):
 
 
 class LinearEncoder(MLPEncoder):
-    """One Linear layer and GELU: PufferLib's default."""
+    """One Linear layer and GELU, PufferLib's default, or several of them."""
 
-    def __init__(self, space: Any, hidden_size: int) -> None:
-        super().__init__(space, (hidden_size,), activation=nn.GELU)
+    def __init__(self, space: Any, hidden_size: int, *, num_layers: int = 1) -> None:
+        if num_layers < 1:
+            raise BuildError(f"num_layers={num_layers}; an encoder has at least one layer.")
+        super().__init__(space, (hidden_size,) * num_layers, activation=nn.GELU)
 
 
 @dataclass(frozen=True, slots=True)

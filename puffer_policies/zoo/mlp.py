@@ -18,11 +18,18 @@ from puffer_policies.spaces import action_layout, require_kinds, spaces_of
 
 
 class Default(ActorCritic):
-    """One Linear layer with GELU under both heads: PufferLib's default."""
+    """One Linear layer with GELU under both heads: PufferLib's default.
 
-    def __init__(self, env: Any, hidden_size: int = 128) -> None:
+    Args:
+        env: what the policy is for.
+        hidden_size: width of a layer.
+        num_layers: hidden layers; some tasks, such as LunarLander, want two.
+    """
+
+    def __init__(self, env: Any, hidden_size: int = 128, *, num_layers: int = 1) -> None:
         spaces = spaces_of(env)
-        super().__init__(LinearEncoder(spaces.observation, hidden_size), spaces)
+        encoder = LinearEncoder(spaces.observation, hidden_size, num_layers=num_layers)
+        super().__init__(encoder, spaces)
 
 
 class Structured(ActorCritic):
