@@ -33,6 +33,7 @@ TRAINER_FILES = [
     "test_memory_tasks.py",
     "test_normalize_training.py",
     "test_optimizers.py",
+    "test_prev_action_reward.py",
     "test_options.py",
     "test_rollout.py",
     "test_run.py",

@@ -188,6 +188,7 @@ def test_a_zoo_policy_is_a_constructor(house):
 def test_forward_of_a_policy_is_written_once(house):
     """Parts of a policy are modules with a forward of their own; only policies have both."""
     homes = {"puffer_policies.nn.actor_critic", "puffer_policies.wrappers.base"}
+    homes.add("puffer_policies.wrappers.separate_critic")  # runs two policies, and joins them
     interfaces = {"puffer_policies.contract"}
     writers = {name for name, tree in house.items() if "forward_eval" in forwards(tree)}
     assert writers - interfaces <= homes
