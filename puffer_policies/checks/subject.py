@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed
-from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE
+from puffer_policies.contract import (
+    ACTION_MASK,
+    EPISODE_START,
+    LSTM_STATE,
+    NEEDS_PREVIOUS,
+    PREV_ACTION,
+    PREV_REWARD,
+)
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.distributions import Distribution, distribution
@@ -109,14 +116,29 @@ class Subject:
         return _stacked(rows, lead)
 
     def unmasked(self, state: dict[str, Any], observations: Any) -> dict[str, Any]:
-        """Allow every option in `state`, if the record says that the policy asks for a mask."""
-        needs = self.capabilities is not None and self.capabilities.needs_mask
-        if needs and self.layout.nvec and ACTION_MASK not in state:
+        """Put into `state` what the policy asks for: a mask that allows all, and a last step.
+
+        The last action and reward are 1 everywhere, so that steps and sequences agree.
+        """
+        wanted = {key: form for key, form in self._asked.items() if key not in state}
+        if wanted:
             _, lead = batch_layout(self.spaces.observation).flatten(observations)
             device = next(leaves(observations)).device
-            shape = (*lead, sum(self.layout.nvec))
-            state[ACTION_MASK] = torch.ones(shape, dtype=torch.bool, device=device)
+            for key, (shape, dtype) in wanted.items():
+                state[key] = torch.ones((*lead, *shape), dtype=dtype, device=device)
         return state
+
+    @cached_property
+    def _asked(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of a row of each state key that the policy asks for."""
+        layout, asked = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
+        if layout.nvec and self.capabilities is not None and self.capabilities.needs_mask:
+            asked[ACTION_MASK] = (sum(layout.nvec),), torch.bool
+        if any(getattr(module, NEEDS_PREVIOUS, False) for module in self.policy.modules()):
+            number = torch.float32 if layout.is_continuous else torch.int64
+            asked[PREV_ACTION] = layout.policy_shape, number
+            asked[PREV_REWARD] = (), torch.float32
+        return asked
 
     def map(self, function: Callable[[Tensor], Any], observations: Any) -> Any:
         """Apply `function` to every tensor of nested observations."""
