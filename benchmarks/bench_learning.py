@@ -3,8 +3,9 @@
 Each run is a process of its own, started as a user starts it: ``puffer-policies train NAME``. A
 line of JSON for each is kept in docs/results.jsonl, from which the page is written.
 
-    python benchmarks/bench_learning.py                     all targets, seeds 1 2 3
+    python benchmarks/bench_learning.py                     all configs, seeds 1 2 3
     python benchmarks/bench_learning.py --only acrobot      one config
+    python benchmarks/bench_learning.py --memories          every memory on two memory tasks
     python benchmarks/bench_learning.py --write             the page alone, from the lines there are
 """
 
@@ -64,6 +65,37 @@ TARGETS = [
 ]
 
 
+def gap(memory: str, *options: str) -> list[Target]:
+    """Return what a memory should reach on two tasks that need one; "None" should not."""
+    flags = ("--rnn-name", memory, *options, "--train.total-timesteps", "150000")
+    if memory == "None":
+        return [
+            Target("cartpole_novel", at_most=60, flags=flags),
+            Target("repeat_previous", at_most=-0.4, flags=flags),
+        ]
+    return [
+        Target("cartpole_novel", at_least=350, flags=flags),
+        Target("repeat_previous", at_least=0.5, flags=flags),
+    ]
+
+
+GAPS = [
+    *gap("None"),
+    *gap("FrameStackWrapper", "--rnn.frames", "5"),
+    *gap("LSTMWrapper"),
+    *gap("GRUWrapper"),
+    *gap("RNNWrapper"),
+    *gap("MinGRUWrapper"),
+    *gap("GTrXLWrapper", "--rnn.memory", "16"),
+    # These are in plugins/puffer-policies-memory.
+    *gap("LRUWrapper"),
+    *gap("S5Wrapper"),
+    *gap("FFMWrapper"),
+    *gap("MambaWrapper"),
+    *gap("LinearAttentionWrapper"),
+]
+
+
 def train(target: Target, seed: int) -> dict[str, Any]:
     """Run one training and return what is kept of it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +130,8 @@ def keep(run: dict[str, Any]) -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    rows = [row for target in TARGETS for row in _rows(target)]
-    return "\n".join([HEAD, *rows, ""])
+    configs, gaps = ([r for each in group for r in _rows(each)] for group in (TARGETS, GAPS))
+    return "\n".join([HEAD, *TABLE, *configs, MEMORY, *TABLE, *gaps, ""])
 
 
 HEAD = """# Results
@@ -109,9 +141,19 @@ that has a target, three seeds each, on two shared CPU cores, one thread for eac
 the mean of the final evaluation, 100 episodes in envs of their own, with the standard deviation
 over episodes; most likely actions unless "sampled" is said. `puffer-policies train NAME
 --train.seed SEED` repeats a row, `puffer-policies show-config NAME` prints its settings.
+"""
 
-| config | target | seed | return | steps | seconds | |
-|---|---|---|---|---|---|---|"""
+MEMORY = """
+## Memories
+
+The same on two tasks that nobody solves without a memory: CartPole without velocities, and naming
+the card of four steps ago. 150,000 steps each; frames beside each other are the baseline.
+"""
+
+TABLE = [
+    "| config | target | seed | return | steps | seconds | |",
+    "|---|---|---|---|---|---|---|",
+]
 
 
 def _rows(target: Target) -> list[str]:
@@ -134,8 +176,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="configs to train; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--write", action="store_true", help="only write the page")
+    parser.add_argument("--memories", action="store_true", help="train the memories instead")
     options = parser.parse_args()
-    for target in TARGETS:
+    for target in GAPS if options.memories else TARGETS:
         if options.write or (options.only and target.config not in options.only):
             continue
         for seed in options.seeds:
