@@ -69,7 +69,7 @@ def plans_for(
     if isinstance(policy, str) and SEPARATOR in policy:
         return _file_plans(policy, env, wrappers, registry)
     if isinstance(policy, str):
-        policy = _as_policy(policy, registry)
+        policy = stack_around(policy, registry)
     probe = partial(prepare, policy, wrappers=wrappers, registry=registry)
     pairs = [spaces_of(env)] if env is not None else _matrix(policy, registry)
     return [_plan(policy, probe(pair).spec, pair, wrappers, registry) for pair in pairs]
@@ -108,11 +108,8 @@ def wrapped_plans(
     ]
 
 
-# -- inside ----------------------------------------------------------------------------------------
-
-
-def _as_policy(asked: str, registry: Registry) -> str:
-    """Return the expression to check: a preset's, and for a wrapper's name it around a policy."""
+def stack_around(asked: str, registry: Registry) -> str:
+    """Return the expression to build: a preset's, and for a wrapper's name it around a policy."""
     preset = registry.presets.get(asked)
     if preset is not None:
         return preset.policy
@@ -120,6 +117,9 @@ def _as_policy(asked: str, registry: Registry) -> str:
     if not spec.wrappers and registry.get(spec.name).kind == "wrapper":
         return str(PolicySpec(_WRAPPED).wrapped(WrapperSpec(spec.name, spec.kwargs)))
     return asked
+
+
+# -- inside ----------------------------------------------------------------------------------------
 
 
 def _matrix(policy: PolicyLike, registry: Registry) -> list[Spaces]:

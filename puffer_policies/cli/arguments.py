@@ -88,6 +88,8 @@ def handler_of(options: argparse.Namespace) -> Any:
         return "fitting:run_fits"
     if options.verb == "show" and options.env:
         return "fitting:run_show_for"
+    if options.verb == "show" and options.card:
+        return "carding:run_card"
     if options.verb == "train" and options.options:
         return "configuring:run_options"
     if options.verb == "train" and options.name is None and options.resume is None:
@@ -106,8 +108,12 @@ def _add_looking(verbs: Any) -> None:
     listing.add_argument("--source", action="store_true", help="show where each name comes from")
     show = _verb(verbs, "show", "listing:run_show", "show everything about a name")
     show.add_argument("name")
-    show.add_argument(
+    built = show.add_mutually_exclusive_group()
+    built.add_argument(
         "--env", type=_text, metavar="ENV", help="build it for this env, count its parameters"
+    )
+    built.add_argument(
+        "--card", action="store_true", help="build it and measure it, which takes seconds"
     )
     why = _verb(verbs, "why", "listing:run_why", "explain where a name leads, or why nowhere")
     why.add_argument("name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from puffer_policies.cards import count_parameters
 from puffer_policies.cli.listing import described
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
@@ -49,8 +50,5 @@ def run_show_for(options: argparse.Namespace) -> int:
 
 def _parameters(expression: str, env: str, registry: Registry) -> dict[str, Any]:
     policy = get_policy(expression, env, registry=registry)
-    parts = {
-        name: sum(parameter.numel() for parameter in module.parameters())
-        for name, module in policy.named_children()
-    }
-    return {"env": env, "total": sum(p.numel() for p in policy.parameters()), "parts": parts}
+    parts = {name: count_parameters(module) for name, module in policy.named_children()}
+    return {"env": env, "total": count_parameters(policy), "parts": parts}

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
+MAX_GATES = 4
+"""The most blocks that a recurrent weight is looked through for: an LSTM's."""
+
 
 def layer_init(layer: Layer, std: float = math.sqrt(2), bias_const: float = 0.0) -> Layer:
     """Give a Linear or Conv layer an orthogonal weight of gain `std`, a constant bias; return it.
@@ -33,3 +36,37 @@ def orthogonal_gates(weight: Tensor, gates: int) -> None:
     with torch.no_grad():
         for block in weight.chunk(gates):
             nn.init.orthogonal_(block)
+
+
+def drawn_as(weight: Tensor) -> str:
+    """Say how a fresh weight was drawn, read off its numbers.
+
+    Returns:
+        ``0.5`` for a constant, ``orthogonal, gain 1.41`` (``in 3 blocks`` of rows, as
+        `orthogonal_gates` makes them), ``norm 1`` for one row, else ``mean 0.00, std 0.09``.
+    """
+    numbers = weight.detach().double()
+    if bool((numbers == numbers.flatten()[0]).all()):
+        return f"{float(numbers.flatten()[0]):.3g}"
+    if numbers.ndim > 1 and len(numbers) == 1:
+        return f"norm {float(numbers.norm()):.3g}"
+    for blocks in range(MAX_GATES, 0, -1) if numbers.ndim > 1 else ():
+        gain = _common_gain(numbers.flatten(1), blocks)
+        if gain:
+            return f"orthogonal, gain {gain:.3g}" + f" in {blocks} blocks" * (blocks > 1)
+    mean = round(float(numbers.mean()), 2) + 0.0  # no negative zero
+    return f"mean {mean:.2f}, std {float(numbers.std()):.2g}"
+
+
+def _common_gain(matrix: Tensor, blocks: int) -> float:
+    """Return the gain that all blocks of rows are orthogonal with, or 0."""
+    rows, columns = len(matrix) // blocks, matrix.shape[1]
+    # Any few rows of an orthogonal matrix are orthogonal: only square blocks or tall say more.
+    if len(matrix) % blocks or columns < 2 or (blocks > 1 and rows < columns):
+        return 0.0
+    parts = matrix.chunk(blocks)
+    grams = [part @ part.T if rows <= columns else part.T @ part for part in parts]
+    square = float(grams[0][0, 0])
+    wanted = square * torch.eye(len(grams[0]), dtype=matrix.dtype, device=matrix.device)
+    same = all(torch.allclose(gram, wanted, rtol=0, atol=1e-4 * square) for gram in grams)
+    return math.sqrt(square) if same else 0.0

@@ -1,0 +1,137 @@
+"""Cards: what is measured of a policy or wrapper, and what the lines of results say of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from commands import run
+from torch import nn
+
+from puffer_policies.cards import Card, measure_card
+from puffer_policies.discovery import default_registry
+from puffer_policies.nn.init import drawn_as, layer_init, orthogonal_gates
+from puffer_policies.results import read_results
+
+pytestmark = pytest.mark.usefixtures("project")
+
+DEFAULT_ON_V = (8 + 1) * 128 + (128 + 1) * (4 + 1)
+LSTM = 4 * (128 + 128 + 2) * 128
+
+
+@pytest.fixture(scope="module")
+def cards() -> dict[str, Card]:
+    names = ("Default", "LSTMWrapper", "SquashedGaussianWrapper")
+    return {name: measure_card(name, default_registry()) for name in names}
+
+
+def test_a_policy_without_memory_is_counted_on_both_reference_tasks(cards):
+    card = cards["Default"]
+    pixels = 4 * 84 * 84
+    assert card.task == "V"
+    assert card.parameters == {"V": DEFAULT_ON_V, "P84": DEFAULT_ON_V + (pixels - 8) * 128}
+    assert card.added == {}
+    assert card.parity_error is None
+
+
+def test_the_weights_of_a_card_are_all_that_is_trained(cards):
+    shapes = [weight.shape for weight in cards["Default"].weights.values()]
+    assert sum(torch.Size(shape).numel() for shape in shapes) == DEFAULT_ON_V
+
+
+def test_a_memory_is_measured_around_default_and_its_steps_equal_its_sequence(cards):
+    card = cards["LSTMWrapper"]
+    assert card.expression == "LSTMWrapper(Default)"
+    assert card.added == {"V": LSTM, "P84": LSTM}
+    assert all(name.startswith("core.") for name in card.weights)
+    assert 0 <= card.parity_error < 1e-5
+
+
+def test_what_does_not_fit_the_first_task_is_measured_on_one_that_it_fits(cards):
+    card = cards["SquashedGaussianWrapper"]
+    assert card.task == "V to Box(2)"
+    assert card.added == {card.task: 0}
+    assert card.weights == {}
+
+
+def test_costs_are_of_the_rows_that_the_card_names(cards):
+    assert all(card.step_ms > 0 and card.training_ms > 0 for card in cards.values())
+    assert {card.training_rows for card in cards.values()} == {(64, 64)}
+
+
+def test_a_card_survives_json(cards):
+    for card in cards.values():
+        assert Card.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+
+
+def test_measuring_leaves_threads_and_generators_as_they_were():
+    torch.manual_seed(5)
+    before = torch.get_num_threads(), torch.random.get_rng_state()
+    measure_card("Default", default_registry())
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+
+
+def test_show_prints_the_card_below_the_record(capsys):
+    code, out, _ = run(capsys, "show", "LSTMWrapper", "--card")
+    assert code == 0
+    assert "paper" in out
+    assert "133,893 on V" in out
+    assert "orthogonal, gain 1 in 4 blocks" in out
+
+
+def test_show_card_as_json_is_the_record_and_the_card(capsys):
+    _, out, _ = run(capsys, "show", "Default", "--card", "--json")
+    told = json.loads(out)
+    assert told["card"]["parameters"]["V"] == DEFAULT_ON_V
+    assert told["qualified_name"] == "puffer-policies/Default"
+    assert isinstance(told["learning"], list)
+
+
+def test_show_takes_one_of_env_and_card(capsys):
+    code, _, err = run(capsys, "show", "Default", "--card", "--env", "CartPole-v1")
+    assert code == 2
+    assert "not allowed with" in err
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (layer_init(nn.Linear(5, 7), 0.5).weight, "orthogonal, gain 0.5"),
+        (layer_init(nn.Linear(7, 5), 2.0).weight, "orthogonal, gain 2"),
+        (layer_init(nn.Linear(7, 1), 3.0).weight, "norm 3"),
+        (nn.Linear(3, 3).bias.detach() * 0 + 0.25, "0.25"),
+        (torch.tensor([1.0, 3.0]), "mean 2.00, std 1.4"),
+    ],
+)
+def test_how_a_weight_was_drawn_is_read_off_its_numbers(weight, said):
+    assert drawn_as(weight) == said
+
+
+@pytest.mark.parametrize("gates", [2, 3, 4])
+def test_gates_are_told_from_one_orthogonal_draw(gates):
+    weight = torch.empty(gates * 6, 6)
+    orthogonal_gates(weight, gates)
+    assert drawn_as(weight) == f"orthogonal, gain 1 in {gates} blocks"
+    assert drawn_as(nn.init.orthogonal_(weight)) == "orthogonal, gain 1"
+
+
+def line(name: str, seed: int, mean: float) -> str:
+    told = {"mean": mean, "deterministic": True}
+    return json.dumps({"name": name, "seed": seed, "steps": 1000, "evaluation": told})
+
+
+def test_a_result_speaks_for_its_wrapper_and_one_without_for_its_policy(tmp_path):
+    memory, none = "cartpole_novel --rnn-name GRUWrapper", "cartpole_novel --rnn-name None"
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join([line(memory, 2, 400), line(none, 1, 40), line(memory, 1, 500)]))
+    found = read_results(path)
+    assert set(found) == {"GRUWrapper", "Default"}
+    (result,) = found["GRUWrapper"]
+    assert (result.seeds, result.returns, result.mean) == ((1, 2), (500, 400), 450)
+    assert result.command == "puffer-policies train cartpole_novel --rnn-name GRUWrapper"
+
+
+def test_without_a_file_there_are_no_results():
+    assert read_results(None) == {}
