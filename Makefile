@@ -57,8 +57,9 @@ format: setup  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup  ## Write docs/checks.md from the checks and the bad policies that prove them.
+docs: setup  ## Write docs/checks.md and docs/zoo.md from what they tell of.
 	$(BIN)/python tools/write_checks_page.py
+	$(BIN)/python tools/write_zoo_page.py
 
 bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,4 +1,4 @@
-"""Reads what a module says without importing it: where its file is, and a class's signature."""
+"""Reads a module without importing it: where its file is, its preface, a class's signature."""
 
 from __future__ import annotations
 
@@ -47,14 +47,9 @@ def constructor_signature(target: str, *, search_path: str = "") -> str:
     The text comes from the source, so that showing it imports nothing. A class that inherits its
     constructor, or is made by a call, has no signature here.
     """
-    module, _, attribute = target.partition(":")
-    path = locate_module(module, search_path=search_path)
-    if path is None or not path.is_file():
-        return ""
-    try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except (SyntaxError, UnicodeDecodeError, OSError):
-        return ""
+    tree = _parsed(target, search_path)
+    body: list[ast.stmt] = tree.body if tree else []
+    attribute = target.partition(":")[2]
     for part in [*attribute.split("."), "__init__"]:
         found = [node for node in body if getattr(node, "name", None) == part]
         if not found:
@@ -63,6 +58,23 @@ def constructor_signature(target: str, *, search_path: str = "") -> str:
             return _spelled(found[-1].args)
         body = getattr(found[-1], "body", [])
     return ""
+
+
+def module_docstring(target: str, *, search_path: str = "") -> str:
+    """Return what the module of ``module:Class`` says of itself, or '' if it can't be read."""
+    tree = _parsed(target, search_path)
+    return (ast.get_docstring(tree) or "") if tree else ""
+
+
+def _parsed(target: str, search_path: str) -> ast.Module | None:
+    """Return the syntax tree of the module of ``module:Class``, or None if it can't be read."""
+    path = locate_module(target.partition(":")[0], search_path=search_path)
+    if path is None or not path.is_file():
+        return None
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, OSError):
+        return None
 
 
 def _spelled(arguments: ast.arguments) -> str:
