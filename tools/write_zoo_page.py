@@ -75,6 +75,13 @@ $ puffer-policies show RNNWrapper --card
   they were made.
 """
 
+TITLES = {
+    "policy": "## Policies\n",
+    "wrapper": "## Wrappers\n\nWhat memories cost, in order of their training pass:\n\n"
+    "![Milliseconds and parameters of each memory](zoo.svg)\n",
+}
+"""What stands above each table; tools/plot_zoo.py draws the picture."""
+
 HEADS = ("Name", "Package", "Parameters", "Parity", "Step", "Training", *COMPARED)
 
 
@@ -113,7 +120,7 @@ def page() -> str:
     for kind, group in groupby(records().values(), key=lambda each: each.kind):
         members = list(group)
         rows = [_row(each, cards[each.name], results.get(each.name, [])) for each in members]
-        parts.append(_table({"policy": "Policies", "wrapper": "Wrappers"}[kind], rows))
+        parts.append(_table(TITLES[kind], rows))
         parts += [_section(each, cards[each.name], results.get(each.name, [])) for each in members]
     return "\n".join(parts)
 
@@ -149,7 +156,7 @@ def _machine() -> str:
 
 def _table(title: str, rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (HEADS, ("---",) * len(HEADS), *rows)]
-    return "\n".join([f"## {title}\n", *lines, ""])
+    return "\n".join([title, *lines, ""])
 
 
 def _row(record: Record, card: Card, learned: Sequence[LearningResult]) -> list[str]:
