@@ -52,10 +52,9 @@ class LearningResult:
 
 
 def shipped_results() -> Path | None:
-    """Return the results.jsonl that came with the package, or stands in its repository."""
-    package = Path(__file__).parent
-    places = (package / FILE_NAME, package.parent / "docs" / FILE_NAME)
-    return next((place for place in places if place.is_file()), None)
+    """Return the results.jsonl of the repository that this package runs from, None elsewhere."""
+    place = Path(__file__).parent.parent / "docs" / FILE_NAME
+    return place if place.is_file() else None
 
 
 def read_results(path: Path | None) -> dict[str, list[LearningResult]]:

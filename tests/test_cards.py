@@ -86,7 +86,12 @@ def test_show_card_as_json_is_the_record_and_the_card(capsys):
     told = json.loads(out)
     assert told["card"]["parameters"]["V"] == DEFAULT_ON_V
     assert told["qualified_name"] == "puffer-policies/Default"
-    assert isinstance(told["learning"], list)
+
+
+def test_show_card_without_the_repository_says_where_results_are(capsys, monkeypatch):
+    monkeypatch.setattr("puffer_policies.cli.carding.shipped_results", lambda: None)
+    _, out, _ = run(capsys, "show", "Default", "--card")
+    assert "see docs/zoo.md" in out
 
 
 def test_show_takes_one_of_env_and_card(capsys):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from puffer_policies.cards import Card, measure_card
 from puffer_policies.cli.listing import described
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.discovery import default_registry
+from puffer_policies.registry import Registry
 from puffer_policies.results import LearningResult, read_results, shipped_results
+
+ZOO_PAGE = "docs/zoo.md of the repository"
+"""Where results are read by those who have the package alone."""
 
 
 def run_card(options: argparse.Namespace) -> int:
@@ -17,13 +22,24 @@ def run_card(options: argparse.Namespace) -> int:
     registry = default_registry()
     shown = described(options.name, registry)
     card = measure_card(options.name, registry)
-    learned = read_results(shipped_results()).get(shown.data["name"], [])
+    path = shipped_results()
+    learned = _learned(shown.data, read_results(path), registry)
     if options.json:
-        told = [result.to_dict() for result in learned]
+        told = [result.to_dict() for result in learned] if path else None
         print_json({**shown.data, "card": card.to_dict(), "learning": told})
         return 0
-    print_fields([*shown.fields, *_measured(card), ("learning", _learning(learned))])
+    learning = _learning(learned) if path else f"see {ZOO_PAGE}"
+    print_fields([*shown.fields, *_measured(card), ("learning", learning)])
     return 0
+
+
+def _learned(
+    data: Mapping[str, Any], results: Mapping[str, list[LearningResult]], registry: Registry
+) -> list[LearningResult]:
+    """Return the results of a record, and none of another package's record of that bare name."""
+    meant = registry.explain(data["name"]).record
+    same = meant is not None and meant.qualified_name == data["qualified_name"]
+    return results.get(data["name"], []) if same else []
 
 
 def _measured(card: Card) -> list[tuple[str, str]]:
