@@ -1,0 +1,33 @@
+"""docs/results.md says what the runs in docs/results.jsonl reached."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("bench_learning")
+
+
+def test_the_page_is_that_of_the_runs(bench):
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == bench.page()
+
+
+def test_every_config_with_a_target_was_run_with_three_seeds(bench):
+    seeds = {target.name: set() for target in bench.TARGETS}
+    for run in bench.lines():
+        seeds.get(run["name"], set()).add(run["seed"])
+    assert {name: found for name, found in seeds.items() if not found >= {1, 2, 3}} == {}
+
+
+def test_a_target_is_reached_on_the_right_side(bench):
+    above, below = bench.Target("a", at_least=1.0), bench.Target("b", at_most=1.0)
+    assert (above.reached(1.0), above.reached(0.9)) == (True, False)
+    assert (below.reached(1.0), below.reached(1.1)) == (True, False)
