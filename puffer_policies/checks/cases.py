@@ -46,6 +46,10 @@ class Case:
         return str(result.status), text
 
 
+A_MEMORY = f"{BUILTIN}/LSTMWrapper"
+"""Stands for all memories: to the policy inside they are alike."""
+
+
 def cases_of_distribution(
     distribution: str,
     *,
@@ -68,10 +72,10 @@ def cases_of_distribution(
     checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
     usable = [record for record in records if _is_usable(record, registry)]
     plans = [p for r in usable for p in plans_for(r.qualified_name, registry=registry)]
-    # Not the wrappers of whatever else is installed: the tests would change with it.
-    around = {BUILTIN, wanted}
+    # Not all that is installed: the tests would change with it, and grow with every memory of ours.
+    around = {r.qualified_name for r in records if r.kind == "wrapper"} | {A_MEMORY}
     names = [record.qualified_name for record in usable if record.kind == "policy"]
-    wrapped = [p for n in names for p in wrapped_plans(n, registry, distributions=around)]
+    wrapped = [p for n in names for p in wrapped_plans(n, registry, wrappers=around)]
     return [*_cases(plans, checks), *_cases(wrapped, [each for each in checks if not each.once])]
 
 

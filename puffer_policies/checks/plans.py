@@ -89,12 +89,12 @@ def subject_of(blueprint: Blueprint) -> Subject:
 
 
 def wrapped_plans(
-    name: str, registry: Registry, *, distributions: Collection[str] | None = None
+    name: str, registry: Registry, *, wrappers: Collection[str] | None = None
 ) -> list[Plan]:
     """Return the plans of a registered policy inside each wrapper that can go around it.
 
-    They are tried on the first spaces of its matrix, one kind of action each. `distributions` are
-    those whose wrappers are tried; all if None.
+    They are tried on the first spaces of its matrix, one kind of action each. `wrappers` are the
+    qualified names of those that are tried; all if None.
     """
     record = registry.get(name, kind="policy")
     assert isinstance(record, PolicyRecord)
@@ -102,7 +102,7 @@ def wrapped_plans(
     return [
         plan
         for wrapper in wrappers_for(record, registry)
-        if distributions is None or registry.get(wrapper).provenance.distribution in distributions
+        if wrappers is None or registry.get(wrapper).qualified_name in wrappers
         for pair in pairs
         for plan in plans_for(f"{wrapper}({name})", pair, registry=registry)
     ]

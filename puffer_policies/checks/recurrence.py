@@ -132,7 +132,11 @@ def reset_forgets(subject: Subject) -> None:
         require_forgotten(one[reset, FLAG + 1 :], two[reset, FLAG + 1 :], "stepping")
         if is_same(one[reset, FLAG], two[reset, FLAG]):  # else it is late: R4
             first = part(subject, seen, (slice(None), slice(FLAG, FLAG + 1)))
-            fresh, _ = step_through(subject, policy, first)
+            # What came before the first step is nothing, which only a start says where it is sent.
+            begun = subject.starts(steps=1, at=[(row, 0) for row in range(BATCH)])
+            fresh, _ = step_through(
+                subject, policy, first, starts=begun if subject.reads_previous else None
+            )
             require_same(
                 one[reset, FLAG],
                 fresh[reset, 0],

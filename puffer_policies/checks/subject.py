@@ -128,6 +128,11 @@ class Subject:
                 state[key] = torch.ones((*lead, *shape), dtype=dtype, device=device)
         return state
 
+    @property
+    def reads_previous(self) -> bool:
+        """Whether the policy asks for the last action and reward."""
+        return PREV_ACTION in self._asked
+
     @cached_property
     def _asked(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of a row of each state key that the policy asks for."""

@@ -115,21 +115,24 @@ class FusedCore(Core):
         """(B, T, I) -> (B, T, H). Without starts this is torch's own layer."""
         if episode_start is None:
             return self._run(x, state)
-        broken: After = self._run_broken(x, state, episode_start)
-        return broken
+        if torch.compiler.is_compiling():
+            # Lengths differ from call to call, and each would be compiled anew. Not by a decorator:
+            # that imports the compiler, a second that all who use a memory would wait for.
+            run = torch.compiler.disable(self._run_broken)  # type: ignore[no-untyped-call]
+            disabled: After = run(x, state, episode_start)
+            return disabled
+        return self._run_broken(x, state, episode_start)
 
-    # How long the sequence gets differs from call to call: each length would be compiled anew.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run_broken(self, x: Tensor, state: State, episode_start: Tensor) -> After:
         """Choose how to reset by how many starts the fullest row has."""
+        parts, time = self.layers.flush_parts, x.shape[1]
         most = count_starts(episode_start)
         if most == 0:
             return self._run(x, state)
         share = self.layers.flush_share if x.device.type == "cpu" else FLUSH_SHARE
-        if most * self.layers.flush_parts > share * x.shape[1]:
+        if most * parts > share * time:
             return self.step_through(x, state, episode_start)
-        flush = make_flush(episode_start, most=most, parts=self.layers.flush_parts)
-        return self._run_flushed(x, state, flush)
+        return self._run_flushed(x, state, make_flush(episode_start, most=most, parts=parts))
 
     def _run(self, x: Tensor, state: State) -> After:
         """(B, T, I) -> (B, T, H) without resets."""
