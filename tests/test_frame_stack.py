@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces as gym_spaces
-from gymnasium.wrappers import FrameStackObservation
+from gymnasium import wrappers
 
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.factory import get_policy
@@ -26,8 +26,9 @@ def seen_by(policy, observations, state):
         return policy.transform_observations(observations, state)
 
 
+@pytest.mark.trainer
 def test_the_policy_inside_sees_gymnasiums_stack():
-    env = FrameStackObservation(gymnasium.make("CartPole-v1"), 4, padding_type="zero")
+    env = wrappers.FrameStackObservation(gymnasium.make("CartPole-v1"), 4, padding_type="zero")
     policy = get_policy("FrameStackWrapper(Default)", "CartPole-v1")
     expected, _ = env.reset(seed=3)
     state, start = {}, True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -22,7 +22,13 @@ _OURS = ("num_envs", "batch_size", "seed", "env_seed", "env_type", "max_num_play
 """Options of a pool that no config's [env] section may set."""
 
 
-class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
+if TYPE_CHECKING:
+    _VectorEnv = VectorEnv[Any, Any, Any]
+else:
+    _VectorEnv = VectorEnv  # no generic class in a gymnasium that is too old to train
+
+
+class EnvPoolVectorEnv(_VectorEnv):
     """A pool of `num_envs` envs. ``reset(seed=...)`` makes it anew: it is seeded in no other way.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from puffer_policies.envs.autoreset import AutoresetMode
+from puffer_policies.envs.autoreset import AutoresetMode, require_autoreset
 from puffer_policies.errors import EnvError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout
@@ -37,6 +37,7 @@ class GymVecEnv:
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        require_autoreset()
         self.env = env
         self._door = Door(env)
         self.num_envs: int = env.num_envs

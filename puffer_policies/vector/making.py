@@ -14,6 +14,7 @@ import gymnasium
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.config.presets import shipped_configs
+from puffer_policies.envs.autoreset import require_autoreset
 from puffer_policies.envs.making import NATIVE, best_mode, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
 from puffer_policies.spaces import env_not_found
@@ -49,6 +50,7 @@ def make_vecenv(
         EnvError: the env can't be made.
         MissingDependency: a package that it needs is not installed.
     """
+    require_autoreset()
     if vectorization not in VECTORIZATIONS:
         raise ConfigError(
             f"vec.vectorization is {vectorization!r}.",
