@@ -148,12 +148,29 @@ for _kind, _space_type in {
     observation_kind.register(_space_type, lambda space, kind=_kind: kind)
 
 
+class Image(Box):
+    """A Box (C, h, w) or (h, w, C) that says which: for images whose shape does not show it."""
+
+    def __init__(self, low: Any, high: Any, *, layout: str, dtype: Any) -> None:
+        if layout not in ("CHW", "HWC"):
+            raise IncompatibleSpace(f"An Image's layout is {layout!r}.", fix="Use 'CHW' or 'HWC'.")
+        super().__init__(low, high, dtype=dtype)
+        self.layout = layout
+
+    def __repr__(self) -> str:
+        """Show what a Box shows, and the layout."""
+        return f"Image({self.shape}, {self.dtype}, {self.layout})"
+
+
 def image_layout(space: Box) -> str:
     """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.
 
     An image has three axes; its channels are the axis that is smaller than both others, and the
-    last one if both ends are. Ambiguous sizes such as (3, 3, 3) count as no image.
+    last one if both ends are. Ambiguous sizes such as (3, 3, 3) count as no image, unless the space
+    is an `Image`.
     """
+    if isinstance(space, Image):
+        return space.layout
     if len(space.shape) != 3:
         return ""
     first, middle, last = space.shape

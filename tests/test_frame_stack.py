@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces as gym_spaces
 from gymnasium import wrappers
+from gymnasium.vector.utils import batch_space
 
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.factory import get_policy
-from puffer_policies.spaces import Spaces
+from puffer_policies.nested import map_nested
+from puffer_policies.nn.features import make_features
+from puffer_policies.nn.frames import frames_of
+from puffer_policies.spaces import Spaces, image_layout
 
 VECTOR = gym_spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = gym_spaces.Discrete(4)
@@ -78,16 +84,99 @@ def test_images_are_stacked_along_their_channels(shape):
     torch.testing.assert_close(own, torch.cat(frames, axis))
 
 
-def test_keys_have_no_frames():
-    space = gym_spaces.Dict({"a": VECTOR})
-    with pytest.raises(IncompatibleSpace, match="frames of dict"):
-        stacked_policy(space)
+LEAVES = [
+    gym_spaces.Discrete(5, start=-2),
+    gym_spaces.MultiDiscrete(np.array([[2, 3], [4, 2]])),
+    gym_spaces.MultiBinary(3),
+    gym_spaces.Box(-1.0, 1.0, (2, 2), np.float32),
+]
+NESTED = gym_spaces.Dict(
+    {"b": gym_spaces.Tuple(LEAVES), "a": gym_spaces.Box(0, 255, (1, 9, 9), np.uint8)}
+)
 
 
-def test_frames_that_nobody_would_take_for_an_image_are_refused():
-    space = gym_spaces.Box(0, 255, (3, 8, 8), np.uint8)
-    with pytest.raises(IncompatibleSpace, match=r"shape \(12, 8, 8\)"):
-        stacked_policy(space)
+def sample(space, *batch):
+    """Random observations of a space, with `batch` axes in front."""
+    number = int(np.prod(batch))
+    vector = batch_space(space, number)
+    vector.seed(0)
+    rows = map_nested(torch.from_numpy, dict_or_tuple(vector.sample()))
+    return map_nested(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), rows)
+
+
+def dict_or_tuple(tree):
+    if isinstance(tree, dict):
+        return {key: dict_or_tuple(value) for key, value in tree.items()}
+    return tuple(map(dict_or_tuple, tree)) if isinstance(tree, tuple) else tree
+
+
+@pytest.mark.parametrize("space", [*LEAVES, NESTED], ids=str)
+def test_every_leaf_is_stacked_as_the_space_inside_says(space):
+    policy = stacked_policy(space, frames=3)
+    inside = policy.policy.spaces.observation
+    for observations in (sample(space, 6), sample(space, 6)):
+        state = policy.initial_state(6)
+        seen = seen_by(policy, observations, state)
+        for row in range(6):
+            member = map_nested(lambda leaf, row=row: leaf[row].numpy(), seen)
+            assert inside.contains(member)
+
+
+@pytest.mark.parametrize("space", [*LEAVES, NESTED], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_sequence_of_any_leaves_is_its_steps(space, share):
+    policy = stacked_policy(space, frames=3)
+    observations, starts = sample(space, 4, 7), torch.rand(4, 7) < share
+    whole, state = ({**policy.initial_state(4)} for _ in range(2))
+    seen = seen_by(policy, observations, {**whole, "episode_start": starts})
+    for t in range(7):
+        step = map_nested(lambda leaf, t=t: leaf[:, t], observations)
+        state["episode_start"] = starts[:, t]
+        alone = seen_by(policy, step, state)
+        map_nested(lambda leaf, one, t=t: assert_equal(leaf[:, t], one), seen, alone)
+
+
+def assert_equal(one, other):
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_choices_say_where_nothing_was_seen_yet():
+    policy = stacked_policy(gym_spaces.Discrete(5, start=-2), frames=3)
+    assert policy.policy.spaces.observation == gym_spaces.MultiDiscrete([6, 6, 6])
+    state = {}
+    assert seen_by(policy, torch.tensor([-2, 2]), state).tolist() == [[0, 0, 1], [0, 0, 5]]
+    assert seen_by(policy, torch.tensor([0, -1]), state).tolist() == [[0, 1, 3], [0, 5, 2]]
+
+
+def test_the_state_names_its_leaves():
+    shapes = {
+        key: tuple(value.shape) for key, value in stacked_policy(NESTED).initial_state(2).items()
+    }
+    assert shapes == {
+        "frames.a": (2, 3, 1, 9, 9),
+        "frames.b.0": (2, 3),
+        "frames.b.1": (2, 3, 2, 2),
+        "frames.b.2": (2, 3, 3),
+        "frames.b.3": (2, 3, 2, 2),
+    }
+
+
+def test_a_space_without_known_frames_is_refused():
+    with pytest.raises(IncompatibleSpace, match="how its frames stand side by side"):
+        frames_of(gym_spaces.Text(3), 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8, 3)])
+def test_images_stay_images_however_many_channels_their_frames_have(shape):
+    space = gym_spaces.Box(0, 255, shape, np.uint8)
+    policy = stacked_policy(space)
+    inside = policy.policy.spaces.observation
+    assert image_layout(inside) == image_layout(space)
+    assert copy.deepcopy(inside) == inside
+    with torch.no_grad():
+        white = seen_by(policy, torch.full((2, *shape), 255, dtype=torch.uint8), {})
+        features = make_features(inside)(white)
+    assert features.max() == 1
 
 
 def test_no_frames_and_two_memories_are_refused():

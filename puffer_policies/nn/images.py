@@ -82,6 +82,7 @@ def _is_channels_last(space: gym_spaces.Box) -> bool:
     if not layout:
         raise IncompatibleSpace(
             f"Observation space {space} does not show which axis holds the channels.",
-            fix="Say it: channels_last=True for (height, width, channels), else False.",
+            fix="Say it: channels_last=True for (height, width, channels), else False; or give the "
+            "space as a puffer_policies.spaces.Image.",
         )
     return layout == "HWC"

@@ -36,6 +36,15 @@ def _(space: gym_spaces.Tuple[Any]) -> tuple[Any, ...]:
     return tuple(leaf_spaces(member) for member in space.spaces)
 
 
+def space_of_leaves(tree: Any) -> Any:
+    """Return the space whose leaves these are: what `leaf_spaces` takes apart."""
+    if isinstance(tree, dict):
+        return gym_spaces.Dict({key: space_of_leaves(branch) for key, branch in tree.items()})
+    if isinstance(tree, tuple):
+        return gym_spaces.Tuple([space_of_leaves(branch) for branch in tree])
+    return tree
+
+
 @singledispatch
 def holds_reals(leaf: Any) -> bool:
     """Whether a leaf holds real numbers: a Box of floats that is no image."""

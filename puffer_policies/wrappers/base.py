@@ -135,7 +135,7 @@ class RecurrentWrapper(PolicyWrapper):
         state = {} if state is None else state
         hidden = self.encode_observations(observations, state)  # (B, I)
         carried = self._read_state(state, len(hidden), hidden.device)
-        starts = _episode_starts(state, (len(hidden),), hidden.device)
+        starts = episode_starts(state, (len(hidden),), hidden.device)
         if starts is not None:
             carried = self.core.reset(carried, starts)
         hidden, carried = self.core.step(hidden, carried)  # (B, H)
@@ -151,7 +151,7 @@ class RecurrentWrapper(PolicyWrapper):
         hidden = self.encode_observations(rows, state)  # (N, I)
         hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
         carried = self._read_state(state, batch_size, hidden.device)
-        starts = _episode_starts(state, (batch_size, time), hidden.device)
+        starts = episode_starts(state, (batch_size, time), hidden.device)
         hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
         _write_state(state, carried)
         logits, values = self.decode_actions(hidden.flatten(0, 1))  # (N, ...)
@@ -207,7 +207,7 @@ def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
         )
 
 
-def _episode_starts(state: State | None, batch: Shape, device: torch.device) -> Tensor | None:
+def episode_starts(state: State | None, batch: Shape, device: torch.device) -> Tensor | None:
     """Return ``state["episode_start"]`` as bool (B,) or (B, T), or None if it was not sent."""
     starts: Tensor | None = state.get(EPISODE_START) if state else None
     if starts is None:
