@@ -6,7 +6,9 @@ which attention is a masked product. It differs from the paper in this: one skip
 attention and feed-forward network together, after one layer norm, about as in popgym (Morad et al.
 2023, https://arxiv.org/abs/2303.01859); sines of the time since the episode's start are added to
 what queries and keys are made of; and nothing from before an episode's start is summed, by masks.
-Width 128 has 82,432 weights.
+Width 128 has 82,432 weights. With a half-life, what a head has summed fades at a fixed rate, as in
+the retention of Sun et al. 2023, https://arxiv.org/abs/2307.08621: then late steps of a long
+episode can tell the last few from all others.
 
 `T` time, `B` batch, `H` width, `A` heads, `D` = H/A.
 """
@@ -14,7 +16,7 @@ Width 128 has 82,432 weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +43,13 @@ HEAD_SIZE = 32
 class LinearAttentionLayer(MemoryLayer):
     """Layer norm, linear attention, a network of two layers, and the identity beside them."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    keep: Tensor | None
+
+    def __init__(self, width: int, num_heads: int, half_life: float | None) -> None:
         super().__init__()
         self.heads = (num_heads, width // num_heads)
+        # A constant of the arguments: a checkpoint need not hold it.
+        self.register_buffer("keep", keep_of(half_life, num_heads), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.query, self.key, self.value = (
             layer_init(nn.Linear(width, width, bias=False), 1.0) for _ in range(3)
@@ -69,7 +75,8 @@ class LinearAttentionLayer(MemoryLayer):
         parts = [torch.split(each, CHUNK, 2) for each in (query, key, value)]
         read, sums = [], (carry[SUM], carry[NORM])
         for q, k, v, start in zip(*parts, torch.split(starts.t(), CHUNK, 1), strict=True):
-            out, sums = attend(q, k, v, carried=sums, episode=start.cumsum(1))
+            fading = None if self.keep is None else fading_of(self.keep, q.shape[2])
+            out, sums = attend(q, k, v, carried=sums, episode=start.cumsum(1), fading=fading)
             read.append(out)
         mixed = torch.cat(read, 2).permute(2, 0, 1, 3).flatten(2)  # (T, B, H)
         return x + self.network(mixed), {SUM: sums[0], NORM: sums[1], TIME: times[-1] + 1}
@@ -102,6 +109,37 @@ def phi(x: Tensor) -> Tensor:
     return torch.exp(x.clamp(max=0)) + torch.relu(x)
 
 
+class Fading(NamedTuple):
+    """What is left of a step after others, by head."""
+
+    within: Tensor
+    """(A, T, T): of each step at each later one of the chunk."""
+    since_before: Tensor
+    """(A, T, 1): of what was before the chunk, at each step."""
+    until_after: Tensor
+    """(A, T, 1): of each step, after the chunk."""
+    over_all: Tensor
+    """(A, 1): of what was before the chunk, after it."""
+
+
+def keep_of(half_life: float | None, num_heads: int) -> Tensor | None:
+    """Return what each head keeps over one step, (A,); None if nothing fades."""
+    if half_life is None:
+        return None
+    lives = half_life ** (torch.arange(1, num_heads + 1) / num_heads)
+    return torch.exp2(-1 / lives)
+
+
+def fading_of(keep: Tensor, steps: int) -> Fading:
+    """Return the fading of (A,) over a chunk of T steps."""
+    time = torch.arange(steps + 1, device=keep.device)
+    left = keep.unsqueeze(-1) ** time  # (A, T + 1)
+    apart = (time[:-1].unsqueeze(-1) - time[:-1]).clamp(min=0)  # (T, T)
+    return Fading(
+        left[:, apart], left[:, 1:, None], left[:, :-1].flip(-1).unsqueeze(-1), left[:, -1:]
+    )
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -109,6 +147,7 @@ def attend(
     *,
     carried: tuple[Tensor, Tensor],
     episode: Tensor,
+    fading: Fading | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Attend from each step to those of its episode up to it, in the chunk and before.
 
@@ -118,6 +157,7 @@ def attend(
         value: (B, A, T, D).
         carried: the sums before the chunk, (B, A, D, D) and (B, A, D).
         episode: (B, T), how many episodes started in the chunk up to each step.
+        fading: what is left of earlier steps; all of it if None.
 
     Returns:
         (B, A, T, D) and the sums after the chunk.
@@ -126,10 +166,15 @@ def attend(
     same = episode.unsqueeze(-1) == episode.unsqueeze(-2)  # (B, T, T)
     weights = (query @ key.mT).masked_fill(~same.tril().unsqueeze(1), 0.0)  # (B, A, T, T)
     old = query.masked_fill((episode > 0)[:, None, :, None], 0.0)  # what still sees the past
+    if fading is not None:
+        weights, old = weights * fading.within, old * fading.since_before
     above = weights @ value + old @ total
     below = weights.sum(-1, keepdim=True) + old @ norm.unsqueeze(-1)
     ended = (episode[:, -1] > 0)[:, None, None]
     kept = key.masked_fill((episode != episode[:, -1:])[:, None, :, None], 0.0)
+    if fading is not None:
+        kept = kept * fading.until_after
+        total, norm = total * fading.over_all.unsqueeze(-1), norm * fading.over_all
     total = total.masked_fill(ended.unsqueeze(-1), 0.0) + kept.mT @ value
     norm = norm.masked_fill(ended, 0.0) + kept.sum(2)
     return above / (below + EPSILON), (total, norm)
@@ -150,6 +195,7 @@ class LinearAttentionCore(StackCore):
         *,
         num_layers: int = 1,
         num_heads: int | None = None,
+        half_life: float | None = None,
     ) -> None:
         heads = max(hidden_size // HEAD_SIZE, 1) if num_heads is None else num_heads
         if heads < 1 or hidden_size % heads:
@@ -157,8 +203,12 @@ class LinearAttentionCore(StackCore):
                 f"hidden_size={hidden_size} is no multiple of num_heads={heads}.",
                 fix="Each head takes an equal part of the width.",
             )
+        if half_life is not None and half_life <= 0:
+            raise BuildError(
+                f"half_life={half_life} steps.", fix="Use a number above 0, or None: no fading."
+            )
         count = range(require_layers(num_layers, "linear attention"))
-        layers = [LinearAttentionLayer(hidden_size, heads) for _ in count]
+        layers = [LinearAttentionLayer(hidden_size, heads, half_life) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 
 
@@ -172,6 +222,8 @@ class LinearAttentionWrapper(RecurrentWrapper):
         hidden_size: width of the layers, which is what decode_actions reads; inferred likewise.
         num_layers: layers on top of each other.
         num_heads: parts of the width that attend separately; by default each is 32 wide.
+        half_life: steps after which half of what the slowest of A heads has summed is left; head a,
+            counted from 1, has ``half_life ** (a / A)``. None: nothing fades, as in the paper.
     """
 
     def __init__(
@@ -183,7 +235,10 @@ class LinearAttentionWrapper(RecurrentWrapper):
         *,
         num_layers: int = 1,
         num_heads: int | None = None,
+        half_life: float | None = None,
     ) -> None:
         sizes = core_sizes(policy, input_size, hidden_size)
-        core = LinearAttentionCore(*sizes, num_layers=num_layers, num_heads=num_heads)
+        core = LinearAttentionCore(
+            *sizes, num_layers=num_layers, num_heads=num_heads, half_life=half_life
+        )
         super().__init__(env, policy, core)

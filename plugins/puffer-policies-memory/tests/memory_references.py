@@ -137,6 +137,10 @@ def linear_attention(core, state):
         waves = [math.sin(each) for each in angles] + [math.cos(each) for each in angles]
         time += 1
         for k, layer in enumerate(core.layers):
+            if layer.keep is not None:
+                total[k] = total[k] * layer.keep[:, None, None]
+                norm[k] = norm[k] * layer.keep[:, None]
+        for k, layer in enumerate(core.layers):
             u, (heads, size) = layer.norm(x), layer.heads
             placed = layer.norm(x + torch.tensor(waves[: len(u)], dtype=torch.float64))
             query = functional.elu(layer.query(placed)) + 1
@@ -145,8 +149,10 @@ def linear_attention(core, state):
             for a in range(heads):
                 cut = slice(a * size, (a + 1) * size)
                 above, below = query[cut] @ total[k][a], query[cut] @ norm[k][a]
-                for key, value in seen[k]:
+                for age, (key, value) in enumerate(reversed(seen[k])):
                     weight = query[cut] @ key[cut]
+                    if layer.keep is not None:
+                        weight = weight * layer.keep[a] ** age
                     above, below = above + weight * value[cut], below + weight
                 read.append(above / (below + 1e-5))
             x = x + layer.network(torch.cat(read))

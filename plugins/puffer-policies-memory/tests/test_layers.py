@@ -126,6 +126,25 @@ def test_phi_is_elu_plus_one_without_its_rounding() -> None:
     torch.testing.assert_close(phi(x).double()[far], x.double()[far].exp(), atol=0, rtol=1e-5)
 
 
+def test_half_of_what_the_slowest_head_summed_is_left_after_the_half_life() -> None:
+    core = LinearAttentionCore(4, 8, num_heads=2, half_life=9.0)
+    keep = core.layers[0].keep
+    assert isinstance(keep, torch.Tensor)
+    left = [float(keep[0]) ** 3, float(keep[1]) ** 9]
+    assert left == pytest.approx([0.5, 0.5])
+    state = core.initial_state(2)
+    state["attention_sum"].fill_(1e6)  # drowns what is added
+    after = core.step(torch.zeros(2, 4), state)[1]
+    expected = (1e6 * keep).reshape(1, 2, 1, 1).expand(2, 2, 4, 4)
+    torch.testing.assert_close(after["attention_sum"], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("half_life", [0, -1.0])
+def test_a_half_life_is_above_zero(half_life: float) -> None:
+    with pytest.raises(BuildError, match="half_life="):
+        LinearAttentionCore(4, 8, half_life=half_life)
+
+
 def test_attention_knows_the_time_since_the_episodes_start() -> None:
     core, starts = LinearAttentionCore(4, 8), torch.zeros(1, 6, dtype=torch.bool)
     starts[0, 4] = True

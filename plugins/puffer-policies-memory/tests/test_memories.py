@@ -21,12 +21,21 @@ from puffer_policies_memory.lru import LRUCore
 from puffer_policies_memory.mamba import MambaCore
 from puffer_policies_memory.s5 import S5Core
 
+
+class FadingAttentionCore(LinearAttentionCore):
+    """Linear attention whose heads forget, each at its rate."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size, num_layers=num_layers, num_heads=2, half_life=5.0)
+
+
 B, T, INPUT, H = 4, 9, 6, 8
 REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
     S5Core: memory_references.s5,
     LRUCore: memory_references.lru,
     FFMCore: memory_references.ffm,
     LinearAttentionCore: memory_references.linear_attention,
+    FadingAttentionCore: memory_references.linear_attention,
     MambaCore: memory_references.mamba,
 }
 SMALL: dict[type[Core], dict[str, int]] = {
