@@ -115,6 +115,19 @@ def test_arguments_of_a_replaced_policy_are_dropped():
     assert load_config("cartpole", flags).policy == {"hidden_size": 32}
 
 
+def test_widths_that_a_memory_was_given_go_with_the_policy_that_they_describe(write):
+    text = '[base]\nenv_name = "cartpole_lstm"\n[rnn]\ninput_size = 64\nhidden_size = 64\n'
+    path = write(text + "num_layers = 2\n")
+    assert load_config(path).rnn == {"input_size": 64, "hidden_size": 64, "num_layers": 2}
+    other = load_config(path, ["--policy-name", "Structured"])
+    assert other.rnn == {"num_layers": 2}
+
+
+@pytest.mark.parametrize("name", ["cartpole_lstm", "cartpole_novel", "masked_recall"])
+def test_shipped_memories_fit_whatever_policy_is_named(name):
+    assert load_config(name).rnn == {}
+
+
 def test_any_other_name_is_a_gymnasium_id_with_the_defaults():
     config = load_config("Somewhere/Else-v3")
     assert config.base == BaseConfig(env_name="Somewhere/Else-v3")

@@ -14,17 +14,26 @@ _OWNERS: dict[Key, str] = {
 }
 """Whose keyword arguments a section holds: new owners don't inherit them from a weaker layer."""
 
+_SIZES: tuple[Key, ...] = (("rnn", "input_size"), ("rnn", "hidden_size"))
+"""What a memory's arguments say of the policy inside it, as PufferLib's files do."""
+
 
 def merge(layers: Iterable[Layer]) -> dict[Key, Value]:
     """Lay the layers over each other, weakest first.
 
     A layer that names another policy, wrapper or env drops the keyword arguments that weaker layers
-    gave to the former one: they were written for its constructor.
+    gave to the former one: they were written for its constructor. With a policy go its widths, too,
+    which a memory finds out by itself.
     """
     merged: dict[Key, Value] = {}
     for layer in layers:
         changed = {section for owner, section in _OWNERS.items() if _differs(merged, layer, owner)}
-        merged = {key: value for key, value in merged.items() if key[0] not in changed}
+        gone = _SIZES if "policy" in changed else ()
+        merged = {
+            key: value
+            for key, value in merged.items()
+            if key[0] not in changed and key not in gone
+        }
         merged.update(layer.values)
     return merged
 
