@@ -12,7 +12,7 @@ PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision plugins/pu
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test test-plugins test-oldest lint types format bench docs clean
+.PHONY: help setup train test test-plugins test-oldest conformance lint types format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -34,6 +34,9 @@ test: setup lint types  ## Lint, type-check and run the tests.
 
 test-plugins: setup  ## Run the plug-ins' own tests.
 	for plugin in $(PLUGINS); do (cd $$plugin && $(CURDIR)/$(BIN)/python -m pytest -n 2) || exit 1; done
+
+conformance: setup  ## Check every memory of 1, 2 and 3 layers on every kind of space.
+	$(BIN)/python -m pytest -n 2 tests/checks/test_memories.py --exhaustive
 
 # PufferLib 3.0 pins these two; all but the trainer must work with them.
 $(OLDEST)/.ready: pyproject.toml constraints.txt

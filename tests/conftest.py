@@ -60,8 +60,19 @@ def pytest_report_header() -> list[str]:
     return [f"left out, as {REASON}: {', '.join(TRAINER_FILES)}"] if TOO_OLD else []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that are marked as needing the trainer."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--exhaustive``."""
+    parser.addoption(
+        "--exhaustive", action="store_true", help="run the tests that are left out for their time"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, and skip the tests that are marked as needing the trainer."""
+    if not config.getoption("--exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if TOO_OLD and item.get_closest_marker("trainer"):
             item.add_marker(pytest.mark.skip(reason=REASON))

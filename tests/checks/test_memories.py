@@ -1,0 +1,78 @@
+"""Every memory that is installed keeps every promise, however deep, over every kind of encoder.
+
+One, two and three layers over vectors, images and Dicts, each with every kind of action: 81 stacks
+for each memory. The suite takes nine of them, in which the memory meets every kind of action once;
+``--exhaustive`` takes them all.
+"""
+
+from __future__ import annotations
+
+import inspect
+from itertools import product
+
+import pytest
+
+from puffer_policies.checks.api import run_plans
+from puffer_policies.checks.matrix import kinds, spaces_for
+from puffer_policies.checks.model import BAD, Report, Status, by_code
+from puffer_policies.checks.plans import plans_for
+from puffer_policies.checks.report import render
+from puffer_policies.checks.suite import all_checks, select_checks
+from puffer_policies.discovery import discover
+from puffer_policies.records import Capabilities
+from puffer_policies.spaces import Spaces, observation_kind
+
+REGISTRY = discover(environ={"PUFFER_POLICIES_REGISTRY": ""})
+MEMORIES = [n for n in REGISTRY.names("wrapper") if "recurrent" in REGISTRY.get(n).provides]
+ENCODERS = {"vector": "Default", "image": "Convolutional(hidden_size=128)", "dict": "MultiInput"}
+SMALLEST = 36  # pixels that Convolutional needs
+CHECKS = [check for check in select_checks(all_checks()) if not check.once]
+
+PAIRS = spaces_for(Capabilities(min_image_size=SMALLEST))
+# The first of each kind, in the order of ENCODERS.
+OBSERVED = {
+    kind: next(p.observation for p in PAIRS if observation_kind(p.observation) == kind)
+    for kind in ENCODERS
+}
+ACTIONS = list({str(pair.action): pair.action for pair in PAIRS}.values())
+
+
+def depths(memory):
+    """The arguments that a memory is built with: three counts of layers, if it has layers."""
+    takes = inspect.signature(REGISTRY.get(memory).load()).parameters
+    return [f", num_layers={count}" for count in (1, 2, 3)] if "num_layers" in takes else [""]
+
+
+def cases():
+    for turn, memory in enumerate(MEMORIES):
+        stacks = list(product(depths(memory), ENCODERS))
+        for (place, (depth, kind)), (number, action) in product(
+            enumerate(stacks), enumerate(ACTIONS)
+        ):
+            pair = Spaces(OBSERVED[kind], action)
+            name = f"{memory}({ENCODERS[kind]}{depth})"
+            taken = (number - place - turn) % len(stacks) == 0
+            marks = () if taken else pytest.mark.exhaustive
+            case = f"{name}-{number}-{kinds(pair).replace('/', '-')}"
+            yield pytest.param(name, pair, id=case, marks=marks)
+
+
+CASES = list(cases())
+
+
+@pytest.mark.parametrize(("name", "pair"), CASES)
+def test_promises_are_kept_at_every_depth(name, pair):
+    results = list(run_plans(plans_for(name, pair, registry=REGISTRY), CHECKS, isolate=False))
+    report = Report(results, by_code(CHECKS))
+    assert not [each for each in results if each.status in BAD], render(report)
+    passed = {each.code for each in results if each.status is Status.PASSED}
+    assert {"R1", "R2", "R3"} <= passed
+
+
+def test_the_quick_part_has_every_memory_with_every_kind_of_action():
+    quick = {
+        (case.values[0].partition("(")[0], str(case.values[1].action))
+        for case in CASES
+        if not case.marks
+    }
+    assert quick == set(product(MEMORIES, map(str, ACTIONS)))
