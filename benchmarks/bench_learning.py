@@ -5,7 +5,8 @@ line of JSON for each is kept in docs/results.jsonl, from which the page is writ
 
     python benchmarks/bench_learning.py                     all configs, seeds 1 2 3
     python benchmarks/bench_learning.py --only acrobot      one config
-    python benchmarks/bench_learning.py --memories          every memory on two memory tasks
+    python benchmarks/bench_learning.py --memories          every memory on three memory tasks
+    python benchmarks/bench_learning.py --zoo               every other policy and wrapper on one
     python benchmarks/bench_learning.py --write             the page alone, from the lines there are
 """
 
@@ -20,6 +21,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from puffer_policies.config.load import load_config
+from puffer_policies.discovery import default_registry
+from puffer_policies.specs import PolicySpec
 
 DOCS = Path(__file__).parent.parent / "docs"
 LINES, PAGE = DOCS / "results.jsonl", DOCS / "results.md"
@@ -56,6 +61,9 @@ TARGETS = [
     Target("cartpole_novel", at_most=100, flags=MEMORYLESS),
     Target("repeat_previous", at_least=0.5),
     Target("repeat_previous", at_most=-0.4, flags=MEMORYLESS),
+    Target("masked_recall", at_least=0.95),
+    Target("masked_recall", at_most=0.7, flags=MEMORYLESS),
+    Target("masked_recall", at_most=0.1, flags=("--policy-name", "Default")),
     Target("acrobot", at_least=-100),
     Target("pendulum", at_least=-250),
     Target("mountaincar_continuous", at_least=90),
@@ -65,27 +73,37 @@ TARGETS = [
 ]
 
 
+SHORT = ("--train.total-timesteps", "150000")
+
+
 def gap(memory: str, *options: str) -> list[Target]:
-    """Return what a memory should reach on two tasks that need one; "None" should not."""
-    flags = ("--rnn-name", memory, *options, "--train.total-timesteps", "150000")
+    """Return what a memory should reach on three tasks that need one; "None" should not."""
+    flags = ("--rnn-name", memory, *options)
     if memory == "None":
         return [
-            Target("cartpole_novel", at_most=60, flags=flags),
-            Target("repeat_previous", at_most=-0.4, flags=flags),
+            Target("cartpole_novel", at_most=60, flags=(*flags, *SHORT)),
+            Target("repeat_previous", at_most=-0.4, flags=(*flags, *SHORT)),
         ]
     return [
-        Target("cartpole_novel", at_least=350, flags=flags),
-        Target("repeat_previous", at_least=0.5, flags=flags),
+        Target("cartpole_novel", at_least=350, flags=(*flags, *SHORT)),
+        Target("repeat_previous", at_least=0.5, flags=(*flags, *SHORT)),
+        Target("masked_recall", at_least=0.95, flags=flags),
     ]
 
 
+# Of PufferLib 4.0: its default core.
+PUFFER4 = ("--rnn.num-layers", "4", "--rnn.highway", "True", "--train.learning-rate", "1e-2")
+
 GAPS = [
     *gap("None"),
-    *gap("FrameStackWrapper", "--rnn.frames", "5"),
+    *gap("FrameStackWrapper")[:2],
+    # The cue is shown five steps before the question.
+    gap("FrameStackWrapper", "--rnn.frames", "6")[2],
     *gap("LSTMWrapper"),
     *gap("GRUWrapper"),
     *gap("RNNWrapper"),
     *gap("MinGRUWrapper"),
+    *gap("MinGRUWrapper", *PUFFER4),
     *gap("GTrXLWrapper", "--rnn.memory", "16"),
     # These are in plugins/puffer-policies-memory.
     *gap("LRUWrapper"),
@@ -93,6 +111,34 @@ GAPS = [
     *gap("FFMWrapper"),
     *gap("MambaWrapper"),
     *gap("LinearAttentionWrapper"),
+    *gap("LinearAttentionWrapper", "--rnn.half-life", "2"),
+]
+
+
+def inside(
+    config: str, at_least: float, *policies: str, flags: tuple[str, ...] = ()
+) -> list[Target]:
+    """Return what each policy should reach in place of a config's own."""
+    return [
+        Target(config, at_least=at_least, flags=("--policy-name", policy, *flags))
+        for policy in policies
+    ]
+
+
+ZOO = [
+    *inside("cartpole", 475, "Structured", "MultiInput"),
+    *inside("cartpole", 475, "NormalizeObservationWrapper(Default)"),
+    *inside("cartpole", 475, "PrevActionRewardWrapper(Default)", "SeparateCriticWrapper(Default)"),
+    *inside("cartpole", 475, "MLPTanh", "MLPWide", "MLPLayerNorm", "SimBa", "BroNet"),
+    *inside("pendulum", -250, "SquashedGaussianWrapper(Continuous)"),
+    *inside("masked_recall", 0.95, "ActionMaskWrapper(DiscreteEmbed)"),
+    *inside(
+        "minigrid_empty",
+        0.9,
+        *("MiniGridCNN", "ImpalaResNet", "Impoola"),
+        flags=("--env.view", "image"),
+    ),
+    *inside("minatar_breakout", 7.5, "MinAtarCNN"),
 ]
 
 
@@ -109,7 +155,21 @@ def train(target: Target, seed: int) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     told = json.loads(done.stdout.strip().splitlines()[-1])
     kept = {"steps": told["steps"], "seconds": round(told["seconds"], 1)}
-    return {"name": target.name, "seed": seed, **kept, "evaluation": told["evaluation"]}
+    return {
+        "name": target.name,
+        "stack": stack(target),
+        "seed": seed,
+        **kept,
+        "evaluation": told["evaluation"],
+    }
+
+
+def stack(target: Target) -> list[str]:
+    """Return whom a run speaks for: every wrapper of its stack, or the policy of one without."""
+    base, registry = load_config(target.config, target.flags).base, default_registry()
+    policy = PolicySpec.parse(base.policy_name)
+    names = [each.name for each in policy.wrappers] + ([base.rnn_name] if base.rnn_name else [])
+    return [registry.get(name).qualified_name for name in names or [policy.name]]
 
 
 def lines() -> list[dict[str, Any]]:
@@ -117,6 +177,11 @@ def lines() -> list[dict[str, Any]]:
     if not LINES.exists():
         return []
     return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
+
+
+def kept() -> set[tuple[str, int]]:
+    """Return the names and seeds of the runs that are kept."""
+    return {(each["name"], each["seed"]) for each in lines()}
 
 
 def keep(run: dict[str, Any]) -> None:
@@ -130,8 +195,10 @@ def keep(run: dict[str, Any]) -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    configs, gaps = ([r for each in group for r in _rows(each)] for group in (TARGETS, GAPS))
-    return "\n".join([HEAD, *TABLE, *configs, MEMORY, *TABLE, *gaps, ""])
+    parts = []
+    for head, targets in ((HEAD, TARGETS), (MEMORY, GAPS), (OTHERS, ZOO)):
+        parts += [head, *TABLE, *(row for each in targets for row in _rows(each))]
+    return "\n".join([*parts, ""])
 
 
 HEAD = """# Results
@@ -146,8 +213,16 @@ over episodes; most likely actions unless "sampled" is said. `puffer-policies tr
 MEMORY = """
 ## Memories
 
-The same on two tasks that nobody solves without a memory: CartPole without velocities, and naming
-the card of four steps ago. 150,000 steps each; frames beside each other are the baseline.
+The same on three tasks that nobody solves without a memory: CartPole without velocities and naming
+the card of three steps before, 150,000 steps each, and recalling a cue behind illegal actions that
+end the game, 50,000 steps under masks. Frames side by side are the baseline. The settings were
+chosen for an LSTM; where a row has settings of its own, the name says so.
+"""
+
+OTHERS = """
+## Other policies and wrappers
+
+One task each, with settings that were chosen for the config's own policy.
 """
 
 TABLE = [
@@ -174,14 +249,18 @@ def _row(target: Target, run: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="configs to train; all by default")
+    parser.add_argument("--missing", action="store_true", help="leave out runs that are kept")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--write", action="store_true", help="only write the page")
     parser.add_argument("--memories", action="store_true", help="train the memories instead")
+    parser.add_argument("--zoo", action="store_true", help="train the other policies instead")
     options = parser.parse_args()
-    for target in GAPS if options.memories else TARGETS:
+    for target in GAPS if options.memories else ZOO if options.zoo else TARGETS:
         if options.write or (options.only and target.config not in options.only):
             continue
         for seed in options.seeds:
+            if options.missing and (target.name, seed) in kept():
+                continue
             run = train(target, seed)
             keep(run)
             print(json.dumps({**asdict(target), **run}), flush=True)

@@ -1,20 +1,19 @@
 """What registered names have learned: the lines of a results.jsonl, by the name they speak for.
 
-``benchmarks/bench_learning.py`` writes a line a run: ``{"name": CONFIG AND FLAGS, "seed": 1,
-"steps": 150000, "seconds": 60.0, "evaluation": {"mean": 500.0, ...}}``.
+``benchmarks/bench_learning.py`` writes a line a run: ``{"name": CONFIG AND FLAGS, "stack":
+["puffer-policies/GRUWrapper"], "seed": 1, "steps": 150000, "seconds": 60.0, "evaluation": {"mean":
+500.0, ...}}``. The stack is whom it speaks for: every wrapper, or the policy of a run without.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-from puffer_policies.config.load import load_config
-from puffer_policies.specs import PolicySpec
 
 FILE_NAME = "results.jsonl"
 
@@ -44,32 +43,23 @@ class LearningResult:
     @property
     def command(self) -> str:
         """What trains it again, but for ``--train.seed``."""
-        return " ".join(["puffer-policies train", self.config, *self.flags])
+        return shlex.join(["puffer-policies", "train", self.config, *self.flags])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, with the command and the mean."""
         return {**asdict(self), "command": self.command, "mean": self.mean}
 
 
-def shipped_results() -> Path | None:
-    """Return the results.jsonl of the repository that this package runs from, None elsewhere."""
-    place = Path(__file__).parent.parent / "docs" / FILE_NAME
-    return place if place.is_file() else None
-
-
 def read_results(path: Path | None) -> dict[str, list[LearningResult]]:
-    """Return the results in a file, by bare name; none for None.
-
-    A run with wrappers speaks for each of them, one without for its policy.
-    """
+    """Return the results in a file, by qualified name; none for None."""
     text = path.read_text(encoding="utf-8") if path else ""
     lines = [json.loads(line) for line in text.splitlines() if line]
     lines.sort(key=lambda line: (line["name"], line["seed"]))
     found: dict[str, list[LearningResult]] = {}
-    for _, runs in groupby(lines, key=lambda line: line["name"]):
-        result = _result(list(runs))
-        for name in _spoken_for(result):
-            found.setdefault(name, []).append(result)
+    for _, group in groupby(lines, key=lambda line: line["name"]):
+        runs = list(group)
+        for name in runs[0]["stack"]:
+            found.setdefault(name, []).append(_result(runs))
     return found
 
 
@@ -83,14 +73,3 @@ def _result(runs: list[Mapping[str, Any]]) -> LearningResult:
         steps=max(run["steps"] for run in runs),
         deterministic=all(run["evaluation"]["deterministic"] for run in runs),
     )
-
-
-def _spoken_for(result: LearningResult) -> list[str]:
-    base = load_config(result.config, result.flags).base
-    policy = PolicySpec.parse(base.policy_name)
-    wrappers = [each.name for each in policy.wrappers] + ([base.rnn_name] if base.rnn_name else [])
-    return _bare(wrappers or [policy.name])
-
-
-def _bare(names: Iterable[str]) -> list[str]:
-    return [name.rpartition("/")[2] for name in names]

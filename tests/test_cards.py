@@ -9,8 +9,10 @@ import torch
 from commands import run
 from torch import nn
 
-from puffer_policies.cards import Card, measure_card
+from puffer_policies.cards import Card, CardFile, read_cards, write_cards
+from puffer_policies.cli.card_fields import shipped_card, shipped_learning
 from puffer_policies.discovery import default_registry
+from puffer_policies.measuring import measure_card
 from puffer_policies.nn.init import drawn_as, layer_init, orthogonal_gates
 from puffer_policies.results import read_results
 
@@ -60,9 +62,18 @@ def test_costs_are_of_the_rows_that_the_card_names(cards):
     assert {card.training_rows for card in cards.values()} == {(64, 64)}
 
 
-def test_a_card_survives_json(cards):
-    for card in cards.values():
-        assert Card.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+def test_cards_survive_their_file(cards, tmp_path):
+    file = CardFile("a machine", cards)
+    write_cards(tmp_path / "cards.json", file)
+    assert read_cards(tmp_path / "cards.json") == file
+
+
+def test_layers_that_are_drawn_alike_are_told_once():
+    card = measure_card("MinGRUWrapper(Default, num_layers=3)", default_registry())
+    assert card.first_weights == {
+        "core.layers.*.linear.weight": "orthogonal, gain 1 in 2 blocks",
+        "core.layers.*.linear.bias": "0",
+    }
 
 
 def test_measuring_leaves_threads_and_generators_as_they_were():
@@ -88,10 +99,30 @@ def test_show_card_as_json_is_the_record_and_the_card(capsys):
     assert told["qualified_name"] == "puffer-policies/Default"
 
 
-def test_show_card_without_the_repository_says_where_results_are(capsys, monkeypatch):
-    monkeypatch.setattr("puffer_policies.cli.carding.shipped_results", lambda: None)
-    _, out, _ = run(capsys, "show", "Default", "--card")
-    assert "see docs/zoo.md" in out
+def test_show_prints_the_shipped_card_and_what_was_learned_without_torch(capsys):
+    code, out, _ = run(capsys, "show", "GRUWrapper")
+    assert code == 0
+    assert "100,869 on V" in out
+    assert "puffer-policies train cartpole_novel --rnn-name GRUWrapper" in out
+    _, out, _ = run(capsys, "show", "GRUWrapper", "--json")
+    told = json.loads(out)
+    assert told["card"]["machine"]
+    assert {each["config"] for each in told["learning"]} >= {"cartpole_novel", "repeat_previous"}
+
+
+def test_a_name_without_a_shipped_card_says_how_to_get_one(capsys, project):
+    (project / "registry.toml").write_text(
+        'schema = 1\n[policies.Mine]\ntarget = "puffer_policies.zoo.mlp:Default"\n'
+    )
+    _, out, _ = run(capsys, "show", "Mine")
+    assert "Mine --card' measures it" in out
+    assert "learning" not in out
+
+
+def test_another_packages_name_is_not_taken_for_ours():
+    assert shipped_card("puffer-policies/GRUWrapper")[1] is not None
+    assert shipped_card("acme/GRUWrapper")[1] is None
+    assert list(shipped_learning("acme/GRUWrapper")) == []
 
 
 def test_show_takes_one_of_env_and_card(capsys):
@@ -122,21 +153,20 @@ def test_gates_are_told_from_one_orthogonal_draw(gates):
     assert drawn_as(nn.init.orthogonal_(weight)) == "orthogonal, gain 1"
 
 
-def line(name: str, seed: int, mean: float) -> str:
+def line(name: str, stack: list[str], seed: int, mean: float) -> str:
     told = {"mean": mean, "deterministic": True}
-    return json.dumps({"name": name, "seed": seed, "steps": 1000, "evaluation": told})
+    known = {"name": name, "stack": stack, "seed": seed, "steps": 1000}
+    return json.dumps({**known, "evaluation": told})
 
 
-def test_a_result_speaks_for_its_wrapper_and_one_without_for_its_policy(tmp_path):
-    memory, none = "cartpole_novel --rnn-name GRUWrapper", "cartpole_novel --rnn-name None"
+def test_a_result_speaks_for_all_of_its_stack(tmp_path):
+    gru, both = "cartpole --rnn-name GRUWrapper", ["ours/GRUWrapper", "ours/ActionMaskWrapper"]
+    lines = [line(gru, both, 2, 400), line("cartpole", ["ours/Default"], 1, 40)]
     path = tmp_path / "results.jsonl"
-    path.write_text("\n".join([line(memory, 2, 400), line(none, 1, 40), line(memory, 1, 500)]))
+    path.write_text("\n".join([*lines, line(gru, both, 1, 500)]))
     found = read_results(path)
-    assert set(found) == {"GRUWrapper", "Default"}
-    (result,) = found["GRUWrapper"]
+    assert set(found) == {*both, "ours/Default"}
+    assert found[both[0]] == found[both[1]]
+    (result,) = found["ours/GRUWrapper"]
     assert (result.seeds, result.returns, result.mean) == ((1, 2), (500, 400), 450)
-    assert result.command == "puffer-policies train cartpole_novel --rnn-name GRUWrapper"
-
-
-def test_without_a_file_there_are_no_results():
-    assert read_results(None) == {}
+    assert result.command == "puffer-policies train cartpole --rnn-name GRUWrapper"

@@ -1,4 +1,4 @@
-"""docs/zoo.md says of every name here what its record, its card and its results say."""
+"""docs/zoo.md and docs/zoo say of every name here what its record, its card and its results say."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ def names_in(manifest: Path) -> set[str]:
     return {*told.get("policies", {}), *told.get("wrappers", {})}
 
 
-def test_the_page_is_current(tool):
+def test_the_pages_are_current(tool):
     said = "run `make docs`, after `python tools/write_zoo_page.py --measure NAME` for a new name"
-    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), said
+    told = tool.pages()
+    assert {path: path.read_text(encoding="utf-8") for path in told} == told, said
+    assert set(tool.PAGES.glob("*.md")) <= told.keys()
 
 
-def test_every_name_of_the_core_and_of_the_plugins_has_a_section(tool):
+def test_every_name_of_the_core_and_of_the_plugins_has_a_page_and_a_row(tool):
     manifests = [ROOT / "registry.toml", *ROOT.glob("plugins/puffer-*/*/registry.toml")]
     assert len(manifests) == 4
-    sections = {line[4:] for line in tool.page().splitlines() if line.startswith("### ")}
-    assert sections == set().union(*map(names_in, manifests))
+    names = set().union(*map(names_in, manifests))
+    overview = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert {path.stem for path in tool.PAGES.glob("*.md")} == names
+    assert all(f"| [{name}](zoo/{name}.md) |" in overview for name in names)
 
 
 def test_a_card_counts_what_its_weights_are(tool):
-    cards = [card for card in tool.read_cards().values() if not card.added]
+    cards = [card for card in tool.read_cards(tool.CARDS).cards.values() if not card.added]
     assert len(cards) > 10
     for card in cards:
         assert card.parameters[card.task] == sum(prod(w.shape) for w in card.weights.values())
 
 
 def test_every_memory_of_the_page_steps_as_it_runs_sequences(tool):
-    cards, records = tool.read_cards(), tool.records()
-    memories = {n for n, each in records.items() if "recurrent" in getattr(each, "provides", ())}
+    cards, records = tool.read_cards(tool.CARDS).cards, tool.records().values()
+    memories = {r.qualified_name for r in records if "recurrent" in getattr(r, "provides", ())}
     assert {name for name, card in cards.items() if card.parity_error is not None} == memories
     assert all(cards[name].parity_error < 1e-5 for name in memories)

@@ -1,4 +1,4 @@
-"""Draws docs/zoo.svg, what each memory costs, from docs/cards.json. Run it after measuring.
+"""Draws docs/zoo.svg, what each memory costs and learns. Run it after measuring.
 
 No test compares the picture: other versions of matplotlib write other bytes.
 """
@@ -11,13 +11,16 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from write_zoo_page import DOCS, read_cards
+from write_zoo_page import CARDS, DOCS, RESULTS
 
-from puffer_policies.cards import Card
+from puffer_policies.cards import read_cards
+from puffer_policies.results import LearningResult, read_results
 from puffer_policies.runs.plot import COLOURS
 
 PICTURE = DOCS / "zoo.svg"
 REPRODUCIBLE: Any = {"svg.hashsalt": "zoo", "svg.fonttype": "none"}
+
+LEARNED = "cartpole_novel"
 
 LARGE = 1000
 """Numbers from here on are written whole."""
@@ -25,33 +28,52 @@ LARGE = 1000
 
 def main() -> None:
     """Write the picture."""
-    memories = [card for card in read_cards().values() if card.parity_error is not None]
-    memories.sort(key=lambda card: -card.training_ms)
+    cards, results = read_cards(CARDS).cards, read_results(RESULTS)
+    memories = [name for name, card in cards.items() if card.parity_error is not None]
+    memories.sort(key=lambda name: -cards[name].training_ms)
     panels = {
-        "training pass, 64 x 64 (ms)": [card.training_ms for card in memories],
-        "step, 64 rows (ms)": [card.step_ms for card in memories],
-        "parameters added": [float(card.added[card.task]) for card in memories],
+        "training pass, 64 x 64 (ms)": [cards[name].training_ms for name in memories],
+        "step, 64 rows (ms)": [cards[name].step_ms for name in memories],
+        "parameters added": [float(cards[name].added[cards[name].task]) for name in memories],
     }
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
-    places = figure.subplots(1, len(panels), sharey=True)
-    for axes, colour, (title, numbers) in zip(places, COLOURS, panels.items(), strict=False):
-        _draw_points(axes, memories, numbers, title=title, colour=colour)
+    figure = Figure(figsize=(12.0, 3.6), layout="constrained")
+    costs = figure.subplots(1, len(panels) + 1, sharey=True)
+    names = [name.rpartition("/")[2] for name in memories]
+    for axes, colour, (title, numbers) in zip(costs, COLOURS, panels.items(), strict=False):
+        _draw_points(axes, names, numbers, title=title, colour=colour)
+    _draw_returns(costs[-1], names, [results.get(name, []) for name in memories])
     with matplotlib.rc_context(REPRODUCIBLE):
         figure.savefig(PICTURE, metadata={"Date": None})
     print(f"wrote {PICTURE.relative_to(DOCS.parent)}")
 
 
 def _draw_points(
-    axes: Axes, cards: Sequence[Card], numbers: Sequence[float], *, title: str, colour: str
+    axes: Axes, names: Sequence[str], numbers: Sequence[float], *, title: str, colour: str
 ) -> None:
-    """Draw a point a card: on a logarithmic axis, the length of a bar would mean nothing."""
-    names = [card.name for card in cards]
+    """Draw a point a memory: on a logarithmic axis, the length of a bar would mean nothing."""
     axes.scatter(numbers, names, color=colour)
     for name, number in zip(names, numbers, strict=True):
         text = f"{number:,.3g}" if number < LARGE else f"{number:,.0f}"
         axes.annotate(text, (number, name), (6, -3), textcoords="offset points", fontsize="x-small")
     axes.set_xscale("log")
     axes.margins(x=0.3)
+    _finish(axes, title)
+
+
+def _draw_returns(
+    axes: Axes, names: Sequence[str], learned: Sequence[Sequence[LearningResult]]
+) -> None:
+    """Draw a point a seed, of the best result of each memory."""
+    for name, results in zip(names, learned, strict=True):
+        own = [each for each in results if each.config == LEARNED]
+        if own:
+            best = max(own, key=lambda each: min(each.returns))
+            axes.scatter(best.returns, [name] * len(best.returns), color=COLOURS[3], alpha=0.6)
+    axes.set_xlim(0, 520)
+    _finish(axes, f"return on {LEARNED}, each seed")
+
+
+def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize="small")
     axes.tick_params(labelsize="small")
     axes.set_axisbelow(True)

@@ -1,9 +1,9 @@
-"""Writes docs/zoo.md: every policy and wrapper of this repository, from data alone.
+"""Writes docs/zoo.md, which compares all policies and wrappers, and a page of each in docs/zoo.
 
 Records come from the registry.toml files, measured figures from docs/cards.json, what was learned
-from docs/results.jsonl. ``make docs`` writes the page; a test compares it with what this prints.
+from docs/results.jsonl. ``make docs`` writes the pages; a test compares them with what this prints.
 
-    python tools/write_zoo_page.py                      the page
+    python tools/write_zoo_page.py                      the pages
     python tools/write_zoo_page.py --measure            measure every card first, in minutes
     python tools/write_zoo_page.py --measure GRUWrapper measure one card again
 """
@@ -11,7 +11,6 @@ from docs/results.jsonl. ``make docs`` writes the page; a test compares it with 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +19,17 @@ from pathlib import Path
 
 import torch
 
-from puffer_policies.cards import Card, Weight, measure_card
+from puffer_policies.cards import Card, CardFile, Weight, read_cards, write_cards
 from puffer_policies.discovery import default_registry
 from puffer_policies.discovery.catalog import read_catalog
+from puffer_policies.measuring import measure_card
 from puffer_policies.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
 from puffer_policies.results import LearningResult, read_results
 from puffer_policies.source import constructor_signature, locate_module, module_docstring
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGE, CARDS, RESULTS = DOCS / "zoo.md", DOCS / "cards.json", DOCS / "results.jsonl"
+PAGES, CARDS, RESULTS = DOCS / "zoo", DOCS / "cards.json", DOCS / "results.jsonl"
 
 PACKAGES = {
     "puffer-policies": "registry.toml",
@@ -39,7 +39,7 @@ PACKAGES = {
 }
 """Distribution -> its manifest."""
 
-COMPARED = ("cartpole_novel", "repeat_previous")
+COMPARED = ("cartpole_novel", "repeat_previous", "masked_recall")
 """The configs whose results have a column."""
 
 FEW_TENSORS = 4
@@ -51,13 +51,14 @@ PLAIN = ("0", "1")
 INTRODUCTION = """\
 # The zoo
 
-<!-- Written by tools/write_zoo_page.py: run `make docs` after a change. -->
+{written}
 
-Every policy and wrapper of this repository: what it is, where it comes from, what it costs and
-what it has learned. `puffer-policies show NAME --card` measures the same on your machine, for any
-registered name:
+Every policy and wrapper of this repository, with a page of each: what it is, where it comes from,
+what it costs and what it has learned. `puffer-policies show NAME` prints the same, and `--card`
+measures it on your machine, for any registered name:
 
 ```console
+$ puffer-policies show RNNWrapper
 $ puffer-policies show RNNWrapper --card
 ```
 
@@ -70,15 +71,17 @@ $ puffer-policies show RNNWrapper --card
   backward of 64 x 64 rows (64 x 1 for images): CPU milliseconds, the fastest of several turns, one
   thread of {machine}.
 - **Learning** is the mean return of the final evaluation over seeds: on CartPole without
-  velocities (500 is best) and on naming the card of a few steps ago (1 is best). Both need memory.
-  The tables have the runs with the fewest steps, the sections all; [results](results.md) says how
-  they were made.
+  velocities (500 is best), on naming the card of a few steps before (1 is best), and on recalling
+  a cue behind illegal actions (1 is best). All need memory. Of several results with the fewest
+  steps the tables have the best, the pages all; [results](results.md) says how they were made.
 """
+
+WRITTEN = "<!-- Written by tools/write_zoo_page.py: run `make docs` after a change. -->"
 
 TITLES = {
     "policy": "## Policies\n",
-    "wrapper": "## Wrappers\n\nWhat memories cost, in order of their training pass:\n\n"
-    "![Milliseconds and parameters of each memory](zoo.svg)\n",
+    "wrapper": "## Wrappers\n\nWhat memories cost and learn, in order of their training pass:\n\n"
+    "![What each memory costs and learns](zoo.svg)\n",
 }
 """What stands above each table; tools/plot_zoo.py draws the picture."""
 
@@ -94,35 +97,42 @@ def records() -> dict[str, Record]:
 
 def measure(names: Iterable[str]) -> None:
     """Measure cards and put them into docs/cards.json; all of them are of one machine."""
-    kept, names = read_cards(), list(names)
-    if kept and _measured_on() != _machine() and not kept.keys() <= set(names):
-        raise SystemExit(f"The others were measured on {_measured_on()}: use --measure alone.")
+    file, known, names = read_cards(CARDS if CARDS.exists() else None), records(), list(names)
+    kept = dict(file.cards)
+    if kept and file.machine != _machine() and not known.keys() <= set(names):
+        raise SystemExit(f"The others were measured on {file.machine}: use --measure alone.")
     for name in names:
-        kept[name] = measure_card(name, default_registry())
+        kept[known[name].qualified_name] = measure_card(name, default_registry())
         print(f"measured {name}", flush=True)
-    data = {name: kept[name].to_dict() for name in sorted(kept) if name in records()}
-    told = {"machine": _machine(), "cards": data}
-    CARDS.write_text(f"{json.dumps(told, indent=1)}\n", encoding="utf-8")
+    ours = {record.qualified_name for record in known.values()}
+    cards = {name: card for name, card in kept.items() if name in ours}
+    write_cards(CARDS, CardFile(_machine(), cards))
 
 
-def read_cards() -> dict[str, Card]:
-    """Return the cards that are kept, by name."""
-    if not CARDS.exists():
-        return {}
-    data = json.loads(CARDS.read_text(encoding="utf-8"))["cards"]
-    return {name: Card.from_dict(each) for name, each in data.items()}
-
-
-def page() -> str:
-    """Return the text of docs/zoo.md."""
-    cards, results = read_cards(), read_results(RESULTS if RESULTS.exists() else None)
-    parts = [INTRODUCTION.replace("{machine}", _measured_on())]
+def pages() -> dict[Path, str]:
+    """Return the text of docs/zoo.md and of each page in docs/zoo."""
+    file, results = read_cards(CARDS), read_results(RESULTS)
+    overview = [INTRODUCTION.format(written=WRITTEN, machine=file.machine)]
+    told: dict[Path, str] = {}
     for kind, group in groupby(records().values(), key=lambda each: each.kind):
-        members = list(group)
-        rows = [_row(each, cards[each.name], results.get(each.name, [])) for each in members]
-        parts.append(_table(TITLES[kind], rows))
-        parts += [_section(each, cards[each.name], results.get(each.name, [])) for each in members]
-    return "\n".join(parts)
+        rows = []
+        for record in group:
+            name = record.qualified_name
+            about = (record, file.cards[name], results.get(name, []))
+            rows.append(_row(*about))
+            told[PAGES / f"{record.name}.md"] = _page(*about)
+        overview.append(_table(TITLES[kind], rows))
+    return {DOCS / "zoo.md": "\n".join(overview), **told}
+
+
+def write(told: Mapping[Path, str]) -> None:
+    """Write the pages, and remove those of names that are gone."""
+    PAGES.mkdir(exist_ok=True)
+    for path in PAGES.glob("*.md"):
+        if path not in told:
+            path.unlink()
+    for path, text in told.items():
+        path.write_text(text, encoding="utf-8")
 
 
 # -- where it comes from ---------------------------------------------------------------------------
@@ -134,11 +144,6 @@ def _records_of(package: str) -> list[Record]:
     # The folder from which the package's modules are imported.
     root = ROOT if manifest.parent == ROOT else manifest.parent.parent
     return list(read_catalog(manifest, place, search_path=str(root)).records)
-
-
-def _measured_on() -> str:
-    machine: str = json.loads(CARDS.read_text(encoding="utf-8"))["machine"]
-    return machine
 
 
 def _machine() -> str:
@@ -162,7 +167,7 @@ def _table(title: str, rows: Sequence[Sequence[str]]) -> str:
 def _row(record: Record, card: Card, learned: Sequence[LearningResult]) -> list[str]:
     counts, plus = (card.added, "+") if card.added else (card.parameters, "")
     return [
-        f"[{record.name}](#{record.name.lower()})",
+        f"[{record.name}](zoo/{record.name}.md)",
         record.provenance.distribution,
         f"{plus}{counts[card.task]:,}" + f" on {card.task}" * (card.task != "V"),
         "" if card.parity_error is None else f"{card.parity_error:.0e}",
@@ -173,11 +178,11 @@ def _row(record: Record, card: Card, learned: Sequence[LearningResult]) -> list[
 
 
 def _learned_on(config: str, learned: Sequence[LearningResult]) -> str:
-    """Return the result with the fewest steps: the budget that most names were given."""
+    """Return the best result with the fewest steps: the budget that most names were given."""
     own = [each for each in learned if each.config == config]
     if not own:
         return ""
-    least = min(own, key=lambda each: each.steps)
+    least = min(own, key=lambda each: (each.steps, -each.mean))
     return f"{least.mean:.4g} at {least.steps / 1000:.0f}k ({_seeds(least)})"
 
 
@@ -186,25 +191,26 @@ def _seeds(result: LearningResult) -> str:
     return f"{number} seed{'s' * (number > 1)}"
 
 
-# -- sections --------------------------------------------------------------------------------------
+# -- a page of each ------------------------------------------------------------------------------
 
 
-def _section(record: Record, card: Card, learned: Sequence[LearningResult]) -> str:
+def _page(record: Record, card: Card, learned: Sequence[LearningResult]) -> str:
     batch, steps = card.training_rows
     cost = f"{card.step_ms:.2f} ms a step of {batch} rows, {card.training_ms:.1f} ms a training"
     told = {
+        "Built by": f"`get_policy({card.expression!r}, env)`",
         "Package": f"{record.provenance.distribution}, {_source(record)}",
         "Paper": f"<{record.paper}>" if record.paper else "none",
         **_serves(record),
         "Arguments": _arguments(record),
         "Parameters": _counts(card),
-        "First weights": _first_weights(card.weights),
+        "First weights": _first_weights(card),
         "Steps against sequence": _parity(card),
         "Cost": f"{cost} pass of {batch} x {steps}, on {card.task}",
-        "Learning": "; ".join(map(_learning, learned)) or "none measured",
     }
     lines = [f"- **{key}**: {value}" for key, value in told.items() if value]
-    parts = [f"### {record.name}", record.summary, _preface(record), "\n".join(lines)]
+    parts = [f"# {record.name}", WRITTEN, record.summary, _preface(record), "\n".join(lines)]
+    parts.append(_learning(learned))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -219,7 +225,7 @@ def _source(record: Record) -> str:
     path = locate_module(record.target.partition(":")[0], search_path=record.search_path)
     assert path is not None, record.target
     place = path.relative_to(ROOT.resolve()).as_posix()
-    return f"[{place}](../{place})"
+    return f"[{place}](../../{place})"
 
 
 def _serves(record: Record) -> dict[str, str]:
@@ -260,37 +266,44 @@ def _sums(weights: Mapping[str, Weight]) -> list[str]:
     return found
 
 
-def _first_weights(weights: Mapping[str, Weight]) -> str:
+def _first_weights(card: Card) -> str:
     """Return the ways of drawing, each with its weights; zeros and ones are only counted."""
     ways: dict[str, list[str]] = {}
-    for name, weight in weights.items():
-        ways.setdefault(weight.init, []).append(f"`{name}`")
-    named = [f"{init}: {', '.join(ways[init])}" for init in ways if init not in PLAIN]
-    return "; ".join(
-        [*named, *(f"{init}: {len(ways[init])} others" for init in PLAIN if init in ways)]
-    )
+    for name, way in card.first_weights.items():
+        ways.setdefault(way, []).append(f"`{name}`")
+    named = [f"{way}: {', '.join(ways[way])}" for way in ways if way not in PLAIN]
+    return "; ".join([*named, *(f"{way}: {len(ways[way])} others" for way in PLAIN if way in ways)])
 
 
 def _parity(card: Card) -> str:
     return "" if card.parity_error is None else f"{card.parity_error:.1e} at most"
 
 
-def _learning(result: LearningResult) -> str:
-    seeds = ", ".join(map(str, result.seeds))
+def _learning(learned: Sequence[LearningResult]) -> str:
+    """Return a table of results, or nothing."""
+    if not learned:
+        return ""
+    rows = [("trained by", "seeds", "returns", "steps"), ("---",) * 4, *map(_result, learned)]
+    return "\n".join(["## Learning\n", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _result(result: LearningResult) -> tuple[str, str, str, str]:
     returns = ", ".join(f"{each:.4g}" for each in result.returns)
-    sampled = "" if result.deterministic else ", sampled actions"
-    return f"{returns} (`{result.command}`, seeds {seeds}, {result.steps:,} steps{sampled})"
+    sampled = "" if result.deterministic else " (sampled actions)"
+    seeds = ", ".join(map(str, result.seeds))
+    return f"`{result.command}`", seeds, f"{returns}{sampled}", f"{result.steps:,}"
 
 
 def main() -> None:
-    """Read the arguments, measure if asked, and write the page."""
+    """Read the arguments, measure if asked, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", nargs="*", metavar="NAME", help="measure these first, or all")
     options = parser.parse_args()
     if options.measure is not None:
         measure(options.measure or records())
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    told = pages()
+    write(told)
+    print(f"wrote {len(told)} pages")
 
 
 if __name__ == "__main__":

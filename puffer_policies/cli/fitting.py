@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from puffer_policies.cards import count_parameters
 from puffer_policies.cli.listing import described
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
 from puffer_policies.factory import get_policy
 from puffer_policies.fit import fits
+from puffer_policies.measuring import count_parameters
 from puffer_policies.registry import Registry
 from puffer_policies.registry.naming import matches
 

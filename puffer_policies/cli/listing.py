@@ -6,6 +6,13 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from puffer_policies.cli.card_fields import (
+    card_data,
+    card_fields,
+    learning_fields,
+    shipped_card,
+    shipped_learning,
+)
 from puffer_policies.cli.output import print_fields, print_json, print_table
 from puffer_policies.discovery import default_registry
 from puffer_policies.doctor import Finding, examine
@@ -15,6 +22,8 @@ from puffer_policies.registry.explain import package
 from puffer_policies.registry.naming import matches
 from puffer_policies.registry.resolution import USABLE
 from puffer_policies.source import constructor_signature
+
+MEASURE = "'puffer-policies show {} --card' measures it, which takes seconds"
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -38,12 +47,15 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print a record or a preset."""
+    """Print a record or a preset, with the card and the results that are shipped of it."""
     shown = described(options.name, default_registry())
+    name = shown.data["qualified_name"]
+    (file, card), learned = shipped_card(name), shipped_learning(name)
     if options.json:
-        print_json(shown.data)
-    else:
-        print_fields(shown.fields)
+        print_json({**shown.data, **card_data(card, machine=file.machine, learned=learned)})
+        return 0
+    known = card_fields(card, machine=file.machine) if card else [("card", MEASURE.format(name))]
+    print_fields([*shown.fields, *known, *learning_fields(learned)])
     return 0
 
 

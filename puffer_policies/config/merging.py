@@ -30,9 +30,7 @@ def merge(layers: Iterable[Layer]) -> dict[Key, Value]:
         changed = {section for owner, section in _OWNERS.items() if _differs(merged, layer, owner)}
         gone = _SIZES if "policy" in changed else ()
         merged = {
-            key: value
-            for key, value in merged.items()
-            if key[0] not in changed and key not in gone
+            key: value for key, value in merged.items() if key[0] not in changed and key not in gone
         }
         merged.update(layer.values)
     return merged

@@ -30,6 +30,7 @@ from puffer_policies.records import Layer, Provenance, Record
 from puffer_policies.registry.explain import described
 from puffer_policies.registry.naming import BUILTIN, LAYER_NAMES, normalise
 from puffer_policies.registry.registry import Registry
+from puffer_policies.shipped import shipped_file
 from puffer_policies.tomlfile import read_toml
 
 FILE_NAME = "registry.toml"
@@ -83,10 +84,8 @@ def _working_folder() -> Path:
 
 
 def _builtin_catalog() -> Catalog:
-    package = Path(__file__).parent.parent
-    # A wheel carries the manifest inside the package; a checkout has it beside.
-    inside = package / FILE_NAME
-    path = inside if inside.is_file() else package.parent / FILE_NAME
+    path = shipped_file(FILE_NAME)
+    assert path is not None, "the wheel and the checkout have it"
     version = installed_version(BUILTIN) or ""
     place = Provenance(layer=Layer.BUILTIN, distribution=BUILTIN, version=version)
     return read_catalog(path, place)
