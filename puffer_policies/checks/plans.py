@@ -1,6 +1,7 @@
 """From what a caller asks to check, to the policies and spaces of a run; nothing is imported yet.
 
-A policy is asked for by name, expression, preset, class, ``path/to/file.py::Class``, or built.
+A policy is asked for by name, expression, preset, class, ``path/to/file.py::Class``, or built. A
+wrapper, by its name or in a file, is checked around Default.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from puffer_policies.records import PolicyRecord
 from puffer_policies.registry import Registry
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.specs import PolicySpec, WrapperSpec
+from puffer_policies.wrappers.base import PolicyWrapper
 
 CheckedPolicy = PolicyLike | nn.Module
 
@@ -70,6 +72,8 @@ def plans_for(
         return _file_plans(policy, env, wrappers, registry)
     if isinstance(policy, str):
         policy = stack_around(policy, registry)
+    if isinstance(policy, type) and _is_wrapper(policy, registry):
+        policy, wrappers = _WRAPPED, (policy, *wrappers)
     probe = partial(prepare, policy, wrappers=wrappers, registry=registry)
     pairs = [spaces_of(env)] if env is not None else _matrix(policy, registry)
     return [_plan(policy, probe(pair).spec, pair, wrappers, registry) for pair in pairs]
@@ -211,19 +215,33 @@ def _file_subject(
     wrappers: tuple[WrapperLike, ...],
     registry: Registry,
 ) -> Subject:
-    blueprint = prepare(class_at(target), spaces, wrappers=wrappers, registry=registry)
+    cls = class_at(target)
+    here = f"class_at({target!r})"
+    policy: PolicyLike = cls
+    inside, around = here, [f"{_wrapper_name(each)!r}" for each in wrappers]
+    if _is_wrapper(cls, registry):
+        policy, wrappers = _WRAPPED, (cls, *wrappers)
+        inside, around = f"{_WRAPPED!r}", [here, *around]
+    blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
     imports = (
         "from puffer_policies import Spaces, get_policy\n"
         "from puffer_policies.checks.files import class_at"
     )
-    around = f", wrappers={[_wrapper_name(each) for each in wrappers]}" if wrappers else ""
-    built = f'get_policy(class_at({target!r}), spaces{around}, validate="off")'
+    stack = f", wrappers=[{', '.join(around)}]" if around else ""
+    built = f'get_policy({inside}, spaces{stack}, validate="off")'
+    subject = subject_of(blueprint)
     return replace(
-        subject_of(blueprint),
+        subject,
         name=label,
         source=snippet(spaces, imports=imports, policy=built),
         capabilities=None,
+        declared={**subject.declared, **({"may_refuse": True} if policy is not cls else {})},
     )
+
+
+def _is_wrapper(cls: type, registry: Registry) -> bool:
+    registered = any(record.loaded is cls for record in registry.records("wrapper"))
+    return registered or issubclass(cls, PolicyWrapper)
 
 
 # -- a built policy --------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from puffer_policies.errors import (
     PolicyNotFound,
 )
 from puffer_policies.specs import PolicySpec
+from puffer_policies.wrappers.gru import GRUWrapper
 
 FEW = ("B2", "S1", "S8")
 
@@ -132,6 +133,54 @@ def test_a_policy_of_pufferlib_is_checked_as_it_stands(tmp_path):
         f"{path}::Policy", "CartPole-v1", wrappers=["LSTMWrapper"], select=(*FEW, "R1")
     )
     assert stacked.ok, stacked.bad
+
+
+LEAKY = """
+import torch
+from puffer_policies.nn.cores.base import Core
+from puffer_policies.wrappers.base import RecurrentWrapper
+from puffer_policies.wrappers.sizes import core_sizes
+
+
+class SumCore(Core):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.share = torch.nn.Parameter(torch.tensor(0.5))
+
+    def state_shapes(self, batch_size):
+        return {"sum": (batch_size, self.hidden_size)}
+
+    def step(self, x, state):
+        after = x + self.share * state["sum"]
+        return after, {"sum": after}
+
+    def reset(self, state, episode_start):
+        return dict(state) if RESETS_NOTHING else super().reset(state, episode_start)
+
+
+class SumWrapper(RecurrentWrapper):
+    def __init__(self, env, policy):
+        super().__init__(env, policy, SumCore(*core_sizes(policy, None, None)))
+"""
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_wrapper_of_a_file_is_checked_around_default(tmp_path, leaks):
+    path = tmp_path / "sums.py"
+    path.write_text(LEAKY + f"\n\nRESETS_NOTHING = {leaks}\n")
+    report = check_policy(f"{path}::SumWrapper", DISCRETE, select="S1,R", isolate=False)
+    assert report.ok is not leaks
+    assert all(code.startswith("R") for code in report.failed())
+    if leaks:
+        names: dict[str, object] = {}
+        exec(report.bad[0].example, names)
+        assert type(names["policy"]).__name__ == "SumWrapper"
+
+
+def test_a_wrapper_class_is_checked_around_default():
+    report = check_policy(GRUWrapper, DISCRETE, select=(*FEW, "R1"), isolate=False)
+    assert report.ok
+    assert {result.policy for result in report.results} == {"GRUWrapper(Default)"}
 
 
 def test_without_spaces_every_declared_kind_is_tried():

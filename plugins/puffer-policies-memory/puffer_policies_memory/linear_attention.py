@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.cores.base import require_heads, require_layers
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import RecurrentWrapper
 from puffer_policies.wrappers.sizes import core_sizes
@@ -198,11 +198,7 @@ class LinearAttentionCore(StackCore):
         half_life: float | None = None,
     ) -> None:
         heads = max(hidden_size // HEAD_SIZE, 1) if num_heads is None else num_heads
-        if heads < 1 or hidden_size % heads:
-            raise BuildError(
-                f"hidden_size={hidden_size} is no multiple of num_heads={heads}.",
-                fix="Each head takes an equal part of the width.",
-            )
+        require_heads(hidden_size, heads)
         if half_life is not None and half_life <= 0:
             raise BuildError(
                 f"half_life={half_life} steps.", fix="Use a number above 0, or None: no fading."

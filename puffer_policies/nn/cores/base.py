@@ -105,3 +105,13 @@ def require_layers(num_layers: int, core: str) -> int:
     if num_layers < 1:
         raise BuildError(f"num_layers={num_layers}; {core} has at least one layer.")
     return num_layers
+
+
+def require_heads(hidden_size: int, num_heads: int) -> int:
+    """Return `num_heads`, or refuse a width that they can't share equally."""
+    if num_heads < 1 or hidden_size % num_heads:
+        raise BuildError(
+            f"hidden_size={hidden_size} is no multiple of num_heads={num_heads}.",
+            fix="Each head takes an equal part of the width.",
+        )
+    return num_heads

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import After, Core, State, require_layers
+from puffer_policies.nn.cores.base import After, Core, State, require_heads, require_layers
 from puffer_policies.nn.init import layer_init
 
 MEMORY, VALID = "gtrxl_memory", "gtrxl_valid"
@@ -132,7 +132,8 @@ class GTrXLCore(Core):
         self.num_layers = require_layers(num_layers, "a GTrXL")
         self.memory = memory
         heads = max(hidden_size // 32, 1) if num_heads is None else num_heads
-        _require_sizes(hidden_size, heads, memory)
+        require_heads(hidden_size, heads)
+        _require_memory(memory)
         inner = 4 * hidden_size if feedforward is None else feedforward
         self.embed = layer_init(nn.Linear(input_size, hidden_size), 1.0)
         self.layers = nn.ModuleList(
@@ -198,11 +199,6 @@ def _waves(count: int, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
 
 
-def _require_sizes(hidden_size: int, num_heads: int, memory: int) -> None:
-    if num_heads < 1 or hidden_size % num_heads:
-        raise BuildError(
-            f"hidden_size={hidden_size} is no multiple of num_heads={num_heads}.",
-            fix="Each head takes an equal part of the width.",
-        )
+def _require_memory(memory: int) -> None:
     if memory < 1:
         raise BuildError(f"memory={memory}; a GTrXL remembers at least one step.")
