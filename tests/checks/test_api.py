@@ -310,3 +310,21 @@ def test_bounds_that_stand_for_none_overflow_no_correct_policy():
     spaces = Spaces(gym.Box(-largest, largest, (4,), np.float32), gym.Discrete(2))
     report = check_policy("Default", spaces, ignore="P", isolate=False)
     assert report.ok, report.bad
+
+
+def test_checks_in_this_process_take_one_thread_and_give_the_others_back():
+    seen = []
+
+    class Counts(GoodMLP):
+        def forward(self, observations, state=None):
+            seen.append(torch.get_num_threads())
+            return super().forward(observations, state)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        check_policy(Counts, DISCRETE, select="S1", isolate=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
