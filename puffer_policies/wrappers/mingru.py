@@ -1,7 +1,8 @@
 """MinGRU memory around any structured policy: Feng et al. 2024, https://arxiv.org/abs/2410.01201.
 
 Its gates look at the input alone, so that a training sequence costs one matrix product and a scan.
-With a highway and four layers it is PufferLib 4.0's default core.
+With a highway and four layers it is PufferLib 4.0's default core. One layer can only fade, at rates
+that the input sets: it recalls a cue, but which of the last steps something was in, it learns badly.
 """
 
 from __future__ import annotations
