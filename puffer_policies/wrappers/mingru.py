@@ -2,7 +2,7 @@
 
 Its gates look at the input alone, so that a training sequence costs one matrix product and a scan.
 With a highway and four layers it is PufferLib 4.0's default core. One layer can only fade, at rates
-that the input sets: it recalls a cue, but which of the last steps something was in, it learns badly.
+that the input sets: it recalls a cue, but learns badly how many steps ago something was.
 """
 
 from __future__ import annotations
