@@ -82,10 +82,10 @@ def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> No
                 fix=f"Put a wrapper that provides {missing[0]!r} inside {wrapper.name!r}.",
             )
         if clashing:
+            holder, own = holders[clashing[0]], wrapper.name
             raise BuildError(
-                f"{wrapper.name!r} can't wrap {stack}: {holders[clashing[0]]!r} in it is "
-                f"{clashing[0]} already.",
-                fix=f"Use one of {holders[clashing[0]]!r} and {wrapper.name!r}.",
+                f"{own!r} can't wrap {stack}: {holder!r} in it is {clashing[0]} already.",
+                fix=f"Use one of {holder!r} and {own!r}." if holder != own else "Use it once.",
             )
         holders.update(dict.fromkeys(wrapper.provides, wrapper.name))
         stack = f"{wrapper.name}({stack})"

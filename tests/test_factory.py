@@ -167,8 +167,9 @@ def test_an_impossible_stack_is_refused_before_anything_is_imported(registry):
     )
     with pytest.raises(
         BuildError, match=r"'Memory' can't wrap Memory\(Sized\).* recurrent already"
-    ):
+    ) as refused:
         get_policy("Memory(Memory(Sized))", SPACES, registry=registry)
+    assert refused.value.fix == "Use it once."
 
 
 def test_a_wrapper_that_needs_something_below_it_says_what(registry):
