@@ -11,9 +11,9 @@ from commands import run
 from puffer_policies.config.load import load_config
 from puffer_policies.discovery import default_registry, register_policy
 from puffer_policies.errors import ConfigError, EnvError
-from puffer_policies.runs import compare as module
-from puffer_policies.runs.compare import compare, config_for
 from puffer_policies.runs.evaluate import evaluate_checkpoint
+from puffer_policies.studies import compare as module
+from puffer_policies.studies.compare import compare, config_for
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer

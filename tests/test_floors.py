@@ -47,6 +47,7 @@ FLOORS = {
     "vector": 10,
     "train": 11,
     "runs": 12,
+    "studies": 13,
     "agent": 13,
     "pufferl": 13,
     "models": 13,

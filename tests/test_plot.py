@@ -12,8 +12,8 @@ from commands import run
 
 from puffer_policies.config.load import load_config
 from puffer_policies.errors import CheckpointError, ConfigError, MissingDependency
-from puffer_policies.runs.curves import RETURN, gather, labels_of, read_curve
-from puffer_policies.runs.plot import plot_runs
+from puffer_policies.studies.curves import RETURN, gather, labels_of, read_curve
+from puffer_policies.studies.plot import plot_runs
 
 pytestmark = pytest.mark.trainer
 

@@ -11,14 +11,14 @@ from commands import run
 
 from puffer_policies.config.load import load_config
 from puffer_policies.errors import BuildError, ConfigError, MissingDependency
-from puffer_policies.runs import sweep as module
-from puffer_policies.runs.ranges import (
+from puffer_policies.studies import sweep as module
+from puffer_policies.studies.ranges import (
     SearchRange,
     ranges_of_file,
     ranges_of_flags,
     with_values,
 )
-from puffer_policies.runs.sweep import RETURN, sweep
+from puffer_policies.studies.sweep import RETURN, sweep
 
 pytestmark = pytest.mark.trainer
 

@@ -30,7 +30,7 @@ def names_in(manifest: Path) -> set[str]:
 
 
 def test_the_pages_are_current(tool):
-    said = "run `make docs`, after `python tools/write_zoo_page.py --measure NAME` for a new name"
+    said = "run `make docs`, after `python tools/measure_cards.py NAME` for a new name"
     told = tool.pages()
     assert {path: path.read_text(encoding="utf-8") for path in told} == told, said
     assert set(tool.PAGES.glob("*.md")) <= told.keys()

@@ -15,7 +15,7 @@ from write_zoo_page import CARDS, DOCS, RESULTS
 
 from puffer_policies.cards import read_cards
 from puffer_policies.results import LearningResult, read_results
-from puffer_policies.runs.plot import COLOURS
+from puffer_policies.studies.plot import COLOURS
 
 PICTURE = DOCS / "zoo.svg"
 REPRODUCIBLE: Any = {"svg.hashsalt": "zoo", "svg.fonttype": "none"}

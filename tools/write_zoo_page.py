@@ -1,28 +1,19 @@
 """Writes docs/zoo.md, which compares all policies and wrappers, and a page of each in docs/zoo.
 
-Records come from the registry.toml files, measured figures from docs/cards.json, what was learned
-from docs/results.jsonl. ``make docs`` writes the pages; a test compares them with what this prints.
-
-    python tools/write_zoo_page.py                      the pages
-    python tools/write_zoo_page.py --measure            measure every card first, in minutes
-    python tools/write_zoo_page.py --measure GRUWrapper measure one card again
+Records come from the registry.toml files, figures from docs/cards.json, which measure_cards.py
+writes, what was learned from docs/results.jsonl. ``make docs`` writes the pages; a test compares
+them with what this prints.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import torch
-
-from puffer_policies.cards import Card, CardFile, Weight, read_cards, write_cards
-from puffer_policies.discovery import default_registry
+from puffer_policies.cards import Card, Weight, read_cards
 from puffer_policies.discovery.catalog import read_catalog
-from puffer_policies.measuring import measure_card
 from puffer_policies.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
 from puffer_policies.results import LearningResult, read_results
 from puffer_policies.source import constructor_signature, locate_module, module_docstring
@@ -95,20 +86,6 @@ def records() -> dict[str, Record]:
     return {each.name: each for each in found}
 
 
-def measure(names: Iterable[str]) -> None:
-    """Measure cards and put them into docs/cards.json; all of them are of one machine."""
-    file, known, names = read_cards(CARDS if CARDS.exists() else None), records(), list(names)
-    kept = dict(file.cards)
-    if kept and file.machine != _machine() and not known.keys() <= set(names):
-        raise SystemExit(f"The others were measured on {file.machine}: use --measure alone.")
-    for name in names:
-        kept[known[name].qualified_name] = measure_card(name, default_registry())
-        print(f"measured {name}", flush=True)
-    ours = {record.qualified_name for record in known.values()}
-    cards = {name: card for name, card in kept.items() if name in ours}
-    write_cards(CARDS, CardFile(_machine(), cards))
-
-
 def pages() -> dict[Path, str]:
     """Return the text of docs/zoo.md and of each page in docs/zoo."""
     file, results = read_cards(CARDS), read_results(RESULTS)
@@ -144,16 +121,6 @@ def _records_of(package: str) -> list[Record]:
     # The folder from which the package's modules are imported.
     root = ROOT if manifest.parent == ROOT else manifest.parent.parent
     return list(read_catalog(manifest, place, search_path=str(root)).records)
-
-
-def _machine() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    processor = names[0] if names else platform.machine()
-    return f"a shared {processor}, torch {torch.__version__}"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -295,12 +262,7 @@ def _result(result: LearningResult) -> tuple[str, str, str, str]:
 
 
 def main() -> None:
-    """Read the arguments, measure if asked, and write the pages."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--measure", nargs="*", metavar="NAME", help="measure these first, or all")
-    options = parser.parse_args()
-    if options.measure is not None:
-        measure(options.measure or records())
+    """Write the pages."""
     told = pages()
     write(told)
     print(f"wrote {len(told)} pages")

@@ -12,14 +12,14 @@ from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.training import INTERRUPTED
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import PolicyError
-from puffer_policies.runs.compare import (
+from puffer_policies.runs.statistics import interval_text
+from puffer_policies.studies.compare import (
     TABLE,
     Comparison,
     Entry,
     compare,
     draw_comparison,
 )
-from puffer_policies.runs.statistics import interval_text
 
 
 def run_compare(options: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.runs.curves import Series
-from puffer_policies.runs.plot import plot_runs
 from puffer_policies.runs.statistics import interval_text
+from puffer_policies.studies.curves import Series
+from puffer_policies.studies.plot import plot_runs
 
 
 def run_plot(options: argparse.Namespace) -> int:

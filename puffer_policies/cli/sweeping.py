@@ -12,9 +12,9 @@ from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.training import INTERRUPTED
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import TrainingError
-from puffer_policies.runs.ranges import SearchRange, ranges_of_file, ranges_of_flags
-from puffer_policies.runs.study import Trial
-from puffer_policies.runs.sweep import BEST_CONFIG, Sweep, described, short, sweep
+from puffer_policies.studies.ranges import SearchRange, ranges_of_file, ranges_of_flags
+from puffer_policies.studies.study import Trial
+from puffer_policies.studies.sweep import BEST_CONFIG, Sweep, described, short, sweep
 
 SHOWN = 10
 """Trials in the table."""

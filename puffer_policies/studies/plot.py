@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.errors import ConfigError
-from puffer_policies.runs.curves import RETURN, Axis, Curve, Series, gather, labels_of, read_curve
 from puffer_policies.runs.optional import import_optional
+from puffer_policies.studies.curves import (
+    RETURN,
+    Axis,
+    Curve,
+    Series,
+    gather,
+    labels_of,
+    read_curve,
+)
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

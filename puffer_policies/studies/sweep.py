@@ -12,12 +12,12 @@ from puffer_policies.config.writing import config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.building import policy_of, single_vecenv_of
-from puffer_policies.runs.curves import RETURN
 from puffer_policies.runs.optional import import_optional
-from puffer_policies.runs.ranges import SearchRange, with_values
 from puffer_policies.runs.result import RunResult
 from puffer_policies.runs.run import train_from_config
-from puffer_policies.runs.study import (
+from puffer_policies.studies.curves import RETURN
+from puffer_policies.studies.ranges import SearchRange, with_values
+from puffer_policies.studies.study import (
     Outcome,
     Sampler,
     Trial,

@@ -1,0 +1,1 @@
+"""What is made of many runs: curves, plots, comparisons, searches for options."""
