@@ -100,9 +100,10 @@ def build(target: str, folder: Path) -> Path:
     return built
 
 
-def test_our_wheel_carries_the_template(tmp_path):
-    names = zipfile.ZipFile(build("wheel", tmp_path)).namelist()
-    assert {f"puffer_policies/template/{name}" for name in FILES} <= set(names)
+def test_our_wheel_carries_the_template_the_cards_and_the_results(tmp_path):
+    names = set(zipfile.ZipFile(build("wheel", tmp_path)).namelist())
+    assert {f"puffer_policies/template/{name}" for name in FILES} <= names
+    assert {f"puffer_policies/docs/{name}" for name in ("cards.json", "results.jsonl")} <= names
 
 
 def test_our_source_archive_carries_the_template(tmp_path):
