@@ -165,11 +165,13 @@ def train(target: Target, seed: int) -> dict[str, Any]:
 
 
 def stack(target: Target) -> list[str]:
-    """Return whom a run speaks for: every wrapper of its stack, or the policy of one without."""
+    """Return whom a run speaks for: every wrapper of its stack, and the policy, if not Default."""
     base, registry = load_config(target.config, target.flags).base, default_registry()
     policy = PolicySpec.parse(base.policy_name)
     names = [each.name for each in policy.wrappers] + ([base.rnn_name] if base.rnn_name else [])
-    return [registry.get(name).qualified_name for name in names or [policy.name]]
+    if not names or policy.name != "Default":
+        names.append(policy.name)
+    return [registry.get(name).qualified_name for name in names]
 
 
 def lines() -> list[dict[str, Any]]:

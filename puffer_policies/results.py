@@ -2,7 +2,7 @@
 
 ``benchmarks/bench_learning.py`` writes a line a run: ``{"name": CONFIG AND FLAGS, "stack":
 ["puffer-policies/GRUWrapper"], "seed": 1, "steps": 150000, "seconds": 60.0, "evaluation": {"mean":
-500.0, ...}}``. The stack is whom it speaks for: every wrapper, or the policy of a run without.
+500.0, ...}}``. The stack is whom it speaks for: every wrapper, and the policy, if not Default.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,35 @@ def test_the_page_is_that_of_the_runs(bench):
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == bench.page()
 
 
-def test_every_config_with_a_target_was_run_with_three_seeds(bench):
-    seeds = {target.name: set() for target in bench.TARGETS}
+def test_everything_with_a_target_was_run_with_three_seeds(bench):
+    seeds = {target.name: set() for target in (*bench.TARGETS, *bench.GAPS, *bench.ZOO)}
     for run in bench.lines():
         seeds.get(run["name"], set()).add(run["seed"])
     assert {name: found for name, found in seeds.items() if not found >= {1, 2, 3}} == {}
+
+
+def test_every_memory_learned_every_task_of_memories_with_every_seed(bench):
+    returns, stacks = {}, {}
+    for run in bench.lines():
+        returns.setdefault(run["name"], []).append(run["evaluation"]["mean"])
+        stacks[run["name"]] = run["stack"]
+    learned = {
+        (name, target.config)
+        for target in bench.GAPS
+        if all(map(target.reached, returns[target.name]))
+        for name in stacks[target.name]
+    }
+    ours = [ROOT / "registry.toml", *ROOT.glob("plugins/puffer-policies-*/*/registry.toml")]
+    manifests = [tomllib.loads(path.read_text(encoding="utf-8")) for path in ours]
+    memories = {
+        name
+        for manifest in manifests
+        for name, each in manifest.get("wrappers", {}).items()
+        if "recurrent" in each.get("provides", [])
+    }
+    tasks = {target.config for target in bench.GAPS}
+    bare = {(name.rpartition("/")[2], task) for name, task in learned}
+    assert {(name, task) for name in memories for task in tasks} <= bare
 
 
 def test_a_target_is_reached_on_the_right_side(bench):
