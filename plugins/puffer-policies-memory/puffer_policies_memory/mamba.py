@@ -24,7 +24,7 @@ from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import RecurrentWrapper
 from puffer_policies.wrappers.sizes import core_sizes
-from puffer_policies_memory.recurrence import recur
+from puffer_policies_memory.selective_scan import Selected, selective_scan
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 WINDOW, STATE = "mamba_window", "mamba_state"
@@ -81,14 +81,12 @@ class SelectiveSpace(nn.Module):
         self._begin(rank)
 
     def forward(self, u: Tensor, before: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(T, B, D), (B, D, N) -> outputs (T, B, D), states (T, B, D, N)."""
+        """(T, B, D), (B, D, N) -> outputs (T, B, D), the last state (B, D, N)."""
         low, enter, leave = self.select(u).to(self.skip.dtype).split(self.sizes, -1)
-        step = functional.softplus(self.step_size(low).to(self.skip.dtype)).unsqueeze(-1)
-        decay = torch.exp(-step * self.log_rate.exp())  # (T, B, D, N)
-        drive = step * u.unsqueeze(-1) * enter.unsqueeze(-2)  # (T, B, D, N)
-        states = recur(decay, drive, before=before, starts=starts)
-        y = (states @ leave.unsqueeze(-1)).squeeze(-1)  # (T, B, D)
-        return y + self.skip * u, states
+        step = functional.softplus(self.step_size(low).to(self.skip.dtype))
+        selected, rate = Selected(step, u, enter, leave), self.log_rate.exp()
+        y, last = selective_scan(selected, rate, before=before, starts=starts)
+        return y + self.skip * u, last
 
     @torch.no_grad()
     def _begin(self, rank: int) -> None:
@@ -122,9 +120,9 @@ class MambaLayer(MemoryLayer):
         """(T, B, H) -> (T, B, H), with window and state after the last step."""
         u, gate = self.input(self.norm(x)).to(carry[STATE].dtype).chunk(2, -1)
         u, window = self.convolution(u, carry[WINDOW], starts)
-        y, states = self.space(functional.silu(u), carry[STATE], starts)
+        y, last = self.space(functional.silu(u), carry[STATE], starts)
         x = x + self.output(y * functional.silu(gate))
-        return x, {WINDOW: window, STATE: states[-1]}
+        return x, {WINDOW: window, STATE: last}
 
 
 class MambaCore(StackCore):

@@ -22,6 +22,7 @@ from puffer_policies_memory.linear_attention import (
 from puffer_policies_memory.lru import LRUCore, LRULayer, LRUWrapper
 from puffer_policies_memory.mamba import MambaCore, MambaWrapper
 from puffer_policies_memory.s5 import S5Core, S5Wrapper
+from puffer_policies_memory.selective_scan import Selected, selective_scan
 
 WRAPPERS: dict[str, Any] = {
     each.__name__: each
@@ -223,3 +224,23 @@ def test_the_first_policy_is_nearly_uniform(name: str) -> None:
     env = Spaces(spaces.Box(-1.0, 1.0, (8,)), spaces.Discrete(4))
     logits, _ = get_policy(f"{name}(Default)", env)(torch.randn(16, 20, 8))
     assert float(logits.detach().softmax(-1).max()) < 0.26
+
+
+# -- the selective scan ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_starts", [False, True])
+def test_the_selective_scans_gradient_is_that_of_finite_differences(with_starts: bool) -> None:
+    steps, batch, channels, size = 4, 2, 3, 2
+    shapes = [(steps, batch, channels)] * 2 + [(steps, batch, size)] * 2
+    step, u, enter, leave = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    rate = torch.rand(channels, size, dtype=torch.float64) + 0.5
+    before = torch.randn(batch, channels, size, dtype=torch.float64)
+    starts = torch.rand(steps, batch) < 0.3 if with_starts else None
+    given = [step.exp(), u, enter, leave, rate, before]
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        *selected, rate, before = inputs
+        return selective_scan(Selected(*selected), rate, before=before, starts=starts)
+
+    assert torch.autograd.gradcheck(run, [each.requires_grad_() for each in given])
