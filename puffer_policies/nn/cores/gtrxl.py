@@ -3,7 +3,8 @@
 Transformer-XL layers with relative positions (Dai et al. 2019, https://arxiv.org/abs/1901.02860),
 layer norms on the way in, and GRU gates in place of residual sums, born nearly closed. It differs
 from the paper in this: every query sees exactly the M steps before it, in a sequence as in single
-steps, and nothing from before its episode's start.
+steps, and nothing from before its episode's start; and what is carried on are a step's keys and
+values, not what they were made of, so that a step costs one projection instead of M.
 
 `B` batch, `T` time, `L` layers, `M` memory, `H` width, `A` heads, `D` = H/A.
 """
@@ -56,22 +57,36 @@ class RelativeAttention(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("waves", _waves(memory + 1, width), persistent=False)
 
-    def forward(self, x: Tensor, context: Tensor, allowed: Tensor, distances: Tensor) -> Tensor:
-        """(B, T, H), (B, M + T, H), (B, T, M + T) bool, (T, M + T) int64 -> (B, T, H)."""
-        key, value = (self._heads(each) for each in self.key_value(context).chunk(2, -1))
+    def forward(
+        self, x: Tensor, past: Tensor, allowed: Tensor, distances: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attend to the carried steps and to those of the sequence.
+
+        Args:
+            x: (B, T, H).
+            past: (B, M, 2 H), keys and values of the steps before.
+            allowed: bool (B, T, M + T), what each step may look at.
+            distances: int64 (T, M + T), how far back that lies.
+
+        Returns:
+            (B, T, H), and the keys and values of the last M steps (B, M, 2 H).
+        """
+        seen = torch.cat([past, self.key_value(x).to(past.dtype)], 1)  # (B, M + T, 2 H)
         query = self.query(x)
+        key, value = (self._heads(each.to(query.dtype)) for each in seen.chunk(2, -1))
         by_distance = self._by_distance(query + self.distance_bias, distances)  # (B, A, T, M + T)
         bias = by_distance.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         by_content = self._heads(query + self.content_bias)
         mixed = functional.scaled_dot_product_attention(by_content, key, value, attn_mask=bias)
-        said: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return said
+        return self.output(mixed.transpose(1, 2).flatten(2)), seen[:, x.shape[1] :]
 
     def _by_distance(self, query: Tensor, distances: Tensor) -> Tensor:
         """Return scores (B, A, T, M + T) of the distance between a step and what it looks at."""
-        far = self._heads(self.distance(self.waves).unsqueeze(0))  # (1, A, M + 1, D)
-        heads = self._heads(query)  # (B, A, T, D)
-        scores = heads @ far.transpose(-1, -2) * heads.shape[-1] ** -0.5  # (B, A, T, M + 1)
+        far = self._heads(self.distance(self.waves).unsqueeze(0)).squeeze(0)  # (A, M + 1, D)
+        heads = self._heads(query).transpose(0, 1)  # (A, B, T, D)
+        # One product a head: `far` is the same for every row.
+        scores = heads.flatten(1, 2) @ far.mT * far.shape[-1] ** -0.5  # (A, B*T, M + 1)
+        scores = scores.unflatten(1, heads.shape[1:3]).transpose(0, 1)  # (B, A, T, M + 1)
         chosen: Tensor = scores.gather(-1, distances.expand(*scores.shape[:2], *distances.shape))
         return chosen
 
@@ -94,19 +109,19 @@ class GTrXLLayer(nn.Module):
             layer_init(nn.Linear(feedforward, width)),
         )
 
-    def forward(self, x: Tensor, context: Tensor, allowed: Tensor, distances: Tensor) -> Tensor:
-        """As `RelativeAttention`: (B, T, H) and what it may look at -> (B, T, H)."""
-        context = self.attention_norm(context)
-        said = self.attention(context[:, -x.shape[1] :], context, allowed, distances)
+    def forward(
+        self, x: Tensor, past: Tensor, allowed: Tensor, distances: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `RelativeAttention`."""
+        said, seen = self.attention(self.attention_norm(x), past, allowed, distances)
         x = self.attention_gate(x, torch.relu(said))
-        mixed: Tensor = self.network_gate(x, torch.relu(self.network(self.network_norm(x))))
-        return mixed
+        return self.network_gate(x, torch.relu(self.network(self.network_norm(x)))), seen
 
 
 class GTrXLCore(Core):
     """A stack of GTrXL layers over a window of the last steps.
 
-    State: ``gtrxl_memory`` (B, L, M, H), what went into each layer at the last M steps, and
+    State: ``gtrxl_memory`` (B, L, M, 2 H), each layer's keys and values of the last M steps, and
     ``gtrxl_valid`` (B, M) bool, which of those belong to the episode.
 
     Args:
@@ -141,9 +156,9 @@ class GTrXLCore(Core):
         )
 
     def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Return (B, L, M, H) and (B, M)."""
+        """Return (B, L, M, 2 H) and (B, M)."""
         return {
-            MEMORY: (batch_size, self.num_layers, self.memory, self.hidden_size),
+            MEMORY: (batch_size, self.num_layers, self.memory, 2 * self.hidden_size),
             VALID: (batch_size, self.memory),
         }
 
@@ -170,11 +185,12 @@ class GTrXLCore(Core):
         hidden, seen = self.embed(x), []
         clamped = distances.clamp(0, self.memory)
         for layer, past in zip(self.layers, state[MEMORY].unbind(1), strict=True):
-            context = torch.cat([past, hidden], 1)  # (B, M + T, H)
-            seen.append(context[:, time:])
-            hidden = layer(hidden, context, allowed, clamped)
+            hidden, last = layer(hidden, past, allowed, clamped)
+            seen.append(last)
         valid = episode[:, time:] == episode[:, -1:]  # (B, M)
-        memory = torch.stack(seen, 1).masked_fill(~valid.reshape(batch, 1, -1, 1), 0.0)
+        memory = torch.stack(seen, 1)
+        if episode_start is not None:  # else what is not valid is zero already
+            memory = memory.masked_fill(~valid.reshape(batch, 1, -1, 1), 0.0)
         return hidden, {MEMORY: memory, VALID: valid}
 
 
