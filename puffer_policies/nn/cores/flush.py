@@ -13,6 +13,7 @@ the sequence at every start costs twice the time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,15 +33,50 @@ class Flush:
 
     def spread(self, x: Tensor) -> Tensor:
         """(B, T, I) -> (B, T + K, I + F): the steps at their places, and the flags beside them."""
-        batch, length, _ = self.flags.shape
-        empty = x.new_zeros(batch * length, x.shape[-1])
-        features = empty.index_copy(0, self.places, x.flatten(0, 1)).reshape(batch, length, -1)
-        return torch.cat([features, self.flags.to(x.dtype)], -1)
+        spread: Tensor = _Spread.apply(x, self.places, self.flags)  # type: ignore[no-untyped-call]
+        return spread
 
     def gather(self, outputs: Tensor, time: int) -> Tensor:
         """(B, T + K, H) -> (B, T, H): the outputs of the steps alone."""
-        steps = outputs.flatten(0, 1).index_select(0, self.places)
+        steps: Tensor = _Gather.apply(outputs, self.places)  # type: ignore[no-untyped-call]
         return steps.reshape(-1, time, outputs.shape[-1])  # (B, T, H)
+
+
+class _Spread(torch.autograd.Function):
+    """One copy each way: autograd does not know that no two steps share a place, and adds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, flags: Tensor) -> Tensor:
+        (batch, length, extra), size = flags.shape, x.shape[-1]
+        wide = x.new_zeros(batch * length, size + extra)
+        wide[:, :size].index_copy_(0, places, x.flatten(0, 1))
+        wide[:, size:] = flags.flatten(0, 1)
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return wide.unflatten(0, (batch, length))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        features = grads[0].flatten(0, 1)[:, : ctx.shape[-1]]
+        return features.index_select(0, places).reshape(ctx.shape), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """As `_Spread`, the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = outputs.shape
+        return outputs.flatten(0, 1).index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        wide = grads[0].new_zeros(ctx.shape)
+        wide.flatten(0, 1).index_copy_(0, places, grads[0])
+        return wide, None
 
 
 def count_starts(episode_start: Tensor) -> int:
