@@ -71,8 +71,8 @@ WRITTEN = "<!-- Written by tools/write_zoo_page.py: run `make docs` after a chan
 
 TITLES = {
     "policy": "## Policies\n",
-    "wrapper": "## Wrappers\n\nWhat memories cost as they come, in order of their training pass, and what they "
-    "learn with the best of the settings that were tried:\n\n"
+    "wrapper": "## Wrappers\n\nWhat memories cost as they come, in order of their training pass, "
+    "and what they\nlearn with the best of the settings that were tried:\n\n"
     "![What each memory costs and learns](zoo.svg)\n",
 }
 """What stands above each table; tools/plot_zoo.py draws the picture."""

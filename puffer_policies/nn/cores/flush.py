@@ -53,7 +53,7 @@ class _Spread(torch.autograd.Function):
         wide[:, size:] = flags.flatten(0, 1)
         ctx.save_for_backward(places)
         ctx.shape = x.shape
-        return wide.unflatten(0, (batch, length))
+        return wide.reshape(batch, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
