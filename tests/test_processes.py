@@ -99,6 +99,30 @@ def test_two_halves_make_the_step_of_the_whole(tmp_path):
         torch.testing.assert_close(first[name], each, atol=1e-6, rtol=1e-5)
 
 
+LEAVE = """
+import os, pathlib, torch
+from puffer_policies.train.distributed import joined
+
+with joined("cpu") as world:
+    layer = torch.nn.Linear(2, 2)
+    layer(torch.ones(1, 2)).sum().backward()
+    world.mean_(layer.weight.grad)
+    torch.optim.Adam(layer.parameters()).step()
+
+tasks = pathlib.Path("/proc/self/task").glob("*/comm")
+names = [task.read_text() for task in tasks]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_the_group_outlives_it(tmp_path):
+    script = tmp_path / "leave.py"
+    script.write_text(LEAVE)
+    done = torchrun(str(script), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 RUN = ("-m", "puffer_policies", "train")
 SIZES = ("--vec.num-envs", "8", "--train.bptt-horizon", "32", "--eval.episodes", "4")
 

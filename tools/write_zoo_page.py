@@ -248,9 +248,9 @@ def _parity(card: Card) -> str:
 
 
 def _learning(learned: Sequence[LearningResult]) -> str:
-    """Return a table of results, or nothing."""
+    """Return a table of results, or that there are none."""
     if not learned:
-        return ""
+        return "## Learning\n\nNone measured."
     rows = [("trained by", "seeds", "returns", "steps"), ("---",) * 4, *map(_result, learned)]
     return "\n".join(["## Learning\n", *(f"| {' | '.join(row)} |" for row in rows)])
 

@@ -7,6 +7,7 @@ process nothing here does anything.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,9 @@ def joined(device_type: str) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
+    # Its defaults take hold of the group that there is at its import, which an optimiser begins:
+    # gloo's threads would outlive the group, and now and then abort the process as it ends.
+    importlib.import_module("torch.distributed.nn")
     # Gradients travel by nccl where there are GPUs, what the host counts by gloo everywhere.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)

@@ -188,9 +188,7 @@ class GTrXLCore(Core):
             hidden, last = layer(hidden, past, allowed, clamped)
             seen.append(last)
         valid = episode[:, time:] == episode[:, -1:]  # (B, M)
-        memory = torch.stack(seen, 1)
-        if episode_start is not None:  # else what is not valid is zero already
-            memory = memory.masked_fill(~valid.reshape(batch, 1, -1, 1), 0.0)
+        memory = torch.stack(seen, 1).masked_fill_(~valid.reshape(batch, 1, -1, 1), 0.0)
         return hidden, {MEMORY: memory, VALID: valid}
 
 
