@@ -154,12 +154,12 @@ def train(target: Target, seed: int) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    kept = {"steps": told["steps"], "seconds": round(told["seconds"], 1)}
     return {
         "name": target.name,
         "stack": stack(target),
         "seed": seed,
-        **kept,
+        "steps": told["steps"],
+        "seconds": round(told["seconds"], 1),
         "evaluation": told["evaluation"],
     }
 
@@ -197,9 +197,9 @@ def keep(run: dict[str, Any]) -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    parts = []
+    runs, parts = lines(), []
     for head, targets in ((HEAD, TARGETS), (MEMORY, GAPS), (OTHERS, ZOO)):
-        parts += [head, *TABLE, *(row for each in targets for row in _rows(each))]
+        parts += [head, *TABLE, *(row for each in targets for row in _rows(each, runs))]
     return "\n".join([*parts, ""])
 
 
@@ -233,9 +233,8 @@ TABLE = [
 ]
 
 
-def _rows(target: Target) -> list[str]:
-    runs = [each for each in lines() if each["name"] == target.name]
-    return [_row(target, run) for run in runs]
+def _rows(target: Target, runs: list[dict[str, Any]]) -> list[str]:
+    return [_row(target, run) for run in runs if run["name"] == target.name]
 
 
 def _row(target: Target, run: dict[str, Any]) -> str:

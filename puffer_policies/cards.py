@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "cards.json"
-
 _NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -56,14 +54,13 @@ class Card:
     @property
     def first_weights(self) -> dict[str, str]:
         """How each parameter is drawn; layers of a stack that are drawn alike are one, ``.*.``."""
+        shorts = {name: _NUMBER.sub(".*.", name) for name in self.weights}
         ways: dict[str, set[str]] = {}
-        for name, weight in self.weights.items():
-            ways.setdefault(_NUMBER.sub(".*.", name), set()).add(weight.init)
-        alike = {name for name, found in ways.items() if len(found) == 1}
-        named = {name: _NUMBER.sub(".*.", name) for name in self.weights}
+        for name, short in shorts.items():
+            ways.setdefault(short, set()).add(self.weights[name].init)
         return {
-            short if short in alike else name: self.weights[name].init
-            for name, short in named.items()
+            short if len(ways[short]) == 1 else name: self.weights[name].init
+            for name, short in shorts.items()
         }
 
     def to_dict(self) -> dict[str, Any]:

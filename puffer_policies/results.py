@@ -15,8 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "results.jsonl"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningResult:
@@ -58,8 +56,9 @@ def read_results(path: Path | None) -> dict[str, list[LearningResult]]:
     found: dict[str, list[LearningResult]] = {}
     for _, group in groupby(lines, key=lambda line: line["name"]):
         runs = list(group)
+        result = _result(runs)
         for name in runs[0]["stack"]:
-            found.setdefault(name, []).append(_result(runs))
+            found.setdefault(name, []).append(result)
     return found
 
 

@@ -94,6 +94,11 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
+def opened(tree: ast.Module) -> set[str | None]:
+    """What stands after each ``from``."""
+    return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
 def is_module(name: str) -> bool:
     place = HOUSE.parent.joinpath(*name.split("."))
     return name.startswith(FACADE) and (place.with_suffix(".py").exists() or place.is_dir())
@@ -125,6 +130,8 @@ def test_a_file_imports_no_higher_floor(house):
 def test_nobody_inside_imports_the_facade(house):
     guests = [name for name, tree in house.items() if FACADE in imports(tree)]
     assert guests == []
+    # By a submodule's name, too: that runs the facade first all the same, and hides what is used.
+    assert [name for name, tree in house.items() if FACADE in opened(tree)] == []
 
 
 def test_imports_have_no_circle(house):

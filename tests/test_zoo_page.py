@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tomllib
 from math import prod
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tool_files import load_tool
 
 ROOT = Path(__file__).parent.parent
-TOOL = ROOT / "tools" / "write_zoo_page.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(TOOL.stem, TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("write_zoo_page")
 
 
 def names_in(manifest: Path) -> set[str]:

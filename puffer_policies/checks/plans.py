@@ -72,8 +72,8 @@ def plans_for(
         return _file_plans(policy, env, wrappers, registry)
     if isinstance(policy, str):
         policy = stack_around(policy, registry)
-    if isinstance(policy, type) and _is_wrapper(policy, registry):
-        policy, wrappers = _WRAPPED, (policy, *wrappers)
+    if isinstance(policy, type):
+        policy, wrappers = _class_stack(policy, wrappers, registry)
     probe = partial(prepare, policy, wrappers=wrappers, registry=registry)
     pairs = [spaces_of(env)] if env is not None else _matrix(policy, registry)
     return [_plan(policy, probe(pair).spec, pair, wrappers, registry) for pair in pairs]
@@ -216,19 +216,18 @@ def _file_subject(
     registry: Registry,
 ) -> Subject:
     cls = class_at(target)
-    here = f"class_at({target!r})"
-    policy: PolicyLike = cls
-    inside, around = here, [f"{_wrapper_name(each)!r}" for each in wrappers]
-    if _is_wrapper(cls, registry):
-        policy, wrappers = _WRAPPED, (cls, *wrappers)
-        inside, around = f"{_WRAPPED!r}", [here, *around]
+    policy, wrappers = _class_stack(cls, wrappers, registry)
     blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
     imports = (
         "from puffer_policies import Spaces, get_policy\n"
         "from puffer_policies.checks.files import class_at"
     )
-    stack = f", wrappers=[{', '.join(around)}]" if around else ""
-    built = f'get_policy({inside}, spaces{stack}, validate="off")'
+
+    def spelled(part: Any) -> str:
+        return f"class_at({target!r})" if part is cls else repr(_wrapper_name(part))
+
+    around = f", wrappers=[{', '.join(map(spelled, wrappers))}]" if wrappers else ""
+    built = f'get_policy({spelled(policy)}, spaces{around}, validate="off")'
     subject = subject_of(blueprint)
     return replace(
         subject,
@@ -239,9 +238,14 @@ def _file_subject(
     )
 
 
-def _is_wrapper(cls: type, registry: Registry) -> bool:
+def _class_stack(
+    cls: type[Any], wrappers: tuple[WrapperLike, ...], registry: Registry
+) -> tuple[PolicyLike, tuple[WrapperLike, ...]]:
+    """Return what a class is checked as: a policy, or, if it is a wrapper, it around Default."""
     registered = any(record.loaded is cls for record in registry.records("wrapper"))
-    return registered or issubclass(cls, PolicyWrapper)
+    if registered or issubclass(cls, PolicyWrapper):
+        return _WRAPPED, (cls, *wrappers)
+    return cls, wrappers
 
 
 # -- a built policy --------------------------------------------------------------------------------

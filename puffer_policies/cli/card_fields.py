@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from puffer_policies import cards, results
 from puffer_policies.cards import Card, CardFile, read_cards
 from puffer_policies.results import LearningResult, read_results
 from puffer_policies.shipped import shipped_file
@@ -13,14 +12,13 @@ from puffer_policies.shipped import shipped_file
 
 def shipped_card(qualified_name: str) -> tuple[CardFile, Card | None]:
     """Return the shipped cards, and that of a name if it has one."""
-    file = read_cards(shipped_file(f"docs/{cards.FILE_NAME}"))
+    file = read_cards(shipped_file("docs/cards.json"))
     return file, file.cards.get(qualified_name)
 
 
 def shipped_learning(qualified_name: str) -> Sequence[LearningResult]:
     """Return the shipped results of a name."""
-    found = read_results(shipped_file(f"docs/{results.FILE_NAME}"))
-    return found.get(qualified_name, ())
+    return read_results(shipped_file("docs/results.jsonl")).get(qualified_name, ())
 
 
 def card_fields(card: Card, *, machine: str) -> list[tuple[str, str]]:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from puffer_policies.cli.card_fields import (
-    card_data,
-    card_fields,
-    learning_fields,
-    shipped_learning,
-)
-from puffer_policies.cli.listing import described
-from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.cli.listing import described, print_described
 from puffer_policies.discovery import default_registry
 from puffer_policies.measuring import measure_card
-
-HERE = "this machine"
 
 
 def run_card(options: argparse.Namespace) -> int:
@@ -23,9 +14,5 @@ def run_card(options: argparse.Namespace) -> int:
     registry = default_registry()
     shown = described(options.name, registry)
     card = measure_card(options.name, registry)
-    learned = shipped_learning(shown.data["qualified_name"])
-    if options.json:
-        print_json({**shown.data, **card_data(card, machine=HERE, learned=learned)})
-        return 0
-    print_fields([*shown.fields, *card_fields(card, machine=HERE), *learning_fields(learned)])
+    print_described(shown, card, machine="this machine", as_json=options.json)
     return 0

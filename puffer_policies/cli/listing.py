@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from puffer_policies.cards import Card
 from puffer_policies.cli.card_fields import (
     card_data,
     card_fields,
@@ -49,13 +50,8 @@ def run_list(options: argparse.Namespace) -> int:
 def run_show(options: argparse.Namespace) -> int:
     """Print a record or a preset, with the card and the results that are shipped of it."""
     shown = described(options.name, default_registry())
-    name = shown.data["qualified_name"]
-    (file, card), learned = shipped_card(name), shipped_learning(name)
-    if options.json:
-        print_json({**shown.data, **card_data(card, machine=file.machine, learned=learned)})
-        return 0
-    known = card_fields(card, machine=file.machine) if card else [("card", MEASURE.format(name))]
-    print_fields([*shown.fields, *known, *learning_fields(learned)])
+    file, card = shipped_card(shown.data["qualified_name"])
+    print_described(shown, card, machine=file.machine, as_json=options.json)
     return 0
 
 
@@ -144,6 +140,17 @@ def described(name: str, registry: Registry) -> Description:
     expression = f"{own}(Default)" if record.kind == "wrapper" else own
     data = {**record.to_dict(), "arguments": _arguments(record)}
     return Description(data, _record_fields(record), expression)
+
+
+def print_described(shown: Description, card: Card | None, *, machine: str, as_json: bool) -> None:
+    """Print what is known of a name, a card of it, and what it has learned."""
+    name = shown.data["qualified_name"]
+    learned = shipped_learning(name)
+    if as_json:
+        print_json({**shown.data, **card_data(card, machine=machine, learned=learned)})
+        return
+    known = card_fields(card, machine=machine) if card else [("card", MEASURE.format(name))]
+    print_fields([*shown.fields, *known, *learning_fields(learned)])
 
 
 def _preset_data(preset: Preset) -> dict[str, Any]:
