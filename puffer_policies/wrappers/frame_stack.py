@@ -82,6 +82,7 @@ class FrameStackWrapper(PolicyWrapper):
         state = {} if state is None else state
         starts = episode_starts(state, batch, device)
         time = (*batch, 1)[:2]
+        ended = None if starts is None else _ended(starts.reshape(time), self.frames)
 
         def stacked(leaf: Frames, key: str, seen: Tensor) -> Tensor:
             past: Tensor | None = state.get(key)
@@ -89,8 +90,8 @@ class FrameStackWrapper(PolicyWrapper):
                 past = leaf.none(batch[0], self.frames - 1, device=device)
             frame = leaf.frame(seen.reshape(*time, *leaf.shape))
             windows = _windows(past.to(frame.dtype), frame)
-            if starts is not None:
-                windows = _without_the_past(windows, starts.reshape(time))
+            if ended is not None:
+                windows = _emptied(windows, ended)
             if self.frames > 1:
                 last = [each[:, -1] for each in windows[1:]]
                 state[key] = torch.stack(last, 1).to(leaf.dtype).detach()  # (B, K - 1, *S)
@@ -120,13 +121,17 @@ def _windows(past: Tensor, seen: Tensor) -> list[Tensor]:
     return [line[:, k : k + seen.shape[1]] for k in range(past.shape[1] + 1)]
 
 
-def _without_the_past(windows: list[Tensor], starts: Tensor) -> list[Tensor]:
-    """Zero, in each window, the frames from before the last start up to now."""
-    frames, (batch, time) = len(windows), starts.shape
+def _ended(starts: Tensor, frames: int) -> list[Tensor]:
+    """(B, T) -> K times (B, T): whether each frame is from before the last start up to now."""
+    batch, time = starts.shape
     episode = starts.cumsum(1)  # (B, T): episodes begun in this sequence
     line = torch.cat([episode.new_zeros(batch, frames - 1), episode], 1)
-    ended = [line[:, k : k + time] != episode for k in range(frames)]
+    return [line[:, k : k + time] != episode for k in range(frames)]
+
+
+def _emptied(windows: list[Tensor], ended: list[Tensor]) -> list[Tensor]:
+    """Zero the frames of what has ended."""
     return [
-        window.masked_fill(gone.reshape(batch, time, *[1] * (window.ndim - 2)), 0)
+        window.masked_fill(gone.reshape(*gone.shape, *[1] * (window.ndim - 2)), 0)
         for window, gone in zip(windows, ended, strict=True)
     ]
