@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from test_checks_page import load_tool
+from tool_files import load_tool
 
 from puffer_policies.checks.model import BAD, Tier
 from puffer_policies.checks.running import run
 from puffer_policies.checks.suite import all_checks, select_checks
 
-MUTANTS = load_tool().mutants()
+MUTANTS = load_tool("write_checks_page").mutants()
 LAZY = "its copies have no weights before their first batch, and then each its own"
 SEEING_COPIES = ("N6", "N8", "P4", "P5", "S3", "S4", "S5", "S6", "S7")
 OVERLAPS = {"B5-lazy-encoder": dict.fromkeys(SEEING_COPIES, LAZY)}
