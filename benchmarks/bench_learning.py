@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.config.load import load_config
-from puffer_policies.discovery import default_registry
-from puffer_policies.specs import PolicySpec
+from puffer_policies.registry import default_registry
+from puffer_policies.registry.specs import PolicySpec
 
 DOCS = Path(__file__).parent.parent / "docs"
 LINES, PAGE = DOCS / "results.jsonl", DOCS / "results.md"

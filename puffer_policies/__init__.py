@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puffer_policies.agent import Agent
-    from puffer_policies.checkpoint import load_policy, save_checkpoint
+    from puffer_policies.assembly.checkpoint import load_policy, save_checkpoint
+    from puffer_policies.assembly.factory import get_policy
     from puffer_policies.checks import check_policy
-    from puffer_policies.discovery import (
+    from puffer_policies.errors import PolicyError
+    from puffer_policies.hookspecs import hookimpl
+    from puffer_policies.registry import (
+        Registry,
         default_registry,
         discover,
         list_policies,
@@ -22,32 +26,28 @@ if TYPE_CHECKING:
         register_wrapper,
         set_default_registry,
     )
-    from puffer_policies.errors import PolicyError
-    from puffer_policies.factory import get_policy
-    from puffer_policies.hookspecs import hookimpl
-    from puffer_policies.registry import Registry
+    from puffer_policies.registry.specs import PolicySpec, WrapperSpec
     from puffer_policies.spaces import Spaces
-    from puffer_policies.specs import PolicySpec, WrapperSpec
 
 _HOMES = {
     "Agent": "agent",
     "PolicyError": "errors",
-    "PolicySpec": "specs",
+    "PolicySpec": "registry.specs",
     "Registry": "registry",
     "Spaces": "spaces",
-    "WrapperSpec": "specs",
+    "WrapperSpec": "registry.specs",
     "check_policy": "checks",
-    "default_registry": "discovery",
-    "discover": "discovery",
-    "get_policy": "factory",
+    "default_registry": "registry",
+    "discover": "registry",
+    "get_policy": "assembly.factory",
     "hookimpl": "hookspecs",
-    "list_policies": "discovery",
-    "list_wrappers": "discovery",
-    "load_policy": "checkpoint",
-    "register_policy": "discovery",
-    "register_wrapper": "discovery",
-    "save_checkpoint": "checkpoint",
-    "set_default_registry": "discovery",
+    "list_policies": "registry",
+    "list_wrappers": "registry",
+    "load_policy": "assembly.checkpoint",
+    "register_policy": "registry",
+    "register_wrapper": "registry",
+    "save_checkpoint": "assembly.checkpoint",
+    "set_default_registry": "registry",
 }
 _MODULES = {"checks", "errors", "models", "nn", "pufferl", "pytorch", "spaces", "wrappers", "zoo"}
 

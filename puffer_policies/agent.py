@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector.utils import create_empty_array
 from torch import nn
 
-from puffer_policies.checkpoint import load_policy
+from puffer_policies.assembly.checkpoint import load_policy
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested

@@ -12,11 +12,12 @@ A plug-in is a module (or any object) named by an entry point of the group
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
-from puffer_policies.specs import PolicySpec
+if TYPE_CHECKING:
+    from puffer_policies.registry.specs import PolicySpec
 
 PROJECT = "puffer_policies"
 

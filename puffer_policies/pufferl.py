@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from puffer_policies.checkpoint import save_checkpoint
+from puffer_policies.assembly.checkpoint import save_checkpoint
 from puffer_policies.config import load as config_load
 from puffer_policies.config.presets import resolve_env_name
 from puffer_policies.config.resolved import Config

@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 from packaging.version import Version
 
-from puffer_policies.discovery import set_default_registry
+from puffer_policies.registry import set_default_registry
 
 NEEDED = "1.1"
 TOO_OLD = Version(gymnasium.__version__) < Version(NEEDED)

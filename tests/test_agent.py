@@ -13,7 +13,8 @@ from training_toys import Clock, Guess, guesses
 
 import puffer_policies
 from puffer_policies.agent import Agent
-from puffer_policies.checkpoint import save_checkpoint
+from puffer_policies.assembly.checkpoint import save_checkpoint
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.errors import (
@@ -23,7 +24,6 @@ from puffer_policies.errors import (
     IncompatibleSpace,
     TrainingError,
 )
-from puffer_policies.factory import get_policy
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.spaces import Spaces
 from puffer_policies.vector.gymnasium_envs import GymVecEnv

@@ -9,12 +9,12 @@ import torch
 from commands import run
 from torch import nn
 
-from puffer_policies.cards import Card, CardFile, read_cards, write_cards
+from puffer_policies.cards.card import Card, CardFile, read_cards, write_cards
+from puffer_policies.cards.measurement import measure_card
+from puffer_policies.cards.results import read_results
 from puffer_policies.cli.card_fields import shipped_card, shipped_learning
-from puffer_policies.discovery import default_registry
-from puffer_policies.measuring import measure_card
 from puffer_policies.nn.init import drawn_as, layer_init, orthogonal_gates
-from puffer_policies.results import read_results
+from puffer_policies.registry import default_registry
 
 pytestmark = pytest.mark.usefixtures("project")
 

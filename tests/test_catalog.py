@@ -5,10 +5,10 @@ from textwrap import dedent
 
 import pytest
 
-from puffer_policies.discovery.catalog import __doc__ as FORMAT
-from puffer_policies.discovery.catalog import read_catalog
 from puffer_policies.errors import ConfigError
-from puffer_policies.records import Layer, PolicyRecord, Provenance, WrapperRecord
+from puffer_policies.registry.catalog import __doc__ as FORMAT
+from puffer_policies.registry.catalog import read_catalog
+from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, WrapperRecord
 from puffer_policies.tomlfile import read_toml
 
 PROJECT = Provenance(layer=Layer.PROJECT, distribution="project")

@@ -11,10 +11,15 @@ import torch
 from plain_policies import Plain, PufferLSTM, Split
 from torch import nn
 
-from puffer_policies import checkpoint, tensorfile
-from puffer_policies.checkpoint import load_policy, load_weights, read_header, save_checkpoint
+from puffer_policies.assembly import checkpoint, tensorfile
+from puffer_policies.assembly.checkpoint import (
+    load_policy,
+    load_weights,
+    read_header,
+    save_checkpoint,
+)
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import CheckpointError
-from puffer_policies.factory import get_policy
 from puffer_policies.spaces import Spaces, spaces_of
 
 BOX, DISCRETE = gymnasium.spaces.Box, gymnasium.spaces.Discrete

@@ -95,7 +95,7 @@ def test_a_preset_leads_somewhere(capsys, project):
 
 
 def test_a_report_that_can_not_be_written_is_refused_before_the_checks_run(capsys, monkeypatch):
-    from puffer_policies.cli import checking
+    from puffer_policies.cli import check as checking
 
     monkeypatch.setattr(checking, "run_plans", lambda *_, **__: pytest.fail("they ran"))
     for path in ("nowhere/report.xml", "."):

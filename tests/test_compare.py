@@ -9,8 +9,8 @@ import torch
 from commands import run
 
 from puffer_policies.config.load import load_config
-from puffer_policies.discovery import default_registry, register_policy
 from puffer_policies.errors import ConfigError, EnvError
+from puffer_policies.registry import default_registry, register_policy
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.studies import compare as module
 from puffer_policies.studies.compare import compare, config_for

@@ -10,18 +10,6 @@ from fake_packages import site_in, write_files
 from importlib_metadata import EntryPoints
 from importlib_metadata import entry_points as all_entry_points
 
-from puffer_policies.discovery import default as discovery
-from puffer_policies.discovery import (
-    default_registry,
-    discover,
-    installed,
-    list_policies,
-    list_wrappers,
-    register_policy,
-    register_wrapper,
-    set_default_registry,
-)
-from puffer_policies.discovery.installed import packages_with_policies
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
@@ -31,8 +19,20 @@ from puffer_policies.errors import (
     PolicyError,
     PolicyNotFound,
 )
-from puffer_policies.records import Layer
-from puffer_policies.registry import Registry
+from puffer_policies.registry import (
+    Registry,
+    default_registry,
+    discover,
+    list_policies,
+    list_wrappers,
+    packages,
+    register_policy,
+    register_wrapper,
+    set_default_registry,
+)
+from puffer_policies.registry import default as discovery
+from puffer_policies.registry.packages import packages_with_policies
+from puffer_policies.registry.records import Layer
 
 BUILTINS = [
     "Continuous",
@@ -76,7 +76,7 @@ def only_what_a_test_installs(monkeypatch):
     def others():
         return EntryPoints(each for each in all_entry_points() if OURS not in each.value)
 
-    monkeypatch.setattr(installed, "entry_points", others)
+    monkeypatch.setattr(packages, "entry_points", others)
 
 
 @pytest.fixture
@@ -684,8 +684,8 @@ def test_a_plugin_may_decorate_and_ask_while_it_is_discovered(site, fresh_defaul
     install_plugin(
         site,
         """
-        from puffer_policies.discovery import register_policy
-        from puffer_policies.discovery import list_policies
+        from puffer_policies.registry import register_policy
+        from puffer_policies.registry import list_policies
 
         @register_policy
         class Decorated: ...
@@ -703,7 +703,7 @@ def test_a_decorated_class_belongs_to_its_package_whoever_imported_it_first(site
     install_plugin(
         site,
         """
-        from puffer_policies.discovery import register_policy
+        from puffer_policies.registry import register_policy
 
         @register_policy
         class Decorated: ...

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from fake_packages import Site, site_in
 
-from puffer_policies.discovery import discover
-from puffer_policies.doctor import Finding, examine
-from puffer_policies.records import PolicyRecord
-from puffer_policies.registry import Registry
+from puffer_policies.registry import Registry, discover
+from puffer_policies.registry.doctor import Finding, examine
+from puffer_policies.registry.records import PolicyRecord
 
 GOOD = "from puffer_policies.models import Default\n\nclass Net(Default):\n    pass\n"
 
@@ -117,8 +116,8 @@ def test_a_plug_in_that_imports_torch_is_found_out(site):
         files={"heavy_a.py": "import torch\n"},
     )
     code = (
-        "from puffer_policies.discovery import discover\n"
-        "from puffer_policies.doctor import examine\n"
+        "from puffer_policies.registry import discover\n"
+        "from puffer_policies.registry.doctor import examine\n"
         "found = examine(discover(plugins=['heavy']))\n"
         "print([f.verdict for f in found if f.subject.startswith('heavy')])"
     )

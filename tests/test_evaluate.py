@@ -15,7 +15,8 @@ from imageio.v3 import imread
 from plain_policies import Plain, Split
 from training_toys import MODES, Clock, Guess, clocks, guesses
 
-from puffer_policies.checkpoint import save_checkpoint
+from puffer_policies.assembly.checkpoint import save_checkpoint
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.breakout import BreakoutEnv
@@ -26,7 +27,6 @@ from puffer_policies.errors import (
     MissingDependency,
     TrainingError,
 )
-from puffer_policies.factory import get_policy
 from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import evaluate, restore
 from puffer_policies.runs.evaluation import Evaluation

@@ -17,8 +17,8 @@ from puffer_policies.errors import (
     PolicyNotFound,
 )
 from puffer_policies.models import Default, LSTMWrapper
-from puffer_policies.records import Layer, PolicyRecord, Preset, Provenance, WrapperRecord
-from puffer_policies.specs import PolicySpec, WrapperSpec
+from puffer_policies.registry.records import Layer, PolicyRecord, Preset, Provenance, WrapperRecord
+from puffer_policies.registry.specs import PolicySpec, WrapperSpec
 
 SPACES = Spaces(gym_spaces.Box(-1, 1, (4,)), gym_spaces.Discrete(3))
 

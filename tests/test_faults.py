@@ -17,8 +17,8 @@ import pytest
 import torch
 from commands import run
 
-from puffer_policies import tensorfile
-from puffer_policies.checkpoint import load_policy, read_header
+from puffer_policies.assembly import tensorfile
+from puffer_policies.assembly.checkpoint import load_policy, read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import ConfigError, EnvError, TrainingError
 from puffer_policies.runs import interrupts
@@ -78,7 +78,7 @@ def require_loadable(folder, *, epoch=None):
 
 KILLED = """
 import os, signal, sys
-from puffer_policies import tensorfile
+from puffer_policies.assembly import tensorfile
 from puffer_policies.cli.main import main
 replace, left = os.replace, int(sys.argv[1])
 def killing(source, target):
@@ -105,7 +105,7 @@ SAVING = """
 import sys
 from pathlib import Path
 import torch
-from puffer_policies.tensorfile import write_tensors
+from puffer_policies.assembly.tensorfile import write_tensors
 tensors = {str(i): torch.full((50_000,), 0.0) for i in range(4)}
 for number in range(10**9):
     for each in tensors.values():
@@ -349,9 +349,7 @@ sys.exit(main(["list"]))
 """
 
 
-@pytest.mark.parametrize(
-    "name", ["puffer_policies.cli.door", "pluggy", "puffer_policies.discovery"]
-)
+@pytest.mark.parametrize("name", ["puffer_policies.cli.door", "pluggy", "puffer_policies.registry"])
 def test_an_interrupt_during_the_first_imports_is_told_in_a_word(name):
     done = subprocess.run(
         [sys.executable, "-c", EARLY, name], capture_output=True, text=True, check=False

@@ -10,9 +10,9 @@ import pytest
 from gymnasium import spaces as gym_spaces
 
 from puffer_policies import Spaces, discover
+from puffer_policies.assembly.fit import fits, misfits
 from puffer_policies.errors import EnvError
-from puffer_policies.fit import fits, misfits
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 
 VECTOR = gym_spaces.Box(-1, 1, (4,))
 BUILTINS = discover(environ={"PUFFER_POLICIES_PLUGINS": ""})
@@ -74,7 +74,7 @@ def test_an_object_without_spaces_is_refused():
 def test_judging_an_env_imports_no_torch():
     code = (
         "import sys; from puffer_policies import default_registry;"
-        "from puffer_policies.fit import fits;"
+        "from puffer_policies.assembly.fit import fits;"
         "assert fits('CartPole-v1', registry=default_registry());"
         "assert 'torch' not in sys.modules"
     )

@@ -12,8 +12,8 @@ from gymnasium import spaces as gym_spaces
 from gymnasium import wrappers
 from gymnasium.vector.utils import batch_space
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.factory import get_policy
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.frames import frames_of

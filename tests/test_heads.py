@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from specimens import ACTIONS, FOUR, tensors_of
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.factory import get_policy
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.heads import (
     LOG_STD_MAX,

@@ -12,12 +12,12 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from training_toys import one_thread_seed
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.envs.known_values import Chain, Countdown
 from puffer_policies.envs.recall import DECK, MaskedRecall, RepeatPrevious
 from puffer_policies.envs.registration import register_envs
 from puffer_policies.errors import EnvError
-from puffer_policies.factory import get_policy
 from puffer_policies.spaces import spaces_of
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.making import make_vecenv

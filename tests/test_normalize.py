@@ -14,7 +14,7 @@ from specimens import FOUR, OBSERVATIONS, VECTOR, map_tensors, observation_batch
 from torch import Tensor
 
 from puffer_policies import get_policy
-from puffer_policies.checkpoint import load_policy, save_checkpoint
+from puffer_policies.assembly.checkpoint import load_policy, save_checkpoint
 from puffer_policies.errors import BuildError, IncompatibleSpace, TrainingError
 from puffer_policies.nn.moments import (
     Moments,

@@ -11,9 +11,9 @@ from plain_policies import Split
 from torch import nn
 from training_toys import guesses
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
-from puffer_policies.factory import get_policy
 from puffer_policies.train.optimizers import hidden_matrices, lr_fraction, make_optimizer
 
 ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)

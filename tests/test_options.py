@@ -16,9 +16,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plain_policies import Plain, Split
 from training_toys import clocks, guesses
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError
-from puffer_policies.factory import get_policy
 from puffer_policies.runs.state import put_state, take_state, with_envs
 from puffer_policies.train import calls
 from puffer_policies.train.batch import to_batch

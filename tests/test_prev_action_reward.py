@@ -13,9 +13,9 @@ from torch import nn
 from training_toys import MODES, one_thread_seed
 
 from puffer_policies import Agent, check_policy
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.factory import get_policy
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.state import put_state, take_state, with_envs

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from puffer_policies.checkpoint import read_header
+from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.spaces import spaces_of
 from puffer_policies.train.batch import Batch

@@ -7,7 +7,7 @@ import pytest
 from fake_packages import site_in, write_files
 
 from puffer_policies.errors import MissingDependency, PluginError
-from puffer_policies.records import (
+from puffer_policies.registry.records import (
     Capabilities,
     Layer,
     PolicyRecord,

@@ -17,8 +17,15 @@ from puffer_policies.errors import (
     PolicyNotFound,
     PolicyRemoved,
 )
-from puffer_policies.records import Layer, Pointer, PolicyRecord, Preset, Provenance, WrapperRecord
 from puffer_policies.registry import Registry
+from puffer_policies.registry.records import (
+    Layer,
+    Pointer,
+    PolicyRecord,
+    Preset,
+    Provenance,
+    WrapperRecord,
+)
 
 BUILTIN = Provenance(layer=Layer.BUILTIN, distribution="puffer-policies", origin="registry.toml:1")
 ACME = Provenance(layer=Layer.PLUGIN, distribution="acme-nets", version="1.2", origin="acme:7")

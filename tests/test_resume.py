@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from puffer_policies.checkpoint import read_header
+from puffer_policies.assembly.checkpoint import read_header
+from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import CheckpointError, ConfigError
@@ -20,7 +21,6 @@ from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.resume import read_trainer
 from puffer_policies.runs.run import train_from_config
-from puffer_policies.tensorfile import read_tensors, write_tensors
 from puffer_policies.train.trainer import Trainer
 
 pytestmark = pytest.mark.trainer

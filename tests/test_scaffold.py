@@ -15,9 +15,9 @@ import pytest
 from fake_packages import site_in
 
 from puffer_policies.cli.main import main
-from puffer_policies.discovery import set_default_registry
 from puffer_policies.errors import ConfigError
-from puffer_policies.scaffold import FILES, derive_names, template_folder, write_package
+from puffer_policies.registry import set_default_registry
+from puffer_policies.registry.scaffold import FILES, derive_names, template_folder, write_package
 
 TEMPLATE_NAMES = ("my-policies", "my_policies", "MyNet")
 

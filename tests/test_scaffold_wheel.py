@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from environments import Environment, make_environment
 
-from puffer_policies.scaffold import FILES, write_package
+from puffer_policies.registry.scaffold import FILES, write_package
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--train.total-timesteps 1024 --eval.episodes 2 --quiet"

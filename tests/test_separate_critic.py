@@ -12,9 +12,9 @@ from specimens import ACTIONS, OBSERVATIONS, assert_same_logits, map_tensors, ob
 from torch import nn
 
 from puffer_policies import check_policy
-from puffer_policies.checkpoint import load_policy, save_checkpoint
+from puffer_policies.assembly.checkpoint import load_policy, save_checkpoint
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
-from puffer_policies.factory import get_policy
 from puffer_policies.models import Default, LSTMWrapper
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces

@@ -13,11 +13,11 @@ from specimens import tensors_of as parts_of
 from torch import Tensor, nn
 
 from puffer_policies import Spaces, get_policy
-from puffer_policies.discovery import discover
-from puffer_policies.entities import find_entities, observation_kinds
+from puffer_policies.assembly.fit import fits
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.fit import fits
 from puffer_policies.nn.sets import AttentionBlock, AttentionNetwork, pooled
+from puffer_policies.registry import discover
+from puffer_policies.spaces.entities import find_entities, observation_kinds
 from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies.zoo.sets import DeepSets, EntityAttention
 

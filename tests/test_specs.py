@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from puffer_policies.errors import BuildError
-from puffer_policies.specs import PolicySpec, WrapperSpec
+from puffer_policies.registry.specs import PolicySpec, WrapperSpec
 
 EXPRESSIONS = [
     "Default",

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.factory import get_policy
 from puffer_policies.models import Default
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.squashed import SquashedNormal

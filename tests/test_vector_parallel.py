@@ -15,9 +15,9 @@ from gymnasium.vector import SyncVectorEnv
 from plain_policies import Plain
 from training_toys import Clock
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, MissingDependency
-from puffer_policies.factory import get_policy
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.capture import capture
 from puffer_policies.vector.gymnasium_envs import GymVecEnv

@@ -10,8 +10,8 @@ from agent_toys import Clocks, FakeNative, FakeSerial
 from training_toys import SCHEDULES, Clock
 
 from puffer_policies import pufferl
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import EnvError
-from puffer_policies.factory import get_policy
 from puffer_policies.vector.making import as_vecenv
 from puffer_policies.vector.puffer_envs import PufferVecEnv
 

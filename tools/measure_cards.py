@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from write_zoo_page import CARDS, records
 
-from puffer_policies.cards import CardFile, read_cards, write_cards
-from puffer_policies.discovery import default_registry
-from puffer_policies.measuring import measure_card
+from puffer_policies.cards.card import CardFile, read_cards, write_cards
+from puffer_policies.cards.measurement import measure_card
+from puffer_policies.registry import default_registry
 
 
 def measure(names: Iterable[str]) -> None:

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from write_zoo_page import CARDS, DOCS, RESULTS
 
-from puffer_policies.cards import read_cards
-from puffer_policies.results import LearningResult, read_results
+from puffer_policies.cards.card import read_cards
+from puffer_policies.cards.results import LearningResult, read_results
 from puffer_policies.studies.plot import COLOURS
 
 PICTURE = DOCS / "zoo.svg"

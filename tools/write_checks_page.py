@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from puffer_policies.checks.engine.suite import all_checks
 from puffer_policies.checks.model import Check
-from puffer_policies.checks.suite import all_checks
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "checks.md"

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from puffer_policies.cards import Card, Weight, read_cards
-from puffer_policies.discovery.catalog import read_catalog
-from puffer_policies.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
-from puffer_policies.results import LearningResult, read_results
-from puffer_policies.source import constructor_signature, locate_module, module_docstring
+from puffer_policies.cards.card import Card, Weight, read_cards
+from puffer_policies.cards.results import LearningResult, read_results
+from puffer_policies.registry.catalog import read_catalog
+from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
+from puffer_policies.registry.source import constructor_signature, locate_module, module_docstring
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import turns
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.factory import get_policy
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.making import make_vecenv
 

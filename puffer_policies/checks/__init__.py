@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         Result,
         check,
     )
+    from puffer_policies.checks.probes.subject import Subject
     from puffer_policies.checks.pytest_plugin import conformance_tests
-    from puffer_policies.checks.subject import Subject
 
 _HOMES = {
     "Check": "model",

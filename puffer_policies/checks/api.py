@@ -7,16 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from puffer_policies.assembly import WrapperLike
-from puffer_policies.checks.expected import EXPECTED
-from puffer_policies.checks.isolate import TIME_LIMIT, run_isolated
+from puffer_policies.assembly.blueprint import WrapperLike
+from puffer_policies.checks.engine.expected import EXPECTED
+from puffer_policies.checks.engine.isolate import TIME_LIMIT, run_isolated
+from puffer_policies.checks.engine.plans import CheckedPolicy, Plan, plans_for
+from puffer_policies.checks.engine.running import error_result
+from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
+from puffer_policies.checks.engine.worker import open_plan
 from puffer_policies.checks.model import Check, ExpectedFailures, Report, Result, Status, by_code
-from puffer_policies.checks.plans import CheckedPolicy, Plan, plans_for
-from puffer_policies.checks.running import error_result
-from puffer_policies.checks.suite import DEFAULT_TIERS, all_checks, select_checks
-from puffer_policies.checks.worker import open_plan
-from puffer_policies.discovery import default_registry
-from puffer_policies.registry import Registry
+from puffer_policies.registry import Registry, default_registry
 
 
 def check_policy(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from puffer_policies.checks.cases import Case
+    from puffer_policies.checks.engine.cases import Case
 
-_CASES_FILE = Path(__file__).with_name("cases_of_option.py")
+_CASES_FILE = Path(__file__).with_name("engine") / "cases_of_option.py"
 _FIXTURE = "conformance_case"
 
 
@@ -81,7 +81,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _cases() -> Any:
-    return importlib.import_module("puffer_policies.checks.cases")
+    return importlib.import_module("puffer_policies.checks.engine.cases")
 
 
 def _assert_good(case: Case, *, isolate: bool) -> None:

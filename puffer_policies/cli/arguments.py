@@ -85,28 +85,28 @@ def make_parser() -> tuple[argparse.ArgumentParser, Any]:
 def handler_of(options: argparse.Namespace) -> Any:
     """Return ``module:function`` below `puffer_policies.cli`, or a plug-in's own function."""
     if getattr(options, "fits", None):
-        return "fitting:run_fits"
+        return "fit:run_fits"
     if options.verb == "show" and options.env:
-        return "fitting:run_show_for"
+        return "fit:run_show_for"
     if options.verb == "show" and options.card:
-        return "carding:run_card"
+        return "card:run_card"
     if options.verb == "train" and options.options:
-        return "configuring:run_options"
+        return "configs:run_options"
     if options.verb == "train" and options.name is None and options.resume is None:
-        return "configuring:run_names"
+        return "configs:run_names"
     if options.verb == "show-config" and options.name is None:
-        return "configuring:run_names"
+        return "configs:run_names"
     return options.run
 
 
 def _add_looking(verbs: Any) -> None:
-    listing = _verb(verbs, "list", "listing:run_list", "list policies, wrappers and presets")
+    listing = _verb(verbs, "list", "list:run_list", "list policies, wrappers and presets")
     listing.add_argument("pattern", nargs="?", default="*", help="names to show, such as '*Conv*'")
     listing.add_argument(
         "--fits", type=_text, metavar="ENV", help="say which policies fit this env, and why"
     )
     listing.add_argument("--source", action="store_true", help="show where each name comes from")
-    show = _verb(verbs, "show", "listing:run_show", "show everything about a name")
+    show = _verb(verbs, "show", "list:run_show", "show everything about a name")
     show.add_argument("name")
     built = show.add_mutually_exclusive_group()
     built.add_argument(
@@ -115,16 +115,16 @@ def _add_looking(verbs: Any) -> None:
     built.add_argument(
         "--card", action="store_true", help="build it and measure it, which takes seconds"
     )
-    why = _verb(verbs, "why", "listing:run_why", "explain where a name leads, or why nowhere")
+    why = _verb(verbs, "why", "list:run_why", "explain where a name leads, or why nowhere")
     why.add_argument("name")
-    doctor = _verb(verbs, "doctor", "listing:run_doctor", "import everything, report what is wrong")
+    doctor = _verb(verbs, "doctor", "list:run_doctor", "import everything, report what is wrong")
     doctor.add_argument(
         "--slow", type=_seconds, default=1.0, metavar="SECONDS", help="what is slow"
     )
 
 
 def _add_checking(verbs: Any) -> None:
-    check = _verb(verbs, "check", "checking:run_check", "prove that policies keep the contract")
+    check = _verb(verbs, "check", "check:run_check", "prove that policies keep the contract")
     check.add_argument("names", nargs="*", metavar="NAME", help="names or file.py::X; default all")
     check.add_argument(
         "--env", type=_text, metavar="ENV", help="check for this env, not for tiny spaces"
@@ -146,10 +146,10 @@ _CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium i
 
 
 def _add_configuring(verbs: Any) -> None:
-    configs = _verb(verbs, "configs", "configuring:run_configs", "list what can be trained by name")
+    configs = _verb(verbs, "configs", "configs:run_configs", "list what can be trained by name")
     configs.add_argument("pattern", nargs="?", default="*", help="names to show, such as 'cart*'")
     show = _verb(
-        verbs, "show-config", "config_showing:run_show_config", "write the filled-in config as TOML"
+        verbs, "show-config", "show_config:run_show_config", "write the filled-in config as TOML"
     )
     show.epilog = "Flags of the config work as with 'train'. To keep it: show-config X > run.toml"
     show.add_argument("name", nargs="?", help=_CONFIG)
@@ -167,7 +167,7 @@ def _add_allow_unknown(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_training(verbs: Any) -> None:
-    train = _verb(verbs, "train", "training:run_train", "train a policy by config name or env id")
+    train = _verb(verbs, "train", "train:run_train", "train a policy by config name or env id")
     train.epilog = (
         "Every option of the config is a flag, such as --train.learning-rate 3e-4: --options lists "
         "them, with NAME as NAME sets them; 'show-config NAME' writes them as a file; 'configs' "
@@ -184,7 +184,7 @@ def _add_training(verbs: Any) -> None:
     )
     train.add_argument("--quiet", action="store_true", help="print the summary only")
     train.set_defaults(takes_overrides=True)
-    evaluate = _verb(verbs, "eval", "evaluating:run_eval", "replay a checkpoint without training")
+    evaluate = _verb(verbs, "eval", "eval:run_eval", "replay a checkpoint without training")
     evaluate.add_argument("checkpoint", help="a .safetensors file, or the folder of a run")
     as_trained = "default: as at the end of the training"
     evaluate.add_argument("--episodes", type=int, metavar="N", help=as_trained)
@@ -203,7 +203,7 @@ def _add_training(verbs: Any) -> None:
 
 
 def _add_comparing(verbs: Any) -> None:
-    plot = _verb(verbs, "plot", "plotting:run_plot", "draw the learning curves of runs")
+    plot = _verb(verbs, "plot", "plot:run_plot", "draw the learning curves of runs")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     plot.add_argument(
         "-o", "--output", type=_text, required=True, metavar="FILE", help=".png, .svg or .pdf"
@@ -220,7 +220,7 @@ def _add_comparing(verbs: Any) -> None:
         help="config (seeds are averaged), run, or an option such as train.learning-rate",
     )
 
-    compare = _verb(verbs, "compare", "comparing:run_compare", "train several policies on one env")
+    compare = _verb(verbs, "compare", "compare:run_compare", "train several policies on one env")
     compare.epilog = "Flags of the config work as with 'train' and hold for all policies."
     compare.add_argument("name", help=_CONFIG)
     compare.add_argument(
@@ -237,7 +237,7 @@ def _add_comparing(verbs: Any) -> None:
     _add_allow_unknown(compare)
     compare.set_defaults(takes_overrides=True)
 
-    sweep = _verb(verbs, "sweep", "sweeping:run_sweep", "search for good options of a config")
+    sweep = _verb(verbs, "sweep", "sweep:run_sweep", "search for good options of a config")
     sweep.epilog = (
         "A range is log:1e-4:1e-2, 0.9:0.999 or 16,32,64; a file may hold them in [sweep.train]. "
         "Flags of the config work as with 'train'."
@@ -268,7 +268,7 @@ _RETURN = "environment/episode_return"
 
 
 def _add_writing(verbs: Any) -> None:
-    new = _verb(verbs, "new", "scaffolding:run_new", "write a package with a policy of your own")
+    new = _verb(verbs, "new", "new:run_new", "write a package with a policy of your own")
     new.add_argument("name", help="what to call it, such as acme or acme-policies")
     new.add_argument(
         "--into", type=_text, default=".", metavar="DIR", help="the folder to make it in"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from puffer_policies.cards import Card, CardFile, read_cards
-from puffer_policies.results import LearningResult, read_results
+from puffer_policies.cards.card import Card, CardFile, read_cards
+from puffer_policies.cards.results import LearningResult, read_results
 from puffer_policies.shipped import shipped_file
 
 

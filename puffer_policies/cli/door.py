@@ -13,8 +13,8 @@ from typing import Any
 
 from puffer_policies.cli.arguments import flags_of, handler_of, make_parser
 from puffer_policies.cli.output import print_error
-from puffer_policies.discovery import default_registry
 from puffer_policies.errors import PolicyError
+from puffer_policies.registry import default_registry
 
 
 def run(argv: Sequence[str] | None) -> int:

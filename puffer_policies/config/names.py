@@ -12,8 +12,8 @@ from typing import Literal
 
 from puffer_policies.config.values import Refused
 from puffer_policies.errors import BuildError
-from puffer_policies.registry.naming import preset_name_offence, reference_offence
-from puffer_policies.specs import PolicySpec
+from puffer_policies.registry.names import preset_name_offence, reference_offence
+from puffer_policies.registry.specs import PolicySpec
 
 _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+|.*\.py(::.*)?")
 

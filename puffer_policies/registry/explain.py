@@ -13,8 +13,8 @@ from puffer_policies.errors import (
     PolicyRemoved,
     nearest,
 )
-from puffer_policies.records import Pointer, Preset, Provenance, Record
-from puffer_policies.registry.naming import split_name
+from puffer_policies.registry.names import split_name
+from puffer_policies.registry.records import Pointer, Preset, Provenance, Record
 from puffer_policies.registry.resolution import Entry, Resolution, Verdict
 
 _EXAMPLES = ("Default", "LSTMWrapper")

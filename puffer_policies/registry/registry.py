@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
 from puffer_policies.hookspecs import Hooks, NoHooks
-from puffer_policies.records import Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.registry.explain import (
     Explanation,
     deprecation,
@@ -21,9 +20,10 @@ from puffer_policies.registry.explain import (
     preset_explanation,
     wrong_kind,
 )
-from puffer_policies.registry.naming import normalise, record_offences, split_name
+from puffer_policies.registry.names import normalise, record_offences, split_name
+from puffer_policies.registry.records import Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.registry.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
-from puffer_policies.specs import PolicySpec
+from puffer_policies.registry.specs import PolicySpec
 
 Kind = Literal["policy", "wrapper"]
 

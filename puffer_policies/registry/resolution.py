@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from puffer_policies.records import Pointer, Record
-from puffer_policies.registry.naming import split_name
+from puffer_policies.registry.names import split_name
+from puffer_policies.registry.records import Pointer, Record
 
 Entry = Record | Pointer
 

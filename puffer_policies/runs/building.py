@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from puffer_policies.assembly import spec_of
+from puffer_policies.assembly.blueprint import spec_of
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.discovery import default_registry
 from puffer_policies.errors import ConfigError
-from puffer_policies.factory import get_policy
-from puffer_policies.registry import Registry
-from puffer_policies.specs import WrapperSpec
+from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.specs import WrapperSpec
 from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.protocol import VecEnv

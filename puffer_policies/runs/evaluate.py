@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from puffer_policies.checkpoint import load_policy, read_header
+from puffer_policies.assembly.checkpoint import load_policy, read_header
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.preprocessing import evaluation_kwargs

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from puffer_policies.checkpoint import Header, require_same_spaces
+from puffer_policies.assembly.checkpoint import Header, require_same_spaces
+from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError
 from puffer_policies.runs.state import TrainerState, put_state
 from puffer_policies.spaces import spaces_of
-from puffer_policies.tensorfile import read_tensors, write_tensors
 from puffer_policies.train.trainer import Trainer
 
 METADATA_KEY = "puffer_policies_trainer"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, PolicyError, TrainingError
@@ -23,7 +24,6 @@ from puffer_policies.runs.processes import shares, stopped, take_part
 from puffer_policies.runs.result import RunResult, summary
 from puffer_policies.runs.resume import go_on, read_trainer
 from puffer_policies.runs.saving import Saver
-from puffer_policies.tensorfile import write_at_once
 from puffer_policies.train.alarms import Alarm
 from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from puffer_policies.checkpoint import header_of, read_header, save_checkpoint, weights_of
+from puffer_policies.assembly.checkpoint import header_of, read_header, save_checkpoint, weights_of
 from puffer_policies.errors import CheckpointError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.folder import BEST, LATEST, TRAINER

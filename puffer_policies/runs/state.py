@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.checkpoint import put_weights, weights_of
+from puffer_policies.assembly.checkpoint import put_weights, weights_of
 from puffer_policies.errors import CheckpointError, EnvError
-from puffer_policies.specs import PolicySpec
+from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.capture import Snapshot, capture
 from puffer_policies.vector.restore import restore

@@ -14,11 +14,11 @@ import numpy as np
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
+from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.runs.building import policy_of, single_vecenv_of
 from puffer_policies.runs.result import RunResult
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.runs.statistics import mean_interval
-from puffer_policies.specs import PolicySpec
 from puffer_policies.studies.plot import plot_runs
 
 TABLE = "comparison.json"

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from puffer_policies.entities import require_entities
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.sets import AttentionNetwork, DeepSetNetwork, EntityInput, SetEncoder
 from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces.entities import require_entities
 
 
 class DeepSets(ActorCritic):
@@ -23,7 +23,7 @@ class DeepSets(ActorCritic):
 
     Args:
         env: has a Box (E, F) as observations, or a Dict with one under ``entities``, and maybe with
-            a ``mask`` (E,) and other keys; see `puffer_policies.entities`.
+            a ``mask`` (E,) and other keys; see `puffer_policies.spaces.entities`.
         hidden_size: width of the layer under the heads.
         entity_size: width of the layers of each entity.
         padding: the number that fills a row without an entity, where there is no mask. If None,
@@ -51,7 +51,7 @@ class EntityAttention(ActorCritic):
 
     Args:
         env: has a Box (E, F) as observations, or a Dict with one under ``entities``, and maybe with
-            a ``mask`` (E,) and other keys; see `puffer_policies.entities`.
+            a ``mask`` (E,) and other keys; see `puffer_policies.spaces.entities`.
         hidden_size: width of the layer under the heads.
         entity_size: width of each entity, a multiple of `num_heads`.
         num_blocks: how many blocks of attention.

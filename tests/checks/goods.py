@@ -39,7 +39,7 @@ from gymnasium import spaces as gym
 from mutant import subject_of
 from torch import nn
 
-from puffer_policies.checks.subject import Subject
+from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.spaces import Spaces
 
 

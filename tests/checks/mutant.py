@@ -14,9 +14,9 @@ from good import DISCRETE
 from torch import nn
 
 from puffer_policies.checks.model import Check, CheckFailed, CheckSkipped, Status, Tier
-from puffer_policies.checks.subject import Subject
+from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import missing_members
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
 

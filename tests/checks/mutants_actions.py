@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from puffer_policies.nn.distributions import Gaussian, MultiCategorical, distribution
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
 # -- A1 --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from mutant import Mutant
 from torch import Tensor, nn
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
 

@@ -10,7 +10,7 @@ from good import GoodLSTM, GoodMLP, layer
 from mutant import Mutant
 from torch import Tensor, nn
 
-from puffer_policies.factory import get_policy
+from puffer_policies.assembly.factory import get_policy
 
 
 class DropsOut(GoodMLP):

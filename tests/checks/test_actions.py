@@ -16,11 +16,11 @@ from mutants_actions import MUTANTS_ACTIONS, DeafToMasks
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from puffer_policies.checks import actions, families, numerics
-from puffer_policies.checks.density import Slices, sampling_gap, total_mass
 from puffer_policies.checks.model import Status
+from puffer_policies.checks.probes.density import Slices, sampling_gap, total_mass
+from puffer_policies.checks.promises import actions, families, numerics
 from puffer_policies.nn.distributions import Gaussian, distribution
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces, action_layout
 
 BOTH = (*actions.CHECKS, *numerics.CHECKS)

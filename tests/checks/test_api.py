@@ -12,7 +12,6 @@ from gymnasium import spaces as gym
 
 from puffer_policies import Spaces, get_policy
 from puffer_policies.checks import CheckFailed, check, check_policy
-from puffer_policies.discovery import discover
 from puffer_policies.errors import (
     BuildError,
     ConfigError,
@@ -20,7 +19,8 @@ from puffer_policies.errors import (
     IncompatibleSpace,
     PolicyNotFound,
 )
-from puffer_policies.specs import PolicySpec
+from puffer_policies.registry import discover
+from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.wrappers.gru import GRUWrapper
 
 FEW = ("B2", "S1", "S8")

@@ -16,12 +16,12 @@ from gymnasium import spaces as gym
 from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
 from mutants_build import MUTANTS_BUILD, Announces, LinksResources, Reseeds
 
-from puffer_policies.checks import build, shapes
-from puffer_policies.checks.build import CHECKS
 from puffer_policies.checks.model import Status
-from puffer_policies.checks.subject import Subject
+from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.promises import build, shapes
+from puffer_policies.checks.promises.build import CHECKS
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.records import Capabilities
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 from puffer_policies.zoo.conv import Convolutional
 

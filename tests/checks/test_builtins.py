@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from puffer_policies.checks.api import run_plans
-from puffer_policies.checks.expected import EXPECTED
-from puffer_policies.checks.matrix import kinds
+from puffer_policies.checks.engine.expected import EXPECTED
+from puffer_policies.checks.engine.matrix import kinds
+from puffer_policies.checks.engine.plans import plans_for, wrapped_plans
+from puffer_policies.checks.engine.report import render
+from puffer_policies.checks.engine.suite import all_checks, select_checks
 from puffer_policies.checks.model import BAD, Report, by_code
-from puffer_policies.checks.plans import plans_for, wrapped_plans
-from puffer_policies.checks.report import render
-from puffer_policies.checks.suite import all_checks, select_checks
-from puffer_policies.discovery import discover
+from puffer_policies.registry import discover
 
 REGISTRY = discover(plugins=[], environ={"PUFFER_POLICIES_REGISTRY": ""})
 NAMES = REGISTRY.names("policy")

@@ -13,10 +13,10 @@ from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
 from mutants_learning import MUTANTS_LEARNING
 from torch import nn
 
-from puffer_policies.checks import gradients, learning
-from puffer_policies.checks.bandits import Problem, cues, distinct, right_actions
-from puffer_policies.checks.learning import CHECKS
 from puffer_policies.checks.model import Status, Tier
+from puffer_policies.checks.probes.bandits import Problem, cues, distinct, right_actions
+from puffer_policies.checks.promises import gradients, learning
+from puffer_policies.checks.promises.learning import CHECKS
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies.zoo.mlp import Continuous, Default

@@ -13,13 +13,13 @@ from itertools import product
 import pytest
 
 from puffer_policies.checks.api import run_plans
-from puffer_policies.checks.matrix import kinds, spaces_for
+from puffer_policies.checks.engine.matrix import kinds, spaces_for
+from puffer_policies.checks.engine.plans import plans_for
+from puffer_policies.checks.engine.report import render
+from puffer_policies.checks.engine.suite import all_checks, select_checks
 from puffer_policies.checks.model import BAD, Report, Status, by_code
-from puffer_policies.checks.plans import plans_for
-from puffer_policies.checks.report import render
-from puffer_policies.checks.suite import all_checks, select_checks
-from puffer_policies.discovery import discover
-from puffer_policies.records import Capabilities
+from puffer_policies.registry import discover
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces, observation_kind
 
 REGISTRY = discover(environ={"PUFFER_POLICIES_REGISTRY": ""})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tool_files import load_tool
 
+from puffer_policies.checks.engine.running import run
+from puffer_policies.checks.engine.suite import all_checks, select_checks
 from puffer_policies.checks.model import BAD, Tier
-from puffer_policies.checks.running import run
-from puffer_policies.checks.suite import all_checks, select_checks
 
 MUTANTS = load_tool("write_checks_page").mutants()
 LAZY = "its copies have no weights before their first batch, and then each its own"

@@ -26,9 +26,9 @@ from mutants_numerics import (
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from puffer_policies.checks import actions, numerics
 from puffer_policies.checks.model import CheckFailed, Status, by_code
-from puffer_policies.checks.numerics import CHECKS
+from puffer_policies.checks.promises import actions, numerics
+from puffer_policies.checks.promises.numerics import CHECKS
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies.zoo.mlp import Default

@@ -15,9 +15,9 @@ from mutants_recurrence import MUTANTS_RECURRENCE
 from mutants_steps import GuidesWrapper
 from torch import Tensor, nn
 
-from puffer_policies.checks import persistence
 from puffer_policies.checks.model import Status
-from puffer_policies.checks.recurrence import CHECKS
+from puffer_policies.checks.promises import persistence
+from puffer_policies.checks.promises.recurrence import CHECKS
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies.zoo.mlp import Default

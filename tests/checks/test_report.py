@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from puffer_policies.checks.engine.report import counts_line, details, render, to_junit
 from puffer_policies.checks.model import Report, Result, Status, check
-from puffer_policies.checks.report import counts_line, details, render, to_junit
 
 CHECK = check("S1", "value-shape", promise="PROMISE", why="WHY", fix="FIX")(lambda _: None)
 

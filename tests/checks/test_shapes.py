@@ -17,9 +17,9 @@ from mutants_build import MUTANTS_BUILD
 from mutants_shapes import MUTANTS_SHAPES, BatchNormed, FlatValues
 from torch import Tensor
 
-from puffer_policies.checks import build, shapes
 from puffer_policies.checks.model import CheckFailed, Status, by_code
-from puffer_policies.checks.shapes import CHECKS
+from puffer_policies.checks.promises import build, shapes
+from puffer_policies.checks.promises.shapes import CHECKS
 from puffer_policies.nn.distributions import Categorical, distribution
 
 BOTH = (*build.CHECKS, *shapes.CHECKS)

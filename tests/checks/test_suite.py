@@ -15,15 +15,15 @@ from gymnasium import spaces as gym
 from mutant import subject_of
 from specimens import ACTIONS, OBSERVATIONS
 
-from puffer_policies.checks.matrix import kinds, spaces_for, wrappers_for
+from puffer_policies.assembly.fit import misfits
+from puffer_policies.checks.engine.matrix import kinds, spaces_for, wrappers_for
+from puffer_policies.checks.engine.running import run, run_check
+from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, select_checks
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
-from puffer_policies.checks.running import run, run_check
-from puffer_policies.checks.snippets import brief, written
-from puffer_policies.checks.suite import CheckRegistrar, all_checks, select_checks
-from puffer_policies.discovery import discover
+from puffer_policies.checks.probes.snippets import brief, written
 from puffer_policies.errors import ConfigError, IncompatibleSpace, PolicyError
-from puffer_policies.fit import misfits
-from puffer_policies.records import Capabilities, PolicyRecord
+from puffer_policies.registry import discover
+from puffer_policies.registry.records import Capabilities, PolicyRecord
 
 CHECKS = all_checks()
 SUBJECT = subject_of(GoodMLP)

@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 
 from puffer_policies import Spaces, get_policy
-from puffer_policies.discovery import default_registry
 from puffer_policies.errors import BuildError
+from puffer_policies.registry import default_registry
 from puffer_policies_memory.ffm import FFMCore, FFMWrapper
 from puffer_policies_memory.hippo import hippo_basis
 from puffer_policies_memory.linear_attention import (

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from torch import nn
 
 from puffer_policies import Spaces, get_policy
-from puffer_policies.discovery import default_registry
 from puffer_policies.errors import BuildError
+from puffer_policies.registry import default_registry
 from puffer_policies.wrappers.lstm import LSTMWrapper
 from puffer_policies_mlp.bronet import BroBlock, BroNet
 from puffer_policies_mlp.layer_norm import MLPLayerNorm

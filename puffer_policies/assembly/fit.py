@@ -1,0 +1,122 @@
+"""Which registered policies fit an environment, and why each other one does not; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from puffer_policies.errors import BuildError, IncompatibleSpace, PolicyError
+from puffer_policies.registry import Registry
+from puffer_policies.registry.records import Capabilities, PolicyRecord, WrapperRecord
+from puffer_policies.spaces import (
+    Spaces,
+    action_layout,
+    described,
+    image_size,
+    spaces_of,
+)
+from puffer_policies.spaces.entities import observation_kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One policy's answer to one environment: it fits if there is no reason against it."""
+
+    name: str
+    """The shortest name that leads to the policy."""
+    record: PolicyRecord
+    reasons: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the policy can be built for the environment."""
+        return not self.reasons
+
+
+def fits(env: Any, *, registry: Registry) -> list[Fit]:
+    """Judge every policy of `registry` against the spaces of `env`.
+
+    Raises:
+        EnvError: `env` is no environment.
+    """
+    spaces = spaces_of(env)
+    records = {name: registry.get(name) for name in registry.names("policy")}
+    return [
+        Fit(name, record, tuple(misfits(record.capabilities, spaces)))
+        for name, record in records.items()
+        if isinstance(record, PolicyRecord)
+    ]
+
+
+def misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
+    """Return every reason why a policy of these capabilities can't serve `spaces`."""
+    return [*_observation_misfits(capabilities, spaces), *_action_misfits(capabilities, spaces)]
+
+
+def require_fit(record: PolicyRecord, spaces: Spaces, *, registry: Registry) -> None:
+    """Raise `IncompatibleSpace` unless the policy of `record` can serve `spaces`."""
+    reasons = misfits(record.capabilities, spaces)
+    if not reasons:
+        return
+    fitting = [fit.name for fit in fits(spaces, registry=registry) if fit.fits]
+    fix = f"Policies that fit: {', '.join(fitting)}." if fitting else "No registered policy fits."
+    raise IncompatibleSpace(f"{record.name!r} does not fit: {'; '.join(reasons)}.", fix=fix)
+
+
+def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> None:
+    """Raise `BuildError` if a wrapper can't go around what is below it. Nothing is imported.
+
+    A stack's traits are those of its policy's capabilities and what its wrappers provide.
+    """
+    capabilities = policy.capabilities
+    flags = {"recurrent": capabilities.recurrent, "needs_mask": capabilities.needs_mask}
+    holders = {trait: policy.name for trait, present in flags.items() if present}
+    stack = policy.name
+    for wrapper in wrappers:
+        missing = [trait for trait in wrapper.requires if trait not in holders]
+        clashing = [trait for trait in wrapper.forbids if trait in holders]
+        if missing:
+            raise BuildError(
+                f"{wrapper.name!r} can't wrap {stack}: it needs something {missing[0]} below it.",
+                fix=f"Put a wrapper that provides {missing[0]!r} inside {wrapper.name!r}.",
+            )
+        if clashing:
+            holder, own = holders[clashing[0]], wrapper.name
+            raise BuildError(
+                f"{own!r} can't wrap {stack}: {holder!r} in it is {clashing[0]} already.",
+                fix=f"Use one of {holder!r} and {own!r}." if holder != own else "Use it once.",
+            )
+        holders.update(dict.fromkeys(wrapper.provides, wrapper.name))
+        stack = f"{wrapper.name}({stack})"
+
+
+def _observation_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
+    try:
+        kinds = observation_kinds(spaces.observation)
+    except PolicyError as error:
+        return [error.problem.rstrip(".")]
+    wanted = capabilities.observations
+    if wanted and not set(kinds) & set(wanted):
+        found = f"{kinds[0]} {described(spaces.observation)}"
+        return [f"it reads {_listed(wanted)} observations, got {found}"]
+    size = image_size(spaces.observation) if kinds[0] == "image" else None
+    if size and min(size) < capabilities.min_image_size:
+        smallest = capabilities.min_image_size
+        return [f"it reads images of at least {smallest}x{smallest}, got {size[0]}x{size[1]}"]
+    return []
+
+
+def _action_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
+    try:
+        kind = action_layout(spaces.action).kind
+    except PolicyError as error:
+        return [error.problem.rstrip(".")]
+    if capabilities.actions and kind not in capabilities.actions:
+        wanted = _listed(capabilities.actions)
+        return [f"it serves {wanted} actions, got {kind} {described(spaces.action)}"]
+    return []
+
+
+def _listed(kinds: tuple[str, ...]) -> str:
+    return " or ".join(kinds)

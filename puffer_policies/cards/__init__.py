@@ -1,0 +1,1 @@
+"""Cards: what was measured of every policy and wrapper, and what each has learned."""

@@ -1,0 +1,206 @@
+"""Measures the card of a policy or wrapper, by building it.
+
+`B` rows, `T` steps. Every figure is of one thread of this machine, on a task of `TASKS`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor, nn
+
+from puffer_policies.assembly.blueprint import Blueprint, prepare
+from puffer_policies.cards.card import Card, Weight
+from puffer_policies.checks.engine.matrix import spaces_for
+from puffer_policies.checks.engine.plans import stack_around, subject_of
+from puffer_policies.checks.probes.rollouts import in_sequence, judged, step_through
+from puffer_policies.checks.probes.subject import Subject, difference, numbers, seeded
+from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nested import leaves
+from puffer_policies.nn.init import drawn_as
+from puffer_policies.registry import Registry
+from puffer_policies.registry.specs import PolicySpec
+from puffer_policies.spaces import Spaces
+
+_V = Box(-1.0, 1.0, (8,), np.float32)
+_SET = {"entities": Box(-1.0, 1.0, (8, 5), np.float32), "mask": MultiBinary(8)}
+
+TASKS: dict[str, Spaces] = {
+    "V": Spaces(_V, Discrete(4)),
+    "P84": Spaces(Box(0, 255, (4, 84, 84), np.uint8), Discrete(4)),
+    "V to Box(2)": Spaces(_V, Box(-1.0, 1.0, (2,), np.float32)),
+    "V to MultiDiscrete(4, 3)": Spaces(_V, MultiDiscrete([4, 3])),
+    "codes": Spaces(MultiDiscrete([8, 8, 8, 8]), Discrete(4)),
+    "set": Spaces(Dict(_SET), Discrete(4)),
+}
+"""What cards are measured on: the first that a stack fits is the task of its figures."""
+
+COUNTED = ("V", "P84")
+"""The reference tasks, for which parameters are counted wherever they fit."""
+
+OWN_TASK = "its own smallest"
+"""The task of a policy that fits none of `TASKS`: tiny spaces of the kinds that it declares."""
+
+BATCH = 64
+STEPS = 64
+LARGE = 1024
+"""Numbers in an observation above which it is an image: a pass is then of one step a row."""
+
+START_SHARE = 0.1
+"""How many steps of the sequences that are compared begin an episode."""
+COMPARED_ROWS, COMPARED_DRAWS = 5, 3
+
+TURN_SECONDS = 0.4
+MAX_TURNS = 20
+
+
+def measure_card(name: str, registry: Registry) -> Card:
+    """Build a policy, or a wrapper around Default, and measure it; takes seconds.
+
+    Args:
+        name: a registered name, an expression or a preset.
+        registry: where names are looked up.
+
+    Raises:
+        PolicyNotFound, AmbiguousName, PolicyRemoved: the name does not lead to one policy.
+        PluginError, MissingDependency, ContractError, BuildError: it can't be built.
+        IncompatibleSpace: it fits neither a task nor the spaces that it declares.
+    """
+    spec = PolicySpec.parse(stack_around(name, registry))
+    task, blueprint = _first_fit(spec, registry)
+    subject = subject_of(blueprint)
+    counted = _counts(spec, registry, task)
+    bare = _counts(PolicySpec(spec.name, spec.kwargs), registry, task) if spec.wrappers else {}
+    with _one_thread():
+        return Card(
+            name=name,
+            expression=str(spec),
+            task=task,
+            parameters=counted,
+            added={each: counted[each] - bare[each] for each in counted if each in bare},
+            weights=_weights(subject.policy, skipped="policy." if spec.wrappers else ""),
+            parity_error=_parity_error(subject) if subject.recurrent else None,
+            step_ms=_step_ms(subject),
+            training_ms=_training_ms(subject),
+            training_rows=_training_rows(subject),
+        )
+
+
+def count_parameters(policy: nn.Module) -> int:
+    """Return how many numbers a policy trains; shared ones count once."""
+    return sum(parameter.numel() for parameter in policy.parameters())
+
+
+# -- what is built ---------------------------------------------------------------------------------
+
+
+def _first_fit(spec: PolicySpec, registry: Registry) -> tuple[str, Blueprint]:
+    for task in (*TASKS, OWN_TASK):
+        fitting = _fitting(spec, registry, task)
+        if fitting is not None:
+            return task, fitting[0]
+    record = registry.get(spec.name, kind="policy")
+    raise IncompatibleSpace(
+        f"{str(spec)!r} fits none of the tasks that cards are measured on: {', '.join(TASKS)}.",
+        fix=f"Correct what {record.provenance.origin} says of its observations and actions.",
+    )
+
+
+def _fitting(spec: PolicySpec, registry: Registry, task: str) -> tuple[Blueprint, int] | None:
+    """Return the stack for a task and its number of parameters, or None where it does not fit."""
+    try:
+        blueprint = prepare(spec, _spaces(spec, registry, task), registry=registry)
+        with seeded(0):
+            return blueprint, count_parameters(blueprint.build(strict=True))
+    except IncompatibleSpace:
+        return None
+
+
+def _spaces(spec: PolicySpec, registry: Registry, task: str) -> Spaces:
+    if task in TASKS:
+        return TASKS[task]
+    record = registry.get(spec.name, kind="policy")
+    return spaces_for(getattr(record, "capabilities", None))[0]
+
+
+def _counts(spec: PolicySpec, registry: Registry, task: str) -> dict[str, int]:
+    """Return the number of parameters for `task` and for each reference task that fits."""
+    tried = {each: _fitting(spec, registry, each) for each in dict.fromkeys((*COUNTED, task))}
+    return {each: fitting[1] for each, fitting in tried.items() if fitting is not None}
+
+
+def _weights(policy: nn.Module, *, skipped: str) -> dict[str, Weight]:
+    return {
+        name: Weight(tuple(parameter.shape), drawn_as(parameter))
+        for name, parameter in policy.named_parameters()
+        if not skipped or not name.startswith(skipped)
+    }
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def _parity_error(subject: Subject) -> float:
+    policy = judged(subject)
+    return max(_gap(subject, policy, seed) for seed in range(COMPARED_DRAWS))
+
+
+def _gap(subject: Subject, policy: nn.Module, seed: int) -> float:
+    seen = subject.observations(COMPARED_ROWS, steps=STEPS, seed=seed)
+    drawn = torch.rand(COMPARED_ROWS, STEPS, generator=torch.Generator().manual_seed(seed))
+    starts = drawn < START_SHARE
+    steps, _ = step_through(subject, policy, seen, starts=starts)
+    return difference(in_sequence(subject, policy, seen, starts=starts), steps)
+
+
+def _step_ms(subject: Subject) -> float:
+    policy = subject.copied().eval()
+    observations, state = subject.observations(BATCH), subject.state(BATCH, policy)
+    starts = torch.zeros(BATCH, dtype=torch.bool)
+    return _fastest_ms(lambda: subject.step(observations, state, starts=starts, policy=policy))
+
+
+def _training_ms(subject: Subject) -> float:
+    policy = subject.copied().train()
+    batch, steps = _training_rows(subject)
+    observations = subject.observations(batch, steps=steps)
+    starts = torch.zeros(batch, steps, dtype=torch.bool)
+
+    def run() -> None:
+        logits, values = subject.sequence(observations, starts=starts, policy=policy, grad=True)
+        loss: Tensor = numbers(logits).sum() + values.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        policy.zero_grad()
+
+    return _fastest_ms(run)
+
+
+def _training_rows(subject: Subject) -> tuple[int, int]:
+    size = sum(leaf.numel() for leaf in leaves(subject.observations(1)))
+    return BATCH, 1 if size > LARGE else STEPS
+
+
+def _fastest_ms(run: Callable[[], object]) -> float:
+    """Return the CPU milliseconds of the fastest turn: what disturbs a machine only ever adds."""
+    run()
+    turns: list[float] = []
+    while len(turns) < 2 or (sum(turns) < TURN_SECONDS and len(turns) < MAX_TURNS):
+        begun = time.process_time()
+        run()
+        turns.append(time.process_time() - begun)
+    return round(min(turns) * 1e3, 3)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""How checks are selected, run in isolation and reported."""

@@ -1,0 +1,114 @@
+"""Which spaces and wrappers a policy is checked with, by what its record declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from puffer_policies.assembly.fit import misfits, require_stack
+from puffer_policies.errors import BuildError
+from puffer_policies.registry import Registry
+from puffer_policies.registry.records import Capabilities, PolicyRecord, WrapperRecord
+from puffer_policies.spaces import Spaces, action_layout, observation_kind
+from puffer_policies.spaces.entities import KIND
+
+Space = gymnasium.Space[object]
+
+SMALLEST_IMAGE = 8
+"""Height and width of images, in pixels, unless a record asks for larger ones."""
+
+_VECTOR = spaces.Box(-1.0, 1.0, (4,), np.float32)
+
+
+def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
+    """Return pairs of tiny spaces that cover every kind of observation and of action once.
+
+    A policy without a record declares nothing, so it gets what every policy of the field can
+    serve: vectors, with each kind of action that PufferLib 3.0 has.
+    """
+    if capabilities is None:
+        return [Spaces(_VECTOR, action) for action in _actions()[:3]]
+    observations = [space for space in _observations(capabilities) if _reads(capabilities, space)]
+    actions = [space for space in _actions() if _serves(capabilities, space)]
+    number = max(len(observations), len(actions))
+    pairs = zip(islice(cycle(observations), number), islice(cycle(actions), number), strict=True)
+    return [Spaces(observation, action) for observation, action in pairs]
+
+
+def wrappers_for(record: PolicyRecord, registry: Registry) -> list[str]:
+    """Return the names of the wrappers whose traits let them go around the policy of `record`."""
+    wrappers = {name: registry.get(name) for name in registry.names("wrapper")}
+    return [
+        name
+        for name, wrapper in wrappers.items()
+        if isinstance(wrapper, WrapperRecord) and _stacks(record, [wrapper])
+    ]
+
+
+def kinds(pair: Spaces) -> str:
+    """Return the kinds of a pair of spaces, such as ``image/discrete``."""
+    return f"{observation_kind(pair.observation)}/{action_layout(pair.action).kind}"
+
+
+def _observations(capabilities: Capabilities) -> list[Space]:
+    size = max(SMALLEST_IMAGE, capabilities.min_image_size)
+    nested = {"b": spaces.Discrete(3, start=1), "a": spaces.Box(-1.0, 1.0, (2, 2), np.float32)}
+    return [
+        _VECTOR,
+        spaces.Box(0, 255, (3, size, size), np.uint8),
+        spaces.Discrete(5, start=-2),
+        spaces.Dict({"where": _VECTOR, "inside": spaces.Dict(nested)}),
+        spaces.Box(-1.0, 1.0, (3, 2), np.float64),
+        spaces.Box(0, 255, (size, size, 3), np.uint8),
+        spaces.MultiDiscrete([3, 2]),
+        spaces.Tuple((spaces.MultiBinary(2), _VECTOR)),
+        spaces.MultiBinary(3),
+        *(_sets() if KIND in capabilities.observations else ()),
+    ]
+
+
+def _sets() -> list[Space]:
+    """Return sets of entities, for policies that ask for them: others see in them nothing new."""
+    rows, mask = spaces.Box(-1.0, 1.0, (3, 4), np.float32), spaces.Box(0, 1, (3,), np.int8)
+    return [
+        spaces.Dict({"mask": spaces.MultiBinary(3), "entities": rows}),
+        spaces.Dict({"where": _VECTOR, "entities": rows, "mask": mask, "at": spaces.Discrete(2)}),
+    ]
+
+
+def _actions() -> list[Space]:
+    return [
+        spaces.Discrete(3),
+        spaces.MultiDiscrete([3, 2]),
+        spaces.Box(-1.0, 1.0, (2,), np.float32),
+        spaces.MultiBinary(3),
+        spaces.Discrete(3, start=2),
+        spaces.Box(-2.0, 0.5, (2, 3), np.float32),
+        spaces.Box(-1, 2, (2,), np.int64),
+        spaces.MultiDiscrete(np.array([[2, 3], [3, 2]])),
+        spaces.Box(-1.0, 1.0, (), np.float32),
+    ]
+
+
+def _reads(capabilities: Capabilities, space: Space) -> bool:
+    return not misfits(capabilities, Spaces(space, _any_action(capabilities)))
+
+
+def _serves(capabilities: Capabilities, space: Space) -> bool:
+    return not capabilities.actions or action_layout(space).kind in capabilities.actions
+
+
+def _any_action(capabilities: Capabilities) -> Space:
+    return next(space for space in _actions() if _serves(capabilities, space))
+
+
+def _stacks(record: PolicyRecord, wrappers: Sequence[WrapperRecord]) -> bool:
+    try:
+        require_stack(record, wrappers)
+    except BuildError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The vocabulary of checks: how a policy is built, run, varied and shown in text."""

@@ -1,0 +1,126 @@
+"""Integrates a distribution's density over a grid, and compares it with its samples.
+
+`B` rows, `D` dimensions, `G` points. Only dimensions that are independent given the observation
+can be done one by one: then log p(x) is a sum over dimensions. With I_d the integral along
+dimension d through a point x, the product of all I_d is p(x)^(D-1) iff p integrates to 1.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puffer_policies.checks.probes.outputs import draws
+from puffer_policies.nn.distributions import Distribution
+from puffer_policies.spaces import ActionLayout
+
+POINTS = 401
+SAMPLES = 2000
+FAR = 8.0
+"""Where tanh is 1 within float32: grids of a bounded density end there."""
+
+
+class InterdependentError(Exception):
+    """The log-density is no sum over the dimensions."""
+
+
+class Slices:
+    """The density along every dimension, through one sample of each row."""
+
+    def __init__(self, dist: Distribution, layout: ActionLayout) -> None:
+        self.dist, self.shape = dist, layout.shape
+        samples = draws(dist, SAMPLES)
+        self.samples = samples.reshape(*samples.shape[:2], -1).double()  # (S, B, D)
+        self.point = self.samples[0]  # (B, D)
+        self.low, self.high = (
+            torch.from_numpy(np.asarray(bound, dtype=np.float64).reshape(-1))
+            for bound in (layout.low, layout.high)
+        )
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """(B, D) float64 -> (B,) float64; what is no number has no density."""
+        given = actions.float().reshape(len(actions), *self.shape)
+        found = self.dist.log_prob(given).detach().double()
+        return found.nan_to_num(nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+
+    @cached_property
+    def curves(self) -> list[tuple[Tensor, Tensor]]:
+        """Points (G, B) of each dimension, and the integral up to each point, (G, B)."""
+        return [self._along(dim) for dim in range(self.point.shape[1])]
+
+    def _along(self, dim: int) -> tuple[Tensor, Tensor]:
+        """Return points (G, B) of dimension `dim`, and the integral up to each, (G, B)."""
+        points, slopes = self._grid(dim)
+        rows = []
+        for value in points:
+            action = self.point.clone()
+            action[:, dim] = value
+            rows.append(self.log_prob(action))
+        density = torch.stack(rows).exp() * slopes  # (G, B), by the grid's own coordinate
+        steps = (density[1:] + density[:-1]) / 2
+        return points, torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
+
+    def _grid(self, dim: int) -> tuple[Tensor, Tensor]:
+        """Return points (G, B), and what a step of the grid is worth at each."""
+        samples, low, high = self.samples[:, :, dim], self.low[dim], self.high[dim]
+        if not bool(((samples > low) & (samples < high)).all()) or not bool(
+            torch.isfinite(high - low)
+        ):
+            points = _spread(samples)
+            return points, (points[1] - points[0]).expand_as(points)
+        middle, half = (low + high) / 2, (high - low) / 2
+        inner = _spread(torch.atanh(((samples - middle) / half).clamp(-1 + 1e-7, 1 - 1e-7)))
+        inner = inner.clamp(-FAR, FAR)
+        # Clamped ends repeat a point: their step is worth nothing, as their gap is 0.
+        gaps = torch.diff(inner, dim=0).amax(0)
+        moving = torch.diff(inner, dim=0, prepend=inner[:1] - 1).abs() > 0
+        slopes = half * (1 - torch.tanh(inner) ** 2) * gaps * moving
+        return middle + half * torch.tanh(inner), slopes
+
+
+def _spread(samples: Tensor) -> Tensor:
+    """(S, B) -> (G, B): a grid that reaches one range beyond the samples on both sides."""
+    first, last = samples.amin(0), samples.amax(0)
+    reach = (last - first).clamp(min=1e-6)
+    grid = torch.linspace(0, 1, POINTS, dtype=torch.float64).unsqueeze(1)
+    return first - reach + grid * 3 * reach
+
+
+def total_mass(slices: Slices) -> float:
+    """Return the log of the integral of exp(log_prob), of the row where it is furthest from 0.
+
+    Raises:
+        InterdependentError: the dimensions depend on each other.
+    """
+    _require_sum(slices)
+    logs = [integral[-1].log() for _, integral in slices.curves]
+    total = torch.stack(logs).sum(0) - (len(logs) - 1) * slices.log_prob(slices.point)
+    return float(total[total.abs().argmax()])
+
+
+def sampling_gap(slices: Slices) -> float:
+    """Return the largest gap between the cumulative distribution of density and of samples."""
+    gaps = [0.0]
+    for dim, (points, integral) in enumerate(slices.curves):
+        expected = integral / integral[-1]
+        for row in range(points.shape[1]):
+            samples = slices.samples[:, row, dim].sort().values
+            reached = torch.searchsorted(samples, points[:, row].contiguous(), right=True)
+            gaps.append(float((reached / len(samples) - expected[:, row]).abs().max()))
+    return max(gaps)
+
+
+def _require_sum(slices: Slices) -> None:
+    """Compare log p(x) + log p(y) with the same after x and y exchanged a dimension."""
+    x, y = slices.point, slices.samples[1]
+    if x.shape[1] < 2:
+        return
+    crossed, back = x.clone(), y.clone()
+    crossed[:, 0], back[:, 0] = y[:, 0], x[:, 0]
+    straight = slices.log_prob(x) + slices.log_prob(y)
+    gap = (straight - slices.log_prob(crossed) - slices.log_prob(back)).abs().max()
+    if not gap <= 1e-3 * max(1.0, float(straight.abs().max())):
+        raise InterdependentError

@@ -1,0 +1,267 @@
+"""B: a policy can be built from spaces alone, has the contract's members, and hides nothing."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from puffer_policies.assembly.fit import misfits
+from puffer_policies.checks.engine.running import may_refuse
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
+from puffer_policies.checks.probes.effects import side_effects
+from puffer_policies.checks.probes.hidden import unregistered
+from puffer_policies.checks.probes.probing import built, given, needs_constructor, rebuilt
+from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.contract import missing_members
+from puffer_policies.errors import IncompatibleSpace
+
+TYPO = "hiden_size"
+"""A keyword argument that no constructor means."""
+
+
+@check(
+    "B1",
+    "builds-from-spaces",
+    promise="Builds from the spaces alone, with default arguments, or refuses them in words.",
+    why="A registry, a config and a checkpoint build a policy by name: they know nothing else.",
+    fix="Give every argument but the env a default; read sizes from the spaces; raise "
+    "IncompatibleSpace for spaces that the policy does not serve, and declare those it does.",
+    tier=Tier.STATIC,
+)
+def builds_from_spaces(subject: Subject) -> None:
+    """Build, and judge what is raised."""
+    try:
+        _ = subject.policy
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        if not _speaks_of_space(error, subject):
+            raise CheckFailed("a policy, or an error that names the space", found) from error
+        declared = None if may_refuse(subject) else subject.capabilities
+        if declared is not None and not misfits(declared, subject.spaces):
+            raise CheckFailed("a policy, as its record declares these spaces", found) from error
+        raise CheckSkipped(f"it does not serve these spaces, and says so: {found}") from error
+
+
+@check(
+    "B2",
+    "has-the-members",
+    promise="Has encode_observations, decode_actions, forward_eval, forward, hidden_size and "
+    "is_continuous, callable under the contract's parameter names.",
+    why="Trainers and wrappers call them; of PufferLib 3.0's own policies 32 of 36 lack one, and "
+    "fail after the environments have started.",
+    fix="Subclass puffer_policies.nn.actor_critic.ActorCritic, or add what is listed.",
+    tier=Tier.STATIC,
+)
+def has_the_members(subject: Subject) -> None:
+    """Inspect signatures and attributes; nothing is called."""
+    policy = built(subject)
+    if offences := missing_members(policy):
+        raise CheckFailed("every member of the contract", "; ".join(offences))
+    if policy.is_continuous != subject.layout.is_continuous:
+        raise CheckFailed(
+            f"is_continuous = {subject.layout.is_continuous} for this action space",
+            f"is_continuous = {policy.is_continuous}",
+            example="print(policy.is_continuous)",
+        )
+
+
+@check(
+    "B3",
+    "widths-agree",
+    promise="encode_observations gives (N, hidden_size), which decode_actions reads.",
+    why="A wrapper puts a core of width hidden_size between the two; a lie about it surfaces as a "
+    "matrix multiplication deep inside.",
+    fix="Set self.hidden_size to the width of the encoder's output.",
+)
+def widths_agree(subject: Subject) -> None:
+    """Probe both halves. In a recurrent policy the core's input may have another width."""
+    policy, rows = subject.policy, 3
+    if lacking := _cannot_probe(policy):
+        raise CheckSkipped(f"it can't be probed (B2): {lacking}")
+    width = int(policy.hidden_size)  # type: ignore[arg-type]
+    with torch.no_grad():
+        hidden = policy.encode_observations(subject.observations(rows))  # type: ignore[operator]
+    shape = tuple(hidden.shape)
+    if len(shape) != 2 or shape[0] != rows or not (shape[1] == width or subject.recurrent):
+        example = given(subject, rows) + "print(policy.encode_observations(observations).shape)"
+        raise CheckFailed(f"hidden of shape {(rows, width)}", f"shape {shape}", example=example)
+    _decode(policy, torch.zeros(rows, width))
+
+
+@check(
+    "B4",
+    "modules-registered",
+    promise="Is an nn.Module, and so is, registered, every part with parameters.",
+    why="A layer in a plain list, dict or closure is not trained, not saved and not moved.",
+    fix="Use nn.ModuleList, nn.ModuleDict, nn.ParameterList; call super().__init__() first.",
+    tier=Tier.STATIC,
+)
+def modules_registered(subject: Subject) -> None:
+    """Walk what the modules refer to, and look for parameters that PyTorch does not know."""
+    policy = built(subject)
+    if not isinstance(policy, nn.Module) or "_modules" not in vars(policy):
+        raise CheckFailed("a torch.nn.Module", f"{type(policy).__mro__[:-1]}")
+    if hidden := unregistered(policy):
+        example = "print([name for name, _ in policy.named_parameters()])"
+        raise CheckFailed(
+            "every parameter in policy.parameters()", "; ".join(hidden), example=example
+        )
+
+
+@check(
+    "B5",
+    "parameters-there-at-once",
+    promise="Has all its parameters when it is built; running it adds and replaces none.",
+    why="The optimiser is made before the first forward pass: a parameter that appears later is "
+    "never trained (DLR-RM/stable-baselines3#1271).",
+    fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass.",
+)
+def parameters_there_at_once(subject: Subject) -> None:
+    """Compare the identity of the parameters before and after a run."""
+    policy = subject.fresh()
+    before = dict(policy.named_parameters())
+    if lazy := [name for name, each in before.items() if is_lazy(each)]:
+        raise CheckFailed("parameters with shapes", f"uninitialised: {', '.join(lazy)}")
+    subject.step(subject.observations(), policy=policy)
+    subject.sequence(subject.observations(steps=2), policy=policy)
+    after = dict(policy.named_parameters())
+    changed = [name for name in before | after if before.get(name) is not after.get(name)]
+    if changed:
+        raise CheckFailed(
+            "the same parameters before and after a run",
+            f"added, lost or replaced: {', '.join(changed)}",
+            example=given(subject)
+            + "before = [id(each) for each in policy.parameters()]\n"
+            + "policy.forward_eval(observations, state)\n"
+            + "print(before == [id(each) for each in policy.parameters()])",
+        )
+
+
+@check(
+    "B6",
+    "arguments-mean-something",
+    promise="Refuses keyword arguments that it does not know; hidden_size sets hidden_size.",
+    why="A misspelt option in a config is otherwise a run with the default; a misplaced one lands "
+    "in another slot (7 of PufferLib's recurrent policies).",
+    fix="Name the arguments instead of **kwargs, or raise TypeError for what is left over; pass "
+    "them on by keyword.",
+    tier=Tier.STATIC,
+    applies=needs_constructor,
+)
+def arguments_mean_something(subject: Subject) -> None:
+    """Build once with a typo, and once twice as wide."""
+    built(subject)
+    assert subject.cls is not None
+    parameters = inspect.signature(subject.cls).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        _require_refusal(subject)
+    default = parameters["hidden_size"].default if "hidden_size" in parameters else None
+    if type(default) is int:
+        _require_effect(subject, default)
+
+
+@check(
+    "B7",
+    "building-is-pure",
+    promise="Two builds under one seed have equal weights; a build changes nothing else.",
+    why="A seed that does not decide, or a constructor that reseeds, changes directory or global "
+    "settings, makes runs that can't be repeated or that disturb others.",
+    fix="Draw initial weights from torch's global generator without seeding it; leave printing, "
+    "files and settings to the caller.",
+    tier=Tier.STATIC,
+)
+def building_is_pure(subject: Subject) -> None:
+    """Build under watch, in an empty directory."""
+    if not isinstance(built(subject), nn.Module):
+        raise CheckSkipped("it is no nn.Module (B4)")
+    first, second = (_weights(subject.fresh(3)) for _ in range(2))
+    differing = [name for name in first if not torch.equal(first[name], second[name])]
+    if differing:
+        raise CheckFailed(
+            "equal weights from two builds under one seed",
+            f"they differ: {', '.join(differing)}",
+            example="# build twice after torch.manual_seed(0) and compare the state_dicts",
+        )
+    if found := side_effects(subject.build):
+        raise CheckFailed("a build without side effects", "; ".join(found))
+
+
+CHECKS = (
+    builds_from_spaces,
+    has_the_members,
+    widths_agree,
+    modules_registered,
+    parameters_there_at_once,
+    arguments_mean_something,
+    building_is_pure,
+)
+
+
+def _speaks_of_space(error: Exception, subject: Subject) -> bool:
+    """Whether it was raised to refuse the space, rather than by stumbling over it."""
+    if isinstance(error, IncompatibleSpace):
+        return True
+    kinds = {type(each).__name__ for each in (subject.spaces.observation, subject.spaces.action)}
+    text = str(error)
+    refusal = isinstance(error, (NotImplementedError, ValueError, TypeError, AssertionError))
+    return refusal and ("space" in text.lower() or any(kind in text for kind in kinds))
+
+
+def _cannot_probe(policy: nn.Module) -> str:
+    needed = ("encode_observations", "decode_actions", "hidden_size")
+    offences = missing_members(policy)
+    return "; ".join(each for each in offences if any(name in each for name in needed))
+
+
+def _decode(policy: nn.Module, hidden: Tensor) -> None:
+    shape = tuple(hidden.shape)
+    try:
+        with torch.no_grad():
+            policy.decode_actions(hidden)  # type: ignore[operator]
+    except Exception as error:
+        raise CheckFailed(
+            f"decode_actions reads hidden of shape {shape}, as hidden_size says",
+            f"{type(error).__name__}: {error}",
+            example=f"import torch\npolicy.decode_actions(torch.zeros{shape})",
+        ) from error
+
+
+def _require_refusal(subject: Subject) -> None:
+    try:
+        rebuilt(subject, arguments={TYPO: 1})
+    except Exception:
+        return
+    name = subject.cls.__name__ if subject.cls else subject.name
+    raise CheckFailed(
+        "TypeError for an unknown keyword argument",
+        f"{name}(env, {TYPO}=1) was built without a word",
+        example=f"type(policy)(spaces, {TYPO}=1)",
+    )
+
+
+def _require_effect(subject: Subject, default: int) -> None:
+    """If the attribute echoes the argument's default, it follows the argument too."""
+    if rebuilt(subject).hidden_size != default:
+        return
+    found: object
+    try:
+        found = rebuilt(subject, arguments={"hidden_size": 2 * default}).hidden_size
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    if found != 2 * default:
+        raise CheckFailed(
+            f"hidden_size={2 * default} builds a policy of that width",
+            f"hidden_size is {found}",
+            example=f"print(type(policy)(spaces, hidden_size={2 * default}).hidden_size)",
+        )
+
+
+def _weights(policy: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: each.detach()
+        for name, each in (*policy.named_parameters(), *policy.named_buffers())
+        if not is_lazy(each)
+    }

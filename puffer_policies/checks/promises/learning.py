@@ -1,0 +1,190 @@
+"""Checks that train for seconds, on request: a policy learns a bandit, a context and a cue.
+
+`B` rows, `T` steps. The problems fit any pair of spaces; see `bandits`.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
+from puffer_policies.checks.probes.bandits import (
+    ROWS,
+    Problem,
+    cues,
+    distinct,
+    played,
+    right_actions,
+    train,
+)
+from puffer_policies.checks.probes.outputs import still
+from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.nested import leaves, map_nested
+
+SHORT, LONG = 4, 300
+"""Updates of PPO."""
+
+RECALL_STEPS = 4
+
+MARGIN = 0.5
+"""Share of the way from the reward of the best constant action to 1."""
+
+RERUN = "from puffer_policies.checks import check_policy"
+
+
+@check(
+    "T1",
+    "a-short-run-moves-everything",
+    promise="Over a short run of PPO the loss is finite, and every parameter moves unless it has "
+    "requires_grad=False or is declared frozen.",
+    why="A loss of NaN, or a layer that never moves, shows only after hours otherwise.",
+    fix='Find the layer in the message; declare {"frozen": ["its.name*"]} if that is meant.',
+    tier=Tier.TRAINABILITY,
+)
+def short_run_moves_everything(subject: Subject) -> None:
+    """Train on fresh random observations with a random right action."""
+    policy = still(subject)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    losses = train(subject, policy, lambda update: _random(subject, update), updates=SHORT)
+    if not all(torch.isfinite(torch.tensor(losses))):
+        found = f"{[round(loss, 3) for loss in losses]}"
+        raise CheckFailed("finite losses", found, example=_again("T1"))
+    patterns = subject.declared.get("frozen", ())
+    still_there = [
+        name
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad
+        and torch.equal(parameter.detach(), before[name])
+        and not any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if still_there:
+        raise CheckFailed(
+            "every parameter moved",
+            f"these did not: {', '.join(still_there)}",
+            example=_again("T1"),
+        )
+
+
+@check(
+    "T2",
+    "entropy-falls",
+    promise="On a bandit whose best action is constant the entropy falls.",
+    why="A policy that stays as random as it began does not turn reward into preference.",
+    fix="Check that logits depend on trained weights and that their scale can grow.",
+    tier=Tier.TRAINABILITY,
+)
+def entropy_falls(subject: Subject) -> None:
+    """Train on one observation with one right action, and compare entropies."""
+    policy = still(subject)
+    problem = _contexts(subject, 1)
+    first = _entropy(subject, policy, problem)
+    if not first.requires_grad:
+        raise CheckSkipped("its entropy depends on no parameter")
+    start = float(first.mean().detach())
+
+    def fell() -> bool:
+        return float(_entropy(subject, policy, problem).mean().detach()) < start - 0.1
+
+    train(subject, policy, lambda _: problem, updates=LONG, done=fell, entropy=0.0)
+    end = float(_entropy(subject, policy, problem).mean().detach())
+    if not end < start - 0.05:
+        found = f"{start:.3f} -> {end:.3f}"
+        raise CheckFailed("an entropy that falls on a constant bandit", found, example=_again("T2"))
+
+
+@check(
+    "T3",
+    "beats-random",
+    promise="On a contextual bandit of its own spaces it earns more than the best constant action.",
+    why="A policy that learns a constant only does not look at what it observes.",
+    fix="Check the road from observation to logits: scaling, a cut gradient, a wrong axis.",
+    tier=Tier.TRAINABILITY,
+)
+def beats_random(subject: Subject) -> None:
+    """Train on two observations with a right action each."""
+    problem = _contexts(subject, 2)
+    if not distinct(cues(subject, 2)):
+        raise CheckSkipped("its observation space has a single member")
+    _require_learnt(subject, problem, "two contexts", "T3")
+
+
+@check(
+    "T4",
+    "recalls-a-cue",
+    promise="With memory, it learns an action that depends on an observation some steps ago.",
+    why="A memory that is not read, or whose gradient is cut between steps, is only cost.",
+    fix="Differentiate through the sequence in forward; detach only what is written to `state`.",
+    tier=Tier.TRAINABILITY,
+    applies=lambda subject: "" if subject.recurrent else "the policy has no memory",
+)
+def recalls_a_cue(subject: Subject) -> None:
+    """Train on sequences that differ in their first observation only; the last action counts."""
+    if not distinct(cues(subject, 2)):
+        raise CheckSkipped("its observation space has a single member")
+    problem = _contexts(subject, 2)
+    blank = map_nested(lambda leaf: leaf[2:, None], cues(subject, 3))
+    sequence = map_nested(
+        lambda leaf, rest: torch.cat(
+            [leaf, rest.expand(len(leaf), RECALL_STEPS - 1, *rest.shape[2:])], 1
+        ),
+        problem.observations,
+        blank,
+    )
+    _require_learnt(subject, Problem(sequence, problem.targets, problem.layout), "a cue", "T4")
+
+
+def _require_learnt(subject: Subject, problem: Problem, what: str, code: str) -> None:
+    policy = still(subject)
+    constant = problem.constant
+    wanted = constant + MARGIN * (1 - constant)
+
+    def learnt() -> bool:
+        return _earned(subject, policy, problem) >= wanted
+
+    train(subject, policy, lambda _: problem, updates=LONG, done=learnt)
+    end = _earned(subject, policy, problem)
+    if not end >= wanted:
+        raise CheckFailed(
+            f"a mean reward of {wanted:.2f} with {what}; the best constant action earns "
+            f"{constant:.2f}",
+            f"{end:.2f} after {LONG} updates",
+            example=_again(code),
+        )
+
+
+def _earned(subject: Subject, policy: nn.Module, problem: Problem) -> float:
+    """Return the mean reward of the likeliest actions."""
+    actions = played(subject, policy, problem).mode()
+    return float(problem.reward(actions.unsqueeze(0)).mean())
+
+
+def _contexts(subject: Subject, count: int) -> Problem:
+    """Return B rows of T = 1 that share `count` observations and their right actions."""
+    which = torch.arange(ROWS) % count
+    seen = map_nested(lambda leaf: leaf[which].unsqueeze(1), cues(subject, count))
+    return Problem(seen, right_actions(subject.layout, count)[which], subject.layout)
+
+
+def _random(subject: Subject, update: int) -> Problem:
+    """Return sequences with random observations and any right actions, another for each update."""
+    observations = subject.observations(ROWS, steps=RECALL_STEPS, seed=update)
+    targets = right_actions(subject.layout, 2)[torch.arange(ROWS) % 2]
+    return Problem(observations, targets, subject.layout)
+
+
+def _entropy(subject: Subject, policy: nn.Module, problem: Problem) -> Tensor:
+    one: Any = map_nested(lambda leaf: leaf[:1], problem.observations)
+    assert len(next(leaves(one))) == 1
+    logits, _ = subject.sequence(one, policy=policy, grad=True)
+    return subject.distribution(logits).entropy()
+
+
+def _again(code: str) -> str:
+    return f'{RERUN}\nprint(check_policy(policy, spaces, select="{code}", isolate=False))'
+
+
+CHECKS = (short_run_moves_everything, entropy_falls, beats_random, recalls_a_cue)

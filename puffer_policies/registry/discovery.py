@@ -1,0 +1,259 @@
+"""Fills a registry from the built-in manifest, the user's and project's files, and packages."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from puffer_policies.errors import (
+    AmbiguousName,
+    ConfigError,
+    PluginError,
+    PolicyError,
+    did_you_mean,
+)
+from puffer_policies.registry.catalog import read_catalog
+from puffer_policies.registry.explain import described
+from puffer_policies.registry.manifest import Catalog
+from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalise
+from puffer_policies.registry.packages import (
+    MANIFEST,
+    Package,
+    installed_version,
+    manifest_path,
+    packages_with_policies,
+)
+from puffer_policies.registry.plugins import Plugin, PluginHooks, admit, timed
+from puffer_policies.registry.records import Layer, Provenance, Record
+from puffer_policies.registry.registry import Registry
+from puffer_policies.shipped import shipped_file
+from puffer_policies.tomlfile import read_toml
+
+FILE_NAME = "registry.toml"
+REGISTRY_VARIABLE = "PUFFER_POLICIES_REGISTRY"
+PLUGINS_VARIABLE = "PUFFER_POLICIES_PLUGINS"
+STRICT_VARIABLE = "PUFFER_POLICIES_STRICT"
+
+
+def fill(
+    registry: Registry,
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    plugins: Iterable[str] | None = None,
+) -> None:
+    """Fill an empty registry; `puffer_policies.registry.discover` describes the arguments."""
+    start = time.perf_counter()
+    environ = os.environ if environ is None else environ
+    strict = strict or environ.get(STRICT_VARIABLE, "") not in ("", "0")
+    files = _files(registry, environ, _working_folder() if cwd is None else Path(cwd))
+    for catalog in files:
+        catalog.enter(registry)
+    _add_packages(registry, _chosen(plugins, environ), strict)
+    _require_versions(registry, files)
+    registry.load_seconds = time.perf_counter() - start
+    if strict:
+        _raise_problems(registry)
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def _files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> list[Catalog]:
+    catalogs = [_builtin_catalog()]
+    user, project = _user_file(environ), _project_file(registry, environ, cwd)
+    if user is not None and user.is_file():
+        catalogs.append(_own_catalog(user, Layer.USER))
+    if project is not None and not (user and user.is_file() and project.samefile(user)):
+        catalogs.append(_own_catalog(project, Layer.PROJECT))
+    return catalogs
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"The working folder can't be read: {error}.", fix="cd to a folder that is there."
+        ) from error
+
+
+def _builtin_catalog() -> Catalog:
+    path = shipped_file(FILE_NAME)
+    assert path is not None, "the wheel and the checkout have it"
+    version = installed_version(BUILTIN) or ""
+    place = Provenance(layer=Layer.BUILTIN, distribution=BUILTIN, version=version)
+    return read_catalog(path, place)
+
+
+def _own_catalog(path: Path, layer: Layer) -> Catalog:
+    place = Provenance(layer=layer, distribution=LAYER_NAMES[layer])
+    return read_catalog(path, place, search_path=str(path.parent))
+
+
+def _user_file(environ: Mapping[str, str]) -> Path | None:
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG specification: a relative path is invalid and to be ignored.
+    if not os.path.isabs(base):
+        home = environ.get("HOME") or os.path.expanduser("~")
+        if not os.path.isabs(home):
+            return None
+        base = os.path.join(home, ".config")
+    return Path(base, "puffer_policies", FILE_NAME)
+
+
+def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> Path | None:
+    given = environ.get(REGISTRY_VARIABLE)
+    if given is not None:
+        return _given_file(given, cwd) if given.strip() else None
+    cwd = cwd.absolute()
+    for folder in (cwd, *cwd.parents):
+        path = folder / FILE_NAME
+        if path.is_file() and _is_for_projects(registry, path):
+            return path
+    return None
+
+
+def _given_file(given: str, cwd: Path) -> Path:
+    path = (cwd / Path(given).expanduser()).absolute()
+    if not path.is_file():
+        raise ConfigError(
+            f"{REGISTRY_VARIABLE} names {given!r}, and there is no file {path}.",
+            fix=f"Correct it, or set it to nothing to read no project's {FILE_NAME}.",
+        )
+    return path
+
+
+def _is_for_projects(registry: Registry, path: Path) -> bool:
+    """Tell a project's file from a package's own manifest and from another tool's."""
+    data = read_toml(path).data
+    if "distribution" in data:
+        return False
+    if "schema" not in data:
+        registry.errors.append(
+            PluginError(
+                f"{path} has no schema, so it was taken for another tool's file and not read.",
+                fix=f"If it is yours, write `schema = 1` as its first line; if not, set "
+                f"{REGISTRY_VARIABLE} to nothing.",
+                distribution=LAYER_NAMES[Layer.PROJECT],
+            )
+        )
+        return False
+    return True
+
+
+# -- packages ----------------------------------------------------------------------------------
+
+
+def _chosen(plugins: Iterable[str] | None, environ: Mapping[str, str]) -> list[str] | None:
+    """Return the distributions to load, or None for all."""
+    if plugins is None:
+        listed = environ.get(PLUGINS_VARIABLE)
+        plugins = None if listed is None else listed.split(",")
+    if isinstance(plugins, str):
+        raise ConfigError(f"plugins should be a list of distributions, got {plugins!r}.")
+    return None if plugins is None else [normalise(p.strip()) for p in plugins if p.strip()]
+
+
+def _add_packages(registry: Registry, chosen: list[str] | None, strict: bool) -> None:
+    hooks = PluginHooks(errors=registry.errors, strict=strict)
+    registry.hooks = hooks
+    packages = [] if chosen == [] else packages_with_policies()
+    names = [package.distribution for package in packages]
+    registry.errors.extend(_absent(name, names) for name in chosen or () if name not in names)
+    enabled = [p for p in packages if chosen is None or p.distribution in chosen]
+    for package in enabled:
+        registry.packages.update(dict.fromkeys(package.top_level(), package.place("a decorator")))
+    for package in enabled:
+        _add_declared(registry, package)
+    for package in enabled:
+        if not registry.blocks_distribution(package.distribution):
+            hooks.plugins += _add_plugins(registry, package)
+
+
+def _absent(name: str, names: list[str]) -> PluginError:
+    return PluginError(
+        f"{PLUGINS_VARIABLE} lists {name!r}, and no installed distribution of that name "
+        "offers policies.",
+        fix=did_you_mean(name, names) or f"Those that do: {', '.join(names) or 'none'}.",
+        distribution=name,
+    )
+
+
+def _add_declared(registry: Registry, package: Package) -> None:
+    """Register what a package declares as data; nothing of it is imported."""
+    for entry in package.values(MANIFEST):
+        _attempt(registry, package, partial(_add_manifest, registry, package, entry.value))
+    for record in package.records():
+        _attempt(registry, package, partial(registry.add, record))
+
+
+def _add_manifest(registry: Registry, package: Package, value: str) -> None:
+    path = manifest_path(value)
+    read_catalog(path, package.place(str(path))).enter(registry)
+
+
+def _attempt(registry: Registry, package: Package, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except PolicyError as error:
+        registry.errors.append(package.failure(error))
+
+
+def _add_plugins(registry: Registry, package: Package) -> list[Plugin]:
+    """Load the plug-ins of one package and return those that loaded."""
+    loaded = []
+    for plugin in package.plugins():
+        start, had_torch = time.perf_counter(), "torch" in sys.modules
+        try:
+            records, misspelt = admit(plugin)
+        except PluginError as error:
+            registry.errors.append(error)
+        else:
+            loaded.append(plugin)
+            registry.errors += misspelt
+            for record in records:
+                _attempt(registry, package, partial(registry.add, record))
+        registry.timings[f"{package.distribution}:{plugin.name}"] = timed(start, had_torch)
+    return loaded
+
+
+def _require_versions(registry: Registry, files: list[Catalog]) -> None:
+    for limit in (each for catalog in files for each in catalog.requirements):
+        found = installed_version(limit.distribution)
+        if found is not None and limit.allows(found):
+            continue
+        state = f"{found} is installed" if found else "it is not installed"
+        reason = f"{limit.distribution} {limit.specifier} is required, and {state}"
+        registry.refuse(limit.distribution, reason, origin=limit.origin)
+        registry.errors.append(
+            PluginError(
+                f"{reason[0].upper()}{reason[1:]} ({limit.origin}).",
+                fix=f"pip install '{limit.distribution}{limit.specifier}'",
+                distribution=normalise(limit.distribution),
+                version=found or "",
+            )
+        )
+
+
+def _raise_problems(registry: Registry) -> None:
+    problems: list[PolicyError] = list(registry.errors)
+    problems += [_clash(rivals) for rivals in registry.clashes()]
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = "\n".join(f"- {problem}" for problem in problems)
+        raise PluginError(f"{len(problems)} problems, and discovery is strict:\n{listed}")
+
+
+def _clash(rivals: list[Record]) -> AmbiguousName:
+    listed = "\n".join(f"  {described(record)}" for record in rivals)
+    return AmbiguousName(
+        f"{len(rivals)} packages offer {rivals[0].name!r}:\n{listed}",
+        fix=f'Settle it under [resolve] in registry.toml: {rivals[0].name} = "DISTRIBUTION".',
+    )

@@ -1,0 +1,132 @@
+"""Imports everything that is registered and reports what is broken, slow, shadowed or blocked."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from puffer_policies.contract import missing_members
+from puffer_policies.errors import MissingDependency, PluginError
+from puffer_policies.registry import Registry
+from puffer_policies.registry.explain import package
+from puffer_policies.registry.records import Record
+from puffer_policies.registry.specs import PolicySpec
+
+Verdict = Literal[
+    "ok",
+    "broken",
+    "breaks the contract",
+    "missing dependency",
+    "slow",
+    "imports torch",
+    "shadowed",
+    "ambiguous",
+    "blocked",
+]
+
+SLOW_DISCOVERY_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One observation about a plug-in or a record."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether somebody should mend it; a block is a wish, a missing extra a choice."""
+        return self.verdict not in ("ok", "blocked", "missing dependency", "shadowed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        return {**asdict(self), "problem": self.is_problem}
+
+
+def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
+    """Return findings on every plug-in and record, problems first.
+
+    Args:
+        registry: what is examined; each record's class is imported.
+        slow_seconds: an import that takes more CPU time, torch aside, is called slow.
+    """
+    # What torch costs is nobody's fault: pay for it before the clock starts.
+    importlib.import_module("torch")
+    findings = [
+        *(_of_error(error) for error in registry.errors),
+        *_of_discovery(registry),
+        *_of_pointers(registry),
+        *_of_presets(registry),
+        *(
+            finding
+            for record in registry.records()
+            for finding in _of(record, registry, slow_seconds)
+        ),
+    ]
+    return sorted(findings, key=lambda finding: (not finding.is_problem, finding.subject))
+
+
+def _of_error(error: PluginError) -> Finding:
+    subject = f"{error.distribution} {error.version}".strip() or "plug-in"
+    return Finding(subject, "broken", str(error))
+
+
+def _of_discovery(registry: Registry) -> Iterator[Finding]:
+    for name, timing in registry.timings.items():
+        if timing.imported_torch:
+            detail = "its plug-in module imports torch, so that every command waits for it"
+            yield Finding(name, "imports torch", detail)
+        elif timing.seconds > SLOW_DISCOVERY_SECONDS:
+            yield Finding(name, "slow", f"its plug-in module takes {timing.seconds:.2f} s to load")
+
+
+def _of_pointers(registry: Registry) -> Iterator[Finding]:
+    for pointer in registry.pointers():
+        told = registry.explain(pointer.qualified_name)
+        if pointer.kind != "removed" and told.record is None and told.verdict != "blocked":
+            yield Finding(pointer.qualified_name, "broken", " ".join(told.lines))
+
+
+def _of_presets(registry: Registry) -> Iterator[Finding]:
+    for preset in {id(each): each for each in registry.presets.values()}.values():
+        spec = PolicySpec.parse(preset.policy)
+        for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
+            told = registry.explain(name)
+            if told.record is None and told.verdict != "blocked":
+                detail = f"{preset.policy!r} ({preset.provenance.origin}): {' '.join(told.lines)}"
+                yield Finding(preset.qualified_name, "broken", detail)
+
+
+def _of(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Finding]:
+    told = registry.explain(record.qualified_name)
+    if told.verdict == "blocked":
+        yield Finding(record.qualified_name, "blocked", " ".join(told.lines))
+        return
+    bare = registry.explain(record.name)
+    if bare.verdict == "ambiguous":
+        yield Finding(record.qualified_name, "ambiguous", f"several packages offer {record.name!r}")
+    elif bare.record is not None and bare.record.qualified_name != record.qualified_name:
+        detail = f"{record.name!r} is {bare.record.qualified_name}"
+        yield Finding(record.qualified_name, "shadowed", detail)
+    yield _of_import(record, slow_seconds)
+
+
+def _of_import(record: Record, slow_seconds: float) -> Finding:
+    started = time.process_time()  # other programs on the machine are not the package's fault
+    try:
+        cls = record.load()
+    except MissingDependency as error:
+        return Finding(record.qualified_name, "missing dependency", str(error))
+    except PluginError as error:
+        return Finding(record.qualified_name, "broken", str(error))
+    seconds = time.process_time() - started
+    if offences := missing_members(cls):
+        return Finding(record.qualified_name, "breaks the contract", "; ".join(offences))
+    if seconds > slow_seconds:
+        return Finding(record.qualified_name, "slow", f"importing it takes {seconds:.1f} s of CPU")
+    return Finding(record.qualified_name, "ok", f"{package(record.provenance)}, {record.target}")

@@ -1,0 +1,235 @@
+"""Loads pluggy plug-ins and calls their hooks, each alone, so that one's failure stays its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+import puffer_policies.hookspecs as hookspecs
+from puffer_policies.errors import PluginError, did_you_mean
+from puffer_policies.registry.records import (
+    Capabilities,
+    PolicyRecord,
+    Provenance,
+    Record,
+    WrapperRecord,
+)
+from puffer_policies.registry.registry import Timing
+from puffer_policies.registry.specs import PolicySpec
+
+HOOKS = ("register_policies", "register_checks", "policy_built", "register_commands")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An entry point of the plug-in group: where a module with hooks is. Picklable; loads late."""
+
+    name: str
+    target: str
+    """``module`` or ``module:attribute``."""
+    provenance: Provenance
+
+    def load(self) -> Any:
+        """Import the plug-in.
+
+        Raises:
+            PluginError: the import failed.
+        """
+        module_name, _, attribute = self.target.partition(":")
+        try:
+            found: Any = importlib.import_module(module_name)
+            for part in filter(None, attribute.split(".")):
+                found = getattr(found, part)
+        except (Exception, SystemExit) as error:
+            raise self.failure("Importing it failed", error) from error
+        return found
+
+    def failure(self, what: str, error: BaseException) -> PluginError:
+        """Return the error of a step of this plug-in that raised `error`."""
+        return PluginError(
+            f"Plug-in {self.name!r} of {self._package()} ({self.target}): {what}: "
+            f"{type(error).__name__}: {error}",
+            fix=f"Report it to its authors, or leave it out: PUFFER_POLICIES_PLUGINS, or [block] "
+            f'distributions = ["{self.provenance.distribution}"] in registry.toml.',
+            distribution=self.provenance.distribution,
+            version=self.provenance.version,
+        )
+
+    def misspelt(self, hook: str) -> PluginError:
+        """Return the error of a hook that does not exist."""
+        hint = did_you_mean(hook, HOOKS) or f"Known are {', '.join(HOOKS)}."
+        return PluginError(
+            f"Plug-in {self.name!r} of {self._package()} ({self.target}) implements a hook "
+            f"{hook!r}, which does not exist.",
+            fix=hint,
+            distribution=self.provenance.distribution,
+            version=self.provenance.version,
+        )
+
+    def _package(self) -> str:
+        return f"{self.provenance.distribution} {self.provenance.version}".strip()
+
+
+class Registrar:
+    """Takes the names that one plug-in registers; they count when its hook has returned."""
+
+    def __init__(self, provenance: Provenance) -> None:
+        self.records: list[Record] = []
+        self._provenance = provenance
+
+    def add_policy(
+        self,
+        name: str,
+        target: str | type,
+        *,
+        summary: str = "",
+        paper: str = "",
+        extra: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        """Register a policy: a ``module:Class``, or a class where no import can name it."""
+        self.records.append(
+            PolicyRecord(
+                name=name,
+                target=target_of(target),
+                loaded=target if isinstance(target, type) else None,
+                provenance=self._provenance,
+                summary=summary,
+                paper=paper,
+                extra=extra,
+                defaults=dict(defaults or {}),
+                capabilities=capabilities or Capabilities(),
+            )
+        )
+
+    def add_wrapper(
+        self,
+        name: str,
+        target: str | type,
+        *,
+        summary: str = "",
+        paper: str = "",
+        extra: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        requires: Iterable[str] = (),
+        forbids: Iterable[str] = (),
+        provides: Iterable[str] = (),
+    ) -> None:
+        """Register a wrapper: a ``module:Class``, or a class where no import can name it."""
+        self.records.append(
+            WrapperRecord(
+                name=name,
+                target=target_of(target),
+                loaded=target if isinstance(target, type) else None,
+                provenance=self._provenance,
+                summary=summary,
+                paper=paper,
+                extra=extra,
+                defaults=dict(defaults or {}),
+                requires=tuple(requires),
+                forbids=tuple(forbids),
+                provides=tuple(provides),
+            )
+        )
+
+
+def target_of(target: str | type) -> str:
+    """Return ``module:Class``."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+@dataclass(slots=True)
+class PluginHooks:
+    """The hooks of all plug-ins. What one raises is kept in `errors` and warned of."""
+
+    plugins: list[Plugin] = field(default_factory=list)
+    errors: list[PluginError] = field(default_factory=list)
+    strict: bool = False
+
+    def register_checks(self, registrar: Any) -> None:
+        """Let plug-ins add conformance checks."""
+        self._call_each("register_checks", {"registrar": registrar})
+
+    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
+        """Tell plug-ins of a policy that was built."""
+        self._call_each("policy_built", {"policy": policy, "spec": spec})
+
+    def register_commands(self, commands: Any) -> None:
+        """Let plug-ins add verbs to the command line."""
+        self._call_each("register_commands", {"commands": commands})
+
+    def _call_each(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        for plugin in self.plugins:
+            try:
+                call(plugin, hook, arguments)
+            except PluginError as error:
+                if self.strict:
+                    raise
+                self.errors.append(error)
+                warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+
+
+def admit(plugin: Plugin) -> tuple[list[Record], list[PluginError]]:
+    """Load a plug-in and return the records it registers, and its misspelt hooks.
+
+    Raises:
+        PluginError: its import or its hook failed; then none of its names count.
+    """
+    manager = _manager(plugin)
+    registrar = Registrar(plugin.provenance)
+    _call(manager, plugin, "register_policies", {"registrar": registrar})
+    return registrar.records, [plugin.misspelt(name) for name in _unknown_hooks(manager)]
+
+
+def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any]) -> None:
+    """Call one hook of one plug-in; a plug-in without it does nothing.
+
+    Raises:
+        PluginError: the hook raised.
+    """
+    _call(_manager(plugin), plugin, hook, arguments)
+
+
+def timed(seconds_before: float, torch_before: bool) -> Timing:
+    """Return what was spent since `time.perf_counter` said `seconds_before`."""
+    return Timing(
+        seconds=time.perf_counter() - seconds_before,
+        imported_torch="torch" in sys.modules and not torch_before,
+    )
+
+
+def _manager(plugin: Plugin) -> pluggy.PluginManager:
+    """Return a manager of this one plug-in, so that no other's hooks run with it."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    loaded = plugin.load()
+    try:
+        manager.register(loaded, name=plugin.name)
+    except Exception as error:  # pluggy reads every attribute of the plug-in: anything may happen
+        raise plugin.failure("It has hooks that can't be called", error) from error
+    return manager
+
+
+def _call(
+    manager: pluggy.PluginManager, plugin: Plugin, hook: str, arguments: Mapping[str, Any]
+) -> None:
+    try:
+        getattr(manager.hook, hook)(**arguments)
+    except (Exception, SystemExit) as error:
+        raise plugin.failure(f"Its hook {hook} failed", error) from error
+
+
+def _unknown_hooks(manager: pluggy.PluginManager) -> Iterator[str]:
+    for plugin in manager.get_plugins():
+        for caller in manager.get_hookcallers(plugin) or ():
+            optional = all(impl.optionalhook for impl in caller.get_hookimpls())
+            if not caller.has_spec() and not optional:
+                yield caller.name

@@ -1,0 +1,40 @@
+"""Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
+
+Gymnasium's names stand here too, as in ``pufferlib.spaces``.
+"""
+
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from puffer_policies.spaces.layout import (
+    ActionLayout,
+    Image,
+    Spaces,
+    action_layout,
+    described,
+    env_not_found,
+    image_layout,
+    image_size,
+    observation_kind,
+    require_kinds,
+    spaces_of,
+)
+
+__all__ = [
+    "ActionLayout",
+    "Box",
+    "Dict",
+    "Discrete",
+    "Image",
+    "MultiBinary",
+    "MultiDiscrete",
+    "Spaces",
+    "Tuple",
+    "action_layout",
+    "described",
+    "env_not_found",
+    "image_layout",
+    "image_size",
+    "observation_kind",
+    "require_kinds",
+    "spaces_of",
+]
