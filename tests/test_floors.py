@@ -1,8 +1,9 @@
-"""The floors of the house: who may import whom, read from the syntax trees."""
+"""The floors of the house: docs/design.md says who may import whom, the syntax trees who does."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,42 +14,28 @@ import puffer_policies
 
 HOUSE = Path(puffer_policies.__file__).parent
 FACADE = "puffer_policies"
+DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 
-FLOORS = {
-    "errors": 1,
-    "contract": 1,
-    "tomlfile": 1,
-    "nested": 1,
-    "shipped": 1,
-    "cards": 1,
-    "hookspecs": 2,
-    "registry": 2,
-    "config": 3,
-    "envs": 4,
-    "spaces": 4,
-    "assembly.fit": 4,
-    "assembly.tensorfile": 5,
-    "nn": 5,
-    "zoo": 6,
-    "wrappers": 6,
-    "assembly": 7,
-    "assembly.factory": 9,
-    "checks": 8,
-    "cards.measurement": 10,
-    "vector": 10,
-    "train": 11,
-    "runs": 12,
-    "studies": 13,
-    "agent": 13,
-    "pufferl": 13,
-    "models": 13,
-    "pytorch": 13,
-    "cli": 14,
-    "__main__": 15,
-    "__init__": 15,
+ROW = re.compile(r"^\| (?P<floor>\d+) \| (?P<modules>.+) \| (?P<outside>.+) \|$", re.MULTILINE)
+BANS = {
+    "neither torch nor NumPy nor gymnasium": {"torch", "numpy", "gymnasium"},
+    "no torch": {"torch"},
+    "torch": set(),
 }
-TORCH_LINE = 4
-"""The highest floor without torch. Floors up to 3 have no numpy and no gymnasium either."""
+"""What modules of a floor may not import, by the words of the table in docs/design.md."""
+
+
+def read_floors() -> tuple[dict[str, int], dict[int, set[str]]]:
+    """Return the floor of each module or folder, and what each floor may not import."""
+    floors, bans = {}, {}
+    for row in ROW.finditer(DESIGN.read_text(encoding="utf-8")):
+        number = int(row["floor"])
+        floors |= dict.fromkeys(re.findall(r"`([\w.]+)`", row["modules"]), number)
+        bans[number] = BANS[row["outside"]]
+    return floors, bans
+
+
+FLOORS, BANNED = read_floors()
 
 FILES = sorted(HOUSE.rglob("*.py"))
 
@@ -107,8 +94,11 @@ def house() -> dict[str, ast.Module]:
     return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
-def test_every_file_has_its_floor(house):
-    assert {name.split(".")[1] for name in house} <= set(FLOORS)
+def test_every_module_has_a_floor_and_every_row_a_module(house):
+    places = {name.partition(".")[2] for name in house}
+    folders = {place.partition(".")[0] for place in places}
+    assert folders <= set(FLOORS)
+    assert set(FLOORS) <= places | folders
 
 
 def test_a_file_imports_no_higher_floor(house):
@@ -151,15 +141,12 @@ def test_no_function_imports_a_module_of_ours(house):
     assert late == []
 
 
-@pytest.mark.parametrize(
-    ("highest", "banned"), [(3, {"torch", "numpy", "gymnasium"}), (TORCH_LINE, {"torch"})]
-)
-def test_below_the_line_no_file_imports(house, highest, banned):
+def test_a_floor_imports_nothing_heavier_than_the_table_says(house):
     heavy = [
         f"{name} -> {other}"
         for name, tree in house.items()
         for other in imports(tree)
-        if floor(name) <= highest and other.split(".")[0] in banned
+        if other.split(".")[0] in BANNED[floor(name)]
     ]
     assert heavy == []
 
