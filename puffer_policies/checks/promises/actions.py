@@ -54,7 +54,7 @@ def _dist(subject: Subject) -> tuple[Any, Distribution]:
 @check(
     "A1",
     "samples-in-space",
-    promise="1000 sampled actions, as the environment gets them, are members of the action space.",
+    promise="A thousand samples, as the environment gets them, are members of the action space.",
     why="An environment gets an action that it does not have: it fails, or clips without a word.",
     fix="Sample 0..n-1 for a choice (the space's start is added later) and (N, *shape) floats for "
     "a Box.",
@@ -185,7 +185,7 @@ def _seeded_mode(dist: Distribution, seed: int) -> Tensor:
 @check(
     "A6",
     "density-integrates-to-one",
-    promise="exp(log_prob) integrates to 1 over all actions, and is the density of the samples.",
+    promise="The density exp(log_prob) integrates to 1 and is that of the samples.",
     why="A squashed Gaussian without its Jacobian, or an own log_prob that nobody calls, trains "
     "with wrong ratios.",
     fix="Subtract log |dy/dx| of the squashing and scaling. " + REGISTER + ".",

@@ -71,7 +71,7 @@ def has_the_members(subject: Subject) -> None:
 @check(
     "B3",
     "widths-agree",
-    promise="encode_observations gives (N, hidden_size), which decode_actions reads.",
+    promise="The encoder's output is (N, hidden_size), and decode_actions reads it.",
     why="A wrapper puts a core of width hidden_size between the two; a lie about it surfaces as a "
     "matrix multiplication deep inside.",
     fix="Set self.hidden_size to the width of the encoder's output.",
@@ -115,7 +115,7 @@ def modules_registered(subject: Subject) -> None:
     "B5",
     "parameters-there-at-once",
     promise="Has all its parameters when it is built; running it adds and replaces none.",
-    why="The optimiser is made before the first forward pass: a parameter that appears later is "
+    why="The optimizer is made before the first forward pass: a parameter that appears later is "
     "never trained (DLR-RM/stable-baselines3#1271).",
     fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass.",
 )

@@ -34,7 +34,7 @@ from puffer_policies.contract import EPISODE_START
 @check(
     "R6",
     "state-is-explicit",
-    promise="all that is carried is in the state: tensors with a row each, of one form, detached",
+    promise="All memory is in the state: detached tensors of constant form, with a row per env.",
     why="Trainers store, index and restore the state. What is kept on the module, grows, or holds "
     "the graph of the last segment breaks replay, evaluation and memory.",
     fix="Keep nothing on self between calls. initial_state(batch_size, device) returns a dict of "
@@ -132,7 +132,7 @@ def _require_detached(subject: Subject, policy: nn.Module) -> None:
 @check(
     "R9",
     "state-has-rows",
-    promise="the state can be indexed and permuted along its rows, as observations can",
+    promise="The state can be indexed and permuted along its rows, as observations can.",
     why="Trainers cut minibatches and drop finished envs: row i of the state must belong to row i.",
     fix="Put the batch first in every tensor, and transpose for layers-first kernels: reshape "
     "mixes rows.",
@@ -164,7 +164,7 @@ def state_has_rows(subject: Subject) -> None:
 @check(
     "R12",
     "state-through-wrappers",
-    promise="the state works beside other keys, in any order, and in a copy of the policy",
+    promise="The state works beside other keys, in any order, and in a copy of the policy.",
     why="PufferLib's trainer puts reward, done, env_id and mask into the state; distributed and "
     "compiled policies rebuild the dict and run in copies.",
     fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "

@@ -80,7 +80,7 @@ def _ppo_loss(subject: Subject, policy: nn.Module) -> Tensor:
 @check(
     "N7",
     "fits-one-batch",
-    promise="100 small steps on one batch lower the loss and make the rewarded actions likelier.",
+    promise="Some 100 small steps on one batch lower the loss and make rewarded actions likelier.",
     why="A policy that can't fit five rows, for a wrong sign or a cut gradient, learns nothing.",
     fix="Check the sign and the scale of the logits, and that forward is what acts.",
 )

@@ -67,7 +67,7 @@ def dtypes_cast(subject: Subject) -> None:
     promise="Reads inputs of any strides, and writes into none: observations, state, hidden.",
     why="Rollout buffers are views, and are read again in training: an update in place corrupts "
     "them after the action was drawn.",
-    fix="reshape instead of view; no operation that ends in an underscore on inputs.",
+    fix="Use reshape instead of view, and no operation that ends in an underscore on inputs.",
 )
 def inputs_left_alone(subject: Subject) -> None:
     """Run on strided copies, and compare what was passed before and after."""

@@ -44,7 +44,7 @@ def _claims(subject: Subject) -> bool:
     "gradients stay finite, and a row without any allowed option raises.",
     why="A forbidden action is illegal in the environment; a small number in place of minus "
     "infinity is drawn sooner or later.",
-    fix="logits.masked_fill(~mask, -inf), and raise where a choice has no option left.",
+    fix="Use logits.masked_fill(~mask, -inf), and raise where a choice has no option left.",
     applies=_no_options,
 )
 def masked_actions_never_happen(subject: Subject) -> None:
@@ -67,8 +67,8 @@ def masked_actions_never_happen(subject: Subject) -> None:
 @check(
     "A5",
     "mask-in-rollout-and-update",
-    promise="forward heeds a mask (B, T, A) as forward_eval heeds (B, A), row by row and step by "
-    "step, through wrappers and memory.",
+    promise="A mask (B, T, A) does in forward what (B, A) does in forward_eval, row by row and "
+    "step by step, through wrappers and memory.",
     why="A mask in the rollout only makes the update score actions of another policy: the ratio "
     "is not 1 in the first epoch.",
     fix="Read the mask in both, flatten it as b*T + t, and hand `state` on in wrappers.",

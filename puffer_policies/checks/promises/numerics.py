@@ -98,7 +98,7 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     "scale-bounded-in-log-space",
     promise="With the parameters of a Gaussian's scale at +200 and -200 the scale stays positive "
     "and finite, and so do log-probabilities and gradients.",
-    why="exp(-200) is 0 and exp(200) is infinite in float32: clamping after exp leaves NaN "
+    why="In float32, exp(-200) is 0 and exp(200) is infinite: clamping after exp leaves NaN "
     "gradients.",
     fix="Clamp log_std before exp, for instance to [-5, 2].",
     applies=lambda s: "" if s.layout.is_continuous else "its actions are choices",

@@ -37,7 +37,7 @@ UPDATES = 2
 @check(
     "P1",
     "modes-do-not-matter",
-    promise="train() and eval() change no output, evaluating changes no statistic, flags stay",
+    promise="Outputs are equal in train and eval mode, and a run changes no mode or statistic.",
     why="A policy evaluated in another mode than it was trained in is another policy.",
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
     "Never call train() or eval() inside forward.",
@@ -82,7 +82,7 @@ def _require_still(policy: nn.Module, before: dict[str, Tensor]) -> None:
 @check(
     "P2",
     "survives-a-fresh-process",
-    promise="saved, rebuilt in a fresh process and loaded, it gives the same outputs",
+    promise="Saved, rebuilt in a fresh process and loaded, it gives the same outputs.",
     why="What is kept in no file (constructor arguments, random features, the head's type) is lost "
     "when the process ends.",
     fix="Keep what outputs depend on in parameters, persistent buffers, and the constructor's "
@@ -117,7 +117,7 @@ def _not_by_name(subject: Subject) -> str:
 @check(
     "P3",
     "absent-plugin-is-named",
-    promise="where the package is missing, loading its checkpoint names the package and version",
+    promise="Without its package, loading its checkpoint names the package and its version.",
     why="A checkpoint that outlives its plug-in is worth nothing unless it says what to install.",
     fix="Leave the attribute `spec` to get_policy, which puts the recipe there; a module around a "
     "policy must not hand on the inner one's.",
@@ -169,7 +169,7 @@ def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -
 @check(
     "P6",
     "resume-equals-uninterrupted",
-    promise="training interrupted, saved and resumed equals training without a break",
+    promise="Training that is interrupted, saved and resumed equals training without a break.",
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, and register parameters in one order.",
 )

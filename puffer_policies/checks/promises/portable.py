@@ -57,7 +57,7 @@ class _Step(nn.Module):
 @check(
     "P7",
     "export-parity",
-    promise="exported with its state as input and output, it acts alike over episodes with resets",
+    promise="Exported with its state as input and output, it acts the same, resets included.",
     why="A deployed policy whose memory is frozen in the graph, or never reset, plays badly.",
     fix="Keep the step a function of observations, episode_start and state: tensors only, and no "
     "branch on torch.compiler.is_exporting().",
@@ -109,7 +109,7 @@ def _run_exported(program: Any, *inputs: Any) -> Any:
 @check(
     "P8",
     "copies-and-devices",
-    promise="it can be deep-copied, pickled and moved, and makes tensors where its inputs are",
+    promise="It can be deep-copied, pickled and moved, and makes tensors where its inputs are.",
     why="Workers get policies by pickle, evaluation by deepcopy; torch.zeros without a device "
     "works on one machine only.",
     fix="Hold no lambdas, locks or open files; write torch.zeros(..., device=x.device); keep fixed "
@@ -186,7 +186,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 @check(
     "P9",
     "compile-parity",
-    promise="compiled it gives the same outputs, and is not compiled anew at every step",
+    promise="Compiled, it gives the same outputs, and is not recompiled at every step.",
     why="A compiled policy that differs trains on other outputs; one that recompiles is slower "
     "than without.",
     fix="Branch on shapes only, keep no changing Python numbers on the module, and do not treat "

@@ -36,7 +36,7 @@ LONG = 40
 @check(
     "R1",
     "step-equals-sequence",
-    promise="stepping through observations gives what forward gives for the whole sequence",
+    promise="Stepping through observations gives what forward gives for the whole sequence.",
     why="Rollouts step and updates run sequences: a policy that differs trains on other outputs "
     "than it acted by.",
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
@@ -77,7 +77,7 @@ def step_equals_sequence(subject: Subject) -> None:
 @check(
     "R2",
     "step-equals-sequence-with-resets",
-    promise="steps and sequences agree wherever episodes start: first, middle, last, in a row",
+    promise="Steps and sequences agree wherever episodes start: first, middle, last, in a row.",
     why="Where only one path resets, the update trains on a memory that the rollout did not have.",
     fix="Zero the rows of the state where episode_start is true before the step, at every step of "
     "the sequence and for every row alone.",
@@ -116,7 +116,7 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
 @check(
     "R3",
     "reset-forgets",
-    promise="after a start a row is as fresh, whatever came before, and other rows remember",
+    promise="After a start a row is like new, whatever came before, and the other rows remember.",
     why="Otherwise an episode acts on the memory of another one, which no update can explain.",
     fix="Where state['episode_start'] is true replace every tensor of that row by its initial "
     "value before the step; keep the other rows.",
@@ -155,10 +155,10 @@ def reset_forgets(subject: Subject) -> None:
 @check(
     "R4",
     "reset-on-time",
-    promise="the state is reset before the step whose observation begins the episode",
+    promise="The state is reset before the step whose observation begins the episode.",
     why="One step late, and the first action of an episode follows from the last one; one early, "
     "and the last step of an episode is forgotten.",
-    fix="episode_start[t] belongs to observation t: reset, then step. It is done[t-1].",
+    fix="Reset, then step: episode_start[t] belongs to observation t, and is done[t-1].",
     applies=without_memory,
 )
 def reset_on_time(subject: Subject) -> None:
@@ -203,7 +203,7 @@ def _require_first_kept(subject: Subject, starts: Tensor) -> None:
 @check(
     "R5",
     "replay-from-stored-state",
-    promise="a segment replayed from the state stored before its first step gives the same outputs",
+    promise="A segment replayed from the state before its first step gives the same outputs.",
     why="Trainers store the state where a segment begins and replay from it; a state that forward "
     "ignores, or that a later step overwrites, makes every second segment wrong.",
     fix="Let forward begin from the tensors in `state`, and write a step's result as new tensors "

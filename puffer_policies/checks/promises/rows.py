@@ -38,8 +38,8 @@ INSENSITIVE = 1e-6
     "S3",
     "any-batch-size",
     promise="Batches of 1, 2 and 7 rows, and sequences of one step, give the same rows.",
-    why="squeeze() drops the batch when it is 1: training works, and acting with one environment "
-    "fails or mixes axes.",
+    why="A bare squeeze() drops the batch when it is 1: training works, and acting with one "
+    "environment fails or mixes axes.",
     fix="Never squeeze or average over the batch; name the axis: squeeze(-1).",
 )
 def any_batch_size(subject: Subject) -> None:
@@ -83,7 +83,7 @@ def rows_in_order(subject: Subject) -> None:
     "S5",
     "rows-independent",
     promise="What one row observes leaves the outputs of the other rows as they are.",
-    why="Rows are different environments: a leak makes the policy depend on its neighbours, which "
+    why="Rows are different environments: a leak makes the policy depend on its neighbors, which "
     "are others in evaluation (batch norm, or batch_first mistaken).",
     fix="Use layer norm, or declare batch statistics: declared={'train_differs': 'why'}; check the "
     "axes of recurrent and attention layers.",

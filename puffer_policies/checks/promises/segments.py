@@ -38,7 +38,7 @@ EXTRA_ROWS = 3
 @check(
     "R7",
     "memory-is-used",
-    promise="outputs depend on earlier steps, and gradients reach those steps",
+    promise="Outputs depend on earlier steps, and gradients reach those steps.",
     why="A memory that nothing reads, or that is detached at every step, costs time and learns "
     "nothing.",
     fix="Decode from the memory's output, and detach the state between sequences only.",
@@ -96,7 +96,7 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
 @check(
     "R8",
     "no-look-across-episodes",
-    promise="in a sequence nothing before a start reaches the steps after it, nor what was carried",
+    promise="In a sequence, no step after a start depends on steps before it or on the old state.",
     why="Attention and windows that look across the boundary mix episodes in training only.",
     fix="Mask every pair of steps with a start between them, and drop the carried memory there.",
     applies=without_memory,
@@ -116,7 +116,7 @@ def no_look_across_episodes(subject: Subject) -> None:
 @check(
     "R10",
     "padding-is-inert",
-    promise="steps appended after the real ones, and rows beside them, change no real output",
+    promise="Steps appended after the real ones, and rows beside them, change no real output.",
     why="Batches of episodes of different length are padded; padding that counts changes losses "
     "and statistics.",
     fix="Let a step see its past only, mask padding in norms and attention, and undo any sorting "
@@ -165,7 +165,7 @@ def _pasted(seen: Any, padding: Any, lengths: Tensor) -> Any:
 @check(
     "R11",
     "first-ratio-is-one",
-    promise="log-probabilities recomputed by forward equal those of the rollout, dones included",
+    promise="Log-probabilities recomputed by forward equal those of the rollout, across dones.",
     why="PPO's ratio must be 1 before the first update: else clipping acts on noise.",
     fix="See R1, R2 and R5; and let nothing that outputs depend on change during a rollout, "
     "such as running statistics or dropout.",

@@ -24,9 +24,9 @@ from puffer_policies.errors import PolicyError
 @check(
     "P4",
     "prefixes-are-harmless",
-    promise="weights saved from a compiled or distributed policy load into a bare one, and back",
-    why="torch.compile and DistributedDataParallel put `_orig_mod.` and `module.` before every "
-    "key; a policy that rewrites keys loses weights.",
+    promise="Weights of a compiled or distributed policy load into a bare one, and back.",
+    why="Both torch.compile and DistributedDataParallel put a prefix, `_orig_mod.` or `module.`, "
+    "before every key; a policy that rewrites keys loses weights.",
     fix="Rename no keys in state_dict or load hooks, or honour their `prefix` and change the start "
     "of a key only.",
 )
@@ -82,7 +82,7 @@ def _require_equal(found: dict[str, Any], expected: dict[str, Any], where: str) 
 @check(
     "P5",
     "strict-state-dict",
-    promise="its state_dict loads safely and strictly, and holds every tensor once",
+    promise="Its state_dict loads safely and strictly, and holds every tensor once.",
     why="A tensor under two names is trained once and saved twice; a key that is dropped silently "
     "is a layer that was never loaded.",
     fix="Leave state_dict and load_state_dict to nn.Module, keep plain tensors in them, and share "
