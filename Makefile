@@ -60,7 +60,8 @@ format: setup  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup  ## Write docs/checks.md and docs/zoo.md from what they tell of.
+docs: setup  ## Generate the pages and pictures of docs/ that are made from the code.
+	$(BIN)/python tools/draw_house.py
 	$(BIN)/python tools/write_checks_page.py
 	$(BIN)/python tools/write_zoo_page.py
 

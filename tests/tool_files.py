@@ -1,8 +1,9 @@
-"""Loads a tool of the repository, which is a file and no package."""
+"""Loads a tool of the repository, which is a file outside any package."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,5 +16,6 @@ def load_tool(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
