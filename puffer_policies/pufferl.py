@@ -30,7 +30,7 @@ from puffer_policies.runs.folder import LATEST
 from puffer_policies.runs.result import RunResult
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.making import as_vecenv
+from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
 

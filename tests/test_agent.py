@@ -26,8 +26,8 @@ from puffer_policies.errors import (
 )
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.spaces import Spaces
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 
 pytestmark = pytest.mark.trainer
 

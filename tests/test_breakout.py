@@ -8,9 +8,14 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from puffer_policies.envs.breakout import MAX_EPISODE_STEPS, BreakoutEnv, BreakoutVectorEnv
-from puffer_policies.envs.breakout_field import LIVES, Field
-from puffer_policies.envs.registration import register_envs
+from puffer_policies.envs.breakout import (
+    LIVES,
+    MAX_EPISODE_STEPS,
+    BreakoutEnv,
+    BreakoutVectorEnv,
+    Field,
+)
+from puffer_policies.envs.factory import register_envs
 from puffer_policies.errors import EnvError
 
 ENV_ID = "puffer_policies/Breakout-v0"

@@ -12,11 +12,16 @@ import pytest
 
 from puffer_policies.config.load import load_config
 from puffer_policies.config.presets import find_shipped
-from puffer_policies.envs.families import bring_env, families, family_of, known_ids
-from puffer_policies.envs.preprocessing import evaluation_kwargs
+from puffer_policies.envs.families import (
+    bring_env,
+    evaluation_kwargs,
+    families,
+    family_of,
+    known_ids,
+)
 from puffer_policies.errors import EnvError, MissingDependency
 from puffer_policies.spaces import observation_kind, spaces_of
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 pytestmark = pytest.mark.trainer
 

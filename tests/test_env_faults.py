@@ -18,8 +18,8 @@ from training_toys import Clock
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import EnvError, TrainingError
 from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 
 WAYS = [SyncVectorEnv, AsyncVectorEnv]
 STAY = np.zeros(2, dtype=np.int64)

@@ -16,8 +16,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from puffer_policies.errors import EnvError
 from puffer_policies.nested import leaves
 from puffer_policies.vector.capture import Snapshot, capture
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.restore import restore
 
 pytestmark = pytest.mark.trainer

@@ -33,8 +33,8 @@ from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.statistics import mean_interval
 from puffer_policies.runs.video import record_video, require_video
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 from puffer_policies.wrappers.lstm import LSTMWrapper
 
 

@@ -20,7 +20,7 @@ from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.state import put_state, take_state, with_envs
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 pytestmark = pytest.mark.trainer
 

@@ -14,13 +14,13 @@ from training_toys import one_thread_seed
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.envs.factory import register_envs
 from puffer_policies.envs.known_values import Chain, Countdown
 from puffer_policies.envs.recall import DECK, MaskedRecall, RepeatPrevious
-from puffer_policies.envs.registration import register_envs
 from puffer_policies.errors import EnvError
 from puffer_policies.spaces import spaces_of
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 pytestmark = pytest.mark.trainer
 

@@ -10,8 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from training_toys import MODES, Clock, clocks
 
 from puffer_policies.errors import ConfigError, EnvError
+from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import as_vecenv, make_vecenv
 
 STAY = np.zeros(1, dtype=np.int64)
 

@@ -14,7 +14,7 @@ from plain_policies import Plain
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import EnvError, MissingDependency
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 pytest.importorskip("envpool")
 

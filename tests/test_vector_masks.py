@@ -13,8 +13,8 @@ from masked_toys import LAMPS, OPTIONS, Lamps, LampsByMethod, LampsInInfo, lamps
 from training_toys import MODES, guesses
 
 from puffer_policies.errors import EnvError
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import make_vecenv
 from puffer_policies.vector.parallel_envs import ParallelVecEnv
 
 pytestmark = pytest.mark.trainer

@@ -20,8 +20,8 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, MissingDependency
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.capture import capture
+from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.making import as_vecenv, make_vecenv
 from puffer_policies.vector.restore import restore
 
 SHORT, LONG = [(2, "t")], [(5, "c")]

@@ -12,7 +12,7 @@ from training_toys import SCHEDULES, Clock
 from puffer_policies import pufferl
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import EnvError
-from puffer_policies.vector.making import as_vecenv
+from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.puffer_envs import PufferVecEnv
 
 SHORT, LONG = [(2, "t")], [(5, "c")]

@@ -8,7 +8,7 @@ import turns
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 
 def trainer(*, memory: bool) -> Trainer:

@@ -18,7 +18,7 @@ from puffer_policies.errors import ConfigError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.specs import WrapperSpec
 from puffer_policies.train.distributed import ALONE, World
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
 NORMALIZER = "puffer-policies/NormalizeObservationWrapper"

@@ -15,7 +15,7 @@ from torch import nn
 from puffer_policies.assembly.checkpoint import load_policy, read_header
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import EvalConfig
-from puffer_policies.envs.preprocessing import evaluation_kwargs
+from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
@@ -28,7 +28,7 @@ from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.train.rollout import to_tensor
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20

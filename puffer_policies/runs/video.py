@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from puffer_policies.config.resolved import Config
-from puffer_policies.envs.preprocessing import evaluation_kwargs
+from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.optional import import_optional
-from puffer_policies.vector.making import make_vecenv
+from puffer_policies.vector.factory import make_vecenv
 
 SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30

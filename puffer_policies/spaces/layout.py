@@ -16,8 +16,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from puffer_policies.envs.factory import make_for_spaces
 from puffer_policies.envs.families import known_ids
-from puffer_policies.envs.making import make_for_spaces
 from puffer_policies.errors import EnvError, IncompatibleSpace, nearest
 
 MAX_INTEGER_CHOICES = 4096

@@ -15,15 +15,14 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.config.presets import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
-from puffer_policies.envs.making import NATIVE, best_mode, find_env, make_envs
+from puffer_policies.envs.factory import NATIVE, best_mode, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
 from puffer_policies.spaces import env_not_found
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel
-from puffer_policies.vector.pettingzoo_names import PREFIX as PETTINGZOO
-from puffer_policies.vector.pettingzoo_names import make_parallel_env
+from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
+from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
 
