@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.state import put_state, take_state, with_envs
 from puffer_policies.train.advantage import explained_variance
+from puffer_policies.train.alarms import Alarm, Watch
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.wrappers.lstm import LSTMWrapper
@@ -204,6 +206,30 @@ def test_a_resumed_trainer_equals_the_uninterrupted_one(make, mode):
     logs = run(after)
     assert torch.equal(weights(after), weights(whole))
     assert logs["environment/episodes"] == whole.collector.episodes.num_finished
+
+
+def test_a_trainer_goes_on_from_the_state_of_another_in_the_same_envs_at_the_same_step():
+    vecenv, whole = clocks(MODES[0]), trainer_of(clocks(MODES[0]))
+    run(whole)
+    before = trainer_of(vecenv)
+    for _ in range(2):
+        before.evaluate()
+        before.train()
+    state = copy.deepcopy(before.state_dict())
+    envs, policy = copy.deepcopy(before.vecenv), copy.deepcopy(before.policy)
+    after = trainer_of(clocks(MODES[0]))
+    after.vecenv.__dict__.update(envs.__dict__)
+    after.policy.load_state_dict(policy.state_dict())
+    after.load_state_dict(state)
+    assert run(after)["environment/episodes"] == whole.collector.episodes.num_finished
+    assert torch.equal(weights(after), weights(whole))
+
+
+def test_an_alarm_stays_reported_in_the_state():
+    watch, other = Watch(), Watch()
+    watch.new([Alarm("idle", "...")])
+    other.load_state_dict(watch.state_dict())
+    assert other.new([Alarm("idle", "..."), Alarm("ratio", "...")]) == [Alarm("ratio", "...")]
 
 
 def test_the_state_of_another_policy_is_refused():

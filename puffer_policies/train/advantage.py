@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +92,26 @@ class RewardScale:
         """What rewards are multiplied by; 1 while all returns are equal."""
         variance = self.squares / self.count if self.count else 0.0
         return float(variance**-0.5) if variance > 1e-8 else 1.0
+
+    def restart(self) -> None:
+        """Start new returns in all rows; the statistics stay."""
+        self.gathered = np.zeros_like(self.gathered)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the returns under way, an (N,) float64 array, and the statistics, as floats."""
+        return {
+            "running_returns": self.gathered.copy(),
+            "count": self.count,
+            "mean": self.mean,
+            "squares": self.squares,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned for as many rows."""
+        self.gathered = np.array(state["running_returns"], dtype=np.float64)
+        self.count, self.mean, self.squares = (
+            float(state[name]) for name in ("count", "mean", "squares")
+        )
 
 
 def _number(value: float) -> Tensor:

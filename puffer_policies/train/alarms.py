@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 RATIO_TOLERANCE = 1e-3
 """Of |ratio - 1| before the first gradient step; float32 gives 1e-6, an LSTM over 1,000 steps 1e-4.
@@ -157,10 +158,18 @@ _RULES = (
 class Watch:
     """Tells of each alarm once in a run; the log has every reading."""
 
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
-    def new(self, found: list[Alarm]) -> list[Alarm]:
-        """Return those of `found` that were not told before."""
-        begun = [each for each in found if each.name not in self.told]
-        self.told |= {each.name for each in begun}
-        return begun
+    def new(self, current: list[Alarm]) -> list[Alarm]:
+        """Return those of `current` that were not reported before."""
+        fresh = [each for each in current if each.name not in self.reported]
+        self.reported |= {each.name for each in fresh}
+        return fresh
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the names of the reported alarms, as a sorted list."""
+        return {"reported": sorted(self.reported)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.reported = set(state["reported"])

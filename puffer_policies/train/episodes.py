@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +42,24 @@ class EpisodeTracker:
         """Forget the episodes under way."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the episodes under way, (N,) arrays, and the finished ones, as lists."""
+        return {
+            "running_returns": self._returns.copy(),
+            "running_lengths": self._lengths.copy(),
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "num_finished": self.num_finished,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned for as many envs."""
+        self._returns[:] = state["running_returns"]
+        self._lengths[:] = state["running_lengths"]
+        self.returns = deque(state["returns"], maxlen=self.returns.maxlen)
+        self.lengths = deque(state["lengths"], maxlen=self.lengths.maxlen)
+        self.num_finished = int(state["num_finished"])
 
     def totals(self) -> list[float]:
         """Return what `summary` is made of; those of several trackers add up."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,20 @@ class Collector:
             each.copy_(here[name])
         carried = self._carry.tensors
         self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next rollout starts with.
+
+        ``episodes`` is the state of the tracker, ``next_step`` holds tensors (N, ...): the last
+        observations, episode starts and inputs, and the recurrent state. The tensors are not
+        copies: the next rollout writes over them.
+        """
+        return {"episodes": self.episodes.state_dict(), "next_step": self.here()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; the envs must be brought to the same step."""
+        self.episodes.load_state_dict(state["episodes"])
+        self.go_on(state["next_step"])
 
     def _seen(self) -> Tensors:
         observations, starts, sent = self._buffers.seen(self._num_steps)

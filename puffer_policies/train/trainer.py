@@ -7,7 +7,9 @@ spaces, policies or wrappers.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,12 +140,51 @@ class Trainer:
         self.epoch += 1
         return {**self._logs(losses, explained), **self._times(time.perf_counter() - begun)}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the trainer goes on with: nested dicts of numbers, lists, arrays and tensors.
+
+        Three things are left to the caller: the policy's weights, the envs, and the random
+        generators of the process. The tensors are not copies.
+        """
+        return {
+            "epoch": self.epoch,
+            "global_step": self.global_step,
+            "generator": self.generator.get_state(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "collector": self.collector.state_dict(),
+            "reward_scale": self.reward_scale.state_dict(),
+            "alarms": self._watch.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned for the same plan, policy and kind of device.
+
+        Envs that are not brought to the same step need `restart_episodes` afterwards.
+
+        Raises:
+            ValueError: the optimizer's state belongs to other parameters.
+        """
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.global_step = state["epoch"], state["global_step"]
+        self.generator.set_state(state["generator"].cpu())
+        self.collector.load_state_dict(state["collector"])
+        self.reward_scale.load_state_dict(state["reward_scale"])
+        self._watch.load_state_dict(state["alarms"])
+
+    def reseed(self) -> None:
+        """Draw from here on what no other process of the run draws, and no earlier update."""
+        self.generator.manual_seed(self.config.seed + self.epoch + self.world.rank)
+
+    def restart_episodes(self) -> None:
+        """Start new episodes in every env."""
+        seed = self.config.seed + self.epoch + self.world.rank * self.vecenv.num_envs
+        self.collector.restart(seed=seed)
+        self.reward_scale.restart()
+
     def begin_anew(self) -> None:
         """Start new episodes, with random numbers that no other process of the run has."""
-        seed = self.config.seed + self.epoch
-        self.generator.manual_seed(seed + self.world.rank)
-        self.collector.restart(seed=seed + self.world.rank * self.vecenv.num_envs)
-        self.reward_scale.gathered = np.zeros_like(self.reward_scale.gathered)
+        self.reseed()
+        self.restart_episodes()
 
     def close(self) -> None:
         """Close the envs."""
