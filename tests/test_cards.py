@@ -12,7 +12,7 @@ from torch import nn
 from puffer_policies.cards.card import Card, CardFile, read_cards, write_cards
 from puffer_policies.cards.measurement import measure_card
 from puffer_policies.cards.results import read_results
-from puffer_policies.cli.card_fields import shipped_card, shipped_learning
+from puffer_policies.cli.show import shipped_card, shipped_learning
 from puffer_policies.nn.init import drawn_as, layer_init, orthogonal_gates
 from puffer_policies.registry import default_registry
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 from commands import run
 
+from puffer_policies.cli.config_arguments import split_overrides
 from puffer_policies.cli.main import main
-from puffer_policies.cli.overrides import split_overrides
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -212,6 +212,19 @@ def test_looking_imports_no_torch(project):
             "assert not heavy, heavy"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_help_of_every_verb_needs_nothing_heavy(project):
+    code = (
+        "import sys; from puffer_policies.cli.parser import VERBS, make_parser\n"
+        "for verb, text in VERBS.items():\n"
+        "    parser, verbs = make_parser([verb])\n"
+        "    help = verbs.choices[verb].format_help()\n"
+        "    assert text[1:] in ' '.join(help.split()) and '--json' in help, help\n"
+        "heavy = {'torch', 'numpy', 'gymnasium'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_reader_that_leaves_is_no_error():

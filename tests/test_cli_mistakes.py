@@ -11,6 +11,8 @@ import gymnasium
 import pytest
 from commands import run
 
+from puffer_policies.checks import api
+
 pytestmark = pytest.mark.usefixtures("project")
 
 
@@ -95,9 +97,7 @@ def test_a_preset_leads_somewhere(capsys, project):
 
 
 def test_a_report_that_can_not_be_written_is_refused_before_the_checks_run(capsys, monkeypatch):
-    from puffer_policies.cli import check as checking
-
-    monkeypatch.setattr(checking, "run_plans", lambda *_, **__: pytest.fail("they ran"))
+    monkeypatch.setattr(api, "run_plans", lambda *_, **__: pytest.fail("they ran"))
     for path in ("nowhere/report.xml", "."):
         code, _, err = run(capsys, "check", "Default", "--junit", path)
         assert code == 2

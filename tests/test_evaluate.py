@@ -134,8 +134,8 @@ def test_an_endless_env_ends_at_the_limit_and_says_how_many_episodes_ended():
     told = evaluate(Plain(env), env, EvalConfig(episodes=4, max_steps=50))
     assert told.lengths == (10, 10)
     assert (told.to_dict()["episodes"], told.to_dict()["episodes_asked"]) == (2, 4)
-    assert "2 of the 4 asked for ended in 50 steps" in told.described()["episodes"]
-    assert "eval.max_steps" in told.described()["episodes"]
+    assert "2 of the 4 asked for ended in 50 steps" in told.fields()["episodes"]
+    assert "eval.max_steps" in told.fields()["episodes"]
 
 
 def test_no_episode_at_all_is_said_without_numbers():
@@ -143,7 +143,7 @@ def test_no_episode_at_all_is_said_without_numbers():
     told = evaluate(Plain(env), env, EvalConfig(episodes=1, max_steps=50))
     assert math.isnan(told.mean)
     assert json.loads(json.dumps(told.to_dict(), allow_nan=False))["mean"] is None
-    assert list(told.described()) == ["episodes"]
+    assert list(told.fields()) == ["episodes"]
 
 
 def played(*returns, episodes=None):

@@ -349,7 +349,9 @@ sys.exit(main(["list"]))
 """
 
 
-@pytest.mark.parametrize("name", ["puffer_policies.cli.door", "pluggy", "puffer_policies.registry"])
+@pytest.mark.parametrize(
+    "name", ["puffer_policies.cli.parser", "pluggy", "puffer_policies.registry"]
+)
 def test_an_interrupt_during_the_first_imports_is_told_in_a_word(name):
     done = subprocess.run(
         [sys.executable, "-c", EARLY, name], capture_output=True, text=True, check=False

@@ -9,6 +9,8 @@ import sys
 import pytest
 from tool_files import load_tool
 
+from puffer_policies.cli.parser import VERBS
+
 TOOL = load_tool("draw_house")
 FACADE = "puffer_policies"
 FLOORS = {place: floor.number for floor in TOOL.read_floors() for place in floor.places}
@@ -73,12 +75,21 @@ def test_imports_have_no_circle(house):
     assert edges == {}
 
 
+def may_import_late(module: str, function: str) -> bool:
+    """A verb imports what it works with when it runs, so that its ``--help`` needs no torch."""
+    package, _, verb = module.rpartition(".")
+    return (
+        package == "puffer_policies.cli" and verb.replace("_", "-") in VERBS and function == "run"
+    )
+
+
 def test_no_function_imports_a_module_of_ours(house):
     late = [
         f"{name}:{node.lineno}"
         for name, tree in house.items()
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not may_import_late(name, function.name)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
         and ours(imports(ast.Module([node], type_ignores=[])))

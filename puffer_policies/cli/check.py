@@ -6,22 +6,67 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from puffer_policies.assembly.fit import fits
-from puffer_policies.checks.api import run_plans
-from puffer_policies.checks.engine.plans import Plan, plans_for
-from puffer_policies.checks.engine.report import render, to_junit
-from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
-from puffer_policies.checks.model import Report, Result, by_code
 from puffer_policies.cli.output import print_json
+from puffer_policies.cli.parser import seconds, text
 from puffer_policies.errors import ConfigError
-from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry import default_registry
+
+if TYPE_CHECKING:
+    from puffer_policies.checks.model import Result
 
 
-def run_check(options: argparse.Namespace) -> int:
-    """Run the suite and print what came of it; 1 if anything failed or nothing was run."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the policies, the checks, and how they run."""
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="policies by name, or file.py::Class (default: every policy)",
+    )
+    parser.add_argument(
+        "--env",
+        type=text,
+        metavar="ENV",
+        help="check on this environment instead of small spaces",
+    )
+    parser.add_argument(
+        "--select", default="", metavar="CODES", help="run only these checks, such as S,R1"
+    )
+    parser.add_argument("--ignore", default="", metavar="CODES", help="run all checks but these")
+    parser.add_argument(
+        "--tier",
+        action="append",
+        choices=("static", "dynamic", "trainability"),
+        help="run only this tier, may be repeated (default: static and dynamic)",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="seconds each check may take (default: 30)",
+    )
+    parser.add_argument(
+        "--no-isolation",
+        action="store_true",
+        help="run the checks in this process, where a debugger can follow them",
+    )
+    parser.add_argument("--junit", type=text, metavar="FILE", help="also write JUnit XML")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the suite and print its results; 1 if anything failed or nothing was run."""
+    from rich.console import Console
+
+    from puffer_policies.assembly.fit import fits
+    from puffer_policies.checks.api import run_plans  # torch
+    from puffer_policies.checks.engine.plans import plans_for
+    from puffer_policies.checks.engine.report import render, to_junit
+    from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
+    from puffer_policies.checks.model import Report, by_code
+
     _require_writable(options.junit)
     registry = default_registry()
     checks = select_checks(
@@ -30,51 +75,48 @@ def run_check(options: argparse.Namespace) -> int:
         ignore=options.ignore,
         tiers=options.tier or DEFAULT_TIERS,
     )
-    names = options.names or _every_policy(options.env, registry)
-    plans = [plan for name in names for plan in _plans(name, options.env, registry)]
+    if options.names:
+        names = options.names
+    elif options.env is None:
+        names = registry.names("policy")
+    else:
+        names = [fit.name for fit in fits(options.env, registry=registry) if fit.fits]
+    plans = [plan for name in names for plan in plans_for(name, options.env, registry=registry)]
     results = run_plans(
         plans, checks, isolate=not options.no_isolation, time_limit=options.time_limit
     )
-    report = Report(_followed(results, len(plans) * len(checks)), by_code(checks))
-    _write(report, options)
-    return 0 if report.ok else 1
-
-
-def _require_writable(path: str | None) -> None:
-    """Refuse a report that can't be written now, not after the minutes that the checks take."""
-    if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise ConfigError(f"Can't write --junit {path!r}: it should be a file in a folder that is.")
-
-
-def _every_policy(env: str | None, registry: Registry) -> list[str]:
-    if env is None:
-        return registry.names("policy")
-    return [fit.name for fit in fits(env, registry=registry) if fit.fits]
-
-
-def _plans(name: str, env: str | None, registry: Registry) -> list[Plan]:
-    return plans_for(name, env, registry=registry)
-
-
-def _followed(results: Iterable[Result], number: int) -> list[Result]:
-    """Collect results, and show on a terminal how far they have come."""
-    console, found = Console(stderr=True), []
-    with console.status("starting") as status:
-        for result in results:
-            found.append(result)
-            status.update(f"{len(found)} of {number}: {result.policy}, {result.code}")
-    return found
-
-
-def _write(report: Report, options: argparse.Namespace) -> None:
+    report = Report(_with_progress(results, len(plans) * len(checks)), by_code(checks))
     if options.junit:
-        try:
-            Path(options.junit).write_text(to_junit(report), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"Can't write --junit {options.junit!r}: {error}.") from error
+        _write_text(options.junit, to_junit(report))
     if options.json:
         print_json(report.to_dict())
     elif sys.stdout.isatty():
         print(render(report, width=Console().width))
     else:
         print(render(report))
+    return 0 if report.ok else 1
+
+
+def _require_writable(path: str | None) -> None:
+    """Refuse a report that can't be written now, not after the minutes that the checks take."""
+    if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+        raise ConfigError(f"Can't write --junit {path!r}: it must be a file in an existing folder.")
+
+
+def _write_text(path: str, xml: str) -> None:
+    try:
+        Path(path).write_text(xml, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Can't write --junit {path!r}: {error}.") from error
+
+
+def _with_progress(results: Iterable[Result], number: int) -> list[Result]:
+    """Collect results, and show the progress on a terminal."""
+    from rich.console import Console
+
+    console, finished = Console(stderr=True), []
+    with console.status("starting") as status:
+        for result in results:
+            finished.append(result)
+            status.update(f"{len(finished)} of {number}: {result.policy}, {result.code}")
+    return finished

@@ -1,4 +1,4 @@
-"""The verb compare: several policies on one env, as a table and a picture."""
+"""The verb compare: several policies on one environment, as a table and a picture."""
 
 from __future__ import annotations
 
@@ -6,46 +6,74 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from puffer_policies.cli.configs import config_of
+from puffer_policies.cli.config_arguments import (
+    add_config_arguments,
+    config_of,
+    folder_beside_runs,
+)
+from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.cli.train import INTERRUPTED
+from puffer_policies.cli.parser import count, text
 from puffer_policies.config.resolved import Config
 from puffer_policies.errors import PolicyError
-from puffer_policies.runs.statistics import interval_text
-from puffer_policies.studies.compare import (
-    TABLE,
-    Comparison,
-    Entry,
-    compare,
-    draw_comparison,
-)
+
+if TYPE_CHECKING:
+    from puffer_policies.studies.compare import Comparison, Entry
 
 
-def run_compare(options: argparse.Namespace) -> int:
-    """Train all, print the table; 130 if Ctrl-C cut it short, 1 if a policy failed."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, the policies and the number of seeds."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "policies",
+        nargs="+",
+        metavar="POLICY",
+        help="names of policies, or expressions such as 'LSTMWrapper(Default)'",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=count,
+        default=3,
+        metavar="N",
+        help="runs of each policy, each with its own seed (default: 3)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=text,
+        metavar="DIR",
+        help="a new folder for the runs and the table (default: comparisons/ENV-TIME)",
+    )
+    parser.epilog = "The flags of the config work as with 'train' and apply to every policy."
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train all, print the table; 130 if Ctrl-C stopped it, 1 if a policy failed."""
+    from puffer_policies.studies.compare import TABLE, compare, draw_comparison  # torch
+
     config = config_of(options)
-    found = compare(
+    comparison = compare(
         config,
         options.policies,
         seeds=options.seeds,
         folder=options.output or _default_folder(config),
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    picture = _drawn(found)
+    try:
+        picture = draw_comparison(comparison)
+    except PolicyError as error:  # the table exists, with or without its picture
+        print(f"No picture was drawn: {error}", file=sys.stderr)
+        picture = None
     if options.json:
-        print_json({**found.to_dict(), "picture": None if picture is None else str(picture)})
+        print_json({**comparison.to_dict(), "picture": None if picture is None else str(picture)})
     else:
-        _print(found, picture)
-    if found.interrupted:
+        _print(comparison)
+        print(comparison.folder / TABLE, *[picture] * (picture is not None), sep="\n")
+    if comparison.interrupted:
         return INTERRUPTED
-    return 1 if any(each.error for each in found.entries) else 0
-
-
-def folder_beside_runs(config: Config, kind: str) -> Path:
-    """Return ``<kind>/<env>`` beside the folder of runs: not in it, where all should be runs."""
-    name = config.base.env_name.replace("/", "_").replace(":", "_")
-    return Path(config.train.data_dir).expanduser().parent / kind / name
+    return 1 if any(each.error for each in comparison.entries) else 0
 
 
 def _default_folder(config: Config) -> Path:
@@ -53,32 +81,20 @@ def _default_folder(config: Config) -> Path:
     return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def _drawn(found: Comparison) -> Path | None:
-    try:
-        return draw_comparison(found)
-    except PolicyError as error:  # the table is there, with or without its picture
-        print(f"No picture was drawn: {error}", file=sys.stderr)
-        return None
-
-
-def _print(found: Comparison, picture: Path | None) -> None:
-    seeds = len(found.seeds)
-    title = f"{found.env}, {found.steps:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
+def _print(comparison: Comparison) -> None:
+    seeds = len(comparison.seeds)
+    title = f"{comparison.env}, {comparison.steps:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
     columns = ("policy", "return", "runs", "parameters", "steps/s", "seconds", "error")
-    print_table(title, columns, [_row(each) for each in found.entries])
-    if found.interrupted:
+    print_table(title, columns, [_row(each) for each in comparison.entries])
+    if comparison.interrupted:
         print("Interrupted: unfinished runs are left out.")
-    print(found.folder / TABLE)
-    if picture is not None:
-        print(picture)
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    data = entry.to_dict()
-    mean, speed = data["mean"], data["steps_per_second"]
+    speed = entry.speed
     return (
         entry.policy,
-        "" if mean is None else f"{mean:,.2f}{interval_text(data['interval'])}",
+        entry.return_text,
         str(len(entry.results)),
         f"{entry.parameters:,}",
         "" if speed is None else f"{speed:,.0f}",

@@ -1,4 +1,4 @@
-"""The verb eval: a checkpoint plays, and may be filmed."""
+"""The verb eval: a checkpoint plays episodes, and may be filmed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,54 @@ import os
 from typing import Any
 
 from puffer_policies.cli.output import print_fields, print_json
-from puffer_policies.runs.evaluate import evaluate_config, restore
-from puffer_policies.runs.video import record_video, require_video
+from puffer_policies.cli.parser import count, text
 
 
-def run_eval(options: argparse.Namespace) -> int:
-    """Replay a checkpoint and print what it reached."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint, and how it plays."""
+    as_in_training = "(default: as in the run's final evaluation)"
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or the folder of a run"
+    )
+    parser.add_argument(
+        "--episodes", type=int, metavar="N", help=f"episodes to play {as_in_training}"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help=f"seed of the environments {as_in_training}"
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        metavar="N",
+        help="stop each environment after this many steps, even in the middle of an episode",
+    )
+    parser.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="sample the actions, instead of taking the most likely one",
+    )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="play with the run's best checkpoint instead of its last one",
+    )
+    parser.add_argument(
+        "--video", type=text, metavar="FILE", help="also record a video, as .mp4 or .gif"
+    )
+    parser.add_argument(
+        "--video-episodes",
+        type=count,
+        default=1,
+        metavar="N",
+        help="episodes in the video (default: 1)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play with a checkpoint and print the returns."""
+    from puffer_policies.runs.evaluate import evaluate_config, restore  # torch
+    from puffer_policies.runs.video import record_video, require_video
+
     if options.video is not None:
         require_video(options.video)
         # Pictures need no screen; without one SDL, with which gymnasium draws, complains.
@@ -20,7 +62,7 @@ def run_eval(options: argparse.Namespace) -> int:
     trained = restore(options.checkpoint, overrides=_overrides(options), best=options.best)
     policy, config = trained.policy, trained.config
     evaluation = evaluate_config(policy, config)
-    data, fields = evaluation.to_dict(), list(evaluation.described().items())
+    data, fields = evaluation.to_dict(), list(evaluation.fields().items())
     if options.video is not None:
         video = record_video(policy, config, options.video, episodes=options.video_episodes)
         data["video"] = video.to_dict()
@@ -34,6 +76,6 @@ def run_eval(options: argparse.Namespace) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the flags change of the [eval] section."""
-    given = {key: getattr(options, key) for key in ("episodes", "seed", "max_steps")}
-    overrides = {key: value for key, value in given.items() if value is not None}
+    flags = {key: getattr(options, key) for key in ("episodes", "seed", "max_steps")}
+    overrides = {key: value for key, value in flags.items() if value is not None}
     return {**overrides, "deterministic": False} if options.stochastic else overrides

@@ -1,7 +1,7 @@
-"""The entry point, which imports nothing before it can answer a Ctrl-C.
+"""The entry point, which imports nothing of ours before it can answer Ctrl-C.
 
-Exit codes: 0 done, 1 a negative answer (``doctor`` found a problem, ``why`` found no name),
-2 a mistake in what was asked, 130 interrupted.
+Exit codes: 0 success, 1 a negative answer (``doctor`` found a problem, ``why`` found no name),
+2 a mistake in the command line or a failure, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 
 INTERRUPTED = 130
+"""What shells return for a program that Ctrl-C ended: 128 plus the signal's number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     try:
-        code: int = importlib.import_module("puffer_policies.cli.door").run(argv)
+        code: int = importlib.import_module("puffer_policies.cli.parser").run(argv)
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

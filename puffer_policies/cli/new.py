@@ -1,4 +1,4 @@
-"""The verb that writes a new plug-in package."""
+"""The verb new: a plug-in package for policies of one's own."""
 
 from __future__ import annotations
 
@@ -8,45 +8,60 @@ import shlex
 from pathlib import Path
 
 from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.cli.parser import text
 from puffer_policies.registry.scaffold import Scaffold, write_package
 
 
-def run_new(options: argparse.Namespace) -> int:
-    """Write a package, and print its names and what to do next."""
-    written = write_package(options.name, into=Path(options.into))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the name of the package, and its place."""
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the package, such as acme or acme-policies"
+    )
+    parser.add_argument(
+        "--into",
+        type=text,
+        default=".",
+        metavar="DIR",
+        help="folder in which the package's folder is created (default: this one)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a package, and print its names and the next commands."""
+    scaffold = write_package(options.name, into=Path(options.into))
     if options.json:
-        print_json(_data(written))
+        print_json(_data(scaffold))
     else:
-        print_fields(_fields(written))
+        print_fields(_fields(scaffold))
     return 0
 
 
-def _data(written: Scaffold) -> dict[str, object]:
+def _data(scaffold: Scaffold) -> dict[str, object]:
     return {
-        "distribution": written.names.distribution,
-        "package": written.names.package,
-        "policy": _qualified(written),
-        "folder": str(written.folder),
-        "files": written.files,
+        "distribution": scaffold.names.distribution,
+        "package": scaffold.names.package,
+        "policy": _policy(scaffold),
+        "folder": str(scaffold.folder),
+        "files": scaffold.files,
     }
 
 
-def _fields(written: Scaffold) -> list[tuple[str, str]]:
-    names = written.names
+def _fields(scaffold: Scaffold) -> list[tuple[str, str]]:
+    names = scaffold.names
     commands = (
-        f"cd {shlex.quote(str(written.folder))}",
+        f"cd {shlex.quote(str(scaffold.folder))}",
         "pip install -e '.[test]'",
         "pytest",
-        f"puffer-policies train CartPole-v1 --policy-name {_qualified(written)}",
+        f"puffer-policies train CartPole-v1 --policy-name {_policy(scaffold)}",
     )
     return [
-        ("folder", str(written.folder) + os.sep),
+        ("folder", str(scaffold.folder) + os.sep),
         ("distribution", names.distribution),
         ("package", names.package),
-        ("policy", f"{_qualified(written)}, a class in src/{names.package}/nets.py"),
+        ("policy", f"{_policy(scaffold)}, a class in src/{names.package}/nets.py"),
         ("next", "\n".join(commands)),
     ]
 
 
-def _qualified(written: Scaffold) -> str:
-    return f"{written.names.distribution}/{written.names.policy}"
+def _policy(scaffold: Scaffold) -> str:
+    return f"{scaffold.names.distribution}/{scaffold.names.policy}"

@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.runs.statistics import interval_text
-from puffer_policies.studies.curves import Series
-from puffer_policies.studies.plot import plot_runs
+from puffer_policies.cli.parser import text
+
+if TYPE_CHECKING:
+    from puffer_policies.studies.curves import Series
+
+RETURN = "environment/episode_return"
 
 
-def run_plot(options: argparse.Namespace) -> int:
-    """Draw the runs, and print what each line ends at."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the runs, and what is drawn of them."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=text,
+        required=True,
+        metavar="FILE",
+        help="the picture to write: .png, .svg or .pdf",
+    )
+    parser.add_argument(
+        "--x", choices=("steps", "seconds"), default="steps", help="the x-axis (default: steps)"
+    )
+    parser.add_argument(
+        "--metric",
+        type=text,
+        default=RETURN,
+        help=f"the y-axis: a key of the runs' metrics.jsonl (default: {RETURN})",
+    )
+    parser.add_argument(
+        "--group-by",
+        type=text,
+        default="config",
+        metavar="WHAT",
+        help="one line for each config, with its seeds averaged (config), for each run (run), or "
+        "for each value of an option, such as train.learning-rate (default: config)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw the runs, and print the last point of each line."""
+    from puffer_policies.studies.plot import plot_runs  # numpy
+
     panels = plot_runs(
         options.runs,
         options.output,
@@ -21,28 +57,23 @@ def run_plot(options: argparse.Namespace) -> int:
         group_by=options.group_by,
     )
     if options.json:
-        data = {env: [_data(each) for each in series] for env, series in panels.items()}
-        print_json({"path": str(Path(options.output)), "metric": options.metric, "envs": data})
+        envs = {env: [_data(each) for each in series] for env, series in panels.items()}
+        print_json({"path": str(Path(options.output)), "metric": options.metric, "envs": envs})
         return 0
-    rows = [_row(env, each) for env, series in panels.items() for each in series]
+    rows = [
+        (each.label, env, str(each.runs), each.last_text)
+        for env, series in panels.items()
+        for each in series
+    ]
     print_table(f"{options.metric}, in {options.output}", ("group", "env", "runs", "last"), rows)
     return 0
 
 
 def _data(series: Series) -> dict[str, object]:
-    interval = _last(series)
     return {
         "group": series.label,
         "runs": series.runs,
         "last": float(series.mean[-1]),
-        "interval": interval,
+        "interval": series.last_interval,
+        "interval_kind": series.interval_kind,
     }
-
-
-def _row(env: str, series: Series) -> tuple[str, ...]:
-    last = f"{series.mean[-1]:,.2f}{interval_text(_last(series))}"
-    return series.label, env, str(series.runs), last
-
-
-def _last(series: Series) -> tuple[float, float] | None:
-    return (float(series.low[-1]), float(series.high[-1])) if series.runs > 1 else None

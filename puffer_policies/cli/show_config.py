@@ -1,4 +1,4 @@
-"""The verb that writes a config with every value filled in."""
+"""The verb show-config: a config with every value filled in."""
 
 from __future__ import annotations
 
@@ -6,23 +6,48 @@ import argparse
 import sys
 from typing import Any
 
-import gymnasium
-
-from puffer_policies.cli.configs import config_of, require_registered
+from puffer_policies.cli.config_arguments import (
+    add_config_arguments,
+    config_of,
+    require_name,
+    require_registered,
+)
 from puffer_policies.cli.output import print_json
 from puffer_policies.config.load import ASKED
 from puffer_policies.config.presets import shipped_configs
 from puffer_policies.config.resolved import Config
 from puffer_policies.config.writing import config_to_toml, sections_of
-from puffer_policies.envs.families import known_ids
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
-from puffer_policies.spaces import env_not_found
 
 
-def run_show_config(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, and whether origins are printed."""
+    add_config_arguments(parser, optional=True)
+    parser.add_argument(
+        "--origin", action="store_true", help="also print where each value comes from"
+    )
+    parser.epilog = (
+        "The flags of the config work as with 'train'. To save a config, write "
+        "'puffer-policies show-config NAME > run.toml'."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
     """Print a config as TOML, or as JSON in the form of a run's config.json."""
+    require_name(options)
     config = config_of(options)
-    _require_env(config)
+    if _is_unknown(config):
+        import gymnasium
+
+        from puffer_policies.envs.families import known_ids  # gymnasium
+        from puffer_policies.spaces import env_not_found
+
+        env_id = config.base.env_name
+        try:
+            # Ids of packages that register late are known without importing these packages.
+            env_id in known_ids() or gymnasium.spec(env_id)
+        except gymnasium.error.Error as error:
+            raise env_not_found(env_id, error, names=shipped_configs()) from error
     try:
         require_registered(config)
     except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:
@@ -35,17 +60,15 @@ def run_show_config(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_env(config: Config) -> None:
-    """Refuse a name that is neither a config nor an env id; files may name envs of programs."""
-    env_id = config.base.env_name
-    is_asked = config.origin("base", "env_name") == ASKED
-    is_others = env_id.startswith("pettingzoo/") or config.vec.vectorization == "envpool"
-    if not is_asked or is_others or env_id in known_ids():
-        return
-    try:
-        gymnasium.spec(env_id)
-    except gymnasium.error.Error as error:
-        raise env_not_found(env_id, error, names=shipped_configs()) from error
+def _is_unknown(config: Config) -> bool:
+    """Return whether the name is no config's, so that it should be an id of gymnasium.
+
+    A file may name an env that the user's own program registers, so only names are looked up.
+    """
+    is_elsewhere = (
+        config.base.env_name.startswith("pettingzoo/") or config.vec.vectorization == "envpool"
+    )
+    return config.origin("base", "env_name") == ASKED and not is_elsewhere
 
 
 def _with_origins(config: Config) -> dict[str, Any]:

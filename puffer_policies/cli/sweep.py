@@ -1,74 +1,118 @@
-"""The verb sweep: a search for good options, as a table and a config."""
+"""The verb sweep: a search for good hyperparameters, as a table and a config."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from puffer_policies.cli.compare import folder_beside_runs
-from puffer_policies.cli.configs import config_of
+from puffer_policies.cli.config_arguments import (
+    add_config_arguments,
+    config_of,
+    folder_beside_runs,
+)
+from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.cli.train import INTERRUPTED
-from puffer_policies.config.resolved import Config
+from puffer_policies.cli.parser import count, text
 from puffer_policies.errors import TrainingError
-from puffer_policies.studies.ranges import SearchRange, ranges_of_file, ranges_of_flags
-from puffer_policies.studies.study import Trial
-from puffer_policies.studies.sweep import BEST_CONFIG, Sweep, described, short, sweep
 
-SHOWN = 10
+if TYPE_CHECKING:
+    from puffer_policies.studies.sweep import Sweep
+
+TABLE_ROWS = 10
 """Trials in the table."""
 
 
-def run_sweep(options: argparse.Namespace) -> int:
-    """Search, print the best trials; 130 if Ctrl-C cut it short."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, and what is searched for how long."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--trials",
+        type=count,
+        required=True,
+        metavar="N",
+        help="total trials, counting those already in the folder",
+    )
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="KEY=RANGE",
+        help="an option to search and its range (may be repeated)",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("tpe", "random"),
+        default="tpe",
+        help="how trials are proposed (default: tpe, Optuna's Bayesian sampler)",
+    )
+    parser.add_argument(
+        "--objective",
+        type=text,
+        default="evaluation",
+        metavar="METRIC",
+        help="what to optimize: a key of the runs' metrics.jsonl (default: the mean return of the "
+        "final evaluation)",
+    )
+    parser.add_argument(
+        "--minimize", action="store_true", help="minimize the objective instead of maximizing it"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=text,
+        metavar="DIR",
+        help="folder of the sweep, which continues if it is there (default: sweeps/ENV)",
+    )
+    parser.epilog = (
+        "A range is log:1e-4:1e-2, 0.9:0.999 or 16,32,64; a .toml file may hold them in "
+        "[sweep.train]. The flags of the config work as with 'train'."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search, print the best trials; 130 if Ctrl-C stopped it."""
+    from puffer_policies.studies.ranges import ranges_of_file, ranges_of_flags
+    from puffer_policies.studies.sweep import sweep  # torch
+
     config = config_of(options)
-    found = sweep(
+    ranges = ranges_of_file(options.name) if Path(options.name).suffix == ".toml" else {}
+    ranges |= ranges_of_flags(options.param)
+    result = sweep(
         config,
-        _ranges(options),
+        list(ranges.values()),
         trials=options.trials,
-        folder=options.output or _default_folder(config),
+        # The folder has no time in its name, so that the same command continues the sweep.
+        folder=options.output or folder_beside_runs(config, "sweeps"),
         sampler=options.sampler,
         objective=options.objective,
         minimize=options.minimize,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if options.json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
     else:
-        _print(found)
-    if found.interrupted:
+        _print(result)
+    if result.interrupted:
         return INTERRUPTED
-    if found.best is None:
-        raise TrainingError(f"No trial finished. The last one: {found.trials[-1].error}")
+    if result.best is None:
+        raise TrainingError(f"No trial finished. The last one: {result.trials[-1].error}")
     return 0
 
 
-def _ranges(options: argparse.Namespace) -> list[SearchRange]:
-    """Return the ranges of the file with those of the flags over them."""
-    of_file = ranges_of_file(options.name) if Path(options.name).suffix == ".toml" else {}
-    return list({**of_file, **ranges_of_flags(options.param)}.values())
-
-
-def _default_folder(config: Config) -> Path:
-    # No time in it: the same command goes on where it was interrupted.
-    return folder_beside_runs(config, "sweeps")
-
-
-def _print(found: Sweep) -> None:
-    counted = ", ".join(
-        f"{sum(each.outcome == outcome for each in found.trials)} {outcome}"
+def _print(sweep: Sweep) -> None:
+    counts = ", ".join(
+        f"{sum(each.outcome == outcome for each in sweep.trials)} {outcome}"
         for outcome in ("finished", "pruned", "failed")
     )
-    rows = [_row(each) for each in found.trials[:SHOWN]]
-    title = f"{found.env}: {counted}; best first"
-    print_table(title, ("trial", found.objective, "values", "run"), rows)
-    if found.interrupted:
-        print("Interrupted. The same command goes on.")
-    if found.best is not None:
-        print(f"puffer-policies train {found.folder / BEST_CONFIG}")
-
-
-def _row(trial: Trial) -> tuple[str, ...]:
-    reached = trial.outcome if trial.objective is None else short(trial.objective)
-    return str(trial.number), reached, described(trial.values), trial.error or trial.folder
+    rows = [
+        (str(each.number), each.objective_text, each.values_text, each.error or each.folder)
+        for each in sweep.trials[:TABLE_ROWS]
+    ]
+    title = f"{sweep.env}: {counts}; best first"
+    print_table(title, ("trial", sweep.objective, "values", "run"), rows)
+    if sweep.interrupted:
+        print("Interrupted. The same command continues the sweep.")
+    if sweep.best is not None:
+        print(f"puffer-policies train {sweep.best_config}")

@@ -1,41 +1,106 @@
-"""The verb train."""
+"""The verb train: a run by a config, new or resumed, and a list of a config's options."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from puffer_policies.cli.configs import config_of, require_registered
-from puffer_policies.cli.output import print_fields
-from puffer_policies.runs.display import DisplayKind
-from puffer_policies.runs.evaluation import Evaluation
-from puffer_policies.runs.result import RunResult
-from puffer_policies.runs.run import train_from_config
+from puffer_policies.cli.config_arguments import (
+    add_config_arguments,
+    config_of,
+    require_name,
+    require_registered,
+)
+from puffer_policies.cli.main import INTERRUPTED
+from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.cli.parser import text
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.schema import FREE_SECTIONS, Option
+from puffer_policies.config.schema import options as config_options
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from puffer_policies.runs.display import DisplayKind
+    from puffer_policies.runs.result import RunResult
 
 
-def run_train(options: argparse.Namespace) -> int:
-    """Train by config; 130 if Ctrl-C cut the run short, its checkpoint written."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, and what is done with it."""
+    add_config_arguments(parser, optional=True)
+    parser.add_argument(
+        "--options",
+        action="store_true",
+        help="list every option of the config with its value, and exit",
+    )
+    parser.add_argument(
+        "--resume",
+        type=text,
+        metavar="RUN_FOLDER",
+        help="continue this run, by its own config unless NAME is given",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    parser.epilog = (
+        "Every option of the config is also a flag, such as --train.learning-rate 3e-4; "
+        "'train --options' lists them. 'configs' lists the names of configs, and 'show-config "
+        "NAME' prints one as a file."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train by config; 130 if Ctrl-C stopped the run, whose checkpoint is then written."""
+    if options.options:
+        _list_options(options, None if options.name is None else config_of(options))
+        return 0
+    if options.resume is None:
+        require_name(options)
     config = config_of(options)
     require_registered(config)
-    result = train_from_config(config, display=_display(options), resume=options.resume)
-    if not result.is_main:
-        pass  # the first process tells
-    elif options.json:
-        print(json.dumps(_result_data(result)))
-    elif options.quiet:
-        print_fields(_evaluation_fields(result.evaluation))
-        print(result.checkpoint)
+
+    from puffer_policies.runs.run import train_from_config  # torch
+
+    result = train_from_config(config, display=_display_kind(options), resume=options.resume)
+    # Under torchrun the first process alone prints.
+    if result.is_main:
+        _print(result, options)
     return INTERRUPTED if result.interrupted else 0
 
 
-def _display(options: argparse.Namespace) -> DisplayKind:
-    """Return what to show: with --json a line of JSON for each update, before that of the end."""
+def _list_options(options: argparse.Namespace, config: Config | None) -> None:
+    """Print every option of a config: its type, its default or value, and its meaning."""
+    if options.json:
+        data = [{**asdict(option), **_setting(option, config)} for option in config_options()]
+        print_json(data)
+        return
+    for option in config_options():
+        (word, value), *_ = _setting(option, config).items() or [("default", option.default)]
+        print(f"{option.flag} {option.type}  ({word}: {value})\n    {option.doc}")
+    flags = ", ".join(f"--{section}.KEY" for section in FREE_SECTIONS)
+    print(f"{flags}\n    Arguments of the env, the policy and the wrapper.")
+
+
+def _setting(option: Option, config: Config | None) -> dict[str, Any]:
+    """Return the value of an option as ``{"value": ...}``, or nothing without a config."""
+    if config is None:
+        return {}
+    return {"value": getattr(getattr(config, option.section), option.key)}
+
+
+def _display_kind(options: argparse.Namespace) -> DisplayKind:
+    """Return how the run is shown: with --json, each update is a line of JSON."""
     if options.quiet:
         return "quiet"
     return "json" if options.json else "auto"
+
+
+def _print(result: RunResult, options: argparse.Namespace) -> None:
+    if options.json:
+        # One line, as each update before it.
+        print(json.dumps(_result_data(result)))
+    elif options.quiet:
+        if result.evaluation is not None:
+            print_fields(result.evaluation.fields().items())
+        print(result.checkpoint)
 
 
 def _result_data(result: RunResult) -> dict[str, Any]:
@@ -47,7 +112,3 @@ def _result_data(result: RunResult) -> dict[str, Any]:
         "interrupted": result.interrupted,
         "evaluation": result.evaluation.to_dict() if result.evaluation else None,
     }
-
-
-def _evaluation_fields(evaluation: Evaluation | None) -> list[tuple[str, str]]:
-    return [] if evaluation is None else list(evaluation.described().items())

@@ -1,4 +1,4 @@
-"""What an evaluation found: returns and lengths of whole episodes, and how sure their mean is."""
+"""The result of an evaluation: returns and lengths of whole episodes, and their mean's interval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from puffer_policies.runs.statistics import interval_text, mean_interval
+from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The mean's 95 % bootstrap interval; None with fewer than two episodes."""
+        """The mean's interval, of the kind that `mean_interval` gives; None of one episode."""
         return mean_interval(self.returns)
 
     @property
@@ -48,6 +48,7 @@ class Evaluation:
         return {
             "mean": self.mean if self.returns else None,
             "interval": self.interval,
+            "interval_kind": interval_kind(len(self.returns)),
             "std": self.std if self.returns else None,
             "min": min(self.returns, default=None),
             "max": max(self.returns, default=None),
@@ -60,10 +61,12 @@ class Evaluation:
             "deterministic": self.deterministic,
         }
 
-    def described(self) -> dict[str, str]:
-        """Return what a reader wants to know, as names and texts."""
+    def fields(self) -> dict[str, str]:
+        """Return the rows of a table: return, spread, length and episodes, as texts."""
         kind = "deterministic" if self.deterministic else "sampled"
-        rows = {"return": f"{self.mean:,.2f}{interval_text(self.interval)}"} if self.returns else {}
+        rows = {}
+        if self.returns:
+            rows["return"] = mean_text(self.mean, self.interval, len(self.returns))
         if len(self.returns) > 1:
             low, high = min(self.returns), max(self.returns)
             rows["spread"] = f"std {self.std:,.2f}, {low:,.2f} to {high:,.2f}"

@@ -39,6 +39,6 @@ def summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
     if result.new_steps != result.steps:
         rows["all steps"] = f"{result.steps:,}, those before among them"
     if result.evaluation is not None:
-        rows |= result.evaluation.described()
+        rows |= result.evaluation.fields()
     rows["checkpoint"] = str(result.checkpoint)
     return rows

@@ -18,7 +18,7 @@ from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.runs.building import policy_of, single_vecenv_of
 from puffer_policies.runs.result import RunResult
 from puffer_policies.runs.run import train_from_config
-from puffer_policies.runs.statistics import mean_interval
+from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.studies.plot import plot_runs
 
 TABLE = "comparison.json"
@@ -45,6 +45,18 @@ class Entry:
         return tuple(each.mean for each in played if each is not None and each.returns)
 
     @property
+    def mean(self) -> float:
+        """Mean of `returns`; NaN without any."""
+        return float(np.mean(self.returns)) if self.returns else float("nan")
+
+    @property
+    def return_text(self) -> str:
+        """The mean of `returns` with its interval; empty without any."""
+        if not self.returns:
+            return ""
+        return mean_text(self.mean, mean_interval(self.returns), len(self.returns))
+
+    @property
     def seconds(self) -> float:
         """Seconds of training, over all runs."""
         return sum(result.seconds for result in self.results)
@@ -59,8 +71,9 @@ class Entry:
         """Return plain data."""
         return {
             "policy": self.policy,
-            "mean": float(np.mean(self.returns)) if self.returns else None,
+            "mean": self.mean if self.returns else None,
             "interval": mean_interval(self.returns),
+            "interval_kind": interval_kind(len(self.returns)),
             "returns": self.returns,
             "parameters": self.parameters,
             "steps_per_second": self.speed,
@@ -222,7 +235,7 @@ class _Tournament:
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
-    return (not entry.returns, -float(np.mean(entry.returns)) if entry.returns else 0.0)
+    return (not entry.returns, -entry.mean if entry.returns else 0.0)
 
 
 def _distinct(policies: Sequence[str]) -> list[str]:

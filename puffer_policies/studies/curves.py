@@ -13,7 +13,7 @@ import numpy as np
 from puffer_policies.config.load import load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
 from puffer_policies.runs.folder import METRICS, held
-from puffer_policies.runs.statistics import mean_band
+from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
 
 Axis = Literal["steps", "seconds"]
 
@@ -65,6 +65,21 @@ class Series:
     """(K,): with one run, the mean itself."""
     high: np.ndarray
     """(K,)."""
+
+    @property
+    def interval_kind(self) -> str | None:
+        """What `low` and `high` are: ``95 % CI``, ``range``, or None of one run."""
+        return interval_kind(self.runs)
+
+    @property
+    def last_interval(self) -> tuple[float, float] | None:
+        """`low` and `high` at the end; None of one run."""
+        return (float(self.low[-1]), float(self.high[-1])) if self.runs > 1 else None
+
+    @property
+    def last_text(self) -> str:
+        """The last mean with its interval."""
+        return mean_text(float(self.mean[-1]), self.last_interval, self.runs)
 
 
 def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -> Curve:

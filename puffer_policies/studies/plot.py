@@ -55,7 +55,7 @@ def plot_runs(
     """Draw the learning curves of runs, and return what was drawn, by env.
 
     Args:
-        folders: of runs; those of one group are averaged, with a 95 % bootstrap interval.
+        folders: of runs; those of one group are averaged, with the interval of `mean_band`.
         path: ends in .png, .svg or .pdf; its folder must exist.
         metric: a key of the runs' metrics.
         x: ``steps`` or ``seconds``.
@@ -133,7 +133,7 @@ def _draw_panel(axes: Any, series: Sequence[Series], styles: Mapping[str, tuple[
     for each in series:
         colour, line = styles[each.label]
         label = textwrap.fill(each.label, LEGEND_WIDTH, break_long_words=False)
-        label += f" ({each.runs} runs)" if each.runs > 1 else ""
+        label += f" ({each.runs} runs, {each.interval_kind})" if each.runs > 1 else ""
         marker = "o" if len(each.x) == 1 else None  # one point makes no line
         axes.plot(each.x, each.mean, line, color=colour, label=label, marker=marker)
         axes.fill_between(each.x, each.low, each.high, color=colour, alpha=0.2, linewidth=0)

@@ -36,6 +36,26 @@ class Trial:
     """Of the run; empty where there is none."""
     error: str = ""
 
+    @property
+    def objective_text(self) -> str:
+        """The objective in a few digits, or the outcome of a trial without one."""
+        return self.outcome if self.objective is None else short(self.objective)
+
+    @property
+    def values_text(self) -> str:
+        """The values of the options in one line."""
+        return values_text(self.values)
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return values of options in one line: ``train.gamma=0.98, train.ent_coef=0.00123``."""
+    return ", ".join(f"{key}={short(value)}" for key, value in values.items())
+
+
+def short(value: Any) -> str:
+    """Return a number in a few digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
 
 def open_study(folder: Path, setup: Mapping[str, Any], *, minimize: bool) -> Any:
     """Return the Optuna study of a folder, a new one if there is none.

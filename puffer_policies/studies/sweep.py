@@ -23,8 +23,10 @@ from puffer_policies.studies.study import (
     Trial,
     make_sampler,
     open_study,
+    short,
     state_of,
     trial_of,
+    values_text,
 )
 
 EVALUATION = "evaluation"
@@ -50,6 +52,11 @@ class Sweep:
         """The best finished trial."""
         return self.trials[0] if self.trials and self.trials[0].objective is not None else None
 
+    @property
+    def best_config(self) -> Path | None:
+        """The config of the best finished trial, as a file."""
+        return None if self.best is None else self.folder / BEST_CONFIG
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         best = self.best
@@ -59,7 +66,7 @@ class Sweep:
             "objective": self.objective,
             "interrupted": self.interrupted,
             "best": None if best is None else asdict(best),
-            "best_config": None if best is None else str(self.folder / BEST_CONFIG),
+            "best_config": None if best is None else str(self.best_config),
             "trials": [asdict(each) for each in self.trials],
         }
 
@@ -151,7 +158,7 @@ class _Search:
         self.study.tell(trial, value, state=state_of(outcome))
         self._keep_best()
         reached = outcome if value is None else short(value)
-        self.tell(f"trial {trial.number}: {reached} ({described(values)})")
+        self.tell(f"trial {trial.number}: {reached} ({values_text(values)})")
         return outcome != "interrupted"
 
     def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[Outcome, float | None]:
@@ -239,13 +246,3 @@ def _try_out(config: Config, registry: Registry | None) -> None:
         policy_of(config, env, registry=registry)
     finally:
         env.close()
-
-
-def described(values: Mapping[str, Any]) -> str:
-    """Return values of options in one line: ``train.gamma=0.98, train.ent_coef=0.00123``."""
-    return ", ".join(f"{key}={short(value)}" for key, value in values.items())
-
-
-def short(value: Any) -> str:
-    """Return a number in a few digits, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

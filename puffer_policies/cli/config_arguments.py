@@ -1,0 +1,124 @@
+"""The arguments of the verbs that take a config: its name, its flags, and the config they give.
+
+Free of torch and gymnasium, so that ``train --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from puffer_policies.cli.configs import print_configs
+from puffer_policies.config.flags import read_flags
+from puffer_policies.config.layers import command_line_layer
+from puffer_policies.config.load import ConfigWarning, load_config, load_run_config
+from puffer_policies.config.resolved import Config
+from puffer_policies.config.schema import SECTIONS, field_types, flag_of
+from puffer_policies.errors import ConfigError, nearest
+from puffer_policies.registry import default_registry
+
+NAMES_A_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the name of a config; the flags of its options are then taken, too."""
+    parser.add_argument(
+        "name", nargs="?" if optional else None, metavar="NAME", help=NAMES_A_CONFIG
+    )
+    parser.add_argument(
+        "--allow-unknown",
+        action="store_true",
+        help="ignore unknown keys in config files, with a warning (default: an error)",
+    )
+    parser.set_defaults(split_overrides=split_overrides)
+
+
+def split_overrides(arguments: Sequence[str], own: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Separate the flags of a config, with their values, from the rest of a command line.
+
+    Argparse does not know them, and would take the value of one for the verb's own argument.
+
+    Args:
+        arguments: the words of the command line.
+        own: the flags of the verb.
+
+    Returns:
+        The other words, and the flags of the config.
+
+    Raises:
+        ConfigError: an unknown flag that is closest to one of the verb's.
+    """
+    own_flags = set(own)
+    flags, others = read_flags(arguments, others=own_flags)
+    config_flags = {
+        flag_of(name, key) for name, cls in SECTIONS.items() for key in field_types(cls)
+    }
+    for flag in flags:
+        near = nearest(flag.written, {*own_flags, *config_flags}, limit=1)
+        if flag.written not in config_flags and own_flags.intersection(near):
+            raise ConfigError(f"There is no flag {flag.written}.", fix=f"Did you mean {near[0]!r}?")
+    return others, [str(flag) for flag in flags]
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """Return the config of the name with its flags; without a name, of the run to resume.
+
+    Entries of files that have no effect are printed to standard error.
+    """
+    with _printed_warnings():
+        if options.name is None:
+            return load_run_config(
+                options.resume, options.overrides, allow_unknown=options.allow_unknown
+            )
+        return load_config(options.name, options.overrides, allow_unknown=options.allow_unknown)
+
+
+def require_name(options: argparse.Namespace) -> None:
+    """Refuse a command line that names no config, after a list of those that exist.
+
+    Raises:
+        ConfigError: there is no name, or a wrong flag, which may have taken the name for its value.
+    """
+    if options.name is not None:
+        return
+    command_line_layer(options.overrides)
+    if not options.json:
+        print_configs()
+    raise ConfigError(
+        f"Say what to {options.verb.partition('-')[0]}: {NAMES_A_CONFIG}.",
+        fix=f"puffer-policies {options.verb} cartpole",
+    )
+
+
+def require_registered(config: Config) -> None:
+    """Refuse names of policies and wrappers that are not registered, before an env is made.
+
+    Raises:
+        PolicyError: as `get_policy`, with near names.
+    """
+    registry = default_registry()
+    spec = registry.spec(config.base.policy_name)
+    registry.get(spec.name, kind="policy")
+    wrappers = [each.name for each in spec.wrappers]
+    for wrapper in (*wrappers, config.base.rnn_name):
+        if wrapper is not None:
+            registry.get(wrapper, kind="wrapper")
+
+
+def folder_beside_runs(config: Config, kind: str) -> Path:
+    """Return ``<kind>/<env>`` beside the folder of runs, which is to hold nothing but runs."""
+    name = config.base.env_name.replace("/", "_").replace(":", "_")
+    return Path(config.train.data_dir).expanduser().parent / kind / name
+
+
+@contextmanager
+def _printed_warnings() -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConfigWarning)
+        yield
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""The verb why: how a name is resolved."""
+
+from __future__ import annotations
+
+import argparse
+
+from puffer_policies.cli.output import print_json
+from puffer_policies.registry import default_registry
+from puffer_policies.registry.resolution import USABLE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the name."""
+    parser.add_argument("name", metavar="NAME", help="a policy, a wrapper or a preset")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print how a name is resolved; 1 if it refers to nothing."""
+    explanation = default_registry().explain(options.name)
+    if options.json:
+        record = explanation.record
+        print_json(
+            {
+                "asked": explanation.asked,
+                "verdict": explanation.verdict,
+                "lines": explanation.lines,
+                "record": record.to_dict() if record else None,
+            }
+        )
+    else:
+        print("\n".join(explanation.lines))
+    return 0 if explanation.verdict in (*USABLE, "preset") else 1
