@@ -20,8 +20,8 @@ from torch import nn
 
 from puffer_policies.assembly.checkpoint import save_checkpoint
 from puffer_policies.config import load as config_load
-from puffer_policies.config.presets import resolve_env_name
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
+from puffer_policies.config.load import resolve_env_name
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.evaluate import evaluate_checkpoint

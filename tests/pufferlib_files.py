@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from puffer_policies.config.config import Config
 from puffer_policies.config.load import ConfigWarning, load_config
-from puffer_policies.config.resolved import Config
 
 FOLDER = Path(__file__).parent / "pufferlib_configs"
 FILES = sorted(FOLDER.glob("*.ini"))

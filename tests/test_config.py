@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from puffer_policies.config.load import load_config
-from puffer_policies.config.presets import resolve_env_name, shipped_configs
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
+from puffer_policies.config.load import load_config, resolve_env_name, shipped_configs
 from puffer_policies.config.schema import (
     SECTIONS,
     BaseConfig,

@@ -9,9 +9,8 @@ from __future__ import annotations
 import pytest
 from pufferlib_files import FILES, FOLDER, load
 
-from puffer_policies.config.ini import read_ini
+from puffer_policies.config.ini import OVERWRITTEN, UNREAD_KEYS, UNREAD_SECTIONS, read_ini
 from puffer_policies.config.load import ConfigWarning, load_config
-from puffer_policies.config.pufferlib import OVERWRITTEN, UNREAD_KEYS, UNREAD_SECTIONS
 from puffer_policies.config.schema import FREE_SECTIONS, SECTIONS, field_types
 
 

@@ -8,10 +8,8 @@ import tomllib
 import pytest
 from pufferlib_files import FILES, load
 
-from puffer_policies.config.load import load_config, load_run_config
-from puffer_policies.config.presets import shipped_configs
-from puffer_policies.config.resolved import Config
-from puffer_policies.config.writing import config_to_toml
+from puffer_policies.config.config import Config, config_to_toml
+from puffer_policies.config.load import load_config, load_run_config, shipped_configs
 from puffer_policies.errors import ConfigError
 
 

@@ -10,8 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from puffer_policies.config.load import load_config
-from puffer_policies.config.presets import find_shipped
+from puffer_policies.config.load import find_shipped, load_config
 from puffer_policies.envs.families import (
     bring_env,
     evaluation_kwargs,
@@ -196,7 +195,7 @@ def test_ids_without_a_config_of_their_own_take_their_familys_settings(env_id):
     assert config.base.env_name == env_id
     found = find_shipped(env_id)
     assert found is not None
-    assert config.train.total_timesteps == found.layer.values["train", "total_timesteps"].value
+    assert config.train.total_timesteps == found.source.values["train", "total_timesteps"].value
 
 
 def test_a_config_of_its_own_goes_before_a_familys():

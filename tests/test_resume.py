@@ -14,8 +14,8 @@ import torch
 
 from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
+from puffer_policies.config.config import Config
 from puffer_policies.config.load import load_config, load_run_config
-from puffer_policies.config.resolved import Config
 from puffer_policies.errors import CheckpointError, ConfigError
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.metrics import MetricsLog

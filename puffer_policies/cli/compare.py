@@ -16,7 +16,7 @@ from puffer_policies.cli.config_arguments import (
 from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import count, text
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.errors import PolicyError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from puffer_policies.cli.configs import print_configs
+from puffer_policies.config.config import Config
 from puffer_policies.config.flags import read_flags
-from puffer_policies.config.layers import command_line_layer
 from puffer_policies.config.load import ConfigWarning, load_config, load_run_config
-from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import SECTIONS, field_types, flag_of
+from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError, nearest
 from puffer_policies.registry import default_registry
 
@@ -85,7 +85,7 @@ def require_name(options: argparse.Namespace) -> None:
     """
     if options.name is not None:
         return
-    command_line_layer(options.overrides)
+    command_line_source(options.overrides)
     if not options.json:
         print_configs()
     raise ConfigError(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.config.presets import ShippedConfig, shipped_configs
+from puffer_policies.config.load import ShippedConfig, shipped_configs
 from puffer_policies.registry.names import matches
 
 

@@ -13,10 +13,8 @@ from puffer_policies.cli.config_arguments import (
     require_registered,
 )
 from puffer_policies.cli.output import print_json
-from puffer_policies.config.load import ASKED
-from puffer_policies.config.presets import shipped_configs
-from puffer_policies.config.resolved import Config
-from puffer_policies.config.writing import config_to_toml, sections_of
+from puffer_policies.config.config import Config, config_to_toml, sections_of
+from puffer_policies.config.load import ASKED, shipped_configs
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
 
 

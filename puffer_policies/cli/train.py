@@ -16,7 +16,7 @@ from puffer_policies.cli.config_arguments import (
 from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.config.schema import FREE_SECTIONS, Option
 from puffer_policies.config.schema import options as config_options
 

@@ -2,21 +2,23 @@
 
 Names are PufferLib's and CleanRL's wherever they have one. A line of text stands under each field;
 `field_docs` reads it from the source for ``--help``, so an option is described in one place only.
-Every option is read by the trainer; `puffer_policies.config.pufferlib` names those that are not.
+Every option is read by the trainer; `puffer_policies.config.ini` names those that are not.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
-from puffer_policies.config.names import RegisteredName
-from puffer_policies.config.values import Range, convert, type_text
-from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.config.values import Range, Refused, convert, type_text
+from puffer_policies.errors import BuildError, ConfigError, did_you_mean
+from puffer_policies.registry.names import preset_name_offence, reference_offence
+from puffer_policies.registry.specs import PolicySpec
 
 Fraction = Annotated[float, Range(0, 1)]
 NonNegative = Annotated[float, Range(0)]
@@ -24,6 +26,37 @@ Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Auto = Literal["auto"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+_IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+|.*\.py(::.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredName:
+    """Text that may stand for a registered policy or wrapper: ``Annotated[str, RegisteredName]``.
+
+    A policy may also be a preset, or an expression such as ``LSTMWrapper(Default)``.
+    """
+
+    kind: Literal["policy", "wrapper"]
+
+    def __str__(self) -> str:
+        return f"that names a {self.kind}"
+
+    def check(self, value: str) -> None:
+        """Raise `Refused` for an import path and for what is no name at all."""
+        if _IMPORT_PATH.fullmatch(value):
+            raise Refused(self._not_a_path(value))
+        if self.kind == "wrapper" and (offence := reference_offence(value)):
+            raise Refused(f"{offence}.")
+        if self.kind == "policy" and preset_name_offence(value.rpartition("/")[2]):
+            _require_expression(value)
+
+    def _not_a_path(self, value: str) -> str:
+        table = "policies" if self.kind == "policy" else "wrappers"
+        return (
+            f"{value!r} is an import path; a config names registered policies only. Register it in "
+            f"registry.toml, under [{table}.NAME] with target = ..., and write NAME here."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,3 +308,10 @@ def _checked(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     if offences:
         raise ConfigError("\n".join(offences), fix=f"Keys of {cls.section!r}: {', '.join(types)}.")
     return converted
+
+
+def _require_expression(value: str) -> None:
+    try:
+        PolicySpec.parse(value)
+    except BuildError as error:
+        raise Refused(str(error).replace("\n", " ")) from error

@@ -12,7 +12,7 @@ from torch import nn
 
 from puffer_policies.assembly.blueprint import spec_of
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError
 from puffer_policies.registry import Registry, default_registry

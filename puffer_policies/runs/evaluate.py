@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from puffer_policies.assembly.checkpoint import load_policy, read_header
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.runs.folder import METRICS
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.optional import import_optional

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from puffer_policies.assembly.tensorfile import write_at_once
+from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
-from puffer_policies.config.resolved import Config
 from puffer_policies.errors import ConfigError, PolicyError, TrainingError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.building import device_of, policy_of, prepare_process, vecenv_of

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from torch import nn
 
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.runs.evaluate import evaluate

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from puffer_policies.config.resolved import Config
+from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import PolicySpec

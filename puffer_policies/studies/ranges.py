@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puffer_policies.config.layers import command_line_layer
+from puffer_policies.config.config import Config
 from puffer_policies.config.load import SWEEP
-from puffer_policies.config.resolved import Config
 from puffer_policies.config.schema import BaseConfig, EvalConfig
+from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError
 from puffer_policies.tomlfile import TomlFile, read_toml
 
@@ -155,7 +155,7 @@ def _values(key: str, texts: Iterable[str], *, shown: str) -> tuple[str, list[An
     """Read texts as values of an option, just as its flag on a command line is read."""
     flags = [f"--{key}={text}" for text in texts]
     try:
-        read = [next(iter(command_line_layer([flag]).values.items())) for flag in flags]
+        read = [next(iter(command_line_source([flag]).values.items())) for flag in flags]
     except ConfigError as error:
         raise ConfigError(f"{shown}: {error.problem}", fix=error.fix) from error
     section, name = read[0][0]

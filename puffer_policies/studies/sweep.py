@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from puffer_policies.config.resolved import Config
-from puffer_policies.config.writing import config_to_toml
+from puffer_policies.config.config import Config, config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.building import policy_of, single_vecenv_of

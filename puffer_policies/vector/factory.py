@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from puffer_policies.config.presets import shipped_configs
+from puffer_policies.config.load import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
 from puffer_policies.envs.factory import NATIVE, best_mode, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError

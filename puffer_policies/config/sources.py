@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puffer_policies.config.flags import Flag, Key, meaning, near_flags, read_flags
-from puffer_policies.config.ini import IniFile
-from puffer_policies.config.pufferlib import reason_section_unread, reason_unread
+from puffer_policies.config.ini import IniFile, reason_section_unread, reason_unread
 from puffer_policies.config.schema import (
     FREE_SECTIONS,
     SECTIONS,
@@ -22,6 +21,16 @@ from puffer_policies.errors import ConfigError, did_you_mean
 from puffer_policies.tomlfile import TomlFile
 
 ALL_SECTIONS = (*SECTIONS, *FREE_SECTIONS)
+
+_OWNERS: dict[Key, str] = {
+    ("base", "env_name"): "env",
+    ("base", "policy_name"): "policy",
+    ("base", "rnn_name"): "rnn",
+}
+"""Whose keyword arguments a section holds: new owners don't inherit them from a weaker layer."""
+
+_SIZES: tuple[Key, ...] = (("rnn", "input_size"), ("rnn", "hidden_size"))
+"""What a memory's arguments say of the policy inside it, as PufferLib's files do."""
 
 COMMAND_LINE = "command line"
 """The origin of what a flag says."""
@@ -49,7 +58,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class ConfigSource:
     """What one source says."""
 
     values: Mapping[Key, Value]
@@ -99,16 +108,16 @@ class _Reading:
         """Keep an offence, with its place where that is not the command line."""
         self.offences.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
 
-    def finish(self, fix: str) -> Layer:
+    def finish(self, fix: str) -> ConfigSource:
         """Return the layer, or raise every offence at once."""
         if self.offences:
             raise ConfigError("\n".join(self.offences), fix=fix)
-        return Layer(self.values, tuple(self.unread))
+        return ConfigSource(self.values, tuple(self.unread))
 
 
-def default_layer() -> Layer:
+def default_source() -> ConfigSource:
     """Return the defaults of the schema."""
-    return Layer(
+    return ConfigSource(
         {
             (name, key): Value(value, "default")
             for name, cls in SECTIONS.items()
@@ -117,14 +126,14 @@ def default_layer() -> Layer:
     )
 
 
-def toml_layer(
+def toml_source(
     file: TomlFile,
     tables: Mapping[str, Any],
     *,
     prefix: Sequence[str] = (),
     skip: Iterable[str] = (),
     allow_unknown: bool = False,
-) -> Layer:
+) -> ConfigSource:
     """Return what the `tables` of a TOML file say; `prefix` is where in the file they stand.
 
     Args:
@@ -168,7 +177,7 @@ def _read_table(
         reading.put((section, key), value, origin=origins[key], shown=shown, is_text=False)
 
 
-def ini_layer(file: IniFile, *, allow_unknown: bool = False) -> Layer:
+def ini_source(file: IniFile, *, allow_unknown: bool = False) -> ConfigSource:
     """Return what a PufferLib .ini file says. Its entries without effect are kept as `Unread`.
 
     Raises:
@@ -197,7 +206,9 @@ def _read_ini_section(
             reading.put((section, key), text, origin=origin, shown=shown, is_text=True)
 
 
-def args_layer(args: Mapping[str, Any], *, origin: str, allow_unknown: bool = False) -> Layer:
+def args_source(
+    args: Mapping[str, Any], *, origin: str, allow_unknown: bool = False
+) -> ConfigSource:
     """Return what a nested dict of `Config.to_args` says, such as a run's config.json.
 
     Raises:
@@ -217,7 +228,7 @@ def args_layer(args: Mapping[str, Any], *, origin: str, allow_unknown: bool = Fa
     return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
-def command_line_layer(overrides: Sequence[str]) -> Layer:
+def command_line_source(overrides: Sequence[str]) -> ConfigSource:
     """Return what flags such as ``--train.learning-rate 3e-4`` and ``--policy-name=X`` say.
 
     Raises:
@@ -277,3 +288,26 @@ def _no_section(name: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"[{each}]" for each in names)
+
+
+def merge(sources: Iterable[ConfigSource]) -> dict[Key, Value]:
+    """Lay the sources over each other, weakest first.
+
+    A source that names another policy, wrapper or env drops the keyword arguments that weaker sources
+    gave to the former one: they were written for its constructor. With a policy go its widths, too,
+    which a memory finds out by itself.
+    """
+    merged: dict[Key, Value] = {}
+    for source in sources:
+        changed = {section for owner, section in _OWNERS.items() if _differs(merged, source, owner)}
+        gone = _SIZES if "policy" in changed else ()
+        merged = {
+            key: value for key, value in merged.items() if key[0] not in changed and key not in gone
+        }
+        merged.update(source.values)
+    return merged
+
+
+def _differs(merged: Mapping[Key, Value], source: ConfigSource, key: Key) -> bool:
+    before, now = merged.get(key), source.values.get(key)
+    return before is not None and now is not None and before.value != now.value
