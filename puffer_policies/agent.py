@@ -15,7 +15,7 @@ from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.registry import Registry
-from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, restore
+from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_trained_policy
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
 from puffer_policies.train.carry import Carry
@@ -95,7 +95,7 @@ class Agent:
         if env is not None:
             policy = load_policy(checkpoint_of(path, best=best), env, registry=registry)
             return cls(policy.eval(), env, deterministic=deterministic, seed=seed)
-        trained = restore(path, best=best, registry=registry)
+        trained = load_trained_policy(path, best=best, registry=registry)
         return cls(
             trained.policy.eval(),
             trained.spaces,

@@ -23,12 +23,10 @@ from puffer_policies.config import load as config_load
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import resolve_env_name
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.runs.building import policy_of, prepare_process, vecenv_of
-from puffer_policies.runs.evaluate import evaluate_checkpoint
-from puffer_policies.runs.evaluation import Evaluation
+from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
 from puffer_policies.runs.folder import LATEST
-from puffer_policies.runs.result import RunResult
-from puffer_policies.runs.run import train_from_config
+from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.setup import policy_of, prepare_process, vecenv_of
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.protocol import VecEnv

@@ -28,8 +28,7 @@ from puffer_policies.errors import (
     TrainingError,
 )
 from puffer_policies.runs import video
-from puffer_policies.runs.evaluate import evaluate, restore
-from puffer_policies.runs.evaluation import Evaluation
+from puffer_policies.runs.evaluate import Evaluation, evaluate, load_trained_policy
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.statistics import mean_interval
 from puffer_policies.runs.video import record_video, require_video
@@ -189,7 +188,7 @@ def trained_on(env_id, folder):
 
 
 def test_a_video_shows_every_step_of_the_episode(tmp_path):
-    trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
+    trained = load_trained_policy(trained_on("breakout", tmp_path), overrides={"max_steps": 30})
     film = record_video(trained.policy, trained.config, tmp_path / "film.mp4")
     number, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "film.mp4"))
     assert number == film.frames == 31
@@ -197,14 +196,14 @@ def test_a_video_shows_every_step_of_the_episode(tmp_path):
 
 
 def test_a_gif_moves(tmp_path):
-    trained = restore(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
+    trained = load_trained_policy(trained_on("breakout", tmp_path), overrides={"max_steps": 10})
     record_video(trained.policy, trained.config, tmp_path / "film.gif")
     pictures = imread(tmp_path / "film.gif", index=None)
     assert (pictures[0] != pictures[-1]).any()
 
 
 def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
-    trained = restore(trained_on("breakout", tmp_path))
+    trained = load_trained_policy(trained_on("breakout", tmp_path))
     monkeypatch.setitem(BreakoutEnv.metadata, "render_modes", [])
     with pytest.raises(EnvError, match="no render mode 'rgb_array'"):
         record_video(trained.policy, trained.config, tmp_path / "film.gif")
@@ -212,7 +211,7 @@ def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):
 
 
 def test_envs_of_several_agents_are_not_filmed(tmp_path, monkeypatch):
-    trained = restore(trained_on("breakout", tmp_path))
+    trained = load_trained_policy(trained_on("breakout", tmp_path))
     monkeypatch.setattr(video, "make_vecenv", lambda *_, **__: guesses_without_parts())
     with pytest.raises(EnvError, match="no single gymnasium env inside"):
         record_video(trained.policy, trained.config, tmp_path / "film.gif")

@@ -11,7 +11,7 @@ import torch
 
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import MissingDependency
-from puffer_policies.runs.loggers import Loggers, numbers
+from puffer_policies.runs.metrics import Loggers, numbers
 from puffer_policies.runs.run import train_from_config
 
 pytestmark = pytest.mark.trainer

@@ -18,9 +18,9 @@ from puffer_policies import get_policy
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import BuildError, ConfigError, IncompatibleSpace
-from puffer_policies.runs.building import policy_of
 from puffer_policies.runs.evaluate import evaluate, evaluate_checkpoint
 from puffer_policies.runs.run import train_from_config
+from puffer_policies.runs.setup import policy_of
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv

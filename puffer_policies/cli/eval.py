@@ -52,14 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Play with a checkpoint and print the returns."""
-    from puffer_policies.runs.evaluate import evaluate_config, restore  # torch
+    from puffer_policies.runs.evaluate import evaluate_config, load_trained_policy  # torch
     from puffer_policies.runs.video import record_video, require_video
 
     if options.video is not None:
         require_video(options.video)
         # Pictures need no screen; without one SDL, with which gymnasium draws, complains.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    trained = restore(options.checkpoint, overrides=_overrides(options), best=options.best)
+    trained = load_trained_policy(
+        options.checkpoint, overrides=_overrides(options), best=options.best
+    )
     policy, config = trained.policy, trained.config
     evaluation = evaluate_config(policy, config)
     data, fields = evaluation.to_dict(), list(evaluation.fields().items())

@@ -22,7 +22,7 @@ from puffer_policies.config.schema import options as config_options
 
 if TYPE_CHECKING:
     from puffer_policies.runs.display import DisplayKind
-    from puffer_policies.runs.result import RunResult
+    from puffer_policies.runs.run import RunResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

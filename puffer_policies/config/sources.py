@@ -293,9 +293,9 @@ def _listed(names: Iterable[str]) -> str:
 def merge(sources: Iterable[ConfigSource]) -> dict[Key, Value]:
     """Lay the sources over each other, weakest first.
 
-    A source that names another policy, wrapper or env drops the keyword arguments that weaker sources
-    gave to the former one: they were written for its constructor. With a policy go its widths, too,
-    which a memory finds out by itself.
+    A source that names another policy, wrapper or env drops the keyword arguments that weaker
+    sources gave to the former one: they were written for its constructor. With a policy go its
+    widths, too, which a memory finds out by itself.
     """
     merged: dict[Key, Value] = {}
     for source in sources:

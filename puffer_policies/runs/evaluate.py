@@ -20,9 +20,9 @@ from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
-from puffer_policies.runs.building import single_vecenv_of
-from puffer_policies.runs.evaluation import Evaluation
 from puffer_policies.runs.folder import checkpoint_of
+from puffer_policies.runs.setup import single_vecenv_of
+from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
@@ -33,6 +33,83 @@ from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20
 """Envs stepped together in an evaluation; a part of its result, as they share one seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Returns and lengths of whole episodes, in the order of envs."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    episodes: int
+    """How many were asked for; fewer were played only where the step limit was met."""
+    seed: int
+    deterministic: bool
+    max_steps: int
+    """Steps of each env after which it ended."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode that was asked for was played to its end."""
+        return len(self.returns) == self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The mean's interval, of the kind that `mean_interval` gives; None of one episode."""
+        return mean_interval(self.returns)
+
+    @property
+    def mean(self) -> float:
+        """Mean return; NaN if no episode ended."""
+        return float(np.mean(self.returns)) if self.returns else float("nan")
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns; NaN if no episode ended."""
+        return float(np.std(self.returns)) if self.returns else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; None, as JSON has no NaN, for what no episode gave."""
+        return {
+            "mean": self.mean if self.returns else None,
+            "interval": self.interval,
+            "interval_kind": interval_kind(len(self.returns)),
+            "std": self.std if self.returns else None,
+            "min": min(self.returns, default=None),
+            "max": max(self.returns, default=None),
+            "length": float(np.mean(self.lengths)) if self.lengths else None,
+            "length_min": min(self.lengths, default=None),
+            "length_max": max(self.lengths, default=None),
+            "episodes": len(self.returns),
+            "episodes_asked": self.episodes,
+            "seed": self.seed,
+            "deterministic": self.deterministic,
+        }
+
+    def fields(self) -> dict[str, str]:
+        """Return the rows of a table: return, spread, length and episodes, as texts."""
+        kind = "deterministic" if self.deterministic else "sampled"
+        rows = {}
+        if self.returns:
+            rows["return"] = mean_text(self.mean, self.interval, len(self.returns))
+        if len(self.returns) > 1:
+            low, high = min(self.returns), max(self.returns)
+            rows["spread"] = f"std {self.std:,.2f}, {low:,.2f} to {high:,.2f}"
+        if self.lengths:
+            low, high = min(self.lengths), max(self.lengths)
+            mean = f"mean {np.mean(self.lengths):,.1f}, {low:,} to " if low < high else ""
+            rows["length"] = f"{mean}{high:,} steps"
+        rows["episodes"] = f"{self._ended()}, {kind}, seed {self.seed}"
+        return rows
+
+    def _ended(self) -> str:
+        if self.complete:
+            return f"{self.episodes:,}"
+        told = (
+            f"{len(self.returns):,} of the {self.episodes:,} asked for ended in "
+            f"{self.max_steps:,} steps of each env (eval.max_steps)"
+        )
+        return f"{told}; short ones are favoured" if self.returns else told
 
 
 @torch.no_grad()
@@ -174,14 +251,14 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Rebuild env and policy from a checkpoint alone and play: the run's final result again.
 
-    Arguments and errors are those of `restore`.
+    Arguments and errors are those of `load_trained_policy`.
     """
-    trained = restore(path, overrides=overrides, best=best, registry=registry)
+    trained = load_trained_policy(path, overrides=overrides, best=best, registry=registry)
     return evaluate_config(trained.policy, trained.config)
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedPolicy:
     """What a checkpoint of a run brings back."""
 
     policy: nn.Module
@@ -191,13 +268,13 @@ class Trained:
     """Of its env."""
 
 
-def restore(
+def load_trained_policy(
     path: Path | str,
     *,
     overrides: Mapping[str, Any] | None = None,
     best: bool = False,
     registry: Registry | None = None,
-) -> Trained:
+) -> TrainedPolicy:
     """Rebuild the policy of a run with its weights, by the checkpoint alone.
 
     Args:
@@ -223,6 +300,6 @@ def restore(
     env = single_vecenv_of(config)
     try:
         policy = load_policy(path, env, registry=registry)
-        return Trained(policy, config, spaces_of(env))
+        return TrainedPolicy(policy, config, spaces_of(env))
     finally:
         env.close()

@@ -6,30 +6,48 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import ConfigError, PolicyError, TrainingError
 from puffer_policies.registry import Registry
-from puffer_policies.runs.building import device_of, policy_of, prepare_process, vecenv_of
 from puffer_policies.runs.display import Display, DisplayKind, make_display
-from puffer_policies.runs.evaluate import evaluate_config
-from puffer_policies.runs.evaluation import Evaluation
+from puffer_policies.runs.evaluate import Evaluation, evaluate_config
 from puffer_policies.runs.folder import LATEST, TRAINER
 from puffer_policies.runs.interrupts import Stop, interruptible
-from puffer_policies.runs.loggers import Loggers, open_loggers
-from puffer_policies.runs.processes import shares, stopped, take_part
-from puffer_policies.runs.result import RunResult, summary
+from puffer_policies.runs.metrics import Loggers, open_loggers
 from puffer_policies.runs.resume import go_on, read_trainer
 from puffer_policies.runs.saving import Saver
+from puffer_policies.runs.setup import device_of, policy_of, prepare_process, vecenv_of
 from puffer_policies.train.alarms import Alarm
 from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer
 
 StopWhen = Callable[[Mapping[str, float]], bool]
 """Looks at what an update measured, and says whether the run should stop there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind."""
+
+    folder: Path
+    checkpoint: Path
+    steps: int
+    """Env steps, those before a resume among them."""
+    new_steps: int
+    """Env steps since the run was started or resumed."""
+    seconds: float
+    interrupted: bool
+    evaluation: Evaluation | None
+    """The final evaluation; None if the run was interrupted, and where `is_main` is False."""
+    is_main: bool = True
+    """Whether this process wrote the run; False in the others that ``torchrun`` started."""
 
 
 def train_from_config(
@@ -228,3 +246,61 @@ def new_folder(config: Config) -> Path:
             fix="Set train.data_dir to a folder that can be written.",
         ) from error
     raise ConfigError(f"{parent} is full of runs named {stem}.")
+
+
+def take_part(trainer: Trainer, saved: Path | None) -> RunResult:
+    """Train along with the first process, which does everything else."""
+    if saved is not None:
+        path = saved / TRAINER
+        go_on(trainer, read_trainer(path), path=path)
+        # The file holds the envs and the random numbers of the first process.
+        trainer.begin_anew()
+    begun_at, start = trainer.global_step, time.perf_counter()
+    with interruptible() as stop:
+        while not trainer.finished and not stopped(trainer, stop):
+            trainer.evaluate()
+            trainer.train()
+        return RunResult(
+            folder=Path(),
+            checkpoint=Path(),
+            steps=trainer.global_step,
+            new_steps=trainer.global_step - begun_at,
+            seconds=time.perf_counter() - start,
+            interrupted=not trainer.finished,
+            evaluation=None,
+            is_main=False,
+        )
+
+
+def stopped(trainer: Trainer, stop: Stop) -> bool:
+    """Return whether any process wants to stop: all leave after the same update."""
+    if not trainer.world.any(stop(), device=trainer.device):
+        return False
+    stop.signal = stop.signal or "another process"
+    return True
+
+
+def shares(trainer: Trainer) -> str:
+    """Say how the processes share a run, and that its sizes stay those of one."""
+    world, plan = trainer.world, trainer.plan
+    return (
+        f"{world.size} processes with {plan.num_agents} of {world.size * plan.num_agents} agents "
+        f"each: updates of {world.size * plan.batch_size:,} steps and gradient steps of "
+        f"{world.size * plan.minibatch_size:,}, as one process would make with all of them."
+    )
+
+
+def summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
+    """Return the rows of a table: policy, parameters, steps, return, checkpoint."""
+    rows = {
+        "policy": str(getattr(policy, "spec", type(policy).__name__)),
+        "parameters": f"{sum(p.numel() for p in policy.parameters()):,}",
+        "steps": f"{result.new_steps:,} in {result.seconds:.1f} s "
+        f"({result.new_steps / result.seconds:,.0f} steps/s)",
+    }
+    if result.new_steps != result.steps:
+        rows["all steps"] = f"{result.steps:,}, those before among them"
+    if result.evaluation is not None:
+        rows |= result.evaluation.fields()
+    rows["checkpoint"] = str(result.checkpoint)
+    return rows

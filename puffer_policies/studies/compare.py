@@ -15,9 +15,8 @@ from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
-from puffer_policies.runs.building import policy_of, single_vecenv_of
-from puffer_policies.runs.result import RunResult
-from puffer_policies.runs.run import train_from_config
+from puffer_policies.runs.run import RunResult, train_from_config
+from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.studies.plot import plot_runs
 
