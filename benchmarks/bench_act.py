@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Default
 
 Act = Callable[[Tensor], object]

@@ -12,7 +12,7 @@ from training_toys import guesses
 from puffer_policies.contract import EPISODE_START
 from puffer_policies.train import calls
 from puffer_policies.train.calls import policy_calls
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 # Dynamo hides this warning of its own, unless warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")

@@ -17,7 +17,7 @@ from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nn.embedding import ChoiceEmbedding, EmbeddingEncoder
 from puffer_policies.nn.features import make_features
 from puffer_policies.registry import discover
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.inputs import DiscreteEmbed
 
 CHOICES = {

@@ -34,7 +34,7 @@ from puffer_policies.runs.statistics import mean_interval
 from puffer_policies.runs.video import record_video, require_video
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 
 @pytest.mark.parametrize("mode", MODES)

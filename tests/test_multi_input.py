@@ -30,7 +30,7 @@ from puffer_policies.nn.embedding import ChoicePart
 from puffer_policies.nn.encoders import ConvEncoder, ImageEncoder, MLPEncoder
 from puffer_policies.nn.multi_input import NETWORKS, MultiInputEncoder, PartSizes, make_part
 from puffer_policies.registry import discover
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.inputs import MultiInput
 
 GRID = spaces.Dict(

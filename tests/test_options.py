@@ -28,7 +28,7 @@ from puffer_policies.train.priorities import Minibatch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.train.vtrace import Clips, vtrace
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 # Dynamo hides this warning of its own, unless warnings are errors.
 pytestmark = [

@@ -17,7 +17,7 @@ from puffer_policies.errors import ContractError, EnvError, TrainingError
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 STEPS = 24
 CONFIG = TrainConfig(bptt_horizon=STEPS, minibatch_size=STEPS, scale_rewards=False, seed=3)

@@ -18,7 +18,7 @@ from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nn.sets import AttentionBlock, AttentionNetwork, pooled
 from puffer_policies.registry import discover
 from puffer_policies.spaces.entities import find_entities, observation_kinds
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.sets import DeepSets, EntityAttention
 
 POLICIES = {"DeepSets": DeepSets, "EntityAttention": EntityAttention}

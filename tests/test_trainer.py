@@ -22,7 +22,7 @@ from puffer_policies.train.advantage import explained_variance
 from puffer_policies.train.alarms import Alarm, Watch
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 CONFIG = TrainConfig(total_timesteps=256, bptt_horizon=16, learning_rate=1e-2, seed=5)
 

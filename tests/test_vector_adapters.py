@@ -16,7 +16,7 @@ from training_toys import MODES, SCHEDULES, Clock, clocks
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.trainer import Trainer, to_batch
 from puffer_policies.vector.factory import as_vecenv
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 STEPS = 32
 CONFIG = TrainConfig(bptt_horizon=STEPS, minibatch_size=STEPS, scale_rewards=False, seed=3)

@@ -6,7 +6,10 @@ never initialises, casts or freezes what it wraps, and hands on members by name.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +169,92 @@ class RecurrentWrapper(PolicyWrapper):
             return self.core.initial_state(batch_size, device)
         _require_state(given, shapes)
         return given
+
+
+class MemoryWrapper(RecurrentWrapper):
+    """A policy with a memory, declared by the core that it holds: ``core=GRUCore``.
+
+    The options of a memory are written once, as parameters of its core after the two sizes. The
+    wrapper's signature lists them as keywords, with the core's defaults.
+
+    Args:
+        env: what the policy was built for.
+        policy: has encode_observations and decode_actions, and best ``hidden_size``.
+        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
+        hidden_size: width of the memory, which is what decode_actions reads; inferred likewise.
+        options: those of the core.
+    """
+
+    core_class: ClassVar[Callable[..., Core]]
+
+    def __init_subclass__(cls, *, core: type[Core] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if core is not None:
+            cls.core_class = core
+            if "__init__" not in vars(cls):
+                setattr(cls, "__init__", _constructor(cls, core))  # noqa: B010
+
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        sizes = core_sizes(policy, input_size, hidden_size)
+        super().__init__(env, policy, self.core_class(*sizes, **options))
+
+
+def _constructor(cls: type[MemoryWrapper], core: type[Core]) -> Callable[..., None]:
+    """Return the inherited constructor of `cls` with the options of `core` in its signature.
+
+    The signature is that of a function of the class. A ``__signature__`` of the class itself would
+    hold for calls of its instances, too, and for subclasses that write a constructor.
+    """
+
+    @functools.wraps(MemoryWrapper.__init__)
+    def __init__(self: MemoryWrapper, *args: Any, **kwargs: Any) -> None:
+        super(cls, self).__init__(*args, **kwargs)
+
+    *shared, _ = inspect.signature(MemoryWrapper.__init__).parameters.values()
+    options = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(core).parameters.values())[2:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    setattr(__init__, "__signature__", inspect.Signature([*shared, *options]))  # noqa: B010
+    return __init__
+
+
+def core_sizes(
+    policy: nn.Module, input_size: int | None, hidden_size: int | None
+) -> tuple[int, int]:
+    """Return the widths of a core's input and output, inferred where they are None.
+
+    Raises:
+        BuildError: the policy has no ``hidden_size``, or another than the argument says.
+    """
+    encoded = _width(policy, input_size, "input_size", "encode_observations gives")
+    return encoded, _width(policy, hidden_size, "hidden_size", "decode_actions reads")
+
+
+def _width(policy: nn.Module, argument: int | None, parameter: str, role: str) -> int:
+    """Return the policy's ``hidden_size``, or `argument` where the policy has none."""
+    width: int | None = getattr(policy, "hidden_size", None)
+    name = type(policy).__name__
+    if width is None and argument is None:
+        raise BuildError(
+            f"{name!r} has no hidden_size, so {parameter} can't be inferred.",
+            fix=f"Set self.hidden_size in it, or pass {parameter}: what {role}.",
+        )
+    if width is not None and argument not in (None, width):
+        raise BuildError(
+            f"{parameter}={argument} was given, but {name!r} has hidden_size={width}: its {role} "
+            f"{width} features.",
+            fix=f"Leave {parameter} out, or build {name!r} with hidden_size={argument}.",
+        )
+    return int(argument if width is None else width)  # type: ignore[arg-type]
 
 
 def _require_structure(policy: nn.Module, wrapper: str) -> None:

@@ -21,7 +21,7 @@ from puffer_policies.errors import (
 )
 from puffer_policies.registry import discover
 from puffer_policies.registry.specs import PolicySpec
-from puffer_policies.wrappers.gru import GRUWrapper
+from puffer_policies.wrappers.memory import GRUWrapper
 
 FEW = ("B2", "S1", "S8")
 

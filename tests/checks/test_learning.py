@@ -18,7 +18,7 @@ from puffer_policies.checks.probes.bandits import Problem, cues, distinct, right
 from puffer_policies.checks.promises import gradients, learning
 from puffer_policies.checks.promises.learning import CHECKS
 from puffer_policies.spaces import Spaces, action_layout
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Continuous, Default
 
 MULTIBINARY = Spaces(gym.Discrete(2), gym.MultiBinary(3))

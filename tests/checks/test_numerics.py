@@ -30,7 +30,7 @@ from puffer_policies.checks.model import CheckFailed, Status, by_code
 from puffer_policies.checks.promises import actions, numerics
 from puffer_policies.checks.promises.numerics import CHECKS
 from puffer_policies.spaces import Spaces
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Default
 
 BOTH = (*actions.CHECKS, *numerics.CHECKS)

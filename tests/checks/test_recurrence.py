@@ -19,7 +19,7 @@ from puffer_policies.checks.model import Status
 from puffer_policies.checks.promises import persistence
 from puffer_policies.checks.promises.recurrence import CHECKS
 from puffer_policies.spaces import Spaces
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Default
 
 QUICK = (*CHECKS, *(check for check in persistence.CHECKS if not check.once))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ from torch.nn import functional
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.recurrence import as_halves, carried_in, carried_out, recur
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
@@ -85,6 +83,13 @@ class FFMCore(StackCore):
     """A stack of fast and forgetful memories.
 
     State: ``ffm_real`` and ``ffm_imag``, (B, M, C) for one layer, else (B, L, M, C).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: memories on top of each other.
+        memory_size: M, the traces of each memory, which fade at rates of their own.
+        context_size: C, the frequencies at which each trace turns.
     """
 
     def __init__(
@@ -102,37 +107,10 @@ class FFMCore(StackCore):
                 "trace.",
                 fix="Give positive numbers, such as 32 and 4.",
             )
-        count = range(require_layers(num_layers, "an FFM"))
+        count = range(require_layers(num_layers, "FFMCore"))
         layers = [FFMLayer(hidden_size, memory_size, context_size) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 
 
-class FFMWrapper(RecurrentWrapper):
-    """A policy with fast and forgetful memories between its encoder and its heads.
-
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the memory, which is what decode_actions reads; inferred likewise.
-        num_layers: memories on top of each other.
-        memory_size: traces of each, that fade at rates of their own.
-        context_size: frequencies at which each trace turns.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-        memory_size: int = 32,
-        context_size: int = 4,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        core = FFMCore(
-            *sizes, num_layers=num_layers, memory_size=memory_size, context_size=context_size
-        )
-        super().__init__(env, policy, core)
+class FFMWrapper(MemoryWrapper, core=FFMCore):
+    """A policy with fast and forgetful memories between its encoder and its heads."""

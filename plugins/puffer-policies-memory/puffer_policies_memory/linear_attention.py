@@ -16,7 +16,7 @@ episode can tell the last few from all others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_heads, require_layers
 from puffer_policies.nn.init import layer_init
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 SUM, NORM, TIME = "attention_sum", "attention_norm", "attention_time"
@@ -35,9 +34,6 @@ CHUNK = 64
 
 EPSILON = 1e-5
 """Of popgym; keeps a step whose query fits no key from dividing by 0."""
-
-HEAD_SIZE = 32
-"""Default width of a head; the state of a layer holds H * D + H numbers."""
 
 
 class LinearAttentionLayer(MemoryLayer):
@@ -186,6 +182,14 @@ class LinearAttentionCore(StackCore):
     State: ``attention_sum`` (B, A, D, D), ``attention_norm`` (B, A, D) and ``attention_time`` (B,),
     the steps of the episode so far; with more than one layer these stand after the batch. Sums grow
     with the episode: float32 holds some million steps.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: layers on top of each other.
+        num_heads: A, parts of the width that attend separately; by default each is 32 wide.
+        half_life: steps after which half of what the slowest of A heads has summed is left; head a,
+            counted from 1, has ``half_life ** (a / A)``. None: nothing fades, as in the paper.
     """
 
     def __init__(
@@ -197,44 +201,15 @@ class LinearAttentionCore(StackCore):
         num_heads: int | None = None,
         half_life: float | None = None,
     ) -> None:
-        heads = max(hidden_size // HEAD_SIZE, 1) if num_heads is None else num_heads
-        require_heads(hidden_size, heads)
+        heads = require_heads(hidden_size, num_heads)
         if half_life is not None and half_life <= 0:
             raise BuildError(
                 f"half_life={half_life} steps.", fix="Use a number above 0, or None: no fading."
             )
-        count = range(require_layers(num_layers, "linear attention"))
+        count = range(require_layers(num_layers, "LinearAttentionCore"))
         layers = [LinearAttentionLayer(hidden_size, heads, half_life) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 
 
-class LinearAttentionWrapper(RecurrentWrapper):
-    """A policy with linear attention between its encoder and its heads.
-
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the layers, which is what decode_actions reads; inferred likewise.
-        num_layers: layers on top of each other.
-        num_heads: parts of the width that attend separately; by default each is 32 wide.
-        half_life: steps after which half of what the slowest of A heads has summed is left; head a,
-            counted from 1, has ``half_life ** (a / A)``. None: nothing fades, as in the paper.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-        num_heads: int | None = None,
-        half_life: float | None = None,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        core = LinearAttentionCore(
-            *sizes, num_layers=num_layers, num_heads=num_heads, half_life=half_life
-        )
-        super().__init__(env, policy, core)
+class LinearAttentionWrapper(MemoryWrapper, core=LinearAttentionCore):
+    """A policy with linear attention between its encoder and its heads."""

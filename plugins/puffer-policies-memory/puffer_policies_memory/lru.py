@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ from torch.nn import functional
 from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
@@ -90,6 +88,13 @@ class LRUCore(StackCore):
 
     State: ``lstm_h`` and ``lstm_c``, the real and the imaginary parts, (B, H) for one layer, else
     (B, L, H).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: units on top of each other; PufferLib's trainer carries the state of one only.
+        r_min: smallest modulus of a fresh decay.
+        r_max: largest modulus of a fresh decay; 0.999 remembers for about a thousand steps.
     """
 
     def __init__(
@@ -101,35 +106,10 @@ class LRUCore(StackCore):
         r_min: float = 0.0,
         r_max: float = 1.0,
     ) -> None:
-        count = range(require_layers(num_layers, "an LRU"))
+        count = range(require_layers(num_layers, "LRUCore"))
         layers = [LRULayer(hidden_size, r_min=r_min, r_max=r_max) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 
 
-class LRUWrapper(RecurrentWrapper):
-    """A policy with linear recurrent units between its encoder and its heads.
-
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the memory, which is what decode_actions reads; inferred likewise.
-        num_layers: PufferLib's trainer carries the state of one.
-        r_min: smallest modulus of a fresh decay.
-        r_max: largest modulus of a fresh decay.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        core = LRUCore(*sizes, num_layers=num_layers, r_min=r_min, r_max=r_max)
-        super().__init__(env, policy, core)
+class LRUWrapper(MemoryWrapper, core=LRUCore):
+    """A policy with linear recurrent units between its encoder and its heads."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ from torch.nn import functional
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.selective_scan import Selected, selective_scan
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
@@ -130,6 +128,14 @@ class MambaCore(StackCore):
 
     State: ``mamba_window`` (B, K - 1, D) and ``mamba_state`` (B, D, N) for one block, else with the
     blocks after the batch.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: blocks on top of each other.
+        d_state: N, the size of each inner channel's state.
+        d_conv: K, the steps that the convolution sees.
+        expand: how many times as wide a block is inside.
     """
 
     def __init__(
@@ -148,41 +154,12 @@ class MambaCore(StackCore):
                 "an inner width, and a convolution over at least two steps.",
                 fix="The paper has 16, 4 and 2.",
             )
-        count = range(require_layers(num_layers, "a Mamba"))
+        count = range(require_layers(num_layers, "MambaCore"))
         layers = [
             MambaLayer(hidden_size, d_state=d_state, d_conv=d_conv, expand=expand) for _ in count
         ]
         super().__init__(input_size, hidden_size, layers)
 
 
-class MambaWrapper(RecurrentWrapper):
-    """A policy with Mamba blocks between its encoder and its heads.
-
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the blocks, which is what decode_actions reads; inferred likewise.
-        num_layers: blocks on top of each other.
-        d_state: size of each inner channel's state.
-        d_conv: steps that the convolution sees.
-        expand: how many times as wide a block is inside.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        core = MambaCore(
-            *sizes, num_layers=num_layers, d_state=d_state, d_conv=d_conv, expand=expand
-        )
-        super().__init__(env, policy, core)
+class MambaWrapper(MemoryWrapper, core=MambaCore):
+    """A policy with Mamba blocks between its encoder and its heads."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,7 @@ from torch.nn import functional
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.hippo import RATE, hippo_basis
 from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
 from puffer_policies_memory.stack import MemoryLayer, StackCore
@@ -103,6 +101,12 @@ class S5Core(StackCore):
     """A stack of S5 layers.
 
     State: ``s5_real`` and ``s5_imag``, (B, P) for one layer, else (B, L, P).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: layers on top of each other; popjaxrl has 4.
+        state_size: size of each layer's state, an even number; popjaxrl has 256.
     """
 
     def __init__(
@@ -113,31 +117,9 @@ class S5Core(StackCore):
                 f"state_size={state_size}; the states of an S5 come in conjugate pairs.",
                 fix="Give an even number, such as 64.",
             )
-        count = range(require_layers(num_layers, "an S5"))
+        count = range(require_layers(num_layers, "S5Core"))
         super().__init__(input_size, hidden_size, [S5Layer(hidden_size, state_size) for _ in count])
 
 
-class S5Wrapper(RecurrentWrapper):
-    """A policy with S5 layers between its encoder and its heads.
-
-    Args:
-        env: what the policy was built for.
-        policy: has encode_observations and decode_actions, and best ``hidden_size``.
-        input_size: width of the policy's encoding; inferred from its ``hidden_size``.
-        hidden_size: width of the layers, which is what decode_actions reads; inferred likewise.
-        num_layers: layers on top of each other; popjaxrl has 4.
-        state_size: of each layer, an even number; popjaxrl has 256.
-    """
-
-    def __init__(
-        self,
-        env: Any,
-        policy: nn.Module,
-        input_size: int | None = None,
-        hidden_size: int | None = None,
-        *,
-        num_layers: int = 1,
-        state_size: int = 64,
-    ) -> None:
-        sizes = core_sizes(policy, input_size, hidden_size)
-        super().__init__(env, policy, S5Core(*sizes, num_layers=num_layers, state_size=state_size))
+class S5Wrapper(MemoryWrapper, core=S5Core):
+    """A policy with S5 layers between its encoder and its heads."""

@@ -15,7 +15,7 @@ from torch import nn
 from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.registry import default_registry
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies_mlp.bronet import BroBlock, BroNet
 from puffer_policies_mlp.layer_norm import MLPLayerNorm
 from puffer_policies_mlp.simba import SimBa, SimbaBlock

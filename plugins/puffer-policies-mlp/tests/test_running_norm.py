@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from puffer_policies import Spaces
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies_mlp.running_norm import CLIP, RunningNorm
 from puffer_policies_mlp.simba import SimBa
 

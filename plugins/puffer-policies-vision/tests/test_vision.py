@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import BuildError, IncompatibleSpace, PolicyError
 from puffer_policies.registry import default_registry
-from puffer_policies.wrappers.lstm import LSTMWrapper
+from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies_vision.impala import ImpalaResNet, Impoola
 from puffer_policies_vision.minigrid import MiniGridCNN
 from puffer_policies_vision.small import ImpalaSmall, MinAtarCNN

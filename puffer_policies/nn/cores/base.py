@@ -7,7 +7,6 @@ the batch first. It is passed in and handed out, never kept on the module, never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -92,26 +91,24 @@ class Core(nn.Module):
         }
 
 
-class LayeredCore(Protocol):
-    """The class of a core that is a stack of like layers."""
-
-    def __call__(self, input_size: int, hidden_size: int, *, num_layers: int) -> Core:
-        """Build a core."""
-        ...
-
-
 def require_layers(num_layers: int, core: str) -> int:
     """Return `num_layers`, or refuse a core without any."""
     if num_layers < 1:
-        raise BuildError(f"num_layers={num_layers}; {core} has at least one layer.")
+        raise BuildError(f"num_layers={num_layers}, but {core!r} has at least one layer.")
     return num_layers
 
 
-def require_heads(hidden_size: int, num_heads: int) -> int:
-    """Return `num_heads`, or refuse a width that they can't share equally."""
+HEAD_SIZE = 32
+"""Default width of an attention head, as in the small model of GTrXL's paper."""
+
+
+def require_heads(hidden_size: int, num_heads: int | None) -> int:
+    """Return the number of heads, by default those of `HEAD_SIZE`; refuse an unequal share."""
+    if num_heads is None:
+        num_heads = max(hidden_size // HEAD_SIZE, 1)
     if num_heads < 1 or hidden_size % num_heads:
         raise BuildError(
-            f"hidden_size={hidden_size} is no multiple of num_heads={num_heads}.",
+            f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}.",
             fix="Each head takes an equal part of the width.",
         )
     return num_heads

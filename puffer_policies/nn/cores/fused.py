@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.nn.cores.base import After, Core, State
+from puffer_policies.nn.cores.base import After, Core, State, require_layers
 from puffer_policies.nn.cores.flush import Flush, count_starts, make_flush, widen
 from puffer_policies.nn.init import orthogonal_gates
 
@@ -81,12 +81,19 @@ class FusedCore(Core):
     """A stack of `FusedLayers`: a fused kernel over the sequence, flushed where episodes start.
 
     State: under each of the layers' keys (B, H) for one layer, else (B, L, H).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L; PufferLib's trainer carries the state of one layer only.
     """
 
-    def __init__(self, layers: FusedLayers) -> None:
-        super().__init__(layers.input_size, layers.hidden_size)
-        self.num_layers = layers.num_layers
-        self.layers = layers
+    layers_class: ClassVar[type[FusedLayers]]
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size)
+        self.num_layers = require_layers(num_layers, type(self).__name__)
+        self.layers = self.layers_class(input_size, hidden_size, num_layers=num_layers)
 
     def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Return (B, H) for one layer, else (B, L, H), for every part of the state."""

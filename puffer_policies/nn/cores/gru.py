@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from puffer_policies.contract import LSTM_STATE
-from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.cores.flush import driven
 from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
@@ -45,6 +44,4 @@ class GRULayers(FusedLayers):
 class GRUCore(FusedCore):
     """A stack of GRU layers. State: ``lstm_h``, (B, H) or (B, L, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
-        require_layers(num_layers, "a GRU")
-        super().__init__(GRULayers(input_size, hidden_size, num_layers=num_layers))
+    layers_class = GRULayers

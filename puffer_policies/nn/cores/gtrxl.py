@@ -127,10 +127,9 @@ class GTrXLCore(Core):
     Args:
         input_size: width of what comes in.
         hidden_size: width H of every layer, a multiple of `num_heads`.
-        num_layers: L; the window reaches L * M steps back.
-        num_heads: A; by default heads are 32 wide, as in the paper's small model.
-        memory: M.
-        feedforward: width inside a layer's network; by default 4 * H.
+        num_layers: L; the last layer sees L * M steps back through those below it.
+        num_heads: A, parts of the width that attend separately; by default each is 32 wide.
+        memory: M, the steps before this one that each layer sees.
     """
 
     def __init__(
@@ -141,18 +140,14 @@ class GTrXLCore(Core):
         num_layers: int = 2,
         num_heads: int | None = None,
         memory: int = 64,
-        feedforward: int | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
-        self.num_layers = require_layers(num_layers, "a GTrXL")
-        self.memory = memory
-        heads = max(hidden_size // 32, 1) if num_heads is None else num_heads
-        require_heads(hidden_size, heads)
-        _require_memory(memory)
-        inner = 4 * hidden_size if feedforward is None else feedforward
+        self.num_layers = require_layers(num_layers, "GTrXLCore")
+        self.memory = _require_memory(memory)
+        heads = require_heads(hidden_size, num_heads)
         self.embed = layer_init(nn.Linear(input_size, hidden_size), 1.0)
         self.layers = nn.ModuleList(
-            GTrXLLayer(hidden_size, heads, memory, inner) for _ in range(num_layers)
+            GTrXLLayer(hidden_size, heads, memory, 4 * hidden_size) for _ in range(num_layers)
         )
 
     def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
@@ -213,6 +208,7 @@ def _waves(count: int, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
 
 
-def _require_memory(memory: int) -> None:
+def _require_memory(memory: int) -> int:
     if memory < 1:
-        raise BuildError(f"memory={memory}; a GTrXL remembers at least one step.")
+        raise BuildError(f"memory={memory}, but a GTrXL remembers at least one step.")
+    return memory

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from puffer_policies.contract import LSTM_STATE
-from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.cores.flush import driven
 from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
@@ -42,6 +41,4 @@ class LSTMLayers(FusedLayers):
 class LSTMCore(FusedCore):
     """A stack of LSTM layers. State: ``lstm_h`` and ``lstm_c``, (B, H) or (B, L, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
-        require_layers(num_layers, "an LSTM")
-        super().__init__(LSTMLayers(input_size, hidden_size, num_layers=num_layers))
+    layers_class = LSTMLayers

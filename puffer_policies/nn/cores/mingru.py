@@ -50,13 +50,20 @@ def positive(x: Tensor) -> Tensor:
 
 
 class MinGRUCore(Core):
-    """A stack of MinGRU layers. State: ``lstm_h``, (B, H) for one layer, else (B, L, H)."""
+    """A stack of MinGRU layers. State: ``lstm_h``, (B, H) for one layer, else (B, L, H).
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L; PufferLib's trainer carries the state of one layer only.
+        highway: whether a gate mixes a layer's input into its output; needs equal sizes.
+    """
 
     def __init__(
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, highway: bool = False
     ) -> None:
         super().__init__(input_size, hidden_size)
-        self.num_layers = require_layers(num_layers, "a MinGRU")
+        self.num_layers = require_layers(num_layers, "MinGRUCore")
         if highway and input_size != hidden_size:
             raise BuildError(
                 f"A highway adds the input, {input_size} wide, to the output, {hidden_size} wide.",

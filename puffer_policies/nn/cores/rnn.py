@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from puffer_policies.contract import LSTM_STATE
-from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.cores.flush import driven
 from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
@@ -49,6 +48,4 @@ class RNNLayers(FusedLayers):
 class RNNCore(FusedCore):
     """A stack of tanh layers. State: ``lstm_h``, (B, H) or (B, L, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
-        require_layers(num_layers, "an RNN")
-        super().__init__(RNNLayers(input_size, hidden_size, num_layers=num_layers))
+    layers_class = RNNLayers
