@@ -121,7 +121,7 @@ def test_parameter_counts_are_the_published_ones(sizes, heads, count):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(BuildError, match="no multiple of num_heads=3"):
+    with pytest.raises(BuildError, match="not a multiple of num_heads=3"):
         GTrXLCore(4, 8, num_heads=3)
     with pytest.raises(BuildError, match="memory=0"):
         GTrXLCore(4, 8, memory=0)

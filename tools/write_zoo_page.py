@@ -7,6 +7,7 @@ them with what this prints.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -16,7 +17,12 @@ from puffer_policies.cards.card import Card, Weight, read_cards
 from puffer_policies.cards.results import LearningResult, read_results
 from puffer_policies.registry.catalog import read_catalog
 from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
-from puffer_policies.registry.source import constructor_signature, locate_module, module_docstring
+from puffer_policies.registry.source import (
+    class_docstring,
+    constructor_signature,
+    locate_module,
+    module_docstring,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -38,6 +44,9 @@ FEW_TENSORS = 4
 
 PLAIN = ("0", "1")
 """Constants that biases and norms begin with everywhere: those weights are only counted."""
+
+LEFT_OUT = ("`", "Args:", "Raises:")
+"""How paragraphs of a docstring begin that a page does without: legends of letters, sections."""
 
 INTRODUCTION = """\
 # The zoo
@@ -183,10 +192,12 @@ def _page(record: Record, card: Card, learned: Sequence[LearningResult]) -> str:
 
 
 def _preface(record: Record) -> str:
-    """Return what the file says of source and differences, its legend of letters left out."""
-    said = module_docstring(record.target, search_path=record.search_path).split("\n\n")
-    kept = "\n\n".join(each for each in said if not each.startswith("`"))
-    return "\n".join(f"> {line}".rstrip() for line in kept.splitlines())
+    """Return the docstrings of the module and of the class; legends and ``Args`` are left out."""
+    place = {"target": record.target, "search_path": record.search_path}
+    docstrings = (module_docstring(**place), class_docstring(**place))
+    paragraphs = [each for text in docstrings for each in inspect.cleandoc(text).split("\n\n")]
+    prose = [each for each in paragraphs if not each.startswith(LEFT_OUT)]
+    return "\n".join(f"> {line}".rstrip() for line in "\n\n".join(prose).splitlines())
 
 
 def _source(record: Record) -> str:

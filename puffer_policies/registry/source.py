@@ -44,26 +44,82 @@ def locate_module(name: str, *, search_path: str = "") -> Path | None:
 def constructor_signature(target: str, *, search_path: str = "") -> str:
     """Return ``(env, hidden_size=128)`` of the class ``module:Class``, or '' if it can't be read.
 
-    The text comes from the source, so that showing it imports nothing. A class that inherits its
-    constructor, or is made by a call, has no signature here.
+    The text comes from the source, so that showing it imports nothing. The constructor may be
+    inherited from classes that can be read as well; a class that is made by a call has none here.
     """
-    tree = _parsed(target, search_path)
-    body: list[ast.stmt] = tree.body if tree else []
-    attribute = target.partition(":")[2]
-    for part in [*attribute.split("."), "__init__"]:
-        found = [node for node in body if getattr(node, "name", None) == part]
-        if not found:
-            return ""
-        if isinstance(found[-1], ast.FunctionDef):
-            return _spelled(found[-1].args)
-        body = getattr(found[-1], "body", [])
-    return ""
+    arguments = _constructor(target, search_path)
+    return _spelled(arguments) if arguments else ""
 
 
 def module_docstring(target: str, *, search_path: str = "") -> str:
-    """Return what the module of ``module:Class`` says of itself, or '' if it can't be read."""
+    """Return the docstring of the module of ``module:Class``, or '' if it can't be read."""
     tree = _parsed(target, search_path)
     return (ast.get_docstring(tree) or "") if tree else ""
+
+
+def class_docstring(target: str, *, search_path: str = "") -> str:
+    """Return the docstring of the class ``module:Class``, or '' if it can't be read."""
+    node = _class(_parsed(target, search_path), target)
+    return (ast.get_docstring(node) or "") if node else ""
+
+
+def _constructor(target: str, search_path: str) -> ast.arguments | None:
+    """Return the parameters of a class's own constructor, or of the one that it inherits.
+
+    A memory wrapper names its core in the class statement, ``class X(MemoryWrapper, core=XCore)``:
+    the options of the core, which stand after its two sizes, take the place of ``**options``.
+    """
+    tree = _parsed(target, search_path)
+    node = _class(tree, target)
+    if tree is None or node is None:
+        return None
+    own = [each for each in node.body if getattr(each, "name", None) == "__init__"]
+    if own:
+        return own[-1].args if isinstance(own[-1], ast.FunctionDef) else None
+    bases = (_constructor(_target(tree, base, target), search_path) for base in node.bases)
+    arguments = next(filter(None, bases), None)
+    cores = [keyword.value for keyword in node.keywords if keyword.arg == "core"]
+    if arguments is None or not cores or arguments.kwarg is None:
+        return arguments
+    core = _constructor(_target(tree, cores[0], target), search_path)
+    return _joined(arguments, core) if core else arguments
+
+
+def _joined(arguments: ast.arguments, core: ast.arguments) -> ast.arguments:
+    """Return a wrapper's parameters with the options of its core in the place of ``**options``."""
+    sizes = 3  # self, input_size, hidden_size
+    defaults = [*[None] * (len(core.args) - len(core.defaults)), *core.defaults]
+    return ast.arguments(
+        posonlyargs=arguments.posonlyargs,
+        args=arguments.args,
+        defaults=arguments.defaults,
+        kwonlyargs=[*arguments.kwonlyargs, *core.args[sizes:], *core.kwonlyargs],
+        kw_defaults=[*arguments.kw_defaults, *defaults[sizes:], *core.kw_defaults],
+    )
+
+
+def _target(tree: ast.Module, name: ast.expr, target: str) -> str:
+    """Return ``module:Class`` of a class that the module of `target` names, or '' if unknown."""
+    module = target.partition(":")[0]
+    if not isinstance(name, ast.Name):
+        return ""
+    imports = (node for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level)
+    for node in imports:
+        for alias in node.names:
+            if (alias.asname or alias.name) == name.id:
+                return f"{node.module}:{alias.name}"
+    neighbor = f"{module}:{name.id}"
+    return neighbor if neighbor != target else ""
+
+
+def _class(tree: ast.Module | None, target: str) -> ast.ClassDef | None:
+    """Return the statement of the class ``module:Class``, which may stand in another class."""
+    body: list[ast.stmt] = tree.body if tree else []
+    node: ast.stmt | None = None
+    for part in target.partition(":")[2].split("."):
+        node = next((each for each in reversed(body) if getattr(each, "name", None) == part), None)
+        body = getattr(node, "body", [])
+    return node if isinstance(node, ast.ClassDef) else None
 
 
 def _parsed(target: str, search_path: str) -> ast.Module | None:

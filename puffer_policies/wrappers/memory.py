@@ -1,7 +1,7 @@
-"""The memories of this package, each named by its core, which has the options and their defaults.
+"""The memories of this package, for any policy with `encode_observations` and `decode_actions`.
 
-Every one goes around any policy with `encode_observations` and `decode_actions`: sizes are
-inferred, weights are orthogonal, and the state is reset exactly where an episode starts.
+Each is declared by its core, whose parameters are its options. Sizes are inferred, weights are
+orthogonal, and the state is reset exactly where an episode starts.
 """
 
 from __future__ import annotations

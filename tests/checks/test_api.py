@@ -138,8 +138,7 @@ def test_a_policy_of_pufferlib_is_checked_as_it_stands(tmp_path):
 LEAKY = """
 import torch
 from puffer_policies.nn.cores.base import Core
-from puffer_policies.wrappers.base import RecurrentWrapper
-from puffer_policies.wrappers.sizes import core_sizes
+from puffer_policies.wrappers.base import MemoryWrapper
 
 
 class SumCore(Core):
@@ -158,9 +157,8 @@ class SumCore(Core):
         return dict(state) if RESETS_NOTHING else super().reset(state, episode_start)
 
 
-class SumWrapper(RecurrentWrapper):
-    def __init__(self, env, policy):
-        super().__init__(env, policy, SumCore(*core_sizes(policy, None, None)))
+class SumWrapper(MemoryWrapper, core=SumCore):
+    pass
 """
 
 

@@ -163,7 +163,7 @@ def test_heads_are_32_wide_by_default(width: int, heads: int) -> None:
 
 
 def test_heads_that_do_not_share_the_width_are_refused() -> None:
-    with pytest.raises(BuildError, match="no multiple of num_heads=3"):
+    with pytest.raises(BuildError, match="not a multiple of num_heads=3"):
         LinearAttentionCore(4, 8, num_heads=3)
 
 
