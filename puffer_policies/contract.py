@@ -69,15 +69,6 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
-class RecurrentPolicy(Policy, Protocol):
-    """A policy that carries state between steps."""
-
-    def initial_state(self, batch_size: int, device: Any = None) -> dict[str, Tensor]:
-        """Return the state before the first step: tensors with `batch_size` rows."""
-        ...
-
-
 REQUIRED = {
     "encode_observations": ("observations", "state"),
     "decode_actions": ("hidden",),

@@ -12,12 +12,9 @@ A plug-in is a module (or any object) named by an entry point of the group
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import pluggy
-
-if TYPE_CHECKING:
-    from puffer_policies.registry.specs import PolicySpec
 
 PROJECT = "puffer_policies"
 
@@ -62,32 +59,3 @@ def register_commands(commands: Any) -> None:
         commands: the sub-parsers of `argparse`; ``commands.add_parser(verb)`` adds one. The
             parser's default ``run`` is called with the parsed arguments and returns the exit code.
     """
-
-
-class Hooks(Protocol):
-    """What plug-ins do besides registering names. Each failure is kept; none is raised."""
-
-    def register_checks(self, registrar: Any) -> None:
-        """Let plug-ins add conformance checks."""
-        ...
-
-    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Tell plug-ins of a policy that was built."""
-        ...
-
-    def register_commands(self, commands: Any) -> None:
-        """Let plug-ins add verbs to the command line."""
-        ...
-
-
-class NoHooks:
-    """The hooks of a registry without plug-ins."""
-
-    def register_checks(self, registrar: Any) -> None:
-        """Do nothing."""
-
-    def policy_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Do nothing."""
-
-    def register_commands(self, commands: Any) -> None:
-        """Do nothing."""

@@ -235,5 +235,5 @@ def test_a_package_manifest_can_not_override(written):
 
 def test_a_manifest_of_another_package_is_refused(written):
     path = written("schema = 1\ndistribution = 'other'\n")
-    assert "it is of 'other', but 'acme-nets'" in refusal(path, ACME)
+    assert "manifest is of 'other', but 'acme-nets'" in refusal(path, ACME)
     assert read_catalog(written("schema = 1\ndistribution = 'Acme_Nets'\n"), ACME)

@@ -390,10 +390,10 @@ def test_a_plugin_is_told_of_every_policy_that_was_built(site, find):
         """,
     )
     registry = find(strict=True)
-    registry.announce_built("policy", "spec")
+    registry.hooks.policy_built("policy", "spec")
     assert sys.modules["acme_plugin.plugin"].built == [("policy", "spec")]
     # The hooks go with the registry to a worker.
-    pickle.loads(pickle.dumps(registry)).announce_built("again", "spec")
+    pickle.loads(pickle.dumps(registry)).hooks.policy_built("again", "spec")
     assert len(sys.modules["acme_plugin.plugin"].built) == 2
 
 
@@ -408,10 +408,10 @@ def test_a_hook_that_raises_after_a_build_is_kept_and_warned_of(site, find):
     install_plugin(site, body)
     registry = find()
     with pytest.warns(RuntimeWarning, match="Its hook policy_built failed: ZeroDivisionError"):
-        registry.announce_built("policy", "spec")
+        registry.hooks.policy_built("policy", "spec")
     assert "policy_built" in told(registry)
     with pytest.raises(PluginError):
-        find(strict=True).announce_built("policy", "spec")
+        find(strict=True).hooks.policy_built("policy", "spec")
 
 
 # -- switches ------------------------------------------------------------------------------------
@@ -744,5 +744,5 @@ def test_a_pattern_filters_bare_and_qualified_names(pattern, names, site, find):
 def test_decorating_something_else_is_refused_with_the_cure():
     with pytest.raises(PolicyError, match=r"register_policy\(name='MyNet'\)"):
         register_policy("MyNet")
-    with pytest.raises(PolicyError, match="actions should be a list of words"):
+    with pytest.raises(PolicyError, match="actions should be a list of strings"):
         register_policy(actions="box")

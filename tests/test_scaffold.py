@@ -17,7 +17,7 @@ from fake_packages import site_in
 from puffer_policies.cli.main import main
 from puffer_policies.errors import ConfigError
 from puffer_policies.registry import set_default_registry
-from puffer_policies.registry.scaffold import FILES, derive_names, template_folder, write_package
+from puffer_policies.registry.scaffold import FILES, TEMPLATE, derive_names, write_package
 
 TEMPLATE_NAMES = ("my-policies", "my_policies", "MyNet")
 
@@ -162,12 +162,13 @@ def test_the_files_say_the_same_names(tmp_path):
 
 def test_the_template_is_listed_whole():
     """A checkout holds what tests left there besides, so git is asked where there is one."""
-    asked = subprocess.run(
-        ["git", "ls-files"], cwd=template_folder(), capture_output=True, text=True
+    root = Path(__file__).parent.parent
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=root / TEMPLATE, capture_output=True, text=True
     )
-    if asked.returncode != 0:
+    if listing.returncode != 0:
         pytest.skip("not a git checkout")
-    assert sorted(FILES) == sorted(asked.stdout.split())
+    assert sorted(FILES) == sorted(listing.stdout.split())
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def build(target: str, folder: Path) -> Path:
 
 def test_our_wheel_carries_the_template_the_cards_and_the_results(tmp_path):
     names = set(zipfile.ZipFile(build("wheel", tmp_path)).namelist())
-    assert {f"puffer_policies/template/{name}" for name in FILES} <= names
+    assert {f"puffer_policies/plugins/template/{name}" for name in FILES} <= names
     assert {f"puffer_policies/docs/{name}" for name in ("cards.json", "results.jsonl")} <= names
 
 

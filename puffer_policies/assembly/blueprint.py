@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from puffer_policies.assembly.fit import require_fit, require_stack
-from puffer_policies.contract import NEEDS_MASK, require_members
+from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
 from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.records import (
@@ -107,14 +107,9 @@ class Blueprint:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the record declares, with the memory and the mask that wrappers add."""
+        """What the record declares, with the flags that wrappers add, such as a memory."""
         provided = {trait for part in self.recipe.wrappers for trait in part.record.provides}
-        declared = self.record.capabilities
-        return replace(
-            declared,
-            recurrent=declared.recurrent or "recurrent" in provided,
-            needs_mask=declared.needs_mask or "needs_mask" in provided,
-        )
+        return self.record.capabilities.with_traits(provided)
 
     def load(self) -> type:
         """Import the class of the outermost part."""
@@ -129,8 +124,8 @@ class Blueprint:
         """
         module = _build(self.recipe, self.env, strict=strict)
         module.spec = self.spec  # type: ignore[assignment]
-        if self.record.capabilities.needs_mask:
-            setattr(module, NEEDS_MASK, True)
+        for need in self.record.capabilities.traits & {NEEDS_MASK, NEEDS_PREVIOUS}:
+            setattr(module, need, True)
         return module
 
 

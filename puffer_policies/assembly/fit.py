@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,7 @@ def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> No
 
     A stack's traits are those of its policy's capabilities and what its wrappers provide.
     """
-    capabilities = policy.capabilities
-    flags = {"recurrent": capabilities.recurrent, "needs_mask": capabilities.needs_mask}
-    holders = {trait: policy.name for trait, present in flags.items() if present}
+    holders = dict.fromkeys(policy.capabilities.traits, policy.name)
     stack = policy.name
     for wrapper in wrappers:
         missing = [trait for trait in wrapper.requires if trait not in holders]
@@ -118,5 +116,5 @@ def _action_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
     return []
 
 
-def _listed(kinds: tuple[str, ...]) -> str:
+def _listed(kinds: Sequence[str]) -> str:
     return " or ".join(kinds)

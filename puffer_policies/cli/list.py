@@ -99,14 +99,10 @@ def _print_records(records: dict[str, Record], *, source: bool) -> None:
 
 def _policy_cells(record: PolicyRecord) -> tuple[str, str, str]:
     can = record.capabilities
-    return kinds_text(can.observations), kinds_text(can.actions), "yes" if can.recurrent else ""
+    recurrent = "yes" if can.recurrent else ""
+    return ", ".join(can.observations) or "any", ", ".join(can.actions) or "any", recurrent
 
 
 def _cells(record: Record, source: bool) -> tuple[str, str]:
     place = f"{record.target}  ({record.provenance.origin})"
     return package(record.provenance), place if source else record.summary
-
-
-def kinds_text(kinds: tuple[str, ...]) -> str:
-    """Return the kinds of spaces that a policy takes; none listed means any."""
-    return ", ".join(kinds) or "any"

@@ -9,12 +9,11 @@ from typing import Any
 
 from puffer_policies.cards.card import Card, CardFile, read_cards
 from puffer_policies.cards.results import LearningResult, read_results
-from puffer_policies.cli.list import kinds_text
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
-from puffer_policies.registry.records import PolicyRecord, Preset, Record, WrapperRecord
+from puffer_policies.registry.records import Preset, Record
 from puffer_policies.registry.source import constructor_signature
 from puffer_policies.shipped import shipped_file
 
@@ -164,15 +163,18 @@ def _record_fields(record: Record, arguments: str) -> list[tuple[str, str]]:
         ("arguments", arguments),
         ("defaults", ", ".join(f"{key}={value!r}" for key, value in record.defaults.items())),
     ]
-    if isinstance(record, PolicyRecord):
-        can = record.capabilities
-        fields.append(("observations", kinds_text(can.observations)))
-        fields.append(("actions", kinds_text(can.actions)))
-        fields.append(("recurrent", "yes" if can.recurrent else ""))
-    if isinstance(record, WrapperRecord):
-        traits = ("requires", "forbids", "provides")
-        fields += [(trait, ", ".join(getattr(record, trait))) for trait in traits]
-    return fields
+    empty = "any" if record.kind == "policy" else ""
+    features = record.features.items()
+    return [*fields, *((name, _feature_text(value, empty)) for name, value in features)]
+
+
+def _feature_text(value: Any, empty: str) -> str:
+    """Return a capability or trait as text; `empty` stands for a list without entries."""
+    if isinstance(value, tuple):
+        return ", ".join(value) or empty
+    if value is True:
+        return "yes"
+    return str(value) if value else ""
 
 
 def _card_fields(card: Card, machine: str) -> list[tuple[str, str]]:

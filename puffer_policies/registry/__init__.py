@@ -6,12 +6,14 @@ Nothing here needs torch, NumPy or gymnasium.
 from puffer_policies.registry.decorators import register_policy, register_wrapper
 from puffer_policies.registry.default import (
     default_registry,
-    discover,
     list_policies,
     list_wrappers,
     set_default_registry,
 )
-from puffer_policies.registry.registry import Kind, Registry, Timing
+from puffer_policies.registry.discovery import discover
+from puffer_policies.registry.plugins import Timing
+from puffer_policies.registry.records import Kind
+from puffer_policies.registry.registry import Registry
 
 __all__ = [
     "Kind",

@@ -12,6 +12,7 @@ observations = ["vector", "image"]  # kinds it reads; without the key, any
 actions = ["discrete"]
 recurrent = false
 needs_mask = false
+needs_previous = false
 min_image_size = 0
 override = true                     # replace a name on purpose; not in a package's manifest
 [wrappers.MyWrapper]
@@ -41,61 +42,92 @@ acme-nets = ">=1.2"
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from puffer_policies.errors import BuildError, ConfigError
-from puffer_policies.registry.manifest import Catalog, Choice, Requirement, specifier_offence
+from puffer_policies.registry.fields import keyword_types, make_record, unknown_key, value_offence
 from puffer_policies.registry.names import (
     distribution_offence,
     name_offence,
-    normalise,
+    normalize,
     preset_name_offence,
     record_offences,
     reference_offence,
 )
-from puffer_policies.registry.records import (
-    Capabilities,
-    Layer,
-    Pointer,
-    PolicyRecord,
-    Preset,
-    Provenance,
-    Record,
-    WrapperRecord,
-)
+from puffer_policies.registry.records import Kind, Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
-from puffer_policies.registry.tables import TableChecker
-from puffer_policies.tomlfile import read_toml
+from puffer_policies.tomlfile import TomlFile, read_toml
 
 SCHEMA = 1
 """The format's version; a file with a higher one needs a newer puffer_policies."""
 
-_COMMON = {
-    "target": str,
-    "summary": str,
-    "paper": str,
-    "extra": str,
-    "defaults": dict,
-    "override": bool,
-}
-_CAPABILITIES = {
-    "observations": list,
-    "actions": list,
-    "recurrent": bool,
-    "needs_mask": bool,
-    "min_image_size": int,
-}
-_TRAITS = {"requires": list, "forbids": list, "provides": list}
-_KEYS: dict[str, dict[str, type]] = {
-    "policies": _COMMON | _CAPABILITIES,
-    "wrappers": _COMMON | _TRAITS,
-    "presets": {"policy": str, "summary": str},
-    "block": {"names": list, "distributions": list},
-}
-_TABLES = (*_KEYS, "alias", "deprecated", "removed", "resolve", "require")
-_OF_USERS = ("resolve", "block", "require")
+PointerKind = Literal["alias", "deprecated", "removed"]
+
+_RECORD_TABLES: dict[str, Kind] = {"policies": "policy", "wrappers": "wrapper"}
+_POINTER_TABLES: tuple[PointerKind, ...] = get_args(PointerKind)
+_RULE_TABLES = ("resolve", "block", "require")
+_TABLES = (*_RECORD_TABLES, "presets", *_POINTER_TABLES, *_RULE_TABLES)
+_PRESET_TYPES = {"policy": str, "summary": str}
+_BLOCK_TYPES = {"names": tuple, "distributions": tuple}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A version limit on a distribution."""
+
+    distribution: str
+    specifier: str
+    origin: str
+
+    def allows(self, version: str) -> bool:
+        """Return whether an installed version is within the limit; pre-releases count."""
+        # `packaging` is imported in functions: few files have limits, and its import takes as long
+        # as reading all of them.
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import InvalidVersion
+
+        try:
+            return SpecifierSet(self.specifier).contains(version, prereleases=True)
+        except InvalidVersion:
+            return False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of ``[resolve]`` or ``[block]``: the name or distribution, and its line."""
+
+    table: Literal["resolve", "names", "distributions"]
+    name: str
+    distribution: str
+    origin: str
+
+
+@dataclass
+class Catalog:
+    """The content of one registry.toml, checked as far as the file alone allows."""
+
+    records: list[Record] = field(default_factory=list)
+    pointers: list[Pointer] = field(default_factory=list)
+    presets: list[Preset] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    requirements: list[Requirement] = field(default_factory=list)
+
+    def add_to(self, registry: Registry) -> None:
+        """Register everything but the version limits, which depend on what is installed."""
+        for choice in self.choices:
+            if choice.table == "resolve":
+                registry.settle(choice.name, choice.distribution, origin=choice.origin)
+            else:
+                registry.block(**{choice.table: [choice.name]}, origin=choice.origin)
+        for record in self.records:
+            registry.add(record)
+        for pointer in self.pointers:
+            registry.alias(pointer)
+        for preset in self.presets:
+            registry.add_preset(preset)
 
 
 def read_catalog(
@@ -104,189 +136,208 @@ def read_catalog(
     """Read a registry.toml; `provenance` says whose it is, each record's origin is its line.
 
     Raises:
-        ConfigError: the file can't be read, or says something wrong; every offence is listed.
+        ConfigError: the file can't be read, or something in it is wrong; every offence is listed.
     """
-    check = TableChecker(read_toml(path))
-    catalog = _Reader(check, provenance, search_path).read()
-    if check.offences:
-        raise _offended(check)
+    reader = _Reader(read_toml(path), provenance, search_path)
+    catalog, offences = reader.read(), reader.offences
+    if len(offences) == 1:
+        raise ConfigError(f"{offences[0]}.")
+    if offences:
+        lines = "\n".join(f"  {offence}" for offence in offences)
+        raise ConfigError(f"{reader.file.path} has {len(offences)} errors:\n{lines}")
     return catalog
 
 
-def _offended(check: TableChecker) -> ConfigError:
-    found = check.offences
-    if len(found) == 1:
-        return ConfigError(f"{found[0]}.")
-    listed = "\n".join(f"  {offence}" for offence in found)
-    return ConfigError(f"{check.file.path} has {len(found)} errors:\n{listed}")
-
-
-@dataclass(slots=True)
 class _Reader:
-    """Collects what a file says, and what is wrong with it."""
+    """Fills a catalog from a file, and collects every offence with its line."""
 
-    check: TableChecker
-    provenance: Provenance
-    search_path: str
-    catalog: Catalog = field(default_factory=Catalog)
+    def __init__(self, file: TomlFile, provenance: Provenance, search_path: str) -> None:
+        self.file = file
+        self.provenance = provenance
+        self.search_path = search_path
+        self.catalog = Catalog()
+        self.offences: list[str] = []
 
     def read(self) -> Catalog:
-        if self._top_level():
-            for name, table in self._entries("policies"):
-                self._policy(name, table)
-            for name, table in self._entries("wrappers"):
-                self._wrapper(name, table)
-            for name, table in self._entries("presets"):
-                self._preset(name, table)
-            for kind, table_name in _POINTERS.items():
-                self._pointers(kind, table_name)
-            self._resolve()
-            self._block()
-            self._require()
-            self._unique()
+        """Read every table, or only the schema if that is not ours."""
+        if self._check_top_level():
+            for table_name, kind in _RECORD_TABLES.items():
+                self._read_records(table_name, kind)
+            self._read_presets()
+            for pointer_kind in _POINTER_TABLES:
+                self._read_pointers(pointer_kind)
+            self._read_resolve()
+            self._read_block()
+            self._read_require()
+            self._check_unique()
         return self.catalog
 
     # -- the file as a whole ---------------------------------------------------------------------
 
-    def _top_level(self) -> bool:
-        schema = self.check.file.data.get("schema")
+    def _check_top_level(self) -> bool:
+        schema = self.file.data.get("schema")
         if schema != SCHEMA or isinstance(schema, bool):
-            self.check.offend(_schema_offence(schema), "schema")
+            # A newer schema may mean anything by the other keys: do not judge them.
+            self._offend(_schema_offence(schema), "schema")
             return False
         known = ("schema", "distribution", *_TABLES)
-        for key, value in self.check.file.data.items():
+        for key, value in self.file.data.items():
             if key not in known:
-                self.check.unknown(key, known, key)
+                self._offend_unknown(key, known, key)
             elif key == "distribution":
-                self.check.offend_if(self._distribution_offence(value), key)
+                self._offend(self._owner_offence(value), key)
             elif key in _TABLES and not isinstance(value, dict):
-                self.check.offend(f"{key} should be a table, got {value!r}", key)
-            elif key in _OF_USERS and self.provenance.layer <= Layer.BUILTIN:
-                self.check.offend(
+                self._offend(f"{key} {value_offence(value, dict)}", key)
+            elif key in _RULE_TABLES and self.provenance.layer <= Layer.BUILTIN:
+                # Installing a package must not change what other packages' names mean.
+                self._offend(
                     f"[{key}] is for a user's or a project's registry.toml, not for a package's",
                     key,
                 )
         return True
 
-    def _distribution_offence(self, said: object) -> str:
-        if offence := distribution_offence(said):
+    def _owner_offence(self, distribution: object) -> str:
+        if offence := distribution_offence(distribution):
             return offence
         owner = self.provenance.distribution
-        if self.provenance.layer <= Layer.BUILTIN and normalise(str(said)) != owner:
-            return f"the manifest says it is of {said!r}, but {owner!r} is what installed it"
+        if self.provenance.layer <= Layer.BUILTIN and normalize(str(distribution)) != owner:
+            return f"the manifest is of {distribution!r}, but {owner!r} is what installed it"
         return ""
 
-    def _unique(self) -> None:
-        """Refuse one name in two tables: both can't be meant."""
+    def _check_unique(self) -> None:
+        """Refuse one name in two tables: they can't both be meant."""
         tables: dict[str, str] = {}
-        for table in ("policies", "wrappers", *_POINTERS.values()):
-            for name in self.check.table(table):
+        for table in (*_RECORD_TABLES, *_POINTER_TABLES):
+            for name in self._table(table):
                 if name in tables:
-                    self.check.offend(f"{name!r} stands in [{tables[name]}] too", table, name)
+                    self._offend(f"{name!r} stands in [{tables[name]}] too", table, name)
                 tables[name] = table
-
-    def _entries(self, table_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the sub-tables whose keys and types are right."""
-        for name, table in self.check.table(table_name).items():
-            if not isinstance(table, dict):
-                self.check.offend(
-                    f"{table_name}.{name} should be a table, got {table!r}", table_name, name
-                )
-            elif self.check.typed(table, _KEYS[table_name], table_name, name):
-                yield name, table
-
-    def _place(self, *keys: str) -> Provenance:
-        return replace(self.provenance, origin=self.check.file.at(*keys))
 
     # -- names -----------------------------------------------------------------------------------
 
-    def _policy(self, name: str, table: dict[str, Any]) -> None:
-        abilities = {key: _frozen(table.pop(key)) for key in _CAPABILITIES if key in table}
-        self._record(PolicyRecord, "policies", name, table, capabilities=Capabilities(**abilities))
+    def _read_records(self, table_name: str, kind: Kind) -> None:
+        types = {"target": str, **keyword_types(kind)}
+        for name, table in self._subtables(table_name, types):
+            keys = (table_name, name)
+            if "target" not in table:
+                self._offend(f"{table_name}.{name} has no target", *keys)
+                continue
+            record = make_record(
+                kind,
+                {key: value for key, value in table.items() if key != "target"},
+                name=name,
+                target=table["target"],
+                provenance=self._place(*keys),
+                search_path=self.search_path,
+            )
+            for offence in record_offences(record):
+                self._offend(offence, *keys, offence.partition(":")[0])
+            self.catalog.records.append(record)
 
-    def _wrapper(self, name: str, table: dict[str, Any]) -> None:
-        traits = {key: _frozen(table.pop(key)) for key in _TRAITS if key in table}
-        self._record(WrapperRecord, "wrappers", name, table, **traits)
+    def _read_presets(self) -> None:
+        for name, table in self._subtables("presets", _PRESET_TYPES):
+            keys = ("presets", name)
+            self._offend(preset_name_offence(name), *keys)
+            if "policy" not in table:
+                self._offend(f"presets.{name} has no policy", *keys)
+                continue
+            try:
+                PolicySpec.parse(table["policy"])
+            except BuildError as error:
+                self._offend(error.problem.rstrip("."), *keys, "policy")
+            self.catalog.presets.append(Preset(name=name, provenance=self._place(*keys), **table))
 
-    def _record(
-        self,
-        make: Callable[..., Record],
-        table_name: str,
-        name: str,
-        table: dict[str, Any],
-        **more: Any,
-    ) -> None:
-        if "target" not in table:
-            self.check.offend(f"{table_name}.{name} has no target", table_name, name)
-            return
-        place = self._place(table_name, name)
-        record = make(name=name, provenance=place, search_path=self.search_path, **table, **more)
-        for offence in record_offences(record):
-            self.check.offend(offence, table_name, name, offence.partition(":")[0])
-        self.catalog.records.append(record)
-
-    def _preset(self, name: str, table: dict[str, Any]) -> None:
-        keys = ("presets", name)
-        if offence := preset_name_offence(name):
-            self.check.offend(offence, *keys)
-        if "policy" not in table:
-            self.check.offend(f"presets.{name} has no policy", *keys)
-            return
-        try:
-            PolicySpec.parse(table["policy"])
-        except BuildError as error:
-            self.check.offend(error.problem.rstrip("."), *keys, "policy")
-        self.catalog.presets.append(Preset(name=name, provenance=self._place(*keys), **table))
-
-    def _pointers(self, kind: Literal["alias", "deprecated", "removed"], table_name: str) -> None:
-        for name, text in self.check.strings(table_name):
-            self.check.offend_if(name_offence(name), table_name, name)
+    def _read_pointers(self, kind: PointerKind) -> None:
+        for name, text in self._texts(kind):
+            self._offend(name_offence(name), kind, name)
             if kind != "removed":
-                self.check.offend_if(reference_offence(text), table_name, name)
-            place = self._place(table_name, name)
-            pointer = Pointer(name=name, kind=kind, text=text, provenance=place)
-            self.catalog.pointers.append(pointer)
+                self._offend(reference_offence(text), kind, name)
+            place = self._place(kind, name)
+            self.catalog.pointers.append(Pointer(name=name, kind=kind, text=text, provenance=place))
 
     # -- the user's rules ------------------------------------------------------------------------
 
-    def _resolve(self) -> None:
-        for name, text in self.check.strings("resolve"):
-            distribution, slash, chosen = text.partition("/")
-            self.check.offend_if(name_offence(name), "resolve", name)
-            self.check.offend_if(distribution_offence(distribution), "resolve", name)
-            if slash and chosen != name:
-                wanted = f"{name} can only be settled for {distribution}/{name}, got {text!r}"
-                self.check.offend(wanted, "resolve", name)
-            origin = self.check.file.at("resolve", name)
+    def _read_resolve(self) -> None:
+        for name, text in self._texts("resolve"):
+            distribution, slash, bare = text.partition("/")
+            self._offend(name_offence(name), "resolve", name)
+            self._offend(distribution_offence(distribution), "resolve", name)
+            if slash and bare != name:
+                self._offend(
+                    f"{name} can only be settled for {distribution}/{name}, got {text!r}",
+                    "resolve",
+                    name,
+                )
+            origin = self.file.at("resolve", name)
             self.catalog.choices.append(Choice("resolve", name, distribution, origin))
 
-    def _block(self) -> None:
-        table = self.check.table("block")
-        if not self.check.typed(table, _KEYS["block"], "block"):
+    def _read_block(self) -> None:
+        table = self._table("block")
+        if not self._has_types(table, _BLOCK_TYPES, "block"):
             return
         for name in table.get("names", ()):
-            self.check.offend_if(reference_offence(name), "block", "names")
-            self.catalog.choices.append(
-                Choice("names", name, "", self.check.file.at("block", "names"))
-            )
+            self._offend(reference_offence(name), "block", "names")
+            origin = self.file.at("block", "names")
+            self.catalog.choices.append(Choice("names", name, "", origin))
         for name in table.get("distributions", ()):
-            self.check.offend_if(distribution_offence(name), "block", "distributions")
-            origin = self.check.file.at("block", "distributions")
+            self._offend(distribution_offence(name), "block", "distributions")
+            origin = self.file.at("block", "distributions")
             self.catalog.choices.append(Choice("distributions", name, "", origin))
 
-    def _require(self) -> None:
-        for name, specifier in self.check.strings("require"):
-            self.check.offend_if(distribution_offence(name), "require", name)
-            self.check.offend_if(specifier_offence(specifier), "require", name)
-            origin = self.check.file.at("require", name)
+    def _read_require(self) -> None:
+        for name, specifier in self._texts("require"):
+            self._offend(distribution_offence(name), "require", name)
+            self._offend(_specifier_offence(specifier), "require", name)
+            origin = self.file.at("require", name)
             self.catalog.requirements.append(Requirement(name, specifier, origin))
 
+    # -- tables and their offences ---------------------------------------------------------------
 
-_POINTERS: dict[Literal["alias", "deprecated", "removed"], str] = {
-    "alias": "alias",
-    "deprecated": "deprecated",
-    "removed": "removed",
-}
+    def _table(self, name: str) -> dict[str, Any]:
+        """Return a top-level table; an empty one if there is none, or something else."""
+        table = self.file.data.get(name, {})
+        return table if isinstance(table, dict) else {}
+
+    def _subtables(
+        self, table_name: str, types: Mapping[str, type]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the sub-tables whose keys and types are right."""
+        for name, table in self._table(table_name).items():
+            if not isinstance(table, dict):
+                self._offend(f"{table_name}.{name} {value_offence(table, dict)}", table_name, name)
+            elif self._has_types(table, types, table_name, name):
+                yield name, table
+
+    def _texts(self, table_name: str) -> Iterator[tuple[str, str]]:
+        """Yield the entries of a table of texts whose values are texts."""
+        for name, text in self._table(table_name).items():
+            if isinstance(text, str) and text.strip():
+                yield name, text
+            else:
+                self._offend(
+                    f"{table_name}.{name} should be some text, got {text!r}", table_name, name
+                )
+
+    def _has_types(self, table: Mapping[str, Any], types: Mapping[str, type], *keys: str) -> bool:
+        """Compare a table's keys and types with `types`; return whether all are right."""
+        count = len(self.offences)
+        for key, value in table.items():
+            if key not in types:
+                self._offend_unknown(key, types, *keys, key)
+            elif offence := value_offence(value, types[key]):
+                self._offend(f"{'.'.join(keys)}.{key} {offence}", *keys, key)
+        return len(self.offences) == count
+
+    def _offend(self, offence: str, *keys: str) -> None:
+        """Note an offence with the line of the table or key; an empty one is none."""
+        if offence:
+            self.offences.append(f"{self.file.at(*keys)}: {offence}")
+
+    def _offend_unknown(self, key: str, known: Iterable[str], *keys: str) -> None:
+        self._offend(f"unknown key {key!r}. {unknown_key(key, known)}".rstrip("."), *keys)
+
+    def _place(self, *keys: str) -> Provenance:
+        return replace(self.provenance, origin=self.file.at(*keys))
 
 
 def _schema_offence(schema: object) -> str:
@@ -297,5 +348,11 @@ def _schema_offence(schema: object) -> str:
     return f"schema should be {SCHEMA}, got {schema!r}"
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _specifier_offence(specifier: str) -> str:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(specifier)
+    except InvalidSpecifier:
+        return f"{specifier!r} is not a version limit such as '>=1.2,<2'"
+    return ""

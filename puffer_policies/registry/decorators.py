@@ -2,232 +2,128 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from puffer_policies.errors import PolicyError
 from puffer_policies.registry.default import add_decorated
-from puffer_policies.registry.names import LAYER_NAMES
+from puffer_policies.registry.fields import checked_keywords, make_record
+from puffer_policies.registry.names import LAYER_NAMES, target_of
 from puffer_policies.registry.records import (
     Capabilities,
+    Description,
+    Kind,
     Layer,
-    PolicyRecord,
     Provenance,
-    WrapperRecord,
+    Traits,
 )
 from puffer_policies.registry.registry import Registry
 
 C = TypeVar("C", bound=type)
+P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    """Registers the class it is called with."""
+@dataclass(frozen=True, kw_only=True)
+class PolicyKeywords(Description, Capabilities):
+    """The keywords of ``@register_policy``."""
 
-    name: str
-    summary: str
-    paper: str
-    defaults: Mapping[str, Any]
-    override: bool
-    capabilities: Capabilities
-    registry: Registry | None
-    origin: str
-
-    def __call__(self, cls: C) -> C:
-        record = PolicyRecord(**_common(self, cls), capabilities=self.capabilities)
-        add_decorated(record, self.registry)
-        return cls
+    name: str = ""
+    """The name; the class's own if empty."""
+    registry: Registry | None = None
+    """Where it is registered; in the default registry if None."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrapper:
-    """Registers the class it is called with."""
+@dataclass(frozen=True, kw_only=True)
+class WrapperKeywords(Description, Traits):
+    """The keywords of ``@register_wrapper``."""
 
-    name: str
-    summary: str
-    paper: str
-    defaults: Mapping[str, Any]
-    override: bool
-    requires: tuple[str, ...]
-    forbids: tuple[str, ...]
-    provides: tuple[str, ...]
-    registry: Registry | None
-    origin: str
-
-    def __call__(self, cls: C) -> C:
-        record = WrapperRecord(
-            **_common(self, cls),
-            requires=self.requires,
-            forbids=self.forbids,
-            provides=self.provides,
-        )
-        add_decorated(record, self.registry)
-        return cls
+    name: str = ""
+    """The name; the class's own if empty."""
+    registry: Registry | None = None
+    """Where it is registered; in the default registry if None."""
 
 
-@overload
-def register_policy(cls: C, /) -> C: ...
-@overload
-def register_policy(
-    cls: None = None,
-    /,
-    *,
-    name: str = "",
-    summary: str = "",
-    paper: str = "",
-    defaults: Mapping[str, Any] | None = None,
-    observations: Iterable[str] = (),
-    actions: Iterable[str] = (),
-    recurrent: bool = False,
-    needs_mask: bool = False,
-    min_image_size: int = 0,
-    override: bool = False,
-    registry: Registry | None = None,
-) -> Callable[[C], C]: ...
-def register_policy(
-    cls: C | None = None,
-    /,
-    *,
-    name: str = "",
-    summary: str = "",
-    paper: str = "",
-    defaults: Mapping[str, Any] | None = None,
-    observations: Iterable[str] = (),
-    actions: Iterable[str] = (),
-    recurrent: bool = False,
-    needs_mask: bool = False,
-    min_image_size: int = 0,
-    override: bool = False,
-    registry: Registry | None = None,
-) -> C | Callable[[C], C]:
+class _Decorator(Protocol[P]):
+    """A decorator that is written bare or with keywords."""
+
+    @overload
+    def __call__(self, cls: C, /) -> C: ...
+    @overload
+    def __call__(self, *args: P.args, **keywords: P.kwargs) -> Callable[[C], C]: ...
+
+
+def _with_keywords_of(
+    keywords: Callable[P, Any],
+) -> Callable[[Callable[..., Any]], _Decorator[P]]:
+    """Give a function the keywords of a dataclass, for type checkers, editors and ``help()``."""
+
+    def decorate(function: Any) -> _Decorator[P]:
+        function.__signature__ = inspect.signature(keywords)
+        return function  # type: ignore[no-any-return]
+
+    return decorate
+
+
+@_with_keywords_of(PolicyKeywords)
+def register_policy(cls: Any = None, /, **keywords: Any) -> Any:
     """Register a policy class: ``@register_policy`` or ``@register_policy(name="MyNet")``.
 
-    Args:
-        cls: the class, where the decorator stands without arguments.
-        name: the name; the class's own if empty.
-        summary: one sentence; the first line of the class's docstring if empty.
-        paper: a link.
-        defaults: constructor arguments used unless the caller gives others.
-        observations: kinds of observation space it reads; any if empty.
-        actions: kinds of action space it serves; any if empty.
-        recurrent: whether it carries state from step to step.
-        needs_mask: whether it requires an action mask.
-        min_image_size: smallest image height and width, in pixels.
-        override: whether it may take a name that a built-in, a file or another class has.
-        registry: where it goes; the default registry if None.
+    The keywords are ``name`` (the class's own if left out), ``registry`` (the default one if left
+    out) and the fields of `Description` and `Capabilities` in `puffer_policies.registry.records`.
+    Without a ``summary``, the first line of the class's docstring is taken.
 
     Raises:
-        NameTaken: the name is taken and `override` is off. A default registry that nobody asked
-            anything yet raises it at the first question.
-        PolicyError: the record is wrong in itself.
+        NameTaken: the name is taken and ``override`` is off. If the default registry has not been
+            used yet, its first use raises it.
+        PolicyError: a keyword that does not exist, or a wrong value.
     """
-    capabilities = Capabilities(
-        observations=_words(observations, "observations"),
-        actions=_words(actions, "actions"),
-        recurrent=recurrent,
-        needs_mask=needs_mask,
-        min_image_size=min_image_size,
-    )
-    decorate = _Policy(
-        name, summary, paper, defaults or {}, override, capabilities, registry, _caller()
-    )
-    return decorate if cls is None else decorate(cls)
+    return _register("policy", cls, keywords)
 
 
-@overload
-def register_wrapper(cls: C, /) -> C: ...
-@overload
-def register_wrapper(
-    cls: None = None,
-    /,
-    *,
-    name: str = "",
-    summary: str = "",
-    paper: str = "",
-    defaults: Mapping[str, Any] | None = None,
-    requires: Iterable[str] = (),
-    forbids: Iterable[str] = (),
-    provides: Iterable[str] = (),
-    override: bool = False,
-    registry: Registry | None = None,
-) -> Callable[[C], C]: ...
-def register_wrapper(
-    cls: C | None = None,
-    /,
-    *,
-    name: str = "",
-    summary: str = "",
-    paper: str = "",
-    defaults: Mapping[str, Any] | None = None,
-    requires: Iterable[str] = (),
-    forbids: Iterable[str] = (),
-    provides: Iterable[str] = (),
-    override: bool = False,
-    registry: Registry | None = None,
-) -> C | Callable[[C], C]:
+@_with_keywords_of(WrapperKeywords)
+def register_wrapper(cls: Any = None, /, **keywords: Any) -> Any:
     """Register a wrapper class: ``@register_wrapper`` or ``@register_wrapper(name="MyWrapper")``.
 
-    Args:
-        cls: the class, where the decorator stands without arguments.
-        name: the name; the class's own if empty.
-        summary: one sentence; the first line of the class's docstring if empty.
-        paper: a link.
-        defaults: constructor arguments used unless the caller gives others.
-        requires: traits that the stack below must have.
-        forbids: traits that it must not have.
-        provides: traits that the wrapper adds.
-        override: whether it may take a name that a built-in, a file or another class has.
-        registry: where it goes; the default registry if None.
-
-    Raises:
-        NameTaken, PolicyError: as `register_policy`.
+    The keywords are ``name``, ``registry`` and the fields of `Description` and `Traits` in
+    `puffer_policies.registry.records`; they and the errors are like those of `register_policy`.
     """
-    decorate = _Wrapper(
-        name,
-        summary,
-        paper,
-        defaults or {},
-        override,
-        _words(requires, "requires"),
-        _words(forbids, "forbids"),
-        _words(provides, "provides"),
-        registry,
-        _caller(),
-    )
-    return decorate if cls is None else decorate(cls)
+    return _register("wrapper", cls, keywords)
 
 
-def _common(options: _Policy | _Wrapper, cls: type) -> dict[str, Any]:
-    if not isinstance(cls, type):
-        raise PolicyError(
-            f"A policy or wrapper is registered by decorating its class, got {cls!r}.",
-            fix="A name of its own is given as @register_policy(name='MyNet').",
+def _register(kind: Kind, cls: Any, keywords: dict[str, Any]) -> Any:
+    """Register a class and return it, or return the decorator that does."""
+    function = f"register_{kind}"
+    name, registry = keywords.pop("name", ""), keywords.pop("registry", None)
+    keywords = checked_keywords(function, kind, keywords)
+    origin = _caller()
+
+    def decorate(cls: C) -> C:
+        if not isinstance(cls, type):
+            raise PolicyError(
+                f"A policy or wrapper is registered by decorating its class, got {cls!r}.",
+                fix=f"Write @{function}(name='MyNet') to choose another name.",
+            )
+        first_line = (cls.__doc__ or "").strip().partition("\n")[0]
+        record = make_record(
+            kind,
+            {**keywords, "summary": keywords.get("summary") or first_line},
+            name=name or cls.__name__,
+            target=target_of(cls),
+            loaded=cls,
+            provenance=Provenance(
+                layer=Layer.PROCESS, distribution=LAYER_NAMES[Layer.PROCESS], origin=origin
+            ),
         )
-    place = Provenance(
-        layer=Layer.PROCESS, distribution=LAYER_NAMES[Layer.PROCESS], origin=options.origin
-    )
-    first_line = (cls.__doc__ or "").strip().partition("\n")[0]
-    return {
-        "name": options.name or cls.__name__,
-        "target": f"{cls.__module__}:{cls.__qualname__}",
-        "loaded": cls,
-        "provenance": place,
-        "summary": options.summary or first_line,
-        "paper": options.paper,
-        "defaults": dict(options.defaults),
-        "override": options.override,
-    }
+        add_decorated(record, registry)
+        return cls
 
-
-def _words(words: Iterable[str], argument: str) -> tuple[str, ...]:
-    if isinstance(words, str):
-        raise PolicyError(f"{argument} should be a list of words, got the string {words!r}.")
-    return tuple(words)
+    return decorate if cls is None else decorate(cls)
 
 
 def _caller() -> str:
     """Return ``file:line`` of the code that decorates."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)  # behind this function, `_register` and `register_policy`
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,67 +1,40 @@
-"""The default registry of the process, and fresh ones by `discover`."""
+"""The registry that this process uses unless it is told otherwise, and what it lists."""
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from puffer_policies.registry.discovery import fill
 from puffer_policies.registry.names import matches
-from puffer_policies.registry.records import Record
-from puffer_policies.registry.registry import Kind, Registry
-
-
-def discover(
-    *,
-    environ: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike[str] | None = None,
-    strict: bool = False,
-    plugins: Iterable[str] | None = None,
-) -> Registry:
-    """Return a fresh registry of everything that is installed and written in files.
-
-    Args:
-        environ: where the variables are read; the process's environment if None.
-        cwd: where the search for a project's registry.toml starts; the working directory if None.
-        strict: raise what a plug-in breaks, instead of keeping it in ``errors``; also by
-            ``PUFFER_POLICIES_STRICT=1``.
-        plugins: the distributions to load; all if None, and ``PUFFER_POLICIES_PLUGINS`` is not set.
-
-    Raises:
-        ConfigError: the user's or the project's registry.toml is wrong.
-        NameTaken: one of them takes a name without ``override``.
-        PluginError: a plug-in failed, clashed or misspelt a hook, and `strict` is on.
-    """
-    registry = Registry()
-    fill(registry, environ=environ, cwd=cwd, strict=strict, plugins=plugins)
-    return registry
+from puffer_policies.registry.records import Kind, Record
+from puffer_policies.registry.registry import Registry
 
 
 class _Default:
-    """The default registry: filled once, at the first question, whichever thread asks.
+    """The default registry, filled once, at the first look-up of any thread.
 
-    A class that is decorated before that waits: decorating, which happens at import, reads no file.
-    Nor does it wait for another thread that is filling, which may want the very module whose import
-    decorates.
+    A class that is decorated before that is put on a list: decorating, which happens at import,
+    reads no file. Nor does it wait for another thread that is filling, which may be about to import
+    the very module that decorates.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         """Held while the registry is filled."""
-        self._brief = threading.Lock()
-        """Held while a class is put on the waiting list or taken from it; nothing is imported."""
+        self._list_lock = threading.Lock()
+        """Held while the list of decorated classes is changed; nothing is imported meanwhile."""
         self._registry: Registry | None = None
         self._filling: Registry | None = None
         self._filler = 0
-        self._waiting: list[Record] = []
+        self._pending: list[Record] = []
 
     def get(self) -> Registry:
         if self._registry is not None:
             return self._registry
         with self._lock:
-            # While this thread is filling it, a plug-in that asks gets what there is so far.
+            # A plug-in that looks something up while this thread loads it sees what is there so
+            # far; waiting for the rest would wait for itself, which is why the lock is an RLock.
             return self._registry or self._filling or self._fill()
 
     def set(self, registry: Registry | None) -> None:
@@ -69,9 +42,9 @@ class _Default:
             self._registry = registry
 
     def add(self, record: Record) -> None:
-        with self._brief:
+        with self._list_lock:
             if self._registry is None and self._filler != threading.get_ident():
-                self._waiting.append(record)
+                self._pending.append(record)
                 return
         _add_decorated(self.get(), record)
 
@@ -79,10 +52,10 @@ class _Default:
         self._filling, self._filler = Registry(), threading.get_ident()
         try:
             fill(self._filling)
-            with self._brief:
-                for record in self._waiting:
+            with self._list_lock:
+                for record in self._pending:
                     _add_decorated(self._filling, record)
-                self._waiting.clear()
+                self._pending.clear()
                 self._registry = self._filling
             return self._registry
         finally:
@@ -102,7 +75,7 @@ def default_registry() -> Registry:
 
 
 def set_default_registry(registry: Registry | None) -> None:
-    """Make `registry` the default, as a worker does with the one it was handed; None forgets it."""
+    """Make `registry` the default, as a worker does with its parent's; None forgets it."""
     _default.set(registry)
 
 

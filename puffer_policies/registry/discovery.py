@@ -1,4 +1,4 @@
-"""Fills a registry from the built-in manifest, the user's and project's files, and packages."""
+"""Fills a registry with everything there is: built-in names, registry.toml files, packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from puffer_policies.errors import (
     PolicyError,
     did_you_mean,
 )
-from puffer_policies.registry.catalog import read_catalog
+from puffer_policies.registry.catalog import Catalog, read_catalog
 from puffer_policies.registry.explain import described
-from puffer_policies.registry.manifest import Catalog
-from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalise
+from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalize
 from puffer_policies.registry.packages import (
     MANIFEST,
     Package,
@@ -27,7 +26,7 @@ from puffer_policies.registry.packages import (
     manifest_path,
     packages_with_policies,
 )
-from puffer_policies.registry.plugins import Plugin, PluginHooks, admit, timed
+from puffer_policies.registry.plugins import Plugin, PluginHooks, admit, timing_since
 from puffer_policies.registry.records import Layer, Provenance, Record
 from puffer_policies.registry.registry import Registry
 from puffer_policies.shipped import shipped_file
@@ -39,6 +38,32 @@ PLUGINS_VARIABLE = "PUFFER_POLICIES_PLUGINS"
 STRICT_VARIABLE = "PUFFER_POLICIES_STRICT"
 
 
+def discover(
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    plugins: Iterable[str] | None = None,
+) -> Registry:
+    """Return a fresh registry of everything that is installed and written in files.
+
+    Args:
+        environ: where the variables are read; the process's environment if None.
+        cwd: where the search for a project's registry.toml starts; the working directory if None.
+        strict: raise the errors of plug-ins, instead of keeping them in ``errors``; also by
+            ``PUFFER_POLICIES_STRICT=1``.
+        plugins: the distributions to load; all if None, and ``PUFFER_POLICIES_PLUGINS`` is not set.
+
+    Raises:
+        ConfigError: the user's or the project's registry.toml is wrong.
+        NameTaken: one of them takes a name without ``override``.
+        PluginError: a plug-in failed, clashed or misspelled a hook, and `strict` is on.
+    """
+    registry = Registry()
+    fill(registry, environ=environ, cwd=cwd, strict=strict, plugins=plugins)
+    return registry
+
+
 def fill(
     registry: Registry,
     *,
@@ -47,15 +72,16 @@ def fill(
     strict: bool = False,
     plugins: Iterable[str] | None = None,
 ) -> None:
-    """Fill an empty registry; `puffer_policies.registry.discover` describes the arguments."""
+    """Fill an empty registry; `discover` describes the arguments and errors."""
     start = time.perf_counter()
     environ = os.environ if environ is None else environ
     strict = strict or environ.get(STRICT_VARIABLE, "") not in ("", "0")
-    files = _files(registry, environ, _working_folder() if cwd is None else Path(cwd))
-    for catalog in files:
-        catalog.enter(registry)
-    _add_packages(registry, _chosen(plugins, environ), strict)
-    _require_versions(registry, files)
+    # Files first: what they block is not imported below.
+    catalogs = _read_files(registry, environ, _working_folder() if cwd is None else Path(cwd))
+    for catalog in catalogs:
+        catalog.add_to(registry)
+    _add_packages(registry, _enabled_distributions(plugins, environ), strict)
+    _require_versions(registry, catalogs)
     registry.load_seconds = time.perf_counter() - start
     if strict:
         _raise_problems(registry)
@@ -64,13 +90,15 @@ def fill(
 # -- files -------------------------------------------------------------------------------------
 
 
-def _files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> list[Catalog]:
-    catalogs = [_builtin_catalog()]
+def _read_files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> list[Catalog]:
+    """Read the built-in manifest, the user's file and the project's, in this order."""
+    catalogs = [_read_builtin_file()]
     user, project = _user_file(environ), _project_file(registry, environ, cwd)
     if user is not None and user.is_file():
-        catalogs.append(_own_catalog(user, Layer.USER))
+        catalogs.append(_read_own_file(user, Layer.USER))
+    # Below the user's folder, the search for a project's file ends at the user's own.
     if project is not None and not (user and user.is_file() and project.samefile(user)):
-        catalogs.append(_own_catalog(project, Layer.PROJECT))
+        catalogs.append(_read_own_file(project, Layer.PROJECT))
     return catalogs
 
 
@@ -79,11 +107,11 @@ def _working_folder() -> Path:
         return Path.cwd()
     except OSError as error:
         raise ConfigError(
-            f"The working folder can't be read: {error}.", fix="cd to a folder that is there."
+            f"The working folder can't be read: {error}.", fix="cd to a folder that exists."
         ) from error
 
 
-def _builtin_catalog() -> Catalog:
+def _read_builtin_file() -> Catalog:
     path = shipped_file(FILE_NAME)
     assert path is not None, "the wheel and the checkout have it"
     version = installed_version(BUILTIN) or ""
@@ -91,7 +119,7 @@ def _builtin_catalog() -> Catalog:
     return read_catalog(path, place)
 
 
-def _own_catalog(path: Path, layer: Layer) -> Catalog:
+def _read_own_file(path: Path, layer: Layer) -> Catalog:
     place = Provenance(layer=layer, distribution=LAYER_NAMES[layer])
     return read_catalog(path, place, search_path=str(path.parent))
 
@@ -108,9 +136,9 @@ def _user_file(environ: Mapping[str, str]) -> Path | None:
 
 
 def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    given = environ.get(REGISTRY_VARIABLE)
-    if given is not None:
-        return _given_file(given, cwd) if given.strip() else None
+    value = environ.get(REGISTRY_VARIABLE)
+    if value is not None:
+        return _file_of_variable(value, cwd) if value.strip() else None
     cwd = cwd.absolute()
     for folder in (cwd, *cwd.parents):
         path = folder / FILE_NAME
@@ -119,11 +147,11 @@ def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> 
     return None
 
 
-def _given_file(given: str, cwd: Path) -> Path:
-    path = (cwd / Path(given).expanduser()).absolute()
+def _file_of_variable(value: str, cwd: Path) -> Path:
+    path = (cwd / Path(value).expanduser()).absolute()
     if not path.is_file():
         raise ConfigError(
-            f"{REGISTRY_VARIABLE} names {given!r}, and there is no file {path}.",
+            f"{REGISTRY_VARIABLE} names {value!r}, and there is no file {path}.",
             fix=f"Correct it, or set it to nothing to read no project's {FILE_NAME}.",
         )
     return path
@@ -150,28 +178,31 @@ def _is_for_projects(registry: Registry, path: Path) -> bool:
 # -- packages ----------------------------------------------------------------------------------
 
 
-def _chosen(plugins: Iterable[str] | None, environ: Mapping[str, str]) -> list[str] | None:
+def _enabled_distributions(
+    plugins: Iterable[str] | None, environ: Mapping[str, str]
+) -> list[str] | None:
     """Return the distributions to load, or None for all."""
     if plugins is None:
-        listed = environ.get(PLUGINS_VARIABLE)
-        plugins = None if listed is None else listed.split(",")
+        variable = environ.get(PLUGINS_VARIABLE)
+        plugins = None if variable is None else variable.split(",")
     if isinstance(plugins, str):
         raise ConfigError(f"plugins should be a list of distributions, got {plugins!r}.")
-    return None if plugins is None else [normalise(p.strip()) for p in plugins if p.strip()]
+    return None if plugins is None else [normalize(p.strip()) for p in plugins if p.strip()]
 
 
-def _add_packages(registry: Registry, chosen: list[str] | None, strict: bool) -> None:
+def _add_packages(registry: Registry, enabled: list[str] | None, strict: bool) -> None:
     hooks = PluginHooks(errors=registry.errors, strict=strict)
     registry.hooks = hooks
-    packages = [] if chosen == [] else packages_with_policies()
+    packages = [] if enabled == [] else packages_with_policies()
     names = [package.distribution for package in packages]
-    registry.errors.extend(_absent(name, names) for name in chosen or () if name not in names)
-    enabled = [p for p in packages if chosen is None or p.distribution in chosen]
-    for package in enabled:
+    registry.errors.extend(_absent(name, names) for name in enabled or () if name not in names)
+    packages = [p for p in packages if enabled is None or p.distribution in enabled]
+    # Who owns a decorated class must be known before any plug-in runs, as it may import another.
+    for package in packages:
         registry.packages.update(dict.fromkeys(package.top_level(), package.place("a decorator")))
-    for package in enabled:
+    for package in packages:
         _add_declared(registry, package)
-    for package in enabled:
+    for package in packages:
         if not registry.blocks_distribution(package.distribution):
             hooks.plugins += _add_plugins(registry, package)
 
@@ -195,10 +226,11 @@ def _add_declared(registry: Registry, package: Package) -> None:
 
 def _add_manifest(registry: Registry, package: Package, value: str) -> None:
     path = manifest_path(value)
-    read_catalog(path, package.place(str(path))).enter(registry)
+    read_catalog(path, package.place(str(path))).add_to(registry)
 
 
 def _attempt(registry: Registry, package: Package, step: Callable[[], None]) -> None:
+    """Run a step of a package's registration; its error does not reach other packages."""
     try:
         step()
     except PolicyError as error:
@@ -211,32 +243,32 @@ def _add_plugins(registry: Registry, package: Package) -> list[Plugin]:
     for plugin in package.plugins():
         start, had_torch = time.perf_counter(), "torch" in sys.modules
         try:
-            records, misspelt = admit(plugin)
+            records, misspelled = admit(plugin)
         except PluginError as error:
             registry.errors.append(error)
         else:
             loaded.append(plugin)
-            registry.errors += misspelt
+            registry.errors += misspelled
             for record in records:
                 _attempt(registry, package, partial(registry.add, record))
-        registry.timings[f"{package.distribution}:{plugin.name}"] = timed(start, had_torch)
+        registry.timings[f"{package.distribution}:{plugin.name}"] = timing_since(start, had_torch)
     return loaded
 
 
-def _require_versions(registry: Registry, files: list[Catalog]) -> None:
-    for limit in (each for catalog in files for each in catalog.requirements):
-        found = installed_version(limit.distribution)
-        if found is not None and limit.allows(found):
+def _require_versions(registry: Registry, catalogs: list[Catalog]) -> None:
+    for limit in (each for catalog in catalogs for each in catalog.requirements):
+        version = installed_version(limit.distribution)
+        if version is not None and limit.allows(version):
             continue
-        state = f"{found} is installed" if found else "it is not installed"
+        state = f"{version} is installed" if version else "it is not installed"
         reason = f"{limit.distribution} {limit.specifier} is required, and {state}"
         registry.refuse(limit.distribution, reason, origin=limit.origin)
         registry.errors.append(
             PluginError(
                 f"{reason[0].upper()}{reason[1:]} ({limit.origin}).",
                 fix=f"pip install '{limit.distribution}{limit.specifier}'",
-                distribution=normalise(limit.distribution),
-                version=found or "",
+                distribution=normalize(limit.distribution),
+                version=version or "",
             )
         )
 
@@ -247,13 +279,13 @@ def _raise_problems(registry: Registry) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        raise PluginError(f"{len(problems)} problems, and discovery is strict:\n{listed}")
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise PluginError(f"{len(problems)} problems, and discovery is strict:\n{lines}")
 
 
 def _clash(rivals: list[Record]) -> AmbiguousName:
-    listed = "\n".join(f"  {described(record)}" for record in rivals)
+    lines = "\n".join(f"  {described(record)}" for record in rivals)
     return AmbiguousName(
-        f"{len(rivals)} packages offer {rivals[0].name!r}:\n{listed}",
+        f"{len(rivals)} packages offer {rivals[0].name!r}:\n{lines}",
         fix=f'Settle it under [resolve] in registry.toml: {rivals[0].name} = "DISTRIBUTION".',
     )

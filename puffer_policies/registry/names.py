@@ -31,15 +31,20 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
-def normalise(distribution: str) -> str:
+def normalize(distribution: str) -> str:
     """Return a distribution name as PEP 503 compares it: ``Acme_Nets`` -> ``acme-nets``."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+def target_of(cls: type) -> str:
+    """Return ``module:Class``."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
 def split_name(asked: str) -> tuple[str, str]:
-    """Split ``distribution/Name`` into normalised distribution and name; bare: ('', name)."""
+    """Split ``distribution/Name`` into normalized distribution and name; bare: ('', name)."""
     distribution, slash, name = asked.strip().rpartition("/")
-    return (normalise(distribution), name) if slash else ("", name)
+    return (normalize(distribution), name) if slash else ("", name)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -140,8 +145,8 @@ def _size_offence(size: object) -> str:
 def _place_offences(record: Record) -> list[str]:
     provenance = record.provenance
     offences = []
-    if provenance.distribution != normalise(provenance.distribution):
-        offences.append(f"distribution: {provenance.distribution!r} is not normalised")
+    if provenance.distribution != normalize(provenance.distribution):
+        offences.append(f"distribution: {provenance.distribution!r} is not normalized")
     if provenance.layer is Layer.PLUGIN:
         if provenance.distribution in (*LAYER_NAMES.values(), BUILTIN):
             offences.append(f"distribution: the name {provenance.distribution!r} is reserved")

@@ -10,7 +10,7 @@ from typing import Any
 from importlib_metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 
 from puffer_policies.errors import PluginError, PolicyError
-from puffer_policies.registry.names import BUILTIN, normalise
+from puffer_policies.registry.names import BUILTIN, normalize
 from puffer_policies.registry.plugins import Plugin
 from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
 from puffer_policies.registry.source import find_package
@@ -30,7 +30,7 @@ class Package:
     """An installed distribution that offers policies."""
 
     distribution: str
-    """The normalised name."""
+    """The normalized name."""
     version: str
     entries: list[EntryPoint] = field(default_factory=list)
 
@@ -131,10 +131,10 @@ def _folders(package: str) -> list[str]:
 
 
 def _identity(entry: EntryPoint) -> tuple[str, str]:
-    """Return the normalised name and the version of an entry point's distribution."""
+    """Return the normalized name and the version of an entry point's distribution."""
     found = _headers(entry.dist) if entry.dist else {}
     # Without metadata (an installation that broke off), its top-level package stands in.
-    return normalise(found.get("name") or _top_level(entry)), found.get("version", "")
+    return normalize(found.get("name") or _top_level(entry)), found.get("version", "")
 
 
 def _headers(distribution: Any) -> dict[str, str]:

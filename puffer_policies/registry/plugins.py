@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,9 @@ import pluggy
 
 import puffer_policies.hookspecs as hookspecs
 from puffer_policies.errors import PluginError, did_you_mean
-from puffer_policies.registry.records import (
-    Capabilities,
-    PolicyRecord,
-    Provenance,
-    Record,
-    WrapperRecord,
-)
-from puffer_policies.registry.registry import Timing
+from puffer_policies.registry.fields import checked_keywords, make_record
+from puffer_policies.registry.names import target_of
+from puffer_policies.registry.records import Capabilities, Kind, Provenance, Record
 from puffer_policies.registry.specs import PolicySpec
 
 HOOKS = ("register_policies", "register_checks", "policy_built", "register_commands")
@@ -62,7 +57,7 @@ class Plugin:
             version=self.provenance.version,
         )
 
-    def misspelt(self, hook: str) -> PluginError:
+    def misspelled(self, hook: str) -> PluginError:
         """Return the error of a hook that does not exist."""
         hint = did_you_mean(hook, HOOKS) or f"Known are {', '.join(HOOKS)}."
         return PluginError(
@@ -78,7 +73,11 @@ class Plugin:
 
 
 class Registrar:
-    """Takes the names that one plug-in registers; they count when its hook has returned."""
+    """Takes the names that one plug-in registers; they count when its hook has returned.
+
+    The keywords are those of a registry.toml: the fields of `Description`, and those of
+    `Capabilities` or `Traits` in `puffer_policies.registry.records`.
+    """
 
     def __init__(self, provenance: Provenance) -> None:
         self.records: list[Record] = []
@@ -89,66 +88,55 @@ class Registrar:
         name: str,
         target: str | type,
         *,
-        summary: str = "",
-        paper: str = "",
-        extra: str = "",
-        defaults: Mapping[str, Any] | None = None,
         capabilities: Capabilities | None = None,
+        **keywords: Any,
     ) -> None:
-        """Register a policy: a ``module:Class``, or a class where no import can name it."""
-        self.records.append(
-            PolicyRecord(
-                name=name,
-                target=target_of(target),
-                loaded=target if isinstance(target, type) else None,
-                provenance=self._provenance,
-                summary=summary,
-                paper=paper,
-                extra=extra,
-                defaults=dict(defaults or {}),
-                capabilities=capabilities or Capabilities(),
-            )
-        )
+        """Register a policy.
 
-    def add_wrapper(
-        self,
-        name: str,
-        target: str | type,
-        *,
-        summary: str = "",
-        paper: str = "",
-        extra: str = "",
-        defaults: Mapping[str, Any] | None = None,
-        requires: Iterable[str] = (),
-        forbids: Iterable[str] = (),
-        provides: Iterable[str] = (),
+        Args:
+            name: its bare name.
+            target: ``module:Class``, or a class where no import can name it.
+            capabilities: all capabilities at once, instead of one keyword each.
+            keywords: ``summary``, ``recurrent`` and so on, as in a registry.toml.
+
+        Raises:
+            PolicyError: a keyword that does not exist, or a value of the wrong type.
+        """
+        if capabilities is not None:
+            keywords = {**vars(capabilities), **keywords}
+        self._add("add_policy", "policy", name, target, keywords)
+
+    def add_wrapper(self, name: str, target: str | type, **keywords: Any) -> None:
+        """Register a wrapper; arguments and errors are like those of `add_policy`."""
+        self._add("add_wrapper", "wrapper", name, target, keywords)
+
+    def _add(
+        self, method: str, kind: Kind, name: str, target: str | type, keywords: dict[str, Any]
     ) -> None:
-        """Register a wrapper: a ``module:Class``, or a class where no import can name it."""
         self.records.append(
-            WrapperRecord(
+            make_record(
+                kind,
+                checked_keywords(method, kind, keywords),
                 name=name,
-                target=target_of(target),
+                target=target if isinstance(target, str) else target_of(target),
                 loaded=target if isinstance(target, type) else None,
                 provenance=self._provenance,
-                summary=summary,
-                paper=paper,
-                extra=extra,
-                defaults=dict(defaults or {}),
-                requires=tuple(requires),
-                forbids=tuple(forbids),
-                provides=tuple(provides),
             )
         )
 
 
-def target_of(target: str | type) -> str:
-    """Return ``module:Class``."""
-    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+@dataclass(frozen=True)
+class Timing:
+    """How long loading one plug-in took."""
+
+    seconds: float
+    imported_torch: bool
+    """Whether it imported torch: then ``list`` is slow for everybody."""
 
 
-@dataclass(slots=True)
+@dataclass
 class PluginHooks:
-    """The hooks of all plug-ins. What one raises is kept in `errors` and warned of."""
+    """The hooks of all plug-ins. An error of one is kept in `errors` and warned about."""
 
     plugins: list[Plugin] = field(default_factory=list)
     errors: list[PluginError] = field(default_factory=list)
@@ -178,7 +166,7 @@ class PluginHooks:
 
 
 def admit(plugin: Plugin) -> tuple[list[Record], list[PluginError]]:
-    """Load a plug-in and return the records it registers, and its misspelt hooks.
+    """Load a plug-in and return the records it registers, and its misspelled hooks.
 
     Raises:
         PluginError: its import or its hook failed; then none of its names count.
@@ -186,7 +174,7 @@ def admit(plugin: Plugin) -> tuple[list[Record], list[PluginError]]:
     manager = _manager(plugin)
     registrar = Registrar(plugin.provenance)
     _call(manager, plugin, "register_policies", {"registrar": registrar})
-    return registrar.records, [plugin.misspelt(name) for name in _unknown_hooks(manager)]
+    return registrar.records, [plugin.misspelled(name) for name in _unknown_hooks(manager)]
 
 
 def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any]) -> None:
@@ -198,11 +186,11 @@ def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any]) -> None:
     _call(_manager(plugin), plugin, hook, arguments)
 
 
-def timed(seconds_before: float, torch_before: bool) -> Timing:
-    """Return what was spent since `time.perf_counter` said `seconds_before`."""
+def timing_since(start: float, had_torch: bool) -> Timing:
+    """Return the time since `start`, a reading of `time.perf_counter`."""
     return Timing(
-        seconds=time.perf_counter() - seconds_before,
-        imported_torch="torch" in sys.modules and not torch_before,
+        seconds=time.perf_counter() - start,
+        imported_torch="torch" in sys.modules and not had_torch,
     )
 
 

@@ -1,12 +1,12 @@
-"""What a registry holds: immutable descriptions of policies and wrappers, and how to import one."""
+"""What a registry holds: frozen descriptions of policies and wrappers, and how to import one."""
 
 from __future__ import annotations
 
 import enum
 import importlib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from puffer_policies.errors import MissingDependency, PluginError
@@ -22,11 +22,14 @@ OBSERVATION_KINDS = (
     "tuple",
     "entities",
 )
-"""The kinds of observation space that a record may name; `puffer_policies.spaces` tells them, and
-`puffer_policies.spaces.entities` the last, which an array or a dict can be besides."""
+"""The kinds of observation space that a record may name. `puffer_policies.spaces` says which one a
+space is; an array or a dict can be ``entities`` besides (`puffer_policies.spaces.entities`)."""
 
 ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
 """The kinds of action space that a record may name."""
+
+Kind = Literal["policy", "wrapper"]
+"""What a name can be registered as."""
 
 
 class Layer(enum.IntEnum):
@@ -44,33 +47,86 @@ class Provenance:
     """Who registered a record, and where."""
 
     layer: Layer
-    """The source's rank."""
+    """How strong the source is."""
     distribution: str
-    """Normalised distribution name; ``user``, ``project`` or ``local`` where there is none."""
+    """Normalized distribution name; ``user``, ``project`` or ``local`` where there is none."""
     version: str = ""
     """The distribution's version, or an empty string."""
     origin: str = ""
     """``file:line``, an entry-point group or a hook: what a person opens to change the record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What a policy can be built for, in the kinds of `puffer_policies.spaces`; empty means any."""
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What can be said of every name, whoever registers it; each field is a keyword of every door.
 
-    observations: tuple[str, ...] = ()
-    """Kinds of observation space it reads."""
-    actions: tuple[str, ...] = ()
-    """Kinds of action space it serves."""
+    Without slots, as a class may inherit from two of these.
+    """
+
+    summary: str = ""
+    """One sentence for ``list`` and ``show``."""
+    paper: str = ""
+    """A link."""
+    extra: str = ""
+    """The extra of the distribution that installs what the target imports."""
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Constructor arguments used unless the caller passes others."""
+    override: bool = False
+    """Whether it may take a name that a weaker layer, or another class in the process, holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a policy can be built for.
+
+    This is the only place where a capability is declared: a field here is a key of registry.toml,
+    a keyword of ``@register_policy`` and of the registrar, and part of ``show`` and ``--json``. Its
+    type is that of its default. A flag is also a trait that wrappers may require or forbid.
+    """
+
+    observations: Sequence[str] = ()
+    """Kinds of observation space it reads, of `OBSERVATION_KINDS`; empty means any."""
+    actions: Sequence[str] = ()
+    """Kinds of action space it serves, of `ACTION_KINDS`; empty means any."""
     recurrent: bool = False
     """Whether it carries state from step to step."""
     needs_mask: bool = False
     """Whether it requires an action mask."""
+    needs_previous: bool = False
+    """Whether it reads the last action and reward."""
     min_image_size: int = 0
     """Smallest image height and width, in pixels."""
 
+    @property
+    def traits(self) -> frozenset[str]:
+        """The names of the flags that are set."""
+        return frozenset(name for name, value in vars(self).items() if value is True)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+    def with_traits(self, traits: Iterable[str]) -> Capabilities:
+        """Return these capabilities with more flags set; other traits mean nothing to a policy."""
+        flags = {each.name for each in fields(self) if each.default is False}
+        present: dict[str, Any] = dict.fromkeys(flags.intersection(traits), True)
+        return replace(self, **present)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a wrapper asks of the stack below it, and what it adds.
+
+    Traits are words, such as the flags of `Capabilities`. A stack starts with those of its policy;
+    each wrapper checks `requires` and `forbids`, then adds `provides`.
+    """
+
+    requires: Sequence[str] = ()
+    """Traits that the stack below must have."""
+    forbids: Sequence[str] = ()
+    """Traits that the stack below must not have."""
+    provides: Sequence[str] = ()
+    """Traits that the wrapper adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Description):
     """A registered name; picklable if its target can be imported."""
 
     name: str
@@ -78,14 +134,6 @@ class Record:
     target: str
     """``module:attribute``; for a class made inside a function it only documents."""
     provenance: Provenance
-    summary: str = ""
-    paper: str = ""
-    extra: str = ""
-    """The extra of the distribution that brings what the target imports."""
-    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Constructor arguments used unless the caller gives others."""
-    override: bool = False
-    """Whether this record may take a name that a weaker layer holds."""
     search_path: str = ""
     """A folder from which `target` may be imported: that of the registry file which names it."""
     loaded: type | None = field(default=None, compare=False, repr=False)
@@ -96,27 +144,41 @@ class Record:
         """``distribution/Name``, which never becomes ambiguous."""
         return f"{self.provenance.distribution}/{self.name}"
 
+    @property
+    def kind(self) -> Kind:
+        """``policy`` or ``wrapper``."""
+        raise NotImplementedError
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """What only this kind of record says: the capabilities of a policy, a wrapper's traits."""
+        raise NotImplementedError
+
     def load(self) -> type:
         """Import the target and return its class.
 
         Raises:
-            MissingDependency: the import wants a package that is not installed.
-            PluginError: the import failed otherwise, or found something that is not a class.
+            MissingDependency: the target imports a package that is not installed.
+            PluginError: the import failed otherwise, or the target is not a class.
         """
         if self.loaded is not None:
             return self.loaded
-        found = _import_target(self)
-        if not isinstance(found, type):
+        target = _import_target(self)
+        if not isinstance(target, type):
             raise PluginError(
-                f"{self.qualified_name!r} should be a class, but {self.target!r} is {found!r}.",
+                f"{self.qualified_name!r} should be a class, but {self.target!r} is {target!r}.",
                 fix=f"Correct the target in {self.provenance.origin}.",
                 distribution=self.provenance.distribution,
                 version=self.provenance.version,
             )
-        return found
+        return target
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
+        features = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.features.items()
+        }
         return {
             "name": self.name,
             "qualified_name": self.qualified_name,
@@ -129,63 +191,45 @@ class Record:
             "version": self.provenance.version,
             "layer": self.provenance.layer.name.lower(),
             "origin": self.provenance.origin,
+            **features,
         }
 
-    @property
-    def kind(self) -> str:
-        """``policy`` or ``wrapper``."""
-        raise NotImplementedError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyRecord(Record):
     """A policy class and what it fits."""
 
     capabilities: Capabilities = Capabilities()
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """``policy``."""
         return "policy"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for ``--json``, capabilities included."""
-        data = Record.to_dict(self)
-        data["observations"] = list(self.capabilities.observations)
-        data["actions"] = list(self.capabilities.actions)
-        data["recurrent"] = self.capabilities.recurrent
-        data["needs_mask"] = self.capabilities.needs_mask
-        return data
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The capabilities by name."""
+        return vars(self.capabilities)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrapperRecord(Record):
-    """A wrapper class and what it asks of, and adds to, the stack below it.
-
-    Traits are words; the built-ins use ``recurrent``. A stack starts with the traits of its
-    policy's capabilities; each wrapper checks `requires` and `forbids`, then adds `provides`.
-    """
-
-    requires: tuple[str, ...] = ()
-    forbids: tuple[str, ...] = ()
-    provides: tuple[str, ...] = ()
+@dataclass(frozen=True, kw_only=True)
+class WrapperRecord(Record, Traits):
+    """A wrapper class, and what it asks of and adds to the stack below it."""
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """``wrapper``."""
         return "wrapper"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for ``--json``, traits included."""
-        data = Record.to_dict(self)
-        for trait in ("requires", "forbids", "provides"):
-            data[trait] = list(getattr(self, trait))
-        return data
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The traits by what they are for."""
+        return {each.name: getattr(self, each.name) for each in fields(Traits)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointer:
-    """A registered name that is no policy: it leads to another name, or says why there is none."""
+    """A registered name without a class: it leads to another name, or says why there is none."""
 
     name: str
     kind: Literal["alias", "deprecated", "removed"]
@@ -221,37 +265,39 @@ def _import_target(record: Record) -> Any:
         # Last, so that a file beside a registry.toml never shadows an installed package.
         sys.path.append(record.search_path)
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except ModuleNotFoundError as error:
-        raise _missing(record, module_name, error) from error
+        raise _missing_module(record, module_name, error) from error
+    # SystemExit too: a module that calls sys.exit() must not end the program that lists it.
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"Loading {_described(record)} from {record.target!r} failed: "
+            f"Loading {_label(record)} from {record.target!r} failed: "
             f"{type(error).__name__}: {error}",
             fix=f"It is registered at {record.provenance.origin}.",
             distribution=record.provenance.distribution,
             version=record.provenance.version,
         ) from error
-    return found
+    return target
 
 
-def _missing(record: Record, module_name: str, error: ModuleNotFoundError) -> PluginError:
-    wanted = error.name or str(error)
-    if module_name == wanted or module_name.startswith(f"{wanted}."):
+def _missing_module(record: Record, module_name: str, error: ModuleNotFoundError) -> PluginError:
+    missing = error.name or str(error)
+    # The target's own module, or a parent of it: the record is wrong, and no package is missing.
+    if module_name == missing or module_name.startswith(f"{missing}."):
         return PluginError(
-            f"Loading {_described(record)} failed: there is no module {wanted!r}.",
+            f"Loading {_label(record)} failed: there is no module {missing!r}.",
             fix=f"Correct the target {record.target!r} in {record.provenance.origin}.",
         )
     package = record.provenance.distribution + (f"[{record.extra}]" if record.extra else "")
-    fix = f"pip install '{package}'" if record.extra else f"Install what provides {wanted!r}."
+    fix = f"pip install '{package}'" if record.extra else f"Install what provides {missing!r}."
     return MissingDependency(
-        f"Loading {_described(record)} needs the module {wanted!r}, which is not installed.",
+        f"Loading {_label(record)} needs the module {missing!r}, which is not installed.",
         fix=fix,
     )
 
 
-def _described(record: Record) -> str:
+def _label(record: Record) -> str:
     version = f" {record.provenance.version}" if record.provenance.version else ""
     return f"{record.qualified_name!r} ({record.provenance.distribution}{version})"

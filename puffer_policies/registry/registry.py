@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
-from puffer_policies.hookspecs import Hooks, NoHooks
 from puffer_policies.registry.explain import (
     Explanation,
     deprecation,
@@ -20,21 +19,11 @@ from puffer_policies.registry.explain import (
     preset_explanation,
     wrong_kind,
 )
-from puffer_policies.registry.names import normalise, record_offences, split_name
-from puffer_policies.registry.records import Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.names import normalize, record_offences, split_name
+from puffer_policies.registry.plugins import PluginHooks, Timing
+from puffer_policies.registry.records import Kind, Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.registry.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
 from puffer_policies.registry.specs import PolicySpec
-
-Kind = Literal["policy", "wrapper"]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What loading one plug-in cost."""
-
-    seconds: float
-    imported_torch: bool
-    """Whether torch was imported on the way: then ``list`` is slow for everybody."""
 
 
 class Registry:
@@ -51,7 +40,7 @@ class Registry:
         """Plug-in name -> what loading it cost."""
         self.load_seconds = 0.0
         """How long the whole discovery took."""
-        self.hooks: Hooks = NoHooks()
+        self.hooks = PluginHooks(errors=self.errors)
         """What installed plug-ins do besides registering names."""
         self.packages: dict[str, Provenance] = {}
         """Top-level package -> the plug-in it belongs to: whose a decorated class is."""
@@ -137,10 +126,6 @@ class Registry:
         bare = {name: rivals[0] for name, rivals in strongest.items() if len(rivals) == 1}
         return dict(sorted({**self._presets, **bare}.items()))
 
-    def announce_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Tell the plug-ins of a policy that was built from these names."""
-        self.hooks.policy_built(policy, spec)
-
     # -- register --------------------------------------------------------------------------------
 
     def add(self, record: Record) -> None:
@@ -175,7 +160,7 @@ class Registry:
 
     def settle(self, name: str, distribution: str, *, origin: str) -> None:
         """Give a disputed bare name to one distribution, against every layer."""
-        self._book.settled[name] = Rule(normalise(distribution), origin)
+        self._book.settled[name] = Rule(normalize(distribution), origin)
 
     def block(
         self, *, names: Iterable[str] = (), distributions: Iterable[str] = (), origin: str
@@ -187,15 +172,15 @@ class Registry:
             self._book.blocked_names[key] = Rule(f"the name {name!r} is blocked", origin)
         for each in distributions:
             rule = Rule(f"the distribution {each!r} is blocked", origin)
-            self._book.blocked_distributions[normalise(each)] = rule
+            self._book.blocked_distributions[normalize(each)] = rule
 
     def refuse(self, distribution: str, reason: str, *, origin: str) -> None:
         """Make everything of a distribution unusable for its version."""
-        self._book.refused[normalise(distribution)] = Rule(reason, origin)
+        self._book.refused[normalize(distribution)] = Rule(reason, origin)
 
     def blocks_distribution(self, distribution: str) -> bool:
         """Return whether a distribution is blocked as a whole."""
-        return normalise(distribution) in self._book.blocked_distributions
+        return normalize(distribution) in self._book.blocked_distributions
 
     # -- inside ----------------------------------------------------------------------------------
 

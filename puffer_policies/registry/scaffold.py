@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puffer_policies.errors import ConfigError
-from puffer_policies.registry.names import LAYER_NAMES, distribution_offence, normalise
+from puffer_policies.registry.names import LAYER_NAMES, distribution_offence, normalize
 from puffer_policies.registry.packages import installed_version
 from puffer_policies.registry.source import locate_package
+from puffer_policies.shipped import shipped_file
 
+TEMPLATE = "plugins/template"
 FILES = (
     "pyproject.toml",
     "README.md",
@@ -69,7 +71,7 @@ def derive_names(name: str) -> PackageNames:
     Raises:
         ConfigError: a package can't be called so, or something else is.
     """
-    distribution = normalise(name)
+    distribution = normalize(name)
     package = distribution.replace("-", "_")
     offence = (
         distribution_offence(name) or _package_offence(package) or _taken(distribution, package)
@@ -92,19 +94,12 @@ def write_package(name: str, *, into: Path) -> Scaffold:
     names = derive_names(name)
     folder = into / names.distribution
     _require_free(into, folder)
-    texts = {names.fill(path): names.fill(_read(path)) for path in FILES}
+    texts = {names.fill(path): names.fill(_template_text(path)) for path in FILES}
     try:
         _write_at_once(texts, folder)
     except OSError as error:
         raise ConfigError(f"{folder} could not be written: {error}.") from error
     return Scaffold(names, folder, tuple(texts))
-
-
-def template_folder() -> Path:
-    """Return the folder of the template: in a wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).parents[1]
-    inside = package / "template"
-    return inside if inside.is_dir() else package.parent / "plugins" / "template"
 
 
 def _package_offence(package: str) -> str:
@@ -156,14 +151,13 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _read(path: str) -> str:
-    try:
-        return (template_folder() / path).read_text(encoding="utf-8")
-    except OSError as error:
+def _template_text(name: str) -> str:
+    path = shipped_file(f"{TEMPLATE}/{name}")
+    if path is None:
         raise ConfigError(
-            f"The template of new packages lacks {path}: {error}.",
-            fix="Install puffer-policies again.",
-        ) from error
+            f"The template of new packages lacks {name}.", fix="Install puffer-policies again."
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def _write_at_once(texts: dict[str, str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, selec
 from puffer_policies.checks.model import BAD, Check, Report, by_code
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
-from puffer_policies.registry.names import BUILTIN, normalise
+from puffer_policies.registry.names import BUILTIN, normalize
 from puffer_policies.registry.records import Record
 
 GROUPS = tuple(
@@ -64,7 +64,7 @@ def cases_of_distribution(
         ConfigError: an unknown check or tier, or none is selected.
     """
     registry = default_registry() if registry is None else registry
-    wanted = normalise(distribution)
+    wanted = normalize(distribution)
     records = [r for r in registry.records() if r.provenance.distribution == wanted]
     if not records:
         raise _nothing(distribution, registry)
@@ -107,8 +107,8 @@ def _is_usable(record: Record, registry: Registry) -> bool:
 
 
 def _nothing(distribution: str, registry: Registry) -> PluginError:
-    wanted = normalise(distribution)
-    failed = [str(e.problem) for e in registry.errors if normalise(e.distribution) == wanted]
+    wanted = normalize(distribution)
+    failed = [str(e.problem) for e in registry.errors if normalize(e.distribution) == wanted]
     known = sorted({record.provenance.distribution for record in registry.records()})
     reasons = "".join(f"\n  - {problem}" for problem in failed)
     looked = ", ".join(f"[project.entry-points.{group!r}]" for group in GROUPS)
