@@ -108,9 +108,9 @@ def test_unknown_keys_are_warnings_where_that_is_asked_for(capsys, project):
         (["show-config", "brakout.toml"], ["no file brakout.toml", "'breakout'"]),
         (
             ["show-config", "run.yaml"],
-            ["run.yaml is a file, but no config", ".toml, .ini or .json"],
+            ["run.yaml is a file, but not a config", ".toml, .ini or .json"],
         ),
-        (["show-config", "."], ["no folder of a run"]),
+        (["show-config", "."], ["not the folder of a run"]),
         (["show-config", "cartpole", "--orgin"], ["no flag --orgin", "Did you mean '--origin'?"]),
         (["show-config", "--orgin", "cartpole"], ["Did you mean '--origin'?"]),
         (["show-config", "cartpole", "twice"], ["'twice': expected a flag"]),

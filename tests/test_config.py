@@ -242,5 +242,5 @@ def test_loading_a_config_imports_neither_torch_nor_numpy_nor_gymnasium():
 def test_a_section_that_is_no_table_is_said(tmp_path, text):
     path = tmp_path / "run.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"run.toml:1: \[train\] should be a table"):
+    with pytest.raises(ConfigError, match=r"run.toml:1: \[train\] must be a table"):
         load_config(str(path))

@@ -139,8 +139,8 @@ def test_unknown_keys_of_files_can_be_warned_of(tmp_path, name):
         load_config(str(path))
     with pytest.warns(ConfigWarning, match=rf"{name}:4: train\.gama has no effect: no such key"):
         config = load_config(str(path), allow_unknown=True)
-    assert [each.key for each in config.unread] == ["train.gama", "[polcy]"]
-    assert config.unread[1].origin == f"{path}:6"
+    assert [each.key for each in config.ignored] == ["train.gama", "[polcy]"]
+    assert config.ignored[1].origin == f"{path}:6"
     assert config.train.seed == 5
 
 
@@ -160,7 +160,7 @@ def test_unknown_keys_of_a_run_can_be_warned_of(tmp_path):
         load_config(str(path))
     with pytest.warns(ConfigWarning):
         config = load_config(str(path), allow_unknown=True)
-    assert [each.key for each in config.unread] == ["train.of_tomorrow", "[new]", "x"]
+    assert [each.key for each in config.ignored] == ["train.of_tomorrow", "[new]", "x"]
 
 
 def test_a_key_outside_of_sections_is_shown_the_way(tmp_path):

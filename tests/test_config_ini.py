@@ -72,7 +72,7 @@ def test_keys_without_effect_are_named_with_their_line_and_a_reason(write):
     message = str(caught[0].message)
     assert f"{path}:6: train.num_envs has no effect: PufferLib 3.0 does not read it" in message
     assert f"{path}:4: vec.backend has no effect" in message
-    assert [each.key for each in config.unread] == ["vec.backend", "train.num_envs"]
+    assert [each.key for each in config.ignored] == ["vec.backend", "train.num_envs"]
     assert config.train.gamma == 0.9
 
 
@@ -86,7 +86,7 @@ def test_pufferlibs_options_of_the_trainer_are_ours(write):
     options = "optimizer = muon\nprio_alpha = 0.8\nvtrace_c_clip = 1.5\nprecision = bfloat16\n"
     path = write(f"[base]\nenv_name = e\n[train]\n{options}max_minibatch_size = 32768\n")
     config = load_config(path)
-    assert config.unread == ()
+    assert config.ignored == ()
     assert (config.train.optimizer, config.train.precision) == ("muon", "bfloat16")
     assert (config.train.prio_alpha, config.train.vtrace_c_clip) == (0.8, 1.5)
     assert config.train.max_minibatch_size == 32768
@@ -115,7 +115,9 @@ def test_pufferlibs_breakout_trains_on_ours_without_its_arguments(write):
         "[base]\npackage = ocean\nenv_name = puffer_breakout\npolicy_name = Policy\n"
         "rnn_name = Recurrent\n[env]\nframeskip = 4\n[rnn]\nhidden_size = 64\n"
     )
-    with pytest.warns(ConfigWarning, match=r"env\.frameskip .* puffer_policies/Breakout-v0 stands"):
+    with pytest.warns(
+        ConfigWarning, match=r"env\.frameskip .* puffer_policies/Breakout-v0 is used"
+    ):
         config = load_config(write(text))
     assert config.base.env_name == "puffer_policies/Breakout-v0"
     assert config.base.rnn_name == "Recurrent"
@@ -155,9 +157,9 @@ def test_offences_of_a_file_come_at_once_with_their_lines():
         parse_ini(text, path="f.ini")
     message = str(caught.value)
     assert "f.ini:1: 'early = 1' is not a section" in message
-    assert "f.ini:4: 'x' stands on line 3 already" in message
+    assert "f.ini:4: 'x' is already on line 3" in message
     assert "f.ini:5: 'what' is not a section" in message
-    assert "f.ini:6: [a] stands on line 2 already" in message
+    assert "f.ini:6: [a] is already on line 2" in message
 
 
 def test_a_missing_file_is_a_config_error(tmp_path):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import pytest
 from pufferlib_files import FILES, FOLDER, load
 
-from puffer_policies.config.ini import OVERWRITTEN, UNREAD_KEYS, UNREAD_SECTIONS, read_ini
+from puffer_policies.config.ini import IGNORED_KEYS, IGNORED_SECTIONS, OVERWRITTEN, read_ini
 from puffer_policies.config.load import ConfigWarning, load_config
 from puffer_policies.config.schema import FREE_SECTIONS, SECTIONS, field_types
 
 
 def named(stem):
-    return {each.key for each in load(stem).unread}
+    return {each.key for each in load(stem).ignored}
 
 
 def test_there_are_enough_files():
@@ -25,7 +25,7 @@ def test_there_are_enough_files():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_line_is_used_or_named(path):
     config, file = load(path.stem), read_ini(path)
-    told = {*config.origins.values(), *(each.origin for each in config.unread)}
+    told = {*config.origins.values(), *(each.origin for each in config.ignored)}
     keys = [place for place in file.lines if len(place) == 2 and place != ("base", "env_name")]
     lost = [place for place in keys if not told & {file.at(*place), file.at(place[0])}]
     assert lost == []
@@ -33,7 +33,7 @@ def test_every_line_is_used_or_named(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_line_without_effect_has_a_reason(path):
-    for each in load(path.stem).unread:
+    for each in load(path.stem).ignored:
         assert str(each).startswith(f"{path}:")
         assert each.reason
 
@@ -83,7 +83,7 @@ def test_spellings_have_their_values():
     assert (train.torch_deterministic, train.target_kl) == (True, None)
     assert (train.total_timesteps, train.minibatch_size) == (10**9, 2000)
     assert config.base.rnn_name is None
-    assert config.unread == ()
+    assert config.ignored == ()
 
 
 def test_comments_and_empty_values_are_neither_values_nor_errors():
@@ -119,7 +119,7 @@ def test_our_env_stands_in_for_its_namesake_without_the_arguments(stem):
 
 
 def test_keys_of_the_next_version_are_named_with_ours():
-    reasons = {each.key: each.reason for each in load("four").unread}
+    reasons = {each.key: each.reason for each in load("four").ignored}
     assert "see train.bptt_horizon" in reasons["train.horizon"]
     assert "see vec.num_envs" in reasons["vec.total_agents"]
     assert "see train.update_epochs" in reasons["train.replay_ratio"]
@@ -128,5 +128,5 @@ def test_keys_of_the_next_version_are_named_with_ours():
 
 def test_the_tables_name_nothing_that_is_read():
     read = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in field_types(cls)}
-    assert UNREAD_KEYS.keys() & read == OVERWRITTEN
-    assert UNREAD_SECTIONS.keys().isdisjoint({*SECTIONS, *FREE_SECTIONS})
+    assert IGNORED_KEYS.keys() & read == OVERWRITTEN
+    assert IGNORED_SECTIONS.keys().isdisjoint({*SECTIONS, *FREE_SECTIONS})

@@ -90,7 +90,7 @@ def test_the_folder_of_a_run_and_its_config_are_configs(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):
-    with pytest.raises(ConfigError, match="is no folder of a run"):
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
         load_config(str(tmp_path))
     path = tmp_path / "config.json"
     for text in ("[]", "{", '{"env_name": "CartPole-v1", "train": 3}'):

@@ -58,9 +58,9 @@ def split_overrides(arguments: Sequence[str], own: Iterable[str]) -> tuple[list[
         flag_of(name, key) for name, cls in SECTIONS.items() for key in field_types(cls)
     }
     for flag in flags:
-        near = nearest(flag.written, {*own_flags, *config_flags}, limit=1)
-        if flag.written not in config_flags and own_flags.intersection(near):
-            raise ConfigError(f"There is no flag {flag.written}.", fix=f"Did you mean {near[0]!r}?")
+        near = nearest(flag.name, {*own_flags, *config_flags}, limit=1)
+        if flag.name not in config_flags and own_flags.intersection(near):
+            raise ConfigError(f"There is no flag {flag.name}.", fix=f"Did you mean {near[0]!r}?")
     return others, [str(flag) for flag in flags]
 
 
@@ -81,10 +81,11 @@ def require_name(options: argparse.Namespace) -> None:
     """Refuse a command line that names no config, after a list of those that exist.
 
     Raises:
-        ConfigError: there is no name, or a wrong flag, which may have taken the name for its value.
+        ConfigError: there is no name.
     """
     if options.name is not None:
         return
+    # A misspelled flag is reported first: it may have taken the name for its value.
     command_line_source(options.overrides)
     if not options.json:
         print_configs()

@@ -14,7 +14,7 @@ from puffer_policies.cli.config_arguments import (
 )
 from puffer_policies.cli.output import print_json
 from puffer_policies.config.config import Config, config_to_toml, sections_of
-from puffer_policies.config.load import ASKED, shipped_configs
+from puffer_policies.config.load import UNKNOWN_NAME, shipped_configs
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
 
 
@@ -66,7 +66,7 @@ def _is_unknown(config: Config) -> bool:
     is_elsewhere = (
         config.base.env_name.startswith("pettingzoo/") or config.vec.vectorization == "envpool"
     )
-    return config.origin("base", "env_name") == ASKED and not is_elsewhere
+    return config.origin("base", "env_name") == UNKNOWN_NAME and not is_elsewhere
 
 
 def _with_origins(config: Config) -> dict[str, Any]:

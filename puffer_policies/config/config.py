@@ -1,4 +1,4 @@
-"""`Config`: everything a run uses, checked, and each value with its origin."""
+"""A run's `Config`, whose values are checked and have an origin, and its text as TOML."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from puffer_policies.config.schema import (
     TrainConfig,
     VecConfig,
 )
-from puffer_policies.config.sources import Unread, Value
+from puffer_policies.config.sources import IgnoredEntry, Value
 from puffer_policies.errors import ConfigError, did_you_mean
 
 COMPLETE = "complete"
-"""Key of a TOML file that says everything: no shipped config is laid under it."""
+"""Key of a TOML file that holds every value, so that no shipped config is merged with it."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BASE_KEYS = ("package", "env_name", "policy_name", "rnn_name")
@@ -30,7 +30,7 @@ _BASE_KEYS = ("package", "env_name", "policy_name", "rnn_name")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The sections of a run's config, and where each value comes from."""
+    """The sections of a run's config, and the origin of each value."""
 
     base: BaseConfig
     vec: VecConfig = field(default_factory=VecConfig)
@@ -45,8 +45,8 @@ class Config:
     """Keyword arguments of the wrapper."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     """``section.key`` -> ``default``, ``path:line`` or ``command line``."""
-    unread: tuple[Unread, ...] = field(default=(), compare=False)
-    """Entries of files that have no effect here."""
+    ignored: tuple[IgnoredEntry, ...] = field(default=(), compare=False)
+    """Entries of files that have no effect here, with the reason."""
 
     def __post_init__(self) -> None:
         if self.base.rnn_name is not None and self.train.use_rnn is False:
@@ -56,8 +56,10 @@ class Config:
             )
 
     @classmethod
-    def from_values(cls, values: Mapping[Key, Value], unread: tuple[Unread, ...] = ()) -> Config:
-        """Build from merged layers.
+    def from_values(
+        cls, values: Mapping[Key, Value], ignored: tuple[IgnoredEntry, ...] = ()
+    ) -> Config:
+        """Build from the values of merged sources.
 
         Raises:
             ConfigError: a value is missing or wrong, or values contradict each other.
@@ -66,7 +68,7 @@ class Config:
         for (section, key), each in values.items():
             tables[section][key] = each.value
         origins = {f"{section}.{key}": each.origin for (section, key), each in values.items()}
-        return cls(**_sections(tables), origins=origins, unread=unread)
+        return cls(**_sections(tables), origins=origins, ignored=ignored)
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Config:
@@ -75,12 +77,13 @@ class Config:
         Raises:
             ConfigError: unknown keys and wrong values.
         """
-        known = (*_BASE_KEYS, *SECTIONS, *FREE_SECTIONS)
+        # PufferLib keeps the values of [base] at the top, beside the sections.
+        keys = [key for key in (*_BASE_KEYS, *SECTIONS, *FREE_SECTIONS) if key != "base"]
         for key in args:
-            if key not in known or key == "base":
+            if key not in keys:
                 raise ConfigError(
-                    f"args[{key!r}]: no such key. {did_you_mean(key, known)}".rstrip(),
-                    fix=f"Keys are {', '.join(each for each in known if each != 'base')}.",
+                    f"args[{key!r}]: no such key. {did_you_mean(key, keys)}".rstrip(),
+                    fix=f"Keys are {', '.join(keys)}.",
                 )
         tables = {name: args[name] for name in (*SECTIONS, *FREE_SECTIONS) if name in args}
         base = {key: args[key] for key in _BASE_KEYS if key in args}
@@ -104,32 +107,32 @@ def _sections(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     base = tables.get("base", {})
     if base.get("env_name") is None:
         raise ConfigError("base.env_name is missing.", fix="Name a gymnasium id there.")
-    made: dict[str, Any] = {
+    sections: dict[str, Any] = {
         name: cls.from_dict(tables[name]) for name, cls in SECTIONS.items() if name in tables
     }
-    made.update({name: dict(tables[name]) for name in FREE_SECTIONS if name in tables})
-    return made
+    sections.update({name: dict(tables[name]) for name in FREE_SECTIONS if name in tables})
+    return sections
 
 
 def sections_of(config: Config) -> dict[str, dict[str, Any]]:
-    """Return every section of a config by name, [base] among them."""
-    known = {name: asdict(getattr(config, name)) for name in SECTIONS}
-    return known | {name: dict(getattr(config, name)) for name in FREE_SECTIONS}
+    """Return every section of a config by name, including [base]."""
+    typed = {name: asdict(getattr(config, name)) for name in SECTIONS}
+    return typed | {name: dict(getattr(config, name)) for name in FREE_SECTIONS}
 
 
 def config_to_toml(config: Config, *, origins: bool = False) -> str:
-    """Return every value of `config` as TOML. A file that holds it loads as an equal config.
+    """Return every value of `config` as TOML, which loads as an equal config.
 
-    None is written as "None", which TOML has no other word for.
+    None is written as the text "None", because TOML has no None.
 
     Args:
         config: what to write.
-        origins: whether a comment behind each value says where it comes from.
+        origins: whether a comment after each value names its origin.
 
     Raises:
-        ConfigError: an argument of the env, the policy or the wrapper is no plain data.
+        ConfigError: an argument of the env, the policy or the wrapper is not plain data.
     """
-    lines = [f"# No shipped config lies under this file.\n{COMPLETE} = true"]
+    lines = [f"# This file is complete: no shipped config is merged with it.\n{COMPLETE} = true"]
     for section, table in sections_of(config).items():
         if table:
             lines.append(f"\n[{section}]")
@@ -167,14 +170,14 @@ def _text(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # JSON's escapes are TOML's, but for one character.
+    # TOML has the escapes of JSON, and also wants DEL escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _require_writable(shown: str, value: Any) -> None:
+def _require_writable(label: str, value: Any) -> None:
     if not _is_writable(value):
         raise ConfigError(
-            f"{shown} holds {value!r}, which can't be written to TOML.",
+            f"{label} holds {value!r}, which can't be written to TOML.",
             fix="Arguments are numbers, text, True, False, None, lists and tables; the text 'None' "
             "would be read as None.",
         )
@@ -185,4 +188,5 @@ def _is_writable(value: Any) -> bool:
         return all(isinstance(key, str) and _is_writable(each) for key, each in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_writable, value))
+    # The text "None" would come back as None.
     return value is None or (isinstance(value, bool | int | float | str) and value != "None")

@@ -1,8 +1,8 @@
-"""Flags of a config on a command line: ``--section.key VALUE``, those of [base] without section.
+"""Flags of a config on a command line: ``--section.key VALUE``, for [base] without the section.
 
-The word after a flag is its value, unless it starts with ``--``: write ``--flag=VALUE`` then. A
-flag of a boolean may stand alone, which means True, or say no: ``--train.no-anneal-lr``, also
-written ``--no-train.anneal-lr``, means False and takes no value.
+The word after a flag is its value, unless it starts with ``--``: such a value is written
+``--flag=VALUE``. The flag of a boolean may stand alone, which means True, or be negated:
+``--train.no-anneal-lr`` and ``--no-train.anneal-lr`` mean False and take no value.
 """
 
 from __future__ import annotations
@@ -21,55 +21,56 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag as it was written, and its value: None where there is none."""
+    """A flag of a command line, and its value if there is one."""
 
-    written: str
+    name: str
+    """As on the command line: ``--train.learning-rate``."""
     value: str | None
 
     def __str__(self) -> str:
-        return self.written if self.value is None else f"{self.written}={self.value}"
+        return self.name if self.value is None else f"{self.name}={self.value}"
 
 
 def read_flags(
     words: Sequence[str], *, others: Container[str] = ()
 ) -> tuple[list[Flag], list[str]]:
-    """Take the flags of a config out of a command line.
+    """Separate the flags of a config from the other words of a command line.
 
     Args:
-        words: what stands on the command line.
-        others: flags that belong to somebody else.
+        words: the command line.
+        others: flags that are not the config's.
 
     Returns:
-        The flags of the config, unknown ones too, and the words that are left.
+        The flags of the config, including unknown ones, and the other words.
     """
     flags: list[Flag] = []
-    left: list[str] = []
-    waiting = list(reversed(words))
-    while waiting:
-        word = waiting.pop()
-        written, has_value, value = word.partition("=")
-        if not written.startswith("--") or written in others:
-            left.append(word)
+    rest: list[str] = []
+    queue = list(reversed(words))
+    while queue:
+        word = queue.pop()
+        name, has_value, value = word.partition("=")
+        if not name.startswith("--") or name in others:
+            rest.append(word)
         elif has_value:
-            flags.append(Flag(written, value))
-        elif waiting and not waiting[-1].startswith("--") and not _says_no(written):
-            flags.append(Flag(written, waiting.pop()))
+            flags.append(Flag(name, value))
+        elif queue and not queue[-1].startswith("--") and not _negated(name):
+            flags.append(Flag(name, queue.pop()))
         else:
-            flags.append(Flag(written, None))
-    return flags, left
+            flags.append(Flag(name, None))
+    return flags, rest
 
 
 def meaning(flag: Flag) -> tuple[Key, str]:
     """Return the option that a flag sets, and the text of its value.
 
     Raises:
-        ValueError: the flag needs a value, or says no and has one.
+        ValueError: the flag needs a value, or is negated and has one.
     """
-    if says_no := _says_no(flag.written):
+    if negated := _negated(flag.name):
         if flag.value is not None:
-            raise ValueError(f"it means False and takes no value; write {flag_of(*says_no)}.")
-        return says_no, "False"
-    key = key_of(flag.written)
+            raise ValueError(f"it means False and takes no value; write {flag_of(*negated)}.")
+        return negated, "False"
+    key = key_of(flag.name)
     if flag.value is not None:
         return key, flag.value
     if _is_boolean(key):
@@ -77,27 +78,28 @@ def meaning(flag: Flag) -> tuple[Key, str]:
     raise ValueError("expected a value after it.")
 
 
-def key_of(written: str) -> Key:
-    """Return section and name of ``--train.learning-rate``; [base] where no section is written."""
-    section, dot, key = written.removeprefix("--").replace("-", "_").partition(".")
+def key_of(flag: str) -> Key:
+    """Return section and name of ``--train.learning-rate``; without a section, it is [base]."""
+    section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
     return (section, key) if dot else (BaseConfig.section, section)
 
 
 def near_flags(name: str) -> str:
-    """Return a hint at the flags that a key which does not exist may have meant."""
+    """Return a hint at the flags that are closest to an unknown key."""
     if name in (*SECTIONS, *FREE_SECTIONS):
         return f"[{name}] is a section: write --{name}.KEY VALUE."
-    known = {each: section for section, cls in SECTIONS.items() for each in field_types(cls)}
-    close = [repr(flag_of(known[each], each)) for each in nearest(name, known)]
+    homes = {key: section for section, cls in SECTIONS.items() for key in field_types(cls)}
+    close = [repr(flag_of(homes[key], key)) for key in nearest(name, homes)]
     return f"Did you mean {' or '.join(close)}?" if close else ""
 
 
-def _says_no(written: str) -> Key | None:
+def _negated(flag: str) -> Key | None:
     """Return the boolean option that ``--no-train.x`` or ``--train.no-x`` turns off, or None."""
-    section, name = key_of(written)
+    section, name = key_of(flag)
     key = (section.removeprefix("no_"), name.removeprefix("no_"))
-    is_no = (section, name) != key and not _is_known((section, name))
-    return key if is_no and _is_boolean(key) else None
+    # An option whose own name starts with "no_" is not negated.
+    is_negated = (section, name) != key and not _is_known((section, name))
+    return key if is_negated and _is_boolean(key) else None
 
 
 def _is_known(key: Key) -> bool:

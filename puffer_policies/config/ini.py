@@ -1,8 +1,11 @@
-"""Read .ini files the way PufferLib writes them, keeping the line of every key.
+"""PufferLib's .ini files: a reader that keeps lines, and the reasons why entries have no effect.
 
-The standard `configparser` forgets lines, so this is a small reader of the same grammar: sections,
-``key = value`` or ``key: value``, comments on their own line or after a space, and values that go
-on in indented lines. All values stay text.
+The standard `configparser` forgets line numbers, so this is a small reader of the same grammar:
+sections, ``key = value`` or ``key: value``, comments on their own line or after a space, and values
+that continue on indented lines. All values stay text.
+
+PufferLib accepts any key and silently ignores those that nothing reads; 16 of the 66 files shipped
+with 3.0 have some. Here every line is either applied or listed, with the reason, in one warning.
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ from puffer_policies.config.values import NONE_WORDS
 from puffer_policies.errors import ConfigError
 
 _SEED = "the seed of a run is train.seed"
-_VECTOR = "envs are vectorised by vec.num_envs and vec.vectorization"
+_VECTOR = "vec.num_envs and vec.vectorization choose the vectorization"
 _OLD = "PufferLib 3.0 does not read it either"
 _FOUR = "only PufferLib 4.0 reads it"
-_LOGGER = "it names a logger's project"
-_PROCESSES = "torchrun says how many processes train, and on which devices"
+_LOGGER = "it is a project of PufferLib's loggers; see log.wandb"
+_PROCESSES = "torchrun sets the number of processes and their devices"
 
-UNREAD_KEYS: dict[str, str] = {
-    "base.max_suggestion_cost": "it belongs to PufferLib's sweeps",
-    "base.max_runs": "it belongs to PufferLib's sweeps",
+IGNORED_KEYS: dict[str, str] = {
+    "base.max_suggestion_cost": "it is for PufferLib's sweeps",
+    "base.max_runs": "it is for PufferLib's sweeps",
     "base.rank": _PROCESSES,
     "base.world_size": _PROCESSES,
     "base.gpu_id": _PROCESSES,
@@ -66,27 +69,27 @@ UNREAD_KEYS: dict[str, str] = {
     "train.min_ent_coef_ratio": _FOUR,
     "train.num_minibatches": f"{_OLD}; see train.minibatch_size",
     "train.gpus": _PROCESSES,
-    "train.use_rnn": "base.rnn_name says it, in PufferLib 3.0 too",
+    "train.use_rnn": "base.rnn_name decides, in PufferLib 3.0 too",
     "train.replay_ratio": f"{_FOUR}; see train.update_epochs",
     "train.replay_factor": f"{_OLD}; see train.update_epochs",
     "train.zero_copy": _OLD,
     "train.verbose": _OLD,
 }
-"""``section.key`` -> why it has no effect here. Names of 2.0 and 4.0 are among them."""
+"""``section.key`` -> why it has no effect here, including keys of PufferLib 2.0 and 4.0."""
 
-UNREAD_SECTIONS: dict[str, str] = {
-    "sweep": "it belongs to PufferLib's sweeps",
-    "carbs": "it belongs to PufferLib's sweeps",
-    "neptune": "it belongs to PufferLib's loggers",
-    "wandb": "it belongs to PufferLib's loggers",
+IGNORED_SECTIONS: dict[str, str] = {
+    "sweep": "it is for PufferLib's sweeps",
+    "carbs": "it is for PufferLib's sweeps",
+    "neptune": "it is for PufferLib's loggers",
+    "wandb": "it is for PufferLib's loggers",
     "selfplay": _FOUR,
     "torch": f"{_FOUR}; see base.policy_name and base.rnn_name",
 }
-"""Section, without what follows a dot -> why it has no effect here."""
+"""Section, up to its first dot -> why it has no effect here."""
 
 
 OVERWRITTEN = frozenset({"train.use_rnn"})
-"""What PufferLib 3.0 sets itself, whatever its files say; some say the contrary of what they do."""
+"""Keys that PufferLib 3.0 overwrites; some of its files contradict what then happens."""
 
 _SECTION = re.compile(r"\[(?P<name>[^\]]+)\]$")
 _OPTION = re.compile(r"(?P<key>[^=:\s][^=:]*?)\s*[=:]\s*(?P<value>.*)$")
@@ -96,7 +99,7 @@ _QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
 
 @dataclass(frozen=True, slots=True)
 class IniFile:
-    """The sections of an .ini file, and where each of them and of their keys stands."""
+    """The sections of an .ini file, and the line of each section and key."""
 
     path: str
     data: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -111,20 +114,20 @@ def read_ini(path: str | Path) -> IniFile:
     """Read an .ini file.
 
     Raises:
-        ConfigError: the file can't be read; or lines that are no section, key or comment, and keys
-            and sections that stand twice, all of them in one error.
+        ConfigError: the file can't be read; or there are lines that are not a section, a key or a
+            comment, or repeated sections and keys, which are reported together.
     """
     return parse_ini(_text_of(Path(path)), path=str(path))
 
 
 def parse_ini(text: str, *, path: str) -> IniFile:
-    """Read the text of an .ini file; `path` is what errors and origins show."""
+    """Read the text of an .ini file; `path` stands in errors and origins."""
     reader = _Reader(IniFile(path))
     for number, line in enumerate(text.splitlines(), start=1):
         reader.take(number, line)
-    if reader.offences:
+    if reader.problems:
         raise ConfigError(
-            "\n".join(reader.offences), fix="Write [section], then key = value lines."
+            "\n".join(reader.problems), fix="Write [section], then key = value lines."
         )
     return reader.file
 
@@ -137,7 +140,7 @@ def _text_of(path: Path) -> str:
 
 
 def _without_comment(line: str) -> str:
-    # A '#' inside quotes is text, as in colour = "#fff".
+    # A '#' inside quotes is text, as in color = "#fff".
     pieces = _QUOTED.split(line)
     for index in range(0, len(pieces), 2):
         before = pieces[index]
@@ -148,11 +151,11 @@ def _without_comment(line: str) -> str:
 
 
 class _Reader:
-    """Takes one line after another and remembers the section and key it is in."""
+    """Reads line after line, and remembers the section and the key of the last one."""
 
     def __init__(self, file: IniFile) -> None:
         self.file = file
-        self.offences: list[str] = []
+        self.problems: list[str] = []
         self.section = ""
         self.key = ""
 
@@ -162,17 +165,17 @@ class _Reader:
             return
         if line[0].isspace() and self.key:
             self.file.data[self.section][self.key] += f" {content.strip()}"
-        elif found := _SECTION.match(content.strip()):
-            self._open(number, found["name"].strip())
-        elif self.section and (found := _OPTION.match(content.strip())):
-            self._set(number, found["key"], found["value"].strip())
+        elif match := _SECTION.match(content.strip()):
+            self._open(number, match["name"].strip())
+        elif self.section and (match := _OPTION.match(content.strip())):
+            self._set(number, match["key"], match["value"].strip())
         else:
             self._refuse(number, f"{content.strip()!r} is not a section, a key or a comment.")
 
     def _open(self, number: int, name: str) -> None:
         self.section, self.key = name, ""
         if name in self.file.data:
-            self._refuse(number, f"[{name}] stands on line {self.file.lines[(name,)]} already.")
+            self._refuse(number, f"[{name}] is already on line {self.file.lines[(name,)]}.")
             return
         self.file.data[name] = {}
         self.file.lines[(name,)] = number
@@ -181,31 +184,31 @@ class _Reader:
         self.key = key = key.lower()
         place = (self.section, key)
         if place in self.file.lines:
-            self._refuse(number, f"{key!r} stands on line {self.file.lines[place]} already.")
+            self._refuse(number, f"{key!r} is already on line {self.file.lines[place]}.")
             return
         self.file.data[self.section][key] = value
         self.file.lines[place] = number
 
     def _refuse(self, number: int, problem: str) -> None:
-        self.offences.append(f"{self.file.path}:{number}: {problem}")
+        self.problems.append(f"{self.file.path}:{number}: {problem}")
 
 
-def reason_section_unread(section: str) -> str:
-    """Return why this section of a PufferLib file has no effect, or '' where it is ours to read."""
+def reason_section_ignored(section: str) -> str:
+    """Return why this section of a PufferLib file has no effect, or '' if it is applied."""
     bare = section.partition(".")[0]
-    return "" if section in SECTIONS else UNREAD_SECTIONS.get(bare, "")
+    return "" if section in SECTIONS else IGNORED_SECTIONS.get(bare, "")
 
 
-def reason_unread(section: str, key: str, text: str) -> str:
-    """Return why this entry of a PufferLib file has no effect, or '' where it is ours to read.
+def reason_ignored(section: str, key: str, text: str) -> str:
+    """Return why this entry of a PufferLib file has no effect, or '' if it is applied.
 
-    The schema decides: what it has is read, whatever the table says, but for `OVERWRITTEN`.
+    Every key of the schema is applied, even one in the table, except those in `OVERWRITTEN`.
     """
     name = f"{section}.{key}"
-    known = field_types(SECTIONS[section]) if section in SECTIONS else {}
-    if key not in known or name in OVERWRITTEN:
-        return UNREAD_KEYS.get(name, "")
-    is_empty = text.strip().lower() in NONE_WORDS and not _may_be_none(known[key])
+    annotations = field_types(SECTIONS[section]) if section in SECTIONS else {}
+    if key not in annotations or name in OVERWRITTEN:
+        return IGNORED_KEYS.get(name, "")
+    is_empty = text.strip().lower() in NONE_WORDS and not _may_be_none(annotations[key])
     return "it is empty" if is_empty else ""
 
 

@@ -1,4 +1,4 @@
-"""`load_config`: from the name of a config, a file or an env id to a `Config`."""
+"""Loading of configs: by the name of a shipped one, from a file or a run, or for a gymnasium id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from puffer_policies.config.flags import Key
 from puffer_policies.config.ini import read_ini
 from puffer_policies.config.sources import (
     ConfigSource,
-    Unread,
+    IgnoredEntry,
     Value,
     args_source,
     command_line_source,
@@ -37,19 +37,16 @@ _ENV_VERSION = re.compile(r"-v\d+$")
 FILE_TYPES = (".toml", ".ini")
 
 CONFIG_FILE = "config.json"
-"""What a run's folder calls its config, as `Config.to_args` gives it."""
-
+"""File name of a run's config, which holds `Config.to_args`."""
 
 SWEEP = "sweep"
-"""The section of a file that says which values a sweep tries; it is no part of a config."""
+"""The section of a file with the ranges of a sweep, which is not a part of the config."""
 
-
-ASKED = "the name asked for"
-"""The origin of an env's id that stands for its config: there is no shipped one."""
-
+UNKNOWN_NAME = "the name asked for"
+"""The origin of a name that is not a config's, and is therefore taken for a gymnasium id."""
 
 _ABOUT = ("summary", "aliases", "envs", "serves")
-"""Keys of a config's own table that are not sections."""
+"""Keys of a shipped config's table that are not sections."""
 
 
 class ConfigWarning(UserWarning):
@@ -58,37 +55,37 @@ class ConfigWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class ShippedConfig:
-    """A config that has a name of its own."""
+    """A config that ships with the package."""
 
     name: str
     summary: str
-    """One line for listings: what is trained, and where the settings come from."""
+    """One line for listings: what it trains, and where its settings come from."""
     aliases: tuple[str, ...]
     """Other names for it, such as PufferLib's name of the env or the gymnasium id."""
     env_name: str
     """The gymnasium id."""
     source: ConfigSource
     serves: tuple[str, ...] = ()
-    """Patterns of ids that have no config of their own and take this one's settings."""
+    """Patterns of the ids without a config of their own to which these settings apply."""
 
     def for_env(self, env_id: str) -> ShippedConfig:
         """Return the same settings for another env."""
-        said = replace(self.source.values[ENV_NAME], value=env_id)
-        source = replace(self.source, values={**self.source.values, ENV_NAME: said})
+        env_name = replace(self.source.values[ENV_NAME], value=env_id)
+        source = replace(self.source, values={**self.source.values, ENV_NAME: env_name})
         return replace(self, env_name=env_id, source=source)
 
 
 @cache
 def shipped_configs() -> dict[str, ShippedConfig]:
     """Return the shipped configs by name, sorted."""
-    found = {each.name: each for file in _family_files() for each in _configs_in(file)}
-    return dict(sorted(found.items()))
+    configs = {each.name: each for file in _family_files() for each in _configs_in(file)}
+    return dict(sorted(configs.items()))
 
 
 def find_shipped(name: str) -> ShippedConfig | None:
-    """Return the shipped config with this name or alias, or the one that serves such ids, or None.
+    """Return the shipped config with this name or alias, or whose pattern matches it, or None.
 
-    Patterns are those of the shell: ``ALE/*`` serves every Atari game.
+    Patterns are those of a shell: ``ALE/*`` matches every Atari game.
     """
     configs = shipped_configs().values()
     for config in configs:
@@ -109,29 +106,29 @@ def resolve_env_name(name: str) -> str:
 def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool = False) -> Config:
     """Return the config of a shipped name, a file, the folder of a run, or a gymnasium id.
 
-    Layers, weakest first: defaults of the schema, the shipped config of the env, the file, the
-    overrides. A run's config.json and a .toml file with ``complete = true`` say everything: no
-    shipped config lies under them. Whether a gymnasium id exists is found out when the env is made.
+    Later sources win: the defaults of the schema, the shipped config of the env, the file, the
+    overrides. A run's config.json and a .toml file with ``complete = true`` hold every value, so
+    the shipped config is left out. A gymnasium id is not checked until the env is made.
 
     Args:
         name: ``cartpole``, ``my/run.toml``, PufferLib's ``breakout.ini``, ``runs/cartpole-1``,
             ``Acrobot-v1``, ...
         overrides: flags such as ``["--train.learning-rate", "3e-4", "--policy-name", "Default"]``.
-        allow_unknown: warn of sections and keys of files that do not exist, instead of refusing
-            them. Flags that do not exist stay errors.
+        allow_unknown: warn of unknown sections and keys in files instead of refusing them. Unknown
+            flags are always errors.
 
     Raises:
-        ConfigError: with ``file:line`` or the flag, and the nearest key.
+        ConfigError: a wrong key or value, with ``file:line`` or the flag, and the nearest key.
     """
     path = Path(name)
     if find_shipped(name) is None and _is_run(path):
         return load_run_config(path, overrides, allow_unknown=allow_unknown)
     flags = command_line_source(overrides)
     is_file = path.suffix in FILE_TYPES
-    sources = _file_layers(name, flags, allow_unknown) if is_file else _named_layers(name)
-    unread = _warned(sources)
-    named = [_with_env_id(each) for each in (*sources, flags)]
-    return Config.from_values(merge([default_source(), *named]), unread)
+    sources = _file_sources(name, flags, allow_unknown) if is_file else _name_sources(name)
+    ignored = _warn_of_ignored(sources)
+    sources = [_with_env_id(each) for each in (*sources, flags)]
+    return Config.from_values(merge([default_source(), *sources]), ignored)
 
 
 def load_run_config(
@@ -151,69 +148,70 @@ def load_run_config(
     path = Path(folder)
     path = path if path.suffix == ".json" else path / CONFIG_FILE
     saved = args_source(_read_args(path, folder), origin=str(path), allow_unknown=allow_unknown)
-    unread = _warned([saved])
-    return Config.from_values(merge([default_source(), saved, _with_env_id(flags)]), unread)
+    ignored = _warn_of_ignored([saved])
+    return Config.from_values(merge([default_source(), saved, _with_env_id(flags)]), ignored)
 
 
 def _is_run(path: Path) -> bool:
-    """Return whether a run is meant: an env id may be the name of a folder, too."""
+    """Return whether a path is a run. A folder that is named like an env id needs a config.json."""
     if path.suffix == ".json" or (path / CONFIG_FILE).is_file():
         return True
     return path.is_dir() and not _ENV_VERSION.search(path.name)
 
 
-def _read_args(path: Path, asked: Path | str) -> dict[str, Any]:
+def _read_args(path: Path, folder: Path | str) -> dict[str, Any]:
     try:
         args = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(args, dict):
-            raise ValueError(f"{path} should hold a table")
+            raise ValueError(f"{path} must hold a table")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{asked} is no folder of a run: {error}.",
+            f"{folder} is not the folder of a run: {error}.",
             fix="Give the folder that holds a run's config.json and checkpoint.",
         ) from error
     return args
 
 
-def _warned(sources: Sequence[ConfigSource]) -> tuple[Unread, ...]:
+def _warn_of_ignored(sources: Sequence[ConfigSource]) -> tuple[IgnoredEntry, ...]:
     """Warn of the entries that have no effect, and return them."""
-    unread = tuple(entry for source in sources for entry in source.unread)
-    if unread:
-        warnings.warn("\n".join(str(each) for each in unread), ConfigWarning, stacklevel=3)
-    return unread
+    ignored = tuple(entry for source in sources for entry in source.ignored)
+    if ignored:
+        warnings.warn("\n".join(str(each) for each in ignored), ConfigWarning, stacklevel=3)
+    return ignored
 
 
-def _named_layers(name: str) -> list[ConfigSource]:
+def _name_sources(name: str) -> list[ConfigSource]:
     shipped = find_shipped(name)
     if shipped is None and Path(name).is_file():
         raise ConfigError(
-            f"{name} is a file, but no config: those end in {', '.join(FILE_TYPES)} or .json.",
-            fix="puffer-policies show-config NAME > run.toml writes one.",
+            f"{name} is a file, but not a config: configs end in {', '.join(FILE_TYPES)} or .json.",
+            fix="Write one with: puffer-policies show-config NAME > run.toml",
         )
-    return [shipped.source if shipped else ConfigSource({ENV_NAME: Value(name, ASKED)})]
+    return [shipped.source if shipped else ConfigSource({ENV_NAME: Value(name, UNKNOWN_NAME)})]
 
 
-def _file_layers(name: str, flags: ConfigSource, allow_unknown: bool) -> list[ConfigSource]:
+def _file_sources(name: str, flags: ConfigSource, allow_unknown: bool) -> list[ConfigSource]:
     """Return the file's source, on top of the shipped config of its env if there is one."""
-    source, is_complete = _read_layer(Path(name), allow_unknown)
-    chosen = flags.values.get(ENV_NAME) or source.values.get(ENV_NAME)
-    if chosen is None:
+    source, is_complete = _read_source(Path(name), allow_unknown)
+    env = flags.values.get(ENV_NAME) or source.values.get(ENV_NAME)
+    if env is None:
         raise ConfigError(f"{name} names no env.", fix="Give base.env_name or --env-name.")
-    source = _one_env(source, chosen.value)
-    shipped = None if is_complete else find_shipped(chosen.value)
+    env_name = env.value
+    source = _with_one_env(source, env_name)
+    shipped = None if is_complete else find_shipped(env_name)
     if shipped is None:
         return [source]
     # A bare name in a PufferLib file is PufferLib's own env, of which ours is the namesake.
-    is_namesake = Path(name).suffix == ".ini" and chosen.value != shipped.env_name
-    if is_namesake or chosen.value.startswith("puffer_"):
-        source = _for_our_env(source, shipped.env_name)
+    is_namesake = Path(name).suffix == ".ini" and env_name != shipped.env_name
+    if is_namesake or env_name.startswith("puffer_"):
+        source = _without_env_arguments(source, shipped.env_name)
     return [shipped.source, source]
 
 
-def _read_layer(path: Path, allow_unknown: bool) -> tuple[ConfigSource, bool]:
-    """Return what a file says, and whether it says everything."""
+def _read_source(path: Path, allow_unknown: bool) -> tuple[ConfigSource, bool]:
+    """Return the values of a file, and whether it is complete."""
     if not path.is_file() and (near := did_you_mean(path.stem, shipped_configs())):
-        raise ConfigError(f"There is no file {path}.", fix=f"{near} That is a config by name.")
+        raise ConfigError(f"There is no file {path}.", fix=f"{near} That is the name of a config.")
     if path.suffix == ".ini":
         return ini_source(read_ini(path), allow_unknown=allow_unknown), False
     file = read_toml(path)
@@ -226,34 +224,37 @@ def _read_layer(path: Path, allow_unknown: bool) -> tuple[ConfigSource, bool]:
     return source, complete
 
 
-def _one_env(source: ConfigSource, chosen: str) -> ConfigSource:
-    """PufferLib's files may serve several envs; keep the chosen one, and [env] with it."""
-    said = source.values.get(ENV_NAME)
-    names = said.value.split() if said else []
-    if said is None or chosen not in (*names, said.value):
+def _with_one_env(source: ConfigSource, env_name: str) -> ConfigSource:
+    """Return the source for one of its envs: a file of PufferLib's may list several."""
+    entry = source.values.get(ENV_NAME)
+    names = entry.value.split() if entry else []
+    if entry is None or env_name not in (*names, entry.value):
         return source
-    if chosen not in names:
+    if env_name not in names:
         raise ConfigError(
-            f"{said.origin}: base.env_name has {len(names)} names: {', '.join(names)}.",
+            f"{entry.origin}: base.env_name has {len(names)} names: {', '.join(names)}.",
             fix="Choose one with --env-name.",
         )
-    return replace(source, values={**source.values, ENV_NAME: replace(said, value=chosen)})
+    return replace(source, values={**source.values, ENV_NAME: replace(entry, value=env_name)})
 
 
-def _for_our_env(source: ConfigSource, env_id: str) -> ConfigSource:
-    """Set aside [env] where our env serves for PufferLib's own: the arguments are the other's."""
-    reason = f"it is an argument of PufferLib's env, and {env_id} stands in for it"
+def _without_env_arguments(source: ConfigSource, env_id: str) -> ConfigSource:
+    """Ignore [env], whose arguments are those of PufferLib's own env and not of ours."""
+    reason = f"it is an argument of PufferLib's env, and {env_id} is used instead"
     foreign = {key: value for key, value in source.values.items() if key[0] == "env"}
-    unread = [Unread(f"env.{key[1]}", value.origin, reason) for key, value in foreign.items()]
-    kept = {key: value for key, value in source.values.items() if key not in foreign}
-    return ConfigSource(kept, (*source.unread, *unread))
+    ignored = [
+        IgnoredEntry(f"env.{key[1]}", value.origin, reason) for key, value in foreign.items()
+    ]
+    values = {key: value for key, value in source.values.items() if key not in foreign}
+    return ConfigSource(values, (*source.ignored, *ignored))
 
 
 def _with_env_id(source: ConfigSource) -> ConfigSource:
-    said = source.values.get(ENV_NAME)
-    if said is None:
+    """Replace the name of a shipped config by its gymnasium id."""
+    entry = source.values.get(ENV_NAME)
+    if entry is None:
         return source
-    env_id = replace(said, value=resolve_env_name(said.value))
+    env_id = replace(entry, value=resolve_env_name(entry.value))
     return replace(source, values={**source.values, ENV_NAME: env_id})
 
 
@@ -266,7 +267,7 @@ def _family_files() -> Iterator[TomlFile]:
 
 
 def _configs_in(file: TomlFile) -> Iterator[ShippedConfig]:
-    """Return the configs of a file; a table with ``envs`` is one for each env named there."""
+    """Return the configs of a file. A table with ``envs`` is also a config for each of these."""
     for name, tables in file.data.items():
         source = toml_source(file, tables, prefix=(name,), skip=_ABOUT)
         if ENV_NAME not in source.values:
@@ -282,5 +283,5 @@ def _configs_in(file: TomlFile) -> Iterator[ShippedConfig]:
         yield config
         for other, env_id in tables.get("envs", {}).items():
             summary = f"{env_id}: settings of {name!r}"
-            told = replace(config, name=other, summary=summary, aliases=(env_id,), serves=())
-            yield told.for_env(env_id)
+            twin = replace(config, name=other, summary=summary, aliases=(env_id,), serves=())
+            yield twin.for_env(env_id)

@@ -1,8 +1,9 @@
 """The options of a run: frozen dataclasses whose types, limits and doc lines drive the parsing.
 
-Names are PufferLib's and CleanRL's wherever they have one. A line of text stands under each field;
-`field_docs` reads it from the source for ``--help``, so an option is described in one place only.
-Every option is read by the trainer; `puffer_policies.config.ini` names those that are not.
+Names follow PufferLib and CleanRL where they have one. Each field has a line of text under it,
+which `field_docs` reads from the source for ``--options``, so that an option is described in one
+place only. The trainer uses every option; `puffer_policies.config.ini` lists keys of PufferLib's
+that have no effect here.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+|.*\.py(::.*)?")
 
 @dataclass(frozen=True, slots=True)
 class RegisteredName:
-    """Text that may stand for a registered policy or wrapper: ``Annotated[str, RegisteredName]``.
+    """A limit on text: it must be the name of a registered policy or wrapper, never an import path.
 
-    A policy may also be a preset, or an expression such as ``LSTMWrapper(Default)``.
+    A policy may also be a preset, or an expression such as ``LSTMWrapper(Default)``. A config or a
+    checkpoint may come from a stranger: if it could say ``module:Class``, training by it would run
+    code that the stranger chose. Whether the name exists is checked by the registry, later.
     """
 
     kind: Literal["policy", "wrapper"]
@@ -43,15 +46,15 @@ class RegisteredName:
         return f"that names a {self.kind}"
 
     def check(self, value: str) -> None:
-        """Raise `Refused` for an import path and for what is no name at all."""
+        """Raise `Refused` for an import path and for text that can't be a name."""
         if _IMPORT_PATH.fullmatch(value):
-            raise Refused(self._not_a_path(value))
+            raise Refused(self._path_problem(value))
         if self.kind == "wrapper" and (offence := reference_offence(value)):
             raise Refused(f"{offence}.")
         if self.kind == "policy" and preset_name_offence(value.rpartition("/")[2]):
             _require_expression(value)
 
-    def _not_a_path(self, value: str) -> str:
+    def _path_problem(self, value: str) -> str:
         table = "policies" if self.kind == "policy" else "wrappers"
         return (
             f"{value!r} is an import path; a config names registered policies only. Register it in "
@@ -61,28 +64,28 @@ class RegisteredName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section of a config: checked when made, and readable from a mapping."""
+    """A section of a config, whose values are checked and converted when it is constructed."""
 
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        for key, value in _checked(type(self), given).items():
-            object.__setattr__(self, key, value)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        for key, value in _converted(type(self), values).items():
+            object.__setattr__(self, key, value)  # the dataclass is frozen
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the section from a mapping such as PufferLib's ``args["train"]``; text is parsed.
+        """Build the section from a mapping such as PufferLib's ``args["train"]``, parsing text.
 
         Raises:
             ConfigError: unknown keys and wrong values, all of them in one error.
         """
-        return cls(**_checked(cls, values))
+        return cls(**_converted(cls, values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseConfig(Section):
-    """What is trained on what."""
+    """The env, the policy and its wrapper."""
 
     section: ClassVar[str] = "base"
 
@@ -93,19 +96,19 @@ class BaseConfig(Section):
     rnn_name: Annotated[str, RegisteredName("wrapper")] | None = None
     """A registered wrapper to put around the policy, or None."""
     package: str | None = None
-    """Where PufferLib's files say that the env lives: kept and shown, never imported."""
+    """Package of the env in PufferLib's files; recorded, but never imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VecConfig(Section):
-    """How many envs run, and how."""
+    """The number of envs, and how they run."""
 
     section: ClassVar[str] = "vec"
 
     num_envs: Count = 8
-    """Envs stepped together."""
+    """Number of envs, which are stepped together."""
     vectorization: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
-    """native (the env's own vector class), sync, async or envpool; auto: native, else sync."""
+    """native (the env's own vector class), sync, async, envpool, or auto: native, else sync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,89 +118,89 @@ class TrainConfig(Section):
     section: ClassVar[str] = "train"
 
     env: str = ""
-    """Name of the env in logs and folders; PufferLib's trainer is given it among these options."""
+    """Name of the env in logs and folders, which PufferLib keeps among the trainer's options."""
     seed: Seed = 1
     """Seed of torch, NumPy and the envs."""
     torch_deterministic: bool = True
     """Whether torch must use deterministic algorithms."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """cpu, cuda, cuda:N, or auto: CUDA if it is available."""
     num_threads: Count = 1
-    """CPU threads of torch: one is fastest for small policies, more pay for big LSTMs and CNNs."""
+    """CPU threads of torch; one is fastest for small policies, more help large LSTMs and CNNs."""
     total_timesteps: Count = 500_000
     """Env steps of the whole run, over all envs."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """adam, or muon: Muon for hidden matrices, Adam for the rest; needs torch 2.9."""
+    """adam, or muon (Muon for hidden matrices, Adam for the rest), which needs torch 2.9."""
     learning_rate: NonNegative = 2.5e-4
-    """Step size of the optimiser, at the start of the run."""
+    """Learning rate of the optimizer at the start of the run."""
     anneal_lr: bool = True
-    """Whether the learning rate falls to 0 over the run."""
+    """Whether the learning rate decays to 0 over the run."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
-    """How it falls: linear as in CleanRL, cosine as in PufferLib (arXiv:1608.03983)."""
+    """How it decays: linear as in CleanRL, or cosine as in PufferLib (arXiv:1608.03983)."""
     gamma: Fraction = 0.99
-    """Discount of future rewards."""
+    """Discount factor of future rewards."""
     gae_lambda: Fraction = 0.95
-    """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
+    """Lambda of generalized advantage estimation (arXiv:1506.02438)."""
     vtrace_rho_clip: NonNegative | None = None
-    """V-trace's clip of a step's importance ratio (PufferLib: 1); both clips None: GAE."""
+    """V-trace's clip of each step's importance ratio (PufferLib: 1). If both are None: GAE."""
     vtrace_c_clip: NonNegative | None = None
-    """V-trace's clip of the ratio along the trace (arXiv:1802.01561); only one None: 1."""
+    """V-trace's clip of the ratios along the trace (arXiv:1802.01561). If only one is None: 1."""
     scale_rewards: bool = True
-    """Whether rewards are divided by the running deviation of returns (baselines' VecNormalize)."""
+    """Whether rewards are divided by the running std of returns, as in baselines' VecNormalize."""
     normalize_observations: bool = False
-    """Whether a NormalizeObservationWrapper is put right around the policy, inside its wrappers."""
+    """Whether observations are normalized by a wrapper right around the policy, inside others."""
     bptt_horizon: Count = 128
-    """Steps of a rollout, and of the segments through which gradients flow back in time."""
+    """Steps of a rollout, and of the segments for backpropagation through time."""
     batch_size: Count | Auto = "auto"
-    """Steps collected before each update, over all envs; auto: agents * bptt_horizon."""
+    """Steps collected before each update, over all envs; auto: agents x bptt_horizon."""
     minibatch_size: Count | Auto = "auto"
-    """Steps of one gradient step; auto: a quarter of batch_size."""
+    """Steps in each minibatch; auto: a quarter of batch_size."""
     max_minibatch_size: Count | None = None
-    """Steps held in memory at once: gradients of more are added up piece by piece; None: all."""
+    """Steps in memory at once; gradients of larger minibatches are accumulated. None: all."""
     update_epochs: Count = 4
     """Passes over each batch."""
     prio_alpha: NonNegative = 0.0
-    """Draw segments by their sum of |advantage| to this power (PufferLib: 0.8); 0: each once."""
+    """Sample segments by their sum of |advantage| to this power (PufferLib: 0.8). 0: each once."""
     prio_beta0: Fraction = 0.2
-    """Share of that bias made up for by weights, at first; it rises to 1 (arXiv:1511.05952)."""
+    """Initial correction of that bias by importance weights, rising to 1 (arXiv:1511.05952)."""
     norm_adv: bool = True
-    """Whether advantages are normalised in each minibatch."""
+    """Whether advantages are normalized in each minibatch."""
     clip_coef: NonNegative = 0.2
-    """PPO's clip range of the probability ratio."""
+    """Clip range of PPO's probability ratio."""
     anneal_clip: bool = False
-    """Whether clip_coef falls linearly to 0 over the run, as in rl-zoo3's ``lin_`` schedules."""
+    """Whether clip_coef decays linearly to 0 over the run, as rl-zoo3's ``lin_`` schedules."""
     vf_coef: NonNegative = 0.5
     """Weight of the value loss."""
     clip_vloss: bool = False
-    """Whether the value loss is clipped; off, as in stable-baselines3."""
+    """Whether the value loss is clipped; off as in stable-baselines3."""
     vf_clip_coef: NonNegative = 0.2
-    """Clip range of the value loss, where clip_vloss is set."""
+    """Clip range of the value loss, if clip_vloss is set."""
     ent_coef: NonNegative = 0.01
     """Weight of the entropy bonus."""
     max_grad_norm: NonNegative = 0.5
-    """Largest norm of the gradient; longer gradients are scaled down."""
+    """Maximum norm of the gradient; larger gradients are scaled down."""
     adam_beta1: Fraction = 0.9
-    """Decay of Adam's mean, and Muon's momentum (PufferLib: 0.95)."""
+    """Decay of Adam's first moment, and Muon's momentum (PufferLib: 0.95)."""
     adam_beta2: Fraction = 0.999
-    """Decay of Adam's variance."""
+    """Decay of Adam's second moment."""
     adam_eps: NonNegative = 1e-5
     """Adam's epsilon."""
     target_kl: NonNegative | None = None
-    """Stop an update's epochs once the approximate KL divergence exceeds this; None: never."""
+    """Stop an update's epochs when the approximate KL divergence exceeds this. None: never."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the policy's matrix products; bfloat16 is autocast, and losses stay float32."""
+    """Precision of the policy's matrix products; bfloat16 is autocast, losses stay float32."""
     compile: bool = False
-    """Whether torch.compile compiles the policy: seconds at the start for faster steps."""
+    """Whether to use torch.compile, which costs seconds at the start and makes steps faster."""
     compile_mode: CompileMode = "default"
-    """torch.compile's mode."""
+    """Mode of torch.compile."""
     use_rnn: bool | None = None
-    """Whether the policy is recurrent; None: ask the policy. A contradiction is an error."""
+    """Whether the policy is recurrent; None asks the policy. A contradiction is an error."""
     alarm_interval: Annotated[int, Range(0)] = 25
-    """Updates between looks at the health of training, about two gradient steps each; 0: never."""
+    """Updates between checks of the training's health, each about two gradient steps. 0: never."""
     checkpoint_interval: Annotated[int, Range(0)] = 50
-    """Updates between checkpoints; 0: only the last one."""
+    """Updates between checkpoints. 0: only at the end."""
     data_dir: str = "runs"
-    """Folder that receives a folder for each run."""
+    """Folder in which each run creates its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,23 +212,23 @@ class EvalConfig(Section):
     episodes: Count = 100
     """Episodes to play."""
     deterministic: bool = True
-    """Whether the likeliest action is taken instead of a sampled one."""
+    """Whether the most likely action is taken, instead of a sampled one."""
     seed: Seed = 10_000
-    """Seed of the evaluation's envs, apart from those of training."""
+    """Seed of the evaluation's envs, different from that of training."""
     max_steps: Count = 100_000
-    """Steps of each env after which the evaluation ends, its last episodes unfinished."""
+    """Steps of each env after which the evaluation stops, even with unfinished episodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig(Section):
-    """Where a run's measurements go, besides the lines of JSON in its folder."""
+    """Where metrics go besides the run's metrics.jsonl."""
 
     section: ClassVar[str] = "log"
 
     tensorboard: bool = False
-    """Whether TensorBoard's event files are written into the run's folder."""
+    """Whether to write TensorBoard event files into the run's folder."""
     wandb: str | None = None
-    """Project of Weights & Biases to send to; None: nothing is sent."""
+    """Project of Weights & Biases to log to, or None."""
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -264,13 +267,13 @@ def field_defaults(cls: type[Section]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as ``--help`` and the documentation show it."""
+    """An option as ``--options`` and the documentation show it."""
 
     flag: str
-    """``--train.learning-rate``; those of [base] stand without their section."""
+    """``--train.learning-rate``; without the section for [base]."""
     type: str
     default: Any
-    """None also where there is no default."""
+    """None also if the option has no default."""
     doc: str
     section: str
     key: str
@@ -294,7 +297,7 @@ def flag_of(section: str, key: str) -> str:
     return f"--{prefix}{key}".replace("_", "-")
 
 
-def _checked(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+def _converted(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     types = field_types(cls)
     converted: dict[str, Any] = {}
     offences = []

@@ -1,4 +1,4 @@
-"""Layers of a config: what defaults, files and flags say, each value with its origin."""
+"""The sources of a config: defaults, files and flags, each value with its origin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puffer_policies.config.flags import Flag, Key, meaning, near_flags, read_flags
-from puffer_policies.config.ini import IniFile, reason_section_unread, reason_unread
+from puffer_policies.config.ini import IniFile, reason_ignored, reason_section_ignored
 from puffer_policies.config.schema import (
     FREE_SECTIONS,
     SECTIONS,
@@ -27,13 +27,13 @@ _OWNERS: dict[Key, str] = {
     ("base", "policy_name"): "policy",
     ("base", "rnn_name"): "rnn",
 }
-"""Whose keyword arguments a section holds: new owners don't inherit them from a weaker layer."""
+"""Key of a name -> section of its keyword arguments, which are dropped when the name changes."""
 
 _SIZES: tuple[Key, ...] = (("rnn", "input_size"), ("rnn", "hidden_size"))
-"""What a memory's arguments say of the policy inside it, as PufferLib's files do."""
+"""Arguments of a memory that depend on the policy inside it; PufferLib's files set them."""
 
 COMMAND_LINE = "command line"
-"""The origin of what a flag says."""
+"""The origin of a flag's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class IgnoredEntry:
     """An entry of a file that has no effect here, and why."""
 
     key: str
@@ -59,10 +59,10 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """What one source says."""
+    """The values of one config source, with their origins."""
 
     values: Mapping[Key, Value]
-    unread: tuple[Unread, ...] = ()
+    ignored: tuple[IgnoredEntry, ...] = ()
 
 
 class _Unknown(ValueError):
@@ -70,49 +70,49 @@ class _Unknown(ValueError):
 
 
 @dataclass(slots=True)
-class _Reading:
-    """A layer while it is read: all offences are collected and raised once."""
+class _Collector:
+    """Collects the values of a source, and all problems in it, which are raised together."""
 
     allow_unknown: bool = False
-    """Whether sections and keys that do not exist are kept as unread."""
+    """Whether unknown sections and keys are ignored, with a warning, instead of refused."""
     values: dict[Key, Value] = field(default_factory=dict)
-    unread: list[Unread] = field(default_factory=list)
-    offences: list[str] = field(default_factory=list)
+    ignored: list[IgnoredEntry] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
-    def put(self, key: Key, value: Any, *, origin: str, shown: str, is_text: bool) -> None:
-        """Convert and keep one value; `shown` is what the user wrote for the key."""
+    def add(self, key: Key, value: Any, *, origin: str, label: str, is_text: bool) -> None:
+        """Convert and add one value; `label` is what the user wrote for the key."""
         try:
             converted = _converted(key, value, is_text=is_text)
         except _Unknown as error:
-            self.unknown(shown, origin, str(error))
+            self.add_unknown(label, origin, str(error))
         except ValueError as error:
-            self.offend(f"{shown}: {error}", origin)
+            self.add_problem(f"{label}: {error}", origin)
         else:
             self.values[key] = Value(converted, origin)
 
-    def unknown(self, shown: str, origin: str, problem: str) -> None:
-        """Keep a key that does not exist as unread where that is allowed, else as an offence."""
+    def add_unknown(self, label: str, origin: str, problem: str) -> None:
+        """Add an unknown key as ignored where that is allowed, else as a problem."""
         if self.allow_unknown:
-            self.unread.append(Unread(shown, origin, problem))
+            self.ignored.append(IgnoredEntry(label, origin, problem))
         else:
-            self.offend(f"{shown}: {problem}", origin)
+            self.add_problem(f"{label}: {problem}", origin)
 
-    def unknown_section(self, name: str, origin: str) -> None:
-        """Keep a section that does not exist like a key."""
+    def add_unknown_section(self, name: str, origin: str) -> None:
+        """Add an unknown section as `add_unknown` does a key."""
         if self.allow_unknown:
-            self.unread.append(Unread(f"[{name}]", origin, _no_section(name)))
+            self.ignored.append(IgnoredEntry(f"[{name}]", origin, _no_section(name)))
         else:
-            self.offend(_no_section(name), origin)
+            self.add_problem(_no_section(name), origin)
 
-    def offend(self, problem: str, origin: str) -> None:
-        """Keep an offence, with its place where that is not the command line."""
-        self.offences.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
+    def add_problem(self, problem: str, origin: str) -> None:
+        """Add a problem, with its place unless that is the command line."""
+        self.problems.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
 
     def finish(self, fix: str) -> ConfigSource:
-        """Return the layer, or raise every offence at once."""
-        if self.offences:
-            raise ConfigError("\n".join(self.offences), fix=fix)
-        return ConfigSource(self.values, tuple(self.unread))
+        """Return the source, or raise all problems at once."""
+        if self.problems:
+            raise ConfigError("\n".join(self.problems), fix=fix)
+        return ConfigSource(self.values, tuple(self.ignored))
 
 
 def default_source() -> ConfigSource:
@@ -134,129 +134,131 @@ def toml_source(
     skip: Iterable[str] = (),
     allow_unknown: bool = False,
 ) -> ConfigSource:
-    """Return what the `tables` of a TOML file say; `prefix` is where in the file they stand.
+    """Return the values in `tables` of a TOML file.
 
     Args:
-        file: knows the lines.
+        file: the file, which knows the line of each key.
         tables: sections by name.
-        prefix: keys of the table that holds `tables`.
-        skip: keys beside the sections that somebody else reads.
-        allow_unknown: keep unknown sections and keys as `Unread`.
+        prefix: keys of the table in the file that holds `tables`.
+        skip: keys beside the sections that are read elsewhere.
+        allow_unknown: ignore unknown sections and keys instead of refusing them.
 
     Raises:
         ConfigError: unknown sections and keys, and wrong values, each with ``path:line``.
     """
-    reading = _Reading(allow_unknown)
+    collector = _Collector(allow_unknown)
     for section, table in tables.items():
         if section in skip:
             continue
         where = file.at(*prefix, section)
         if not isinstance(table, dict):
-            _refuse_loose(reading, section, table, where)
+            _refuse_loose(collector, section, table, where)
         elif section not in ALL_SECTIONS:
-            reading.unknown_section(section, where)
+            collector.add_unknown_section(section, where)
         else:
             origins = {key: file.at(*prefix, section, key) for key in table}
-            said = with_none(table) if section in FREE_SECTIONS else table
-            _read_table(reading, section, said, origins)
-    return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
+            values = with_none(table) if section in FREE_SECTIONS else table
+            _read_table(collector, section, values, origins)
+    return collector.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
-def _refuse_loose(reading: _Reading, name: str, value: Any, where: str) -> None:
+def _refuse_loose(collector: _Collector, name: str, value: Any, where: str) -> None:
     if name in ALL_SECTIONS:
-        reading.offend(f"[{name}] should be a table, found {value!r}.", where)
+        collector.add_problem(f"[{name}] must be a table, found {value!r}.", where)
     else:
-        reading.unknown(name, where, f"a key stands under a [section]. {_near_key(name, '')}")
+        collector.add_unknown(
+            name, where, f"a key must be under a [section]. {_near_key(name, '')}"
+        )
 
 
 def _read_table(
-    reading: _Reading, section: str, table: Mapping[str, Any], origins: Mapping[str, str]
+    collector: _Collector, section: str, table: Mapping[str, Any], origins: Mapping[str, str]
 ) -> None:
     for key, value in table.items():
-        shown = f"{section}.{key}"
-        reading.put((section, key), value, origin=origins[key], shown=shown, is_text=False)
+        label = f"{section}.{key}"
+        collector.add((section, key), value, origin=origins[key], label=label, is_text=False)
 
 
 def ini_source(file: IniFile, *, allow_unknown: bool = False) -> ConfigSource:
-    """Return what a PufferLib .ini file says. Its entries without effect are kept as `Unread`.
+    """Return the values of a PufferLib .ini file; entries without effect here are `ignored`.
 
     Raises:
-        ConfigError: sections and keys that neither PufferLib nor we know, unless `allow_unknown`
-            keeps those as `Unread`, too; and wrong values.
+        ConfigError: wrong values; and sections and keys that neither PufferLib nor we know, unless
+            `allow_unknown` lets them be ignored, too.
     """
-    reading = _Reading(allow_unknown)
+    collector = _Collector(allow_unknown)
     for section, table in file.data.items():
-        if reason := reason_section_unread(section):
-            reading.unread.append(Unread(f"[{section}]", file.at(section), reason))
+        if reason := reason_section_ignored(section):
+            collector.ignored.append(IgnoredEntry(f"[{section}]", file.at(section), reason))
         elif section not in ALL_SECTIONS:
-            reading.unknown_section(section, file.at(section))
+            collector.add_unknown_section(section, file.at(section))
         else:
-            _read_ini_section(reading, file, section, table)
-    return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
+            _read_ini_section(collector, file, section, table)
+    return collector.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
 def _read_ini_section(
-    reading: _Reading, file: IniFile, section: str, table: Mapping[str, str]
+    collector: _Collector, file: IniFile, section: str, table: Mapping[str, str]
 ) -> None:
     for key, text in table.items():
-        origin, shown = file.at(section, key), f"{section}.{key}"
-        if reason := reason_unread(section, key, text):
-            reading.unread.append(Unread(shown, origin, reason))
+        origin, label = file.at(section, key), f"{section}.{key}"
+        if reason := reason_ignored(section, key, text):
+            collector.ignored.append(IgnoredEntry(label, origin, reason))
         else:
-            reading.put((section, key), text, origin=origin, shown=shown, is_text=True)
+            collector.add((section, key), text, origin=origin, label=label, is_text=True)
 
 
 def args_source(
     args: Mapping[str, Any], *, origin: str, allow_unknown: bool = False
 ) -> ConfigSource:
-    """Return what a nested dict of `Config.to_args` says, such as a run's config.json.
+    """Return the values of a nested dict as `Config.to_args` makes it, such as a run's config.json.
 
     Raises:
         ConfigError: unknown sections and keys, and wrong values, each with `origin`.
     """
-    reading = _Reading(allow_unknown)
+    collector = _Collector(allow_unknown)
     base = {key: value for key, value in args.items() if key in field_types(BaseConfig)}
     for section, table in {**args, BaseConfig.section: base}.items():
         if section in base:
             continue
         if not isinstance(table, dict):
-            _refuse_loose(reading, section, table, origin)
+            _refuse_loose(collector, section, table, origin)
         elif section not in ALL_SECTIONS:
-            reading.unknown_section(section, origin)
+            collector.add_unknown_section(section, origin)
         else:
-            _read_table(reading, section, table, dict.fromkeys(table, origin))
-    return reading.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
+            _read_table(collector, section, table, dict.fromkeys(table, origin))
+    return collector.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
 
 
 def command_line_source(overrides: Sequence[str]) -> ConfigSource:
-    """Return what flags such as ``--train.learning-rate 3e-4`` and ``--policy-name=X`` say.
+    """Return the values of flags such as ``--train.learning-rate 3e-4`` and ``--policy-name=X``.
 
     Raises:
         ConfigError: unknown flags, flags without a value, and wrong values.
     """
-    reading = _Reading()
+    collector = _Collector()
     flags, loose = read_flags(overrides)
     for word in loose:
-        reading.offences.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
+        collector.problems.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
     for flag in flags:
-        _read_flag(reading, flag)
-    return reading.finish(
+        _read_flag(collector, flag)
+    return collector.finish(
         "Flags are --section.key VALUE; those of [base] need no section. Arguments of the env, "
         "the policy and the wrapper are --env.KEY, --policy.KEY and --rnn.KEY."
     )
 
 
-def _read_flag(reading: _Reading, flag: Flag) -> None:
+def _read_flag(collector: _Collector, flag: Flag) -> None:
     try:
         key, text = meaning(flag)
     except ValueError as error:
-        reading.offences.append(f"{flag.written}: {error}")
+        collector.problems.append(f"{flag.name}: {error}")
         return
     section, name = key
     if section == BaseConfig.section and name not in field_types(BaseConfig):
-        reading.offences.append(f"{flag.written}: no such option. {_near_key(name, '')}".rstrip())
+        collector.problems.append(f"{flag.name}: no such option. {_near_key(name, '')}".rstrip())
     else:
-        reading.put(key, text, origin=COMMAND_LINE, shown=flag.written, is_text=True)
+        collector.add(key, text, origin=COMMAND_LINE, label=flag.name, is_text=True)
 
 
 def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
@@ -274,7 +276,7 @@ def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
 
 
 def _near_key(name: str, section: str) -> str:
-    """Return a hint at the same key in another section or else at the nearest key in this one."""
+    """Return a hint at the same key in another section, or else at the nearest key in this one."""
     homes = [each for each, cls in SECTIONS.items() if name in field_types(cls)]
     if homes:
         return f"It is a key of [{homes[0]}]: {flag_of(homes[0], name)}."
@@ -291,18 +293,20 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def merge(sources: Iterable[ConfigSource]) -> dict[Key, Value]:
-    """Lay the sources over each other, weakest first.
+    """Merge sources, weakest first: a later value replaces an earlier one.
 
-    A source that names another policy, wrapper or env drops the keyword arguments that weaker
-    sources gave to the former one: they were written for its constructor. With a policy go its
-    widths, too, which a memory finds out by itself.
+    A source that names another policy, wrapper or env also drops the keyword arguments that weaker
+    sources gave to the former one, as they were written for its constructor. A new policy also
+    drops the widths of the memory around it, which the memory reads from the policy.
     """
     merged: dict[Key, Value] = {}
     for source in sources:
         changed = {section for owner, section in _OWNERS.items() if _differs(merged, source, owner)}
-        gone = _SIZES if "policy" in changed else ()
+        sizes = _SIZES if "policy" in changed else ()
         merged = {
-            key: value for key, value in merged.items() if key[0] not in changed and key not in gone
+            key: value
+            for key, value in merged.items()
+            if key[0] not in changed and key not in sizes
         }
         merged.update(source.values)
     return merged

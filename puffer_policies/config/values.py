@@ -1,8 +1,8 @@
-"""Turn text and data into values of a declared type: booleans, None, numbers with limits, literals.
+"""Conversion of text and data to annotated types: booleans, None, numbers with limits, literals.
 
-Command lines and .ini files hold text only, and a TOML file has no None, so text is read by the
-type of its field wherever it stands. A wrong value raises a short `ValueError`; the door that knows
-the file and line, or the flag, adds them.
+Command lines and .ini files hold text only, and TOML has no None, so text is always converted by
+the type of its field. A wrong value raises a short `ValueError`; the caller, which knows the file
+and line or the flag, adds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NONE_WORDS = frozenset({"none", "null", ""})
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Limits of a number, both included. Stands in ``Annotated[int, Range(1)]``."""
+    """Inclusive limits of a number, as in ``Annotated[int, Range(1)]``."""
 
     low: float
     high: float = math.inf
@@ -31,13 +31,13 @@ class Range:
         return f">= {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
 
     def check(self, value: Any) -> None:
-        """Raise `ValueError` if the number lies outside."""
+        """Raise `ValueError` if the number is out of range."""
         if not self.low <= value <= self.high:
             raise _wrong(value, f"a number {self}")
 
 
 class Refused(ValueError):
-    """A value whose error says more than which types were expected."""
+    """A wrong value whose error explains more than which types were expected."""
 
 
 def convert(value: Any, annotation: Any) -> Any:
@@ -47,7 +47,7 @@ def convert(value: Any, annotation: Any) -> Any:
     a limit is a `Range` or anything else with a ``check(value)`` that raises `ValueError`.
 
     Raises:
-        ValueError: the value does not fit; the text says what was found and what was expected.
+        ValueError: the value does not fit; the message names it and the type.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -63,14 +63,14 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def parse_literal(text: str) -> Any:
-    """Return text of a free section as a Python literal (True, None, 3e-4, [1, 2]) or as it is.
+    """Return the value of an argument of an env, policy or wrapper, whose type is not declared.
 
-    Words such as ``true`` and ``none`` count in any case; ``yes`` and ``no`` stay text, for without
-    a declared type they may be names. ``(1, 2)`` and ``1,2`` are lists like ``[1, 2]``: the files
-    that keep a config, TOML and JSON, know no other sequence.
+    Python literals such as ``True``, ``3e-4`` and ``[1, 2]`` are evaluated; anything else stays
+    text. ``true`` and ``none`` work in any case, but ``yes`` and ``no`` stay text, as they may be
+    names. ``(1, 2)`` and ``1,2`` become lists, the only sequences of TOML and JSON.
 
     Raises:
-        ValueError: a literal that those files can't hold, such as a set.
+        ValueError: a literal that TOML and JSON can't hold, such as a set.
     """
     stripped = text.strip()
     word = stripped.lower()
@@ -79,10 +79,11 @@ def parse_literal(text: str) -> Any:
     if word in ("none", "null"):
         return None
     try:
-        found = ast.literal_eval(stripped)
+        value = ast.literal_eval(stripped)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        # The last two come from deep nesting, which no argument of an env needs.
         return stripped
-    return _plain(found)
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:
@@ -96,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def with_none(value: Any) -> Any:
-    """Return `value` with None for the text "None", wherever it stands: TOML has no None."""
+    """Replace the text "None" by None at any depth, because TOML has no None."""
     if isinstance(value, dict):
         return {key: with_none(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -105,7 +106,7 @@ def with_none(value: Any) -> Any:
 
 
 def type_text(annotation: Any) -> str:
-    """Return the words for a type in a message or in ``--help``: ``int >= 1 or 'auto'``."""
+    """Return a type as messages and ``--options`` print it: ``int >= 1 or 'auto'``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, limits = get_args(annotation)
@@ -123,14 +124,14 @@ def _wrong(value: Any, expected: str) -> ValueError:
 
 def _first_fit(value: Any, annotation: Any) -> Any:
     errors = []
-    # Text takes any text, so it comes last: "None" for `str | None` means None.
+    # `str` accepts any text, so it is tried last: "None" for `str | None` means None.
     for choice in sorted(get_args(annotation), key=_is_text):
         try:
             return convert(value, choice)
         except ValueError as error:
             errors.append(error)
-    told = (error for error in errors if isinstance(error, Refused))
-    raise next(told, _wrong(value, type_text(annotation)))
+    refusals = (error for error in errors if isinstance(error, Refused))
+    raise next(refusals, _wrong(value, type_text(annotation)))
 
 
 def _is_text(annotation: Any) -> bool:
@@ -156,11 +157,11 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    """Read 1_000_000 and also 1e6, the way people write numbers of steps."""
+    """Accept 1_000_000 and also 1e6, which people write for numbers of steps."""
     number = _to_float(value, "an integer")
     if not number.is_integer():
         raise _wrong(value, "an integer")
-    # Through float only where there is no other way: a float forgets digits beyond 2**53.
+    # A float loses digits beyond 2**53, so int() goes first; only text such as "1e6" needs a float.
     try:
         return int(value)
     except ValueError:
@@ -168,6 +169,7 @@ def _to_int(value: Any) -> int:
 
 
 def _to_float(value: Any, expected: str = "a number") -> float:
+    # To Python a bool is a number, to a user it is a mistake.
     if isinstance(value, bool):
         raise _wrong(value, expected)
     try:
