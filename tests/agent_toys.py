@@ -57,6 +57,15 @@ class Clocks:
         shown |= self._enter() if self.agents else {}
         return shown, rewards, terminated, truncated, infos
 
+    def get_state(self) -> dict[str, Any]:
+        clocks = {agent: clock.get_state() for agent, clock in self.clocks.items()}
+        return {"time": self.time, "agents": self.agents, "clocks": clocks}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.time, self.agents = state["time"], state["agents"]
+        for agent, clock in self.clocks.items():
+            clock.set_state(state["clocks"][agent])
+
     def close(self) -> None:
         self.closed = True
 

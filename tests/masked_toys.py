@@ -46,6 +46,14 @@ class Lamps(gymnasium.Env[Any, Any]):
         ended = not legal or (over and not self.cut)
         return self._shown(), float(legal), ended, over and self.cut, self._info()
 
+    def get_state(self) -> dict[str, Any]:
+        random = self.np_random.bit_generator.state
+        return {"time": self.time, "lit": self.lit, "random": random}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.time, self.lit = state["time"], state["lit"]
+        self.np_random.bit_generator.state = state["random"]
+
     def _light(self) -> None:
         self.lit[:] = self.np_random.random(OPTIONS) < 0.4
         self.lit[self.np_random.integers(OPTIONS)] = 1

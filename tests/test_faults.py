@@ -24,8 +24,8 @@ from puffer_policies.errors import ConfigError, EnvError, TrainingError
 from puffer_policies.runs import interrupts
 from puffer_policies.runs.interrupts import interruptible
 from puffer_policies.runs.metrics import MetricsLog
-from puffer_policies.runs.resume import read_trainer
 from puffer_policies.runs.run import train_from_config
+from puffer_policies.runs.snapshot_file import read_snapshot
 from puffer_policies.train.learner import Learner
 from puffer_policies.train.trainer import Trainer
 
@@ -66,7 +66,7 @@ def require_loadable(folder, *, epoch=None):
         if (folder / name).exists():
             load_policy(folder / name, env)
     env.close()
-    saved = read_trainer(folder / "trainer.safetensors").state.epoch
+    saved = read_snapshot(folder / "trainer.safetensors")[0].epoch
     assert epoch in (None, saved)
     result = train_from_config(load_run_config(folder), display="quiet", resume=folder)
     assert result.steps == 512
@@ -242,8 +242,8 @@ def test_a_failure_of_the_env_saves_the_last_finished_update(how, error, text, b
     assert [line["epoch"] for line in updates] == [1, 2]
     assert text in last["error"]
     assert read_header(folder / "latest.safetensors").training["epoch"] == 2
-    saved = read_trainer(folder / "trainer.safetensors").state
-    assert (saved.epoch, saved.data["no_envs"]) == (2, "the run ended in the midst of an update")
+    saved = read_snapshot(folder / "trainer.safetensors")[0]
+    assert (saved.epoch, saved.missing_envs) == (2, "the run ended in the midst of an update")
 
 
 def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from puffer_policies import get_policy
 from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import ContractError, EnvError
 from puffer_policies.runs.evaluate import evaluate
-from puffer_policies.runs.state import put_state, take_state, with_envs
+from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
@@ -168,8 +168,8 @@ def test_a_run_goes_on_bit_for_bit_under_the_same_masks(kind: Any) -> None:
     trainer, other = (trainer_of(lamps(kind), STACKS[1]) for _ in range(2))
     trainer.evaluate()
     trainer.train()
-    state = with_envs(take_state(trainer), trainer)
-    assert put_state(other, state, path="state", owner=None) == ""
+    snapshot = with_envs(take_snapshot(trainer), trainer)
+    assert put_snapshot(other, snapshot, path="state", owner=None) == ""
     expected, found = trainer.collector.collect(), other.collector.collect()
     assert torch.equal(expected.actions, found.actions)
     assert torch.equal(expected.sent["action_mask"], found.sent["action_mask"])

@@ -125,7 +125,7 @@ def test_perfect_memory_returns_one_and_its_opposite_minus_one(k, steps_paid):
     game = RepeatPrevious(8, rng(), k=k)
     rows, right, wrong, length = np.arange(8), 0.0, 0.0, 0
     while not game.over.any():
-        answer = game.suits[rows, np.maximum(game.shown - k + 1, 0)]
+        answer = game.suits[rows, np.maximum(game.position - k + 1, 0)]
         answers = np.where(rows < 4, answer, (answer + 1) % 4)
         rewards = game.step(answers)
         right, wrong, length = right + rewards[:4], wrong + rewards[4:], length + 1

@@ -19,7 +19,7 @@ from training_toys import clocks, guesses
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError
-from puffer_policies.runs.state import put_state, take_state, with_envs
+from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.train import calls
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.plan import make_plan
@@ -336,7 +336,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(names):
     for _ in range(2):
         before.evaluate()
         before.train()
-    state = with_envs(take_state(before), before)
-    assert put_state(after, state, path="there", owner=None) == ""
+    snapshot = with_envs(take_snapshot(before), before)
+    assert put_snapshot(after, snapshot, path="there", owner=None) == ""
     run(after)
     assert torch.equal(weights(after), weights(whole))

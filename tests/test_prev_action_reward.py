@@ -18,7 +18,7 @@ from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.runs.evaluate import evaluate
-from puffer_policies.runs.state import put_state, take_state, with_envs
+from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.spaces import Spaces
 from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
@@ -51,6 +51,14 @@ class Arms(gymnasium.Env[np.ndarray, int]):
         over = self.time >= self.length
         pay = float(int(action) == self.good)
         return np.ones(1, np.float32), pay, over and not self.cut, over and self.cut, {}
+
+    def get_state(self):
+        random = self.np_random.bit_generator.state
+        return {"time": self.time, "good": self.good, "random": random}
+
+    def set_state(self, state):
+        self.time, self.good = state["time"], state["good"]
+        self.np_random.bit_generator.state = state["random"]
 
 
 def arms(num_envs: int = 3, mode=AutoresetMode.NEXT_STEP, *, cut: bool = False) -> GymVecEnv:
@@ -167,8 +175,8 @@ def test_a_run_goes_on_bit_for_bit():
     trainer, other = (trainer_of(arms()) for _ in range(2))
     trainer.evaluate()
     trainer.train()
-    state = with_envs(take_state(trainer), trainer)
-    assert put_state(other, state, path="state", owner=None) == ""
+    snapshot = with_envs(take_snapshot(trainer), trainer)
+    assert put_snapshot(other, snapshot, path="state", owner=None) == ""
     expected, found = trainer.collector.collect(), other.collector.collect()
     assert torch.equal(expected.actions, found.actions)
     for key in ("prev_action", "prev_reward"):

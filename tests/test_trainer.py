@@ -17,7 +17,7 @@ from training_toys import MODES, clocks, guesses
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
 from puffer_policies.runs.metrics import MetricsLog
-from puffer_policies.runs.state import put_state, take_state, with_envs
+from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.train.advantage import explained_variance
 from puffer_policies.train.alarms import Alarm, Watch
 from puffer_policies.train.plan import make_plan
@@ -199,9 +199,9 @@ def test_a_resumed_trainer_equals_the_uninterrupted_one(make, mode):
     for _ in range(3):
         before.evaluate()
         before.train()
-    state = with_envs(take_state(before), before)
+    snapshot = with_envs(take_snapshot(before), before)
     torch.manual_seed(99)
-    assert put_state(after, state, path="there", owner=None) == ""
+    assert put_snapshot(after, snapshot, path="there", owner=None) == ""
     assert after.epoch == 3
     logs = run(after)
     assert torch.equal(weights(after), weights(whole))
@@ -238,4 +238,4 @@ def test_the_state_of_another_policy_is_refused():
     trainer.train()
     other = trainer_of(make=lambda env: Plain(env, hidden_size=3))
     with pytest.raises(CheckpointError, match="do not fit Plain"):
-        put_state(other, take_state(trainer), path="there", owner=None)
+        put_snapshot(other, take_snapshot(trainer), path="there", owner=None)

@@ -19,10 +19,9 @@ from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, MissingDependency
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.capture import capture
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
-from puffer_policies.vector.restore import restore
+from puffer_policies.vector.state import get_state, set_state
 
 SHORT, LONG = [(2, "t")], [(5, "c")]
 
@@ -132,7 +131,7 @@ def test_sizes_that_do_not_divide_are_told_with_the_agents_of_each_env():
         Trainer(config, env, Plain(env))
 
 
-def test_the_state_of_parallel_envs_can_be_captured_for_a_resume():
+def test_parallel_envs_that_offer_their_state_go_on_exactly():
     def shown(env, count):
         steps = [env.step(np.zeros(env.num_agents, dtype=np.int64)) for _ in range(count)]
         return [(s.rewards.tolist(), s.ghost.tolist(), s.starts.tolist()) for s in steps]
@@ -141,7 +140,7 @@ def test_the_state_of_parallel_envs_can_be_captured_for_a_resume():
     first.reset(seed=1)
     second.reset(seed=2)
     shown(first, 7)
-    restore(second, capture(first, name="envs"), name="envs")
+    set_state(second, get_state(first))
     assert shown(second, 9) == shown(first, 9)
 
 

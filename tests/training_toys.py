@@ -37,6 +37,12 @@ class Clock(gymnasium.Env[np.ndarray, Any]):
         over = self.time >= length
         return self._shown(), float(self.time), over and "t" in how, over and "c" in how, {}
 
+    def get_state(self) -> dict[str, int]:
+        return {"episode": self.episode, "time": self.time}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.episode, self.time = state["episode"], state["time"]
+
     def _shown(self) -> np.ndarray:
         return np.array([self.episode, self.time], np.float32)
 
@@ -67,6 +73,17 @@ class Guess(gymnasium.Env[np.ndarray, Any]):
         reward = float(int(action) == self.bit)
         self.time += 1
         return self._draw(), reward, False, self.time >= 4, {}
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "time": self.time,
+            "bit": self.bit,
+            "random": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.time, self.bit = state["time"], state["bit"]
+        self.np_random.bit_generator.state = state["random"]
 
     def _draw(self) -> np.ndarray:
         self.bit = int(self.np_random.integers(2))

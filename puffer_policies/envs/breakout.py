@@ -47,6 +47,7 @@ class Field(Game):
 
     observation_space = spaces.Box(-1.0, 1.0, (NUM_FEATURES,), np.float32)
     action_space = spaces.Discrete(3)
+    state_arrays = ("paddle", "ball", "velocity", "lives", "bricks")
 
     def __init__(self, num_games: int, random: np.random.Generator) -> None:
         super().__init__(num_games, random)

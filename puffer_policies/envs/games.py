@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -34,6 +34,8 @@ class Game(ABC):
     """Of one game."""
     action_space: spaces.Discrete
     """Of one game."""
+    state_arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes, arrays all, that decide with `random` how the games go on."""
 
     def __init__(self, num_games: int, random: np.random.Generator) -> None:
         self.num_games = num_games
@@ -63,6 +65,15 @@ class Game(ABC):
     def picture(self, row: int) -> NDArray[np.uint8]:
         """Return a picture (H, W, 3) of one game."""
         raise NotImplementedError
+
+    def get_state(self) -> dict[str, Array]:
+        """Return copies of the arrays of `state_arrays`; the generator belongs to the env."""
+        return {name: getattr(self, name).copy() for name in self.state_arrays}
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Put back what `get_state` returned."""
+        for name in self.state_arrays:
+            setattr(self, name, state[name].copy())
 
 
 MakeGame = Callable[[int, np.random.Generator], Game]
@@ -129,6 +140,19 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         self._ended = terminated | truncated
         return game.observe(), rewards, terminated, truncated, {**game.infos()}
 
+    def get_state(self) -> dict[str, Any]:
+        """Return all that decides how the games go on, as plain data; see `vector.state`."""
+        return {
+            **_state_of(self, self._game),
+            "steps": self._steps.copy(),
+            "ended": self._ended.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned."""
+        self._game = _restored(self, self._make_game, self.num_envs, state)
+        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+
     def render(self) -> tuple[Array, ...] | None:
         """Return a picture (H, W, 3) uint8 of every game."""
         if self.render_mode is None:
@@ -173,6 +197,14 @@ class GameEnv(gymnasium.Env[Array, Any]):
         infos = _first_of(game.infos())
         return game.observe()[0], float(reward[0]), bool(game.over[0]), False, infos
 
+    def get_state(self) -> dict[str, Any]:
+        """Return all that decides how the game goes on, as plain data; see `vector.state`."""
+        return _state_of(self, self._game)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned."""
+        self._game = _restored(self, self._make_game, 1, state)
+
     def render(self) -> Array | None:
         """Return a picture (H, W, 3) uint8 of the game."""
         return None if self.render_mode is None else _started(self._game).picture(0)
@@ -180,6 +212,25 @@ class GameEnv(gymnasium.Env[Array, Any]):
 
 def _first_of(infos: dict[str, Array]) -> dict[str, Any]:
     return {key: value[0] for key, value in infos.items()}
+
+
+def _state_of(env: GameEnv | GameVectorEnv, game: Game | None) -> dict[str, Any]:
+    return {
+        "random": env.np_random.bit_generator.state,
+        "game": None if game is None else game.get_state(),
+    }
+
+
+def _restored(
+    env: GameEnv | GameVectorEnv, make_game: MakeGame, num_games: int, state: dict[str, Any]
+) -> Game | None:
+    """Return the games of a saved state, and put the env's generator, which they share, there."""
+    game = None
+    if state["game"] is not None:
+        game = make_game(num_games, env.np_random)
+        game.set_state(state["game"])
+    env.np_random.bit_generator.state = state["random"]  # last: making games draws from it
+    return game
 
 
 def _started(game: Game | None) -> Game:

@@ -23,6 +23,7 @@ class Chain(Game):
     STATES = 8
     observation_space = spaces.Discrete(STATES)
     action_space = spaces.Discrete(2)
+    state_arrays = ("state",)
 
     def __init__(self, num_games: int, random: np.random.Generator) -> None:
         super().__init__(num_games, random)
@@ -75,10 +76,11 @@ class Countdown(Game):
     STEPS = 8
     observation_space = spaces.Discrete(STEPS)
     action_space = spaces.Discrete(2)
+    state_arrays = ("remaining",)
 
     def __init__(self, num_games: int, random: np.random.Generator) -> None:
         super().__init__(num_games, random)
-        self.left = np.full(num_games, self.STEPS - 1, dtype=np.int64)
+        self.remaining = np.full(num_games, self.STEPS - 1, dtype=np.int64)
 
     @classmethod
     def values(cls, gamma: float) -> Array:
@@ -89,21 +91,21 @@ class Countdown(Game):
     @property
     def over(self) -> Array:
         """(N,) bool: no step is left."""
-        done: Array = self.left < 0
+        done: Array = self.remaining < 0
         return done
 
     def restart(self, rows: Array) -> None:
         """Count from the beginning."""
-        self.left[rows] = self.STEPS - 1
+        self.remaining[rows] = self.STEPS - 1
 
     def step(self, actions: Array) -> Array:
         """Count one down."""
-        self.left = np.maximum(self.left - 1, -1)
+        self.remaining = np.maximum(self.remaining - 1, -1)
         return np.ones(self.num_games)
 
     def observe(self) -> Array:
         """Return how many steps follow, (N,) int64; 0 also where the game is over."""
-        return np.maximum(self.left, 0)
+        return np.maximum(self.remaining, 0)
 
 
 class CountdownVectorEnv(GameVectorEnv):

@@ -36,6 +36,8 @@ class RepeatPrevious(Game):
         k: 1 asks for the card in view, 4 for the one shown three steps before.
     """
 
+    state_arrays = ("suits", "position")
+
     def __init__(self, num_games: int, random: np.random.Generator, k: int = 4) -> None:
         super().__init__(num_games, random)
         if not 1 <= k < DECK:
@@ -44,33 +46,33 @@ class RepeatPrevious(Game):
         self.action_space = spaces.Discrete(SUITS)
         self.k = k
         self.suits = np.empty((num_games, DECK), dtype=np.int64)
-        self.shown = np.empty(num_games, dtype=np.int64)
+        self.position = np.empty(num_games, dtype=np.int64)
         self.restart(np.arange(num_games))
 
     @property
     def over(self) -> Array:
         """(N,) bool: the last card is in view."""
-        last: Array = self.shown == DECK - 1
+        last: Array = self.position == DECK - 1
         return last
 
     def restart(self, rows: Array) -> None:
         """Shuffle the decks of these rows and show their first card."""
         decks = np.tile(np.arange(DECK) // RANKS, (len(rows), 1))
         self.suits[rows] = self.random.permuted(decks, axis=1)
-        self.shown[rows] = 0
+        self.position[rows] = 0
 
     def step(self, actions: Array) -> Array:
         """Judge the answers (N,) and show the next card."""
-        asked = self.shown - (self.k - 1)  # (N,), negative while too few cards were shown
+        asked = self.position - (self.k - 1)  # (N,), negative while too few cards were shown
         right = self.suits[np.arange(self.num_games), asked] == actions
         rewards = np.where(right, 1.0, -1.0) / (DECK - self.k)
         rewards[asked < 0] = 0.0
-        self.shown = np.minimum(self.shown + 1, DECK - 1)
+        self.position = np.minimum(self.position + 1, DECK - 1)
         return rewards
 
     def observe(self) -> Array:
         """Return the suits in view, (N,) int64."""
-        in_view: Array = self.suits[np.arange(self.num_games), self.shown]
+        in_view: Array = self.suits[np.arange(self.num_games), self.position]
         return in_view
 
 
@@ -104,6 +106,7 @@ class MaskedRecall(Game):
         delay: number of blanks.
     """
 
+    state_arrays = ("cue", "time", "lost", "legal")
     CUES = 4
     BLANK, QUESTION = 4, 5
 

@@ -16,14 +16,14 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import ConfigError, PolicyError, TrainingError
 from puffer_policies.registry import Registry
+from puffer_policies.runs.checkpoints import Saver
 from puffer_policies.runs.display import Display, DisplayKind, make_display
 from puffer_policies.runs.evaluate import Evaluation, evaluate_config
 from puffer_policies.runs.folder import LATEST, TRAINER
 from puffer_policies.runs.interrupts import Stop, interruptible
 from puffer_policies.runs.metrics import Loggers, open_loggers
-from puffer_policies.runs.resume import go_on, read_trainer
-from puffer_policies.runs.saving import Saver
 from puffer_policies.runs.setup import device_of, policy_of, prepare_process, vecenv_of
+from puffer_policies.runs.snapshot_file import resume_trainer
 from puffer_policies.train.alarms import Alarm
 from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer
@@ -113,8 +113,7 @@ def _run(
 
 def _resumed(folder: Path, trainer: Trainer, display: Display) -> Path:
     """Put what a run left in its folder into `trainer`, and return the folder."""
-    path = folder / TRAINER
-    reason = go_on(trainer, read_trainer(path), path=path)
+    reason = resume_trainer(trainer, folder / TRAINER)
     if reason:
         display.note(f"The envs start new episodes, else all goes on as it was: {reason}")
     return folder
@@ -251,8 +250,7 @@ def new_folder(config: Config) -> Path:
 def take_part(trainer: Trainer, saved: Path | None) -> RunResult:
     """Train along with the first process, which does everything else."""
     if saved is not None:
-        path = saved / TRAINER
-        go_on(trainer, read_trainer(path), path=path)
+        resume_trainer(trainer, saved / TRAINER)
         # The file holds the envs and the random numbers of the first process.
         trainer.begin_anew()
     begun_at, start = trainer.global_step, time.perf_counter()

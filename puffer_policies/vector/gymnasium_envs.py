@@ -26,6 +26,7 @@ from puffer_policies.spaces import action_layout
 from puffer_policies.vector.faults import Door
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.state import get_state, set_state
 
 
 class GymVecEnv:
@@ -82,6 +83,29 @@ class GymVecEnv:
         idle = self._finished & ~step.starts
         self._masks.advance(step.observations, infos, idle=idle, restarted=restarted)
         return step
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state of the envs and of what is known of their episodes, as plain data.
+
+        Raises:
+            EnvError: the envs do not offer their state.
+        """
+        return {
+            "env": get_state(self.env),
+            "num_steps": self._door.num_steps,
+            "finished": self._finished.copy(),
+            "masks": self._masks.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned.
+
+        Raises:
+            EnvError: it belongs to another env.
+        """
+        set_state(self.env, state["env"])
+        self._door.num_steps, self._finished = state["num_steps"], state["finished"]
+        self._masks.set_state(state["masks"])
 
     def close(self) -> None:
         """Close the envs."""

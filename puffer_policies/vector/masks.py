@@ -83,6 +83,15 @@ class ActionMasks:
             self._current = self._masks(shown) if self._source else None
         return self._current
 
+    def get_state(self) -> dict[str, Any]:
+        """Return where these envs give masks and the current ones, as plain data."""
+        current = None if self._source is None else self.current
+        return {"source": self._source, "current": None if current is None else current.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned."""
+        self._source, self._current, self._shown = state["source"], state["current"], None
+
     def _found(self, shown: dict[str, Any]) -> str:
         """Return where these envs give masks; empty if nowhere."""
         if not self.nvec:

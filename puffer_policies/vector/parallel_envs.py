@@ -18,11 +18,12 @@ import numpy as np
 
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError, MissingDependency, did_you_mean
-from puffer_policies.nested import map_nested
+from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout, described
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.state import get_state, set_state
 from puffer_policies.vector.traces import trace_of
 
 PREFIX = "pettingzoo/"
@@ -97,6 +98,30 @@ class ParallelVecEnv:
         self._masks.advance(self._shown, self._infos(), idle=self._idle())
         return step
 
+    def get_state(self) -> dict[str, Any]:
+        """Return the state of the envs, of their agents and of what was shown, as plain data.
+
+        Raises:
+            EnvError: the envs do not offer their state.
+        """
+        return {
+            "copies": [each.get_state() for each in self._copies],
+            "observations": [leaf.copy() for leaf in leaves(self._shown)],
+            "masks": self._masks.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned.
+
+        Raises:
+            EnvError: it belongs to another env.
+        """
+        for each, saved in zip(self._copies, state["copies"], strict=True):
+            each.set_state(saved)
+        for leaf, saved in zip(leaves(self._shown), state["observations"], strict=True):
+            np.copyto(leaf, saved)
+        self._masks.set_state(state["masks"])
+
     def _idle(self) -> np.ndarray:
         """Return which rows are padding in the next step, (N,) bool."""
         idle = np.ones(self.num_agents, dtype=bool)
@@ -162,6 +187,17 @@ class _Copy:
         for agent in self._playing:
             self._show(agent, observations, "reset")
         self._take_masks(infos)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the env's state, and which of its agents play, in their order."""
+        playing = [self._batch.agents.index(agent) for agent in self._playing]
+        return {"env": get_state(self.env), "playing": playing, "num_steps": self._num_steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned; masks are read anew in the next step."""
+        set_state(self.env, state["env"])
+        self._playing = [self._batch.agents[index] for index in state["playing"]]
+        self._num_steps = state["num_steps"]
 
     def step(self, members: np.ndarray, batch: Step) -> None:
         """Step the agents that play and write what became of them into their rows of `batch`."""

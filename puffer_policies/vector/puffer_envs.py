@@ -22,6 +22,7 @@ from puffer_policies.errors import EnvError
 from puffer_policies.spaces import action_layout
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.state import get_state, set_state
 from puffer_policies.vector.traces import trace_of
 
 
@@ -98,6 +99,27 @@ class PufferVecEnv:
             starts = self._playing & ~played
         rewards = np.where(played, rewards, 0)
         return Step(observations, rewards, terminated, truncated, starts, ~played)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state of the vector env, which must offer it, and who plays, as plain data.
+
+        Raises:
+            EnvError: it does not offer its state.
+        """
+        return {
+            "env": get_state(self.env),
+            "playing": self._playing.copy(),
+            "num_steps": self._num_steps,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` returned.
+
+        Raises:
+            EnvError: it belongs to another env.
+        """
+        set_state(self.env, state["env"])
+        self._playing, self._num_steps = state["playing"], state["num_steps"]
 
     def close(self) -> None:
         """Close the envs."""

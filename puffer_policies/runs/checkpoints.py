@@ -18,8 +18,8 @@ from puffer_policies.assembly.checkpoint import header_of, read_header, save_che
 from puffer_policies.errors import CheckpointError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.folder import BEST, LATEST, TRAINER
-from puffer_policies.runs.resume import SavedTrainer, save_trainer
-from puffer_policies.runs.state import TrainerState, take_state, with_envs
+from puffer_policies.runs.snapshot import Snapshot, take_snapshot, with_envs
+from puffer_policies.runs.snapshot_file import write_snapshot
 from puffer_policies.train.trainer import Trainer
 
 
@@ -56,7 +56,7 @@ class Saver:
         self.config, self.registry = config, registry
         self.saved_epoch = trainer.epoch
         """Updates in the file to go on from; 0 if there is none."""
-        self._kept = take_state(trainer)
+        self._snapshot = take_snapshot(trainer)
         window = trainer.collector.episodes.returns.maxlen or 1
         self._best, self._best_is_saved = _best_in(folder / BEST, window), True
         for torn in folder.glob(".*.safetensors.*"):
@@ -86,7 +86,7 @@ class Saver:
 
     def keep(self) -> None:
         """Remember the update that was just finished, for the case that the next one fails."""
-        self._kept = take_state(self.trainer)
+        self._snapshot = take_snapshot(self.trainer)
 
     def save(self) -> None:
         """Write everything as it is now; to be called between two updates.
@@ -94,19 +94,19 @@ class Saver:
         Raises:
             CheckpointError: a file can't be written; those from before are whole.
         """
-        self._write(with_envs(self._kept, self.trainer))
+        self._write(with_envs(self._snapshot, self.trainer))
 
     def rescue(self) -> str:
         """Write the last finished update, if it is worth it, and say what there is."""
         problem = ""
-        if self._kept.epoch > self.saved_epoch:
-            if self._kept.is_finite:
+        if self._snapshot.epoch > self.saved_epoch:
+            if self._snapshot.is_finite:
                 try:
-                    self._write(self._kept)
+                    self._write(self._snapshot)
                 except CheckpointError as error:
-                    problem = f" Update {self._kept.epoch} can't be saved: {error.problem}"
+                    problem = f" Update {self._snapshot.epoch} can't be saved: {error.problem}"
             else:
-                problem = f" The weights after update {self._kept.epoch} are not finite."
+                problem = f" The weights after update {self._snapshot.epoch} are not finite."
         if not self.saved_epoch:
             return f"There is no checkpoint in {self.folder}.{problem}"
         return (
@@ -114,11 +114,11 @@ class Saver:
             f"--resume.{problem}"
         )
 
-    def _write(self, state: TrainerState) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         if self._best is not None and not self._best_is_saved:
             self._write_policy(BEST, self._best.weights, self._best.training)
             self._best_is_saved = True
-        training = {"global_step": state.global_step, "epoch": state.epoch}
+        training = {"global_step": snapshot.global_step, "epoch": snapshot.epoch}
         header = header_of(
             self.trainer.policy,
             env=self.trainer.vecenv,
@@ -126,9 +126,9 @@ class Saver:
             training=training,
             registry=self.registry,
         )
-        save_trainer(self.folder / TRAINER, SavedTrainer(state, header))
-        self.saved_epoch = state.epoch
-        self._write_policy(LATEST, state.weights, training)
+        write_snapshot(self.folder / TRAINER, snapshot, header)
+        self.saved_epoch = snapshot.epoch
+        self._write_policy(LATEST, snapshot.policy, training)
 
     def _write_policy(
         self, name: str, weights: Mapping[str, Tensor], training: Mapping[str, Any]
