@@ -14,8 +14,8 @@ from torch import Tensor
 from puffer_policies import Spaces, get_policy
 from puffer_policies.assembly.fit import fits
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nn.embedding import ChoiceEmbedding, EmbeddingEncoder
 from puffer_policies.nn.features import make_features
+from puffer_policies.nn.multi_input import ChoiceEmbedding, EmbeddingEncoder
 from puffer_policies.registry import discover
 from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.inputs import DiscreteEmbed

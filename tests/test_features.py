@@ -12,8 +12,8 @@ from gymnasium import spaces
 from specimens import OBSERVATIONS, VECTOR, batched, map_tensors, observation_batch, samples
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.features import make_features
+from puffer_policies.nn.observations import batch_layout
 
 IMAGES = {"image_chw", "image_hwc"}
 FLAT = sorted(OBSERVATIONS.keys() - IMAGES)

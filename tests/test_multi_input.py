@@ -26,9 +26,14 @@ from puffer_policies.assembly.fit import fits
 from puffer_policies.checks import check_policy
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, names_of
-from puffer_policies.nn.embedding import ChoicePart
 from puffer_policies.nn.encoders import ConvEncoder, ImageEncoder, MLPEncoder
-from puffer_policies.nn.multi_input import NETWORKS, MultiInputEncoder, PartSizes, make_part
+from puffer_policies.nn.multi_input import (
+    NETWORKS,
+    ChoicePart,
+    MultiInputEncoder,
+    PartSizes,
+    make_part,
+)
 from puffer_policies.registry import discover
 from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.inputs import MultiInput

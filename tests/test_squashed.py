@@ -10,8 +10,7 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.models import Default
-from puffer_policies.nn.distributions import distribution
-from puffer_policies.nn.squashed import SquashedNormal
+from puffer_policies.nn.distributions import SquashedNormal, distribution
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.squashed import SquashedGaussianWrapper
 

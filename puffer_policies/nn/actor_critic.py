@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.contract import State
-from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.heads import LinearHead, ValueHead, decode_jointly, make_head
+from puffer_policies.nn.observations import batch_layout
 from puffer_policies.spaces import Spaces
 
 

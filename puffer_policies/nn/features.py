@@ -1,8 +1,8 @@
 """From observations of any space to one row of numbers: the only reader of observation spaces.
 
 `N` rows, `B` batch, `T` time. Observations of Dict and Tuple spaces are nested dicts and tuples of
-tensors. A package with a space of its own registers it: ``make_features.register``, and
-``puffer_policies.nn.batching.batch_layout.register`` if its observations are not single tensors.
+tensors. A package with a space of its own registers it with ``make_features.register``, and with
+``puffer_policies.nn.observations.batch_layout.register`` if its observations are not one tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nn.batching import (
+from puffer_policies.nn.observations import (
     Shape,
     require_keys,
     require_members,

@@ -12,8 +12,8 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nn.batching import require_shape
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
+from puffer_policies.nn.observations import require_shape
 from puffer_policies.spaces import described, image_layout
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.batching import require_keys, require_shape, sorted_keys
 from puffer_policies.nn.encoders import InputLinear, require_width
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.init import layer_init, orthogonal_gates
+from puffer_policies.nn.observations import require_keys, require_shape, sorted_keys
 from puffer_policies.spaces.entities import MASK, EntityLayout
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import ACTION_MASK, State
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.nn.leaves import leaf_spaces, without_key
+from puffer_policies.nn.observations import leaf_spaces, without_key
 from puffer_policies.spaces import Spaces, action_layout, described
 from puffer_policies.wrappers.base import PolicyWrapper
 

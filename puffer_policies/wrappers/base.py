@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import EPISODE_START, State
 from puffer_policies.errors import BuildError, ContractError
-from puffer_policies.nn.batching import Shape, batch_layout
 from puffer_policies.nn.cores.base import Core
+from puffer_policies.nn.observations import Shape, batch_layout
 from puffer_policies.spaces import spaces_of
 
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested
-from puffer_policies.nn.batching import require_keys, require_members
-from puffer_policies.nn.leaves import holds_reals, leaf_spaces
 from puffer_policies.nn.moments import Moments, RunningMoments, moments_of, of_all_processes
+from puffer_policies.nn.observations import holds_reals, leaf_spaces, require_keys, require_members
 from puffer_policies.spaces import described
 from puffer_policies.wrappers.base import PolicyWrapper
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, PREV_ACTION, PREV_REWARD, State
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nested import leaves
-from puffer_policies.nn.batching import Shape, batch_layout
 from puffer_policies.nn.features import OneHotFeatures
 from puffer_policies.nn.moments import RunningMoments
+from puffer_policies.nn.observations import Shape, batch_layout
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout, observation_kind
-from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
 OBSERVATION = "observation"
 """Key of the observation in the Dict that a policy sees; the others are the state's keys."""
@@ -92,22 +92,22 @@ class PrevActionRewardWrapper(PolicyWrapper):
         taken = taken.reshape(rows, *self._action_shape)
         action = taken.reshape(rows, -1) if self.one_hot is None else self.one_hot(taken)
         reward = paid.reshape(rows).float()
-        starts = _starts(state, rows)
+        starts = self._starts(state, rows, device)
         if starts is None:
             return action.float(), reward
         # Filled, not multiplied by zero: what ended may not be finite.
         return action.float().masked_fill(starts.unsqueeze(-1), 0), reward.masked_fill(starts, 0)
 
-
-def _starts(state: State, rows: int) -> Tensor | None:
-    """Return ``state["episode_start"]`` as bool (N,), or None if it was not sent."""
-    starts: Tensor | None = state.get(EPISODE_START)
-    if starts is None or starts.numel() == rows:
-        return None if starts is None else starts.reshape(rows).bool()
-    # (B,) for a sequence: only its first step can start.
-    first = torch.zeros(len(starts), rows // len(starts), dtype=torch.bool, device=starts.device)
-    first[:, 0] = starts
-    return first.reshape(rows)
+    @staticmethod
+    def _starts(state: State, rows: int, device: torch.device) -> Tensor | None:
+        """Return the episode starts of N rows, (N,), or None if the state has none."""
+        starts = state.get(EPISODE_START)
+        if starts is None:
+            return None
+        # Inside a memory rows are B*T, and only the starts tell how many of them are one sequence.
+        batch = (len(starts), rows // max(len(starts), 1))
+        starts = episode_starts(state, batch, device)
+        return None if starts is None else starts.reshape(rows)
 
 
 def _require_rows(found: Tensor, key: str, shape: Shape) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.batching import batch_layout
 from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.observations import batch_layout
 from puffer_policies.wrappers.base import PolicyWrapper
 
 PREFIX = "critic_"

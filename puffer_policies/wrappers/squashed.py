@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from puffer_policies.contract import State
 from puffer_policies.errors import ContractError, IncompatibleSpace
-from puffer_policies.nn.squashed import SquashedNormal
+from puffer_policies.nn.distributions import SquashedNormal
 from puffer_policies.spaces import Spaces, action_layout, described
 from puffer_policies.wrappers.base import PolicyWrapper
 

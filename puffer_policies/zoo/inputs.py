@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from puffer_policies.nn.actor_critic import ActorCritic
-from puffer_policies.nn.embedding import Combine, EmbeddingEncoder
-from puffer_policies.nn.multi_input import MultiInputEncoder, PartSizes
+from puffer_policies.nn.multi_input import Combine, EmbeddingEncoder, MultiInputEncoder, PartSizes
 from puffer_policies.spaces import require_kinds, spaces_of
 
 

@@ -24,8 +24,14 @@ from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
-from puffer_policies_memory.recurrence import as_halves, carried_in, carried_out, recur
-from puffer_policies_memory.stack import MemoryLayer, StackCore
+from puffer_policies_memory.stack import (
+    MemoryLayer,
+    StackCore,
+    as_halves,
+    carried_in,
+    carried_out,
+    recur,
+)
 
 KEYS = ("ffm_real", "ffm_imag")
 

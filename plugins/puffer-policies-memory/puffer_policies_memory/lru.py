@@ -22,8 +22,15 @@ from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.wrappers.base import MemoryWrapper
-from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
-from puffer_policies_memory.stack import MemoryLayer, StackCore
+from puffer_policies_memory.stack import (
+    MemoryLayer,
+    StackCore,
+    as_complex,
+    as_halves,
+    carried_in,
+    carried_out,
+    recur,
+)
 
 KEYS = LSTM_STATE
 """Real and imaginary part: of one layer they fit the two tensors that PufferLib's trainer carries.

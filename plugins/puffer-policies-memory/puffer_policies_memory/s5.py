@@ -23,9 +23,36 @@ from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_layers
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
-from puffer_policies_memory.hippo import RATE, hippo_basis
-from puffer_policies_memory.recurrence import as_complex, as_halves, carried_in, carried_out, recur
-from puffer_policies_memory.stack import MemoryLayer, StackCore
+from puffer_policies_memory.stack import (
+    MemoryLayer,
+    StackCore,
+    as_complex,
+    as_halves,
+    carried_in,
+    carried_out,
+    recur,
+)
+
+RATE = 0.5
+"""Every eigenvalue of the normal part of HiPPO-LegS has the real part -1/2."""
+
+
+def hippo_basis(size: int) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues' imaginary parts that are positive, and their eigenvectors.
+
+    The others are their conjugates, which a real output does not need.
+
+    Args:
+        size: of the matrix, an even number.
+
+    Returns:
+        (size/2,) float64 and (size, size/2) complex128.
+    """
+    roots = torch.sqrt(torch.arange(size, dtype=torch.float64) + 0.5)
+    lower = torch.outer(roots, roots).tril(-1)
+    frequencies, vectors = torch.linalg.eigh(1j * (lower - lower.T))
+    return frequencies[size // 2 :], vectors[:, size // 2 :]
+
 
 KEYS = ("s5_real", "s5_imag")
 

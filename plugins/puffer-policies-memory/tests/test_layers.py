@@ -13,16 +13,14 @@ from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.registry import default_registry
 from puffer_policies_memory.ffm import FFMCore, FFMWrapper
-from puffer_policies_memory.hippo import hippo_basis
 from puffer_policies_memory.linear_attention import (
     LinearAttentionCore,
     LinearAttentionWrapper,
     phi,
 )
 from puffer_policies_memory.lru import LRUCore, LRULayer, LRUWrapper
-from puffer_policies_memory.mamba import MambaCore, MambaWrapper
-from puffer_policies_memory.s5 import S5Core, S5Wrapper
-from puffer_policies_memory.selective_scan import Selected, selective_scan
+from puffer_policies_memory.mamba import MambaCore, MambaWrapper, Selected, selective_scan
+from puffer_policies_memory.s5 import S5Core, S5Wrapper, hippo_basis
 
 WRAPPERS: dict[str, Any] = {
     each.__name__: each
