@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical as TorchCategorical
 
 from puffer_policies import get_policy
+from puffer_policies.checks import require_shapes
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces, action_layout
@@ -214,7 +215,8 @@ def observed(mask: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("stack", KEYED)
 def test_a_mask_in_the_observation_is_heeded_and_not_seen(stack: str) -> None:
-    policy = get_policy(stack, OBSERVED, validate="shapes")
+    policy = get_policy(stack, OBSERVED)
+    require_shapes(policy, OBSERVED)
     assert list(policy.unwrapped.spaces.observation.spaces) == ["board"]
     mask = random_mask((4,), B, T)
     state: dict[str, Any] = {}

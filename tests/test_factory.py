@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from gymnasium import spaces as gym_spaces
@@ -220,6 +223,30 @@ def test_a_missing_attribute_is_found_once_the_policy_is_built():
 
 def test_validation_can_be_switched_off():
     assert isinstance(get_policy(OnlyForward, SPACES, validate="off"), OnlyForward)
+
+
+def test_an_unknown_validation_is_refused_with_the_nearest():
+    with pytest.raises(BuildError, match="Did you mean 'static'"):
+        get_policy("Default", SPACES, validate="statik")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("validate", "function"), [("shapes", "require_shapes"), ("full", "require_conformance")]
+)
+def test_a_validation_that_runs_the_policy_is_a_function_of_checks(validate, function):
+    with pytest.raises(BuildError) as caught:
+        get_policy("Default", SPACES, validate=validate)
+    assert f"puffer_policies.checks.{function}(policy, env)" in caught.value.fix
+
+
+def test_building_a_policy_imports_no_checks():
+    code = (
+        "import sys, puffer_policies\n"
+        "puffer_policies.get_policy('LSTMWrapper(Default)', 'CartPole-v1')\n"
+        "print([name for name in sys.modules if name.startswith('puffer_policies.checks')])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "[]", process.stderr
 
 
 @pytest.mark.parametrize(

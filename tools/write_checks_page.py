@@ -61,7 +61,9 @@ test_conformance = conformance_tests("acme-policies")
 
 Checks run in a worker process: a policy that hangs, crashes or calls `sys.exit` gets a report, and
 the run goes on. Exit codes: 0 all good, 1 something failed or nothing ran, 2 a mistake in the
-question. `get_policy(..., validate="full")` runs the same checks on what it built.
+question. For a policy that is built already, `puffer_policies.checks.require_shapes(policy, env)`
+compares the shapes of its outputs with the contract, and `require_conformance(policy, env)` runs
+the same checks in the same process; both raise a `ContractError` that lists what is wrong.
 
 A plug-in adds checks of its own by the hook `register_checks`. A class can tell the checks about
 itself in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:

@@ -13,7 +13,7 @@ from torch import nn
 from puffer_policies.assembly.fit import require_fit, require_stack
 from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
 from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean
-from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry import Registry
 from puffer_policies.registry.records import (
     Capabilities,
     Layer,
@@ -27,22 +27,6 @@ from puffer_policies.spaces import Spaces, spaces_of
 
 WrapperLike = str | WrapperSpec | type[nn.Module]
 PolicyLike = str | PolicySpec | type[nn.Module]
-
-
-def assemble(
-    policy: PolicyLike,
-    env: Any,
-    *,
-    wrappers: Iterable[WrapperLike] = (),
-    registry: Registry | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Build a policy and tell the plug-ins, as `get_policy` does with ``validate="static"``."""
-    registry = default_registry() if registry is None else registry
-    plan = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
-    module = plan.build(strict=True)
-    registry.hooks.policy_built(module, plan.spec)
-    return module
 
 
 def prepare(

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from puffer_policies.assembly.blueprint import assemble
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError, PolicyError
 from puffer_policies.registry import Registry, default_registry
@@ -158,7 +158,7 @@ def load_policy(path: Path | str, env: Any, *, registry: Registry | None = None)
         )
     require_same_spaces(header, spaces_of(env), path)
     try:
-        policy = assemble(header.spec, env, registry=registry)
+        policy = get_policy(header.spec, env, registry=registry)
     except PolicyError as error:
         raise CheckpointError(
             f"The policy of {path}, {header.spec}, can't be built: {error}",

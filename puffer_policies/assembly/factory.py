@@ -1,4 +1,4 @@
-"""`get_policy`: from a name to a policy that was looked at as closely as the caller wants."""
+"""`get_policy`: from a name to a policy. Every policy that is built by name is built here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from puffer_policies.assembly.blueprint import PolicyLike, WrapperLike, prepare
-from puffer_policies.checks.engine.plans import subject_of
-from puffer_policies.checks.engine.validation import require_promises, require_shapes
 from puffer_policies.errors import BuildError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
 
-Validation = Literal["off", "static", "shapes", "full"]
+Validation = Literal["static", "off"]
+
+_CHECKS = {
+    "shapes": "puffer_policies.checks.require_shapes",
+    "full": "puffer_policies.checks.require_conformance",
+}
+"""What answers questions that need a policy that runs. It stands above this module: whoever builds
+a policy doesn't import the conformance suite."""
 
 
 def get_policy(
@@ -25,7 +30,7 @@ def get_policy(
     validate: Validation = "static",
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a policy for an environment.
+    """Build a policy for an environment, and tell the plug-ins.
 
     Args:
         policy: a registered name (``"Default"``, ``"acme/Net"``), an expression
@@ -34,14 +39,13 @@ def get_policy(
         wrappers: names, expressions such as ``"LSTMWrapper(num_layers=2)"``, specs or classes,
             put around the policy from the first to the last.
         registry: where names are looked up; the default registry if None.
-        validate: ``"static"`` compares the class with the contract before and the policy's
-            attributes after it is built; ``"off"`` does neither. ``"shapes"`` also looks at the
-            shapes of its outputs, without computing them; ``"full"`` runs the conformance suite
-            on it, which takes seconds.
+        validate: ``"static"`` compares the class with the contract before the policy is built, and
+            its attributes afterwards; ``"off"`` does neither. `puffer_policies.checks` has
+            `require_shapes` and `require_conformance`, which run the policy.
         **kwargs: arguments of the policy's constructor.
 
     Returns:
-        A module that keeps the contract, with the recipe that rebuilds it as ``.spec``.
+        A module that keeps the contract, with the spec that rebuilds it as ``.spec``.
 
     Raises:
         PolicyNotFound, AmbiguousName, PolicyRemoved: the name does not lead to one policy.
@@ -52,18 +56,20 @@ def get_policy(
     """
     registry = default_registry() if registry is None else registry
     _require_known(validate)
-    plan = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
-    module = plan.build(strict=validate != "off")
-    if validate == "shapes":
-        require_shapes(module, plan.spaces, name=str(plan.spec), capabilities=plan.capabilities)
-    elif validate == "full":
-        require_promises(subject_of(plan), registry)
-    registry.hooks.policy_built(module, plan.spec)
+    blueprint = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
+    module = blueprint.build(strict=validate == "static")
+    registry.hooks.policy_built(module, blueprint.spec)
     return module
 
 
 def _require_known(validate: str) -> None:
     known = get_args(Validation)
+    if validate in _CHECKS:
+        raise BuildError(
+            f"get_policy does not run the policy that it builds, so validate={validate!r} is not "
+            f"one of {' and '.join(map(repr, known))}.",
+            fix=f"Call {_CHECKS[validate]}(policy, env) afterwards.",
+        )
     if validate not in known:
         hint = did_you_mean(validate, known) or f"Known are {', '.join(known)}."
         raise BuildError(f"There is no validation {validate!r}.", fix=hint)

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from puffer_policies.checks.api import check_policy
+    from puffer_policies.checks.api import check_policy, require_conformance, require_shapes
     from puffer_policies.checks.model import (
         Check,
         CheckFailed,
@@ -32,6 +32,8 @@ _HOMES = {
     "check": "model",
     "check_policy": "api",
     "conformance_tests": "pytest_plugin",
+    "require_conformance": "api",
+    "require_shapes": "api",
 }
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "check",
     "check_policy",
     "conformance_tests",
+    "require_conformance",
+    "require_shapes",
 ]
 
 

@@ -7,15 +7,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from puffer_policies.assembly.blueprint import WrapperLike
 from puffer_policies.checks.engine.expected import EXPECTED
 from puffer_policies.checks.engine.isolate import TIME_LIMIT, run_isolated
 from puffer_policies.checks.engine.plans import CheckedPolicy, Plan, plans_for
 from puffer_policies.checks.engine.running import error_result
 from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
+from puffer_policies.checks.engine.validation import require_promises, shape_offences
 from puffer_policies.checks.engine.worker import open_plan
 from puffer_policies.checks.model import Check, ExpectedFailures, Report, Result, Status, by_code
+from puffer_policies.contract import NEEDS_MASK
+from puffer_policies.errors import ContractError
 from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.records import Capabilities
+from puffer_policies.spaces import spaces_of
 
 
 def check_policy(
@@ -57,6 +64,49 @@ def check_policy(
     plans = plans_for(policy, env_or_spaces, wrappers=wrappers, registry=registry)
     results = run_plans(plans, checks, isolate=isolate, time_limit=time_limit)
     return Report(list(results), by_code(checks))
+
+
+def require_shapes(policy: nn.Module, env: Any) -> None:
+    """Compare the shapes of a policy's outputs with the contract, without computing them.
+
+    Fake tensors go through a copy of it. Only a policy whose shapes or branches depend on values is
+    run.
+
+    Args:
+        policy: what `get_policy` or a constructor returned.
+        env: an env, an env id or `Spaces`.
+
+    Raises:
+        ContractError: it lists every wrong shape.
+    """
+    needs_mask = any(getattr(module, NEEDS_MASK, False) for module in policy.modules())
+    name = _name_of(policy)
+    offences = shape_offences(
+        policy, spaces_of(env), name=name, capabilities=Capabilities(needs_mask=needs_mask)
+    )
+    if offences:
+        lines = "\n".join(f"  - {offence}" for offence in offences)
+        raise ContractError(f"{name!r} has outputs of wrong shapes:\n{lines}")
+
+
+def require_conformance(policy: nn.Module, env: Any, *, registry: Registry | None = None) -> None:
+    """Run the static and dynamic checks on copies of a policy, in this process; takes seconds.
+
+    Args:
+        policy: what `get_policy` or a constructor returned.
+        env: an env, an env id or `Spaces`.
+        registry: where plug-ins' checks come from; the default registry if None.
+
+    Raises:
+        ContractError: it lists every failure.
+    """
+    registry = default_registry() if registry is None else registry
+    (plan,) = plans_for(policy, env, registry=registry)
+    require_promises(replace(plan.make(), name=_name_of(policy)), registry)
+
+
+def _name_of(policy: nn.Module) -> str:
+    return str(getattr(policy, "spec", None) or type(policy).__name__)
 
 
 def run_plans(

@@ -1,4 +1,4 @@
-"""check_policy takes a policy however it is given, and get_policy may ask for as much."""
+"""check_policy takes a policy however it is given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fake_packages import site_in
-from good import CONTINUOUS, DISCRETE, GoodLSTM, GoodMLP
+from good import DISCRETE, GoodLSTM, GoodMLP
 from gymnasium import spaces as gym
 
 from puffer_policies import Spaces, get_policy
@@ -15,7 +15,6 @@ from puffer_policies.checks import CheckFailed, check, check_policy
 from puffer_policies.errors import (
     BuildError,
     ConfigError,
-    ContractError,
     IncompatibleSpace,
     PolicyNotFound,
 )
@@ -69,22 +68,6 @@ class Flat(GoodMLP):
     def decode_actions(self, hidden):
         logits, values = super().decode_actions(hidden)
         return logits, values.squeeze(-1)
-
-
-class Branching(GoodMLP):
-    """What it does depends on values."""
-
-    def features(self, observations):
-        features = super().features(observations)
-        return features if features.sum().item() > 0 else -features
-
-
-class TooMany(GoodMLP):
-    """It has a logit more than there are actions."""
-
-    def logits(self, hidden):
-        logits = super().logits(hidden)
-        return torch.cat([logits, logits[:, :1]], 1)
 
 
 @pytest.mark.parametrize(
@@ -259,47 +242,6 @@ def test_a_plugins_own_checks_are_run(tmp_path):
 def test_the_parts_of_a_check_are_public():
     assert check("ACME1", "n", promise="p", why="w", fix="f")(lambda _: None).code == "ACME1"
     assert issubclass(CheckFailed, Exception)
-
-
-# -- get_policy ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("validate", ["off", "static", "shapes"])
-@pytest.mark.parametrize("spaces", [DISCRETE, CONTINUOUS])
-def test_a_correct_policy_is_built_however_closely_it_is_looked_at(validate, spaces):
-    assert get_policy(GoodLSTM, spaces, validate=validate).hidden_size == 16
-    assert get_policy("LSTMWrapper(Default)", spaces, validate=validate).hidden_size == 128
-
-
-def test_full_validation_runs_the_suite():
-    assert get_policy(GoodMLP, DISCRETE, validate="full").hidden_size == 16
-    with pytest.raises(ContractError, match="S1 value-shape: expected"):
-        get_policy(Flat, DISCRETE, validate="full")
-
-
-@pytest.mark.parametrize(
-    ("policy", "said"), [(Flat, r"values \(3,\), expected \(3, 1\)"), (TooMany, r"logits \(3, 5\)")]
-)
-def test_wrong_shapes_are_found_without_computing(policy, said):
-    with pytest.raises(ContractError, match=said):
-        get_policy(policy, DISCRETE, validate="shapes")
-
-
-def test_shapes_of_a_policy_that_branches_on_values_are_found_by_running_it():
-    assert get_policy(Branching, DISCRETE, validate="shapes").hidden_size == 16
-
-
-def test_looking_at_shapes_leaves_the_policy_as_it_was():
-    torch.manual_seed(0)
-    plain = get_policy(GoodLSTM, DISCRETE, validate="off").state_dict()
-    torch.manual_seed(0)
-    looked_at = get_policy(GoodLSTM, DISCRETE, validate="shapes").state_dict()
-    torch.testing.assert_close(plain, looked_at, atol=0, rtol=0)
-
-
-def test_an_unknown_validation_is_refused():
-    with pytest.raises(BuildError, match="Did you mean 'static'"):
-        get_policy("Default", DISCRETE, validate="statik")  # type: ignore[arg-type]
 
 
 def test_bounds_that_stand_for_none_overflow_no_correct_policy():

@@ -1,4 +1,4 @@
-"""What `get_policy` asks of a policy beyond its members: its shapes, or the whole suite."""
+"""What a caller may require of a built policy: its shapes, or the whole suite."""
 
 from __future__ import annotations
 
@@ -45,29 +45,23 @@ def require_promises(subject: Subject, registry: Registry) -> None:
         )
 
 
-def require_shapes(
+def shape_offences(
     policy: nn.Module,
     spaces: Spaces,
     *,
     name: str,
     capabilities: Capabilities | None = None,
-) -> None:
+) -> list[str]:
     """Compare the shapes of a policy's outputs with the contract, under fake tensors.
 
     Nothing is computed, unless the policy's shapes or branches depend on values. One whose
     `capabilities` ask for an action mask is given one that allows all.
-
-    Raises:
-        ContractError: it lists every wrong shape, or the policy can't be run.
     """
     subject = Subject(name, spaces, build=lambda: policy, capabilities=capabilities)
     try:
-        offences = _fake_offences(subject, policy)
+        return _fake_offences(subject, policy)
     except (DataDependentOutputException, DynamicOutputShapeException):
-        offences = _real_offences(subject, policy)
-    if offences:
-        listed = "\n".join(f"  - {offence}" for offence in offences)
-        raise ContractError(f"{name!r} has outputs of wrong shapes:\n{listed}")
+        return _real_offences(subject, policy)
 
 
 def _fake_offences(subject: Subject, policy: nn.Module) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.assembly.blueprint import assemble
 from puffer_policies.assembly.checkpoint import load_policy, read_header, save_checkpoint
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.probes.reloading import CannotRebuild, answers, answers_elsewhere
 from puffer_policies.checks.probes.rollouts import (
@@ -156,7 +156,7 @@ def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -
     try:
         for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
             default_registry().get(name)
-        again = assemble(spec, subject.spaces)
+        again = get_policy(spec, subject.spaces)
     except PolicyError as error:
         raise CheckSkipped(f"its recipe is of another registry: {error.problem}") from error
     if type(again) is not type(policy) or again.state_dict().keys() != policy.state_dict().keys():
