@@ -18,7 +18,6 @@ PolicyError
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -108,10 +107,13 @@ class PolicyDeprecationWarning(FutureWarning):
 
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
     """Return up to `limit` candidates that look like `name`, best first, ignoring case."""
+    # Imported here, as only mistakes need it and every command would wait for it.
+    from difflib import get_close_matches
+
     folded: dict[str, str] = {}
     for candidate in candidates:
         folded.setdefault(candidate.lower(), candidate)
-    close = difflib.get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)
+    close = get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)
     return [folded[key] for key in close]
 
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
+import zipfile
 from importlib.metadata import entry_points
 
 import pytest
 from fake_packages import site_in, write_files
-from importlib_metadata import EntryPoints
-from importlib_metadata import entry_points as all_entry_points
 
 from puffer_policies.errors import (
     AmbiguousName,
@@ -31,6 +30,7 @@ from puffer_policies.registry import (
     set_default_registry,
 )
 from puffer_policies.registry import default as discovery
+from puffer_policies.registry.metadata import distributions
 from puffer_policies.registry.packages import packages_with_policies
 from puffer_policies.registry.records import Layer
 
@@ -45,8 +45,8 @@ BUILTINS = [
     "MultiInput",
     "Structured",
 ]
-OURS = "puffer_policies_"
-"""How the packages of this checkout's plug-ins begin."""
+OURS = "puffer-policies-"
+"""How the names of this checkout's plug-ins begin."""
 
 GOOD = {
     "entry_points": {"policies": {"Net": "acme.nets:Net"}, "wrappers": {"Wrap": "acme.nets:Wrap"}},
@@ -74,9 +74,9 @@ def only_what_a_test_installs(monkeypatch):
     """Hide the packages of this checkout: `make setup` installs them beside the core."""
 
     def others():
-        return EntryPoints(each for each in all_entry_points() if OURS not in each.value)
+        return {name: each for name, each in distributions().items() if OURS not in name}
 
-    monkeypatch.setattr(packages, "entry_points", others)
+    monkeypatch.setattr(packages, "distributions", others)
 
 
 @pytest.fixture
@@ -155,9 +155,33 @@ def test_our_scan_finds_what_the_standard_library_finds(site):
         (entry.group, entry.name, entry.value)
         for group in ("policies", "wrappers", "manifest", "plugins")
         for entry in entry_points(group=f"puffer_policies.{group}")
-        if OURS not in entry.value
+        if not entry.value.startswith("puffer_policies_")
     }
     assert ours == theirs
+
+
+def test_a_package_in_an_archive_on_the_path_is_found(tmp_path, monkeypatch, find):
+    with zipfile.ZipFile(tmp_path / "acme.zip", "w") as archive:
+        archive.writestr("acme_nets-1.2.dist-info/METADATA", "Name: acme-nets\nVersion: 1.2\n")
+        archive.writestr(
+            "acme_nets-1.2.dist-info/entry_points.txt",
+            "# a comment\n[puffer_policies.policies]\nNet = acme:Net\n",
+        )
+    monkeypatch.syspath_prepend(str(tmp_path / "acme.zip"))
+    assert find().get("Net").provenance.version == "1.2"
+
+
+def test_metadata_that_can_not_be_read_spoils_nothing_else(site, find):
+    site.install("acme-nets", **GOOD)
+    site.install("bad-nets")
+    info = site.folder / "bad_nets-1.0.dist-info"
+    (info / "METADATA").write_bytes(b"Name: bad-nets\nVersion: \xff\n")
+    (info / "entry_points.txt").write_bytes(
+        b"[puffer_policies.policies]\nhalf a line\n\xff = a:B\n"
+    )
+    registry = find()
+    assert registry.get("Net")
+    assert [error.distribution for error in registry.errors] == ["bad-nets", "bad-nets"]
 
 
 def test_an_entry_point_may_name_an_extra(site, find):

@@ -17,11 +17,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from importlib_metadata import version
-
 from puffer_policies.cli.output import print_error
 from puffer_policies.errors import PolicyError, did_you_mean
 from puffer_policies.registry import default_registry
+from puffer_policies.registry.names import BUILTIN
+from puffer_policies.registry.packages import installed_version
 
 VERBS = {
     "list": "list policies, wrappers and presets",
@@ -82,7 +82,7 @@ class _ShowVersion(argparse.Action):
     """Prints the version; reading it takes longer than most of `list`, so it is read only here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"puffer-policies {version('puffer-policies')}")
+        print(f"puffer-policies {installed_version(BUILTIN)}")
         parser.exit()
 
 

@@ -44,7 +44,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from puffer_policies.errors import BuildError, ConfigError
 from puffer_policies.registry.fields import keyword_types, make_record, unknown_key, value_offence
@@ -74,8 +74,7 @@ _PRESET_TYPES = {"policy": str, "summary": str}
 _BLOCK_TYPES = {"names": tuple, "distributions": tuple}
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """A version limit on a distribution."""
 
     distribution: str
@@ -95,8 +94,7 @@ class Requirement:
             return False
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """An entry of ``[resolve]`` or ``[block]``: the name or distribution, and its line."""
 
     table: Literal["resolve", "names", "distributions"]

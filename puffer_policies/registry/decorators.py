@@ -26,7 +26,9 @@ C = TypeVar("C", bound=type)
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, kw_only=True)
+# Only the signatures of these two are used. Comparing and printing are left out, as every command
+# would wait for the half millisecond in which `dataclass` writes them.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PolicyKeywords(Description, Capabilities):
     """The keywords of ``@register_policy``."""
 
@@ -36,7 +38,7 @@ class PolicyKeywords(Description, Capabilities):
     """Where it is registered; in the default registry if None."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class WrapperKeywords(Description, Traits):
     """The keywords of ``@register_wrapper``."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from puffer_policies.errors import (
     AmbiguousName,
@@ -20,8 +20,7 @@ from puffer_policies.registry.resolution import Entry, Resolution, Verdict
 _EXAMPLES = ("Default", "LSTMWrapper")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(NamedTuple):
     """What is known of a name."""
 
     asked: str

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from importlib_metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 
 from puffer_policies.errors import PluginError, PolicyError
+from puffer_policies.registry.metadata import (
+    Distribution,
+    EntryPoint,
+    distributions,
+    entry_points,
+    headers,
+)
 from puffer_policies.registry.names import BUILTIN, normalize
 from puffer_policies.registry.plugins import Plugin
 from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
@@ -80,23 +84,21 @@ class Package:
 
 
 def packages_with_policies() -> list[Package]:
-    """Return the packages that offer policies, sorted; of two copies the first on the path."""
+    """Return the packages that offer policies, sorted by name."""
     packages: dict[str, Package] = {}
-    every = entry_points()
-    for group in GROUPS:
-        for entry in every.select(group=group):
-            name, number = _identity(entry)
+    for distribution in distributions().values():
+        entries = [e for e in entry_points(distribution, "puffer_policies.") if e.group in GROUPS]
+        if entries:
+            name, version = _identity(distribution, entries[0])
             if name != BUILTIN:
-                packages.setdefault(name, Package(name, number)).entries.append(entry)
+                packages.setdefault(name, Package(name, version)).entries.extend(entries)
     return [packages[name] for name in sorted(packages)]
 
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
-    try:
-        return _headers(Distribution.from_name(distribution)).get("version", "")
-    except (PackageNotFoundError, ValueError):  # ValueError: an empty name
-        return None
+    installed = distributions().get(normalize(distribution))
+    return None if installed is None else headers(installed).get("version", "")
 
 
 def manifest_path(value: str) -> Path:
@@ -130,24 +132,11 @@ def _folders(package: str) -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
-def _identity(entry: EntryPoint) -> tuple[str, str]:
-    """Return the normalized name and the version of an entry point's distribution."""
-    found = _headers(entry.dist) if entry.dist else {}
+def _identity(distribution: Distribution, entry: EntryPoint) -> tuple[str, str]:
+    """Return the normalized name and the version of a distribution."""
+    values = headers(distribution)
     # Without metadata (an installation that broke off), its top-level package stands in.
-    return normalize(found.get("name") or _top_level(entry)), found.get("version", "")
-
-
-def _headers(distribution: Any) -> dict[str, str]:
-    """Return the head of a distribution's metadata, keys in lower case.
-
-    Ten times faster than the parser of e-mail behind `Distribution.metadata`, import not counted.
-    """
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    found: dict[str, str] = {}
-    for line in text.partition("\n\n")[0].splitlines():
-        key, _, value = line.partition(":")
-        found.setdefault(key.lower(), value.strip())
-    return found
+    return normalize(values.get("name") or _top_level(entry)), values.get("version", "")
 
 
 def _top_level(entry: EntryPoint) -> str:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -125,8 +125,7 @@ class Registrar:
         )
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """How long loading one plug-in took."""
 
     seconds: float

@@ -8,8 +8,8 @@ came plays no part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from puffer_policies.registry.names import split_name
 from puffer_policies.registry.records import Pointer, Record
@@ -30,8 +30,7 @@ Verdict = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A line of a registry.toml about names: what it says, and where it stands."""
 
     text: str
@@ -77,8 +76,7 @@ class Book:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class Resolution(NamedTuple):
     """Where a name leads, and by which way."""
 
     asked: str
@@ -117,7 +115,7 @@ def _follow(book: Book, asked: str, name: str, trail: tuple[Pointer, ...]) -> Re
         verdict: Verdict = "ambiguous" if chosen else "broken"
         return Resolution(asked=asked, verdict=verdict, entries=entries, trail=trail, rule=rule)
     arrived = _arrive(book, asked, chosen[0], entries, trail)
-    return replace(arrived, rule=arrived.rule or rule)
+    return arrived._replace(rule=arrived.rule or rule)
 
 
 def _arrive(
