@@ -22,7 +22,6 @@ from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
 WAYS = [SyncVectorEnv, AsyncVectorEnv]
-STAY = np.zeros(2, dtype=np.int64)
 SCHEDULE = [(4, "t")]
 
 
@@ -109,9 +108,10 @@ class IsKilled(Clock):
         return super().step(action)
 
 
-def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP):
-    """Step copy 1 of 2, which is at fault, into its error, and close the envs."""
+def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP, *, after=0):
+    """Step copy 1, which is at fault, into its error, and close the envs; some stand after it."""
     makers = [lambda: Clock(SCHEDULE), lambda: env_class(SCHEDULE)]
+    makers += [lambda: Clock(SCHEDULE)] * after
     env = GymVecEnv(way(makers, autoreset_mode=mode))
     with pytest.raises(EnvError) as caught:
         _play(env)
@@ -124,7 +124,7 @@ def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP):
 def _play(env):
     env.reset(seed=0)
     for _ in range(8):
-        env.step(STAY)
+        env.step(np.zeros(env.num_envs, dtype=np.int64))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -192,6 +192,11 @@ def test_what_is_returned_wrongly_is_told_with_what_was_expected(way, env_class,
     assert "of 2" in told.split(" failed in ")[0]
 
 
+@pytest.mark.parametrize("env_class", [Raises, OldStep, Grows, Speaks])
+def test_the_copy_at_fault_is_named_wherever_it_stands(env_class):
+    assert fault_of(SyncVectorEnv, env_class, after=1).startswith("Env 1 of 3 failed in ")
+
+
 @pytest.mark.parametrize(
     ("env_class", "text"), [(Dies, "exit code 3"), (IsKilled, "ended by SIGKILL")]
 )
@@ -218,7 +223,7 @@ def test_wider_numbers_than_the_space_has_are_brought_to_its_dtype(way):
 
     env = GymVecEnv(way([lambda: Wide(SCHEDULE)]))
     env.reset(seed=0)
-    shown = [env.step(STAY[:1]).observations for _ in range(3)]
+    shown = [env.step(np.zeros(1, dtype=np.int64)).observations for _ in range(3)]
     env.close()
     assert [each.dtype for each in shown] == [np.float32] * 3
 

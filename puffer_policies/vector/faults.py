@@ -1,7 +1,8 @@
-"""The one door to a gymnasium vector env: whatever fails behind it comes out as an `EnvError`.
+"""Faults of envs: every exception in a vector env becomes an `EnvError` that says where it arose.
 
-Gymnasium lets the exceptions of an env pass as they are, without a word on which copy raised them,
-and after some of them `AsyncVectorEnv.close` waits for ever for a worker that is gone.
+Gymnasium lets the exceptions of an env pass as they are, without the number of the copy that raised
+them, and after some of them `AsyncVectorEnv.close` waits forever for a worker that is gone. So our
+calls of a vector env go through a `Door`, which names the copy, the step, the line and the cause.
 """
 
 from __future__ import annotations
@@ -10,30 +11,45 @@ import contextlib
 import functools
 import multiprocessing.connection
 import queue
+import re
 import signal
-from collections.abc import Callable, Mapping
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.errors import EnvError
 from puffer_policies.spaces import described
-from puffer_policies.vector.traces import Trace, trace_of, trace_of_text
 
 PATIENCE = 5.0
-"""Seconds to wait for what a failed worker process still has to say, or for its end."""
+"""Seconds to wait for the report of a failed worker process, or for its end."""
+
+Frame = tuple[str, int, str]
+"""File, line and function of a frame of a traceback."""
+
+_GYMNASIUM, _NUMPY = Path(gymnasium.__file__).parent, Path(np.__file__).parent
+_STANDARD, _OURS = Path(re.__file__).parents[1], Path(__file__).parent
+_CALLERS = (_GYMNASIUM / "vector", _GYMNASIUM / "wrappers", _GYMNASIUM / "core.py", _OURS)
+"""Code that calls envs. Gymnasium's own envs are no part of it."""
 
 
 class Door:
-    """Steps and resets `env`. After a failure its processes are ended, and closing is quiet."""
+    """Calls a vector env. After a fault its worker processes are ended, and closing is quiet."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         self.env = env
         self.num_steps = 0
         self._failed = False
-        if hasattr(env.unwrapped, "error_queue"):
-            env.unwrapped.error_queue = _Reports(env.unwrapped.error_queue)
+        bare: Any = env.unwrapped
+        if hasattr(bare, "error_queue"):
+            bare.error_queue = _Reports(bare.error_queue)
+        if isinstance(bare, SyncVectorEnv):
+            bare.envs = _Copies(bare.envs)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -98,29 +114,46 @@ class Door:
         if isinstance(error, EnvError):
             fault = error
         elif isinstance(error, _WorkerFailed):
-            fault = _described(bare, error.index, error.text, error.trace or Trace(()), call, when)
-        elif isinstance(error, EOFError | ConnectionError) and (dead := _dead(bare)):
-            fault = _died(bare, dead, when)
+            fault = _fault_of(bare, error.index, error.text, error.frames, call, when)
+        elif isinstance(error, EOFError | ConnectionError) and (codes := _exit_codes(bare)):
+            fault = _death_of(bare, codes, when)
         else:
-            index, text = _culprit(error), first_line(error)
-            fault = _described(bare, index, text, trace_of(error), call, when)
+            index = _index_at_work(bare)
+            fault = _fault_of(bare, index, first_line(error), frames_of(error), call, when)
         _end_processes(bare)
         return fault
 
 
-class _WorkerFailed(Exception):
-    """What a worker process told of its env's error."""
+class _Copies(list[Any]):
+    """The envs of a `SyncVectorEnv`, as a list that knows which of them is at work."""
 
-    def __init__(self, index: int | None, text: str, trace: Trace | None = None) -> None:
+    current: int | None = None
+    """The copy that was taken from the list last; None after the last one was done."""
+
+    def __getitem__(self, index: Any) -> Any:
+        self.current = index if isinstance(index, int) else None
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        for index, env in enumerate(super().__iter__()):
+            self.current = index
+            yield env
+        self.current = None
+
+
+class _WorkerFailed(Exception):
+    """The error of an env in a worker process."""
+
+    def __init__(self, index: int | None, text: str, frames: Sequence[Frame] = ()) -> None:
         super().__init__(text)
-        self.index, self.text, self.trace = index, text, trace
+        self.index, self.text, self.frames = index, text, frames
 
 
 class _Reports:
-    """Stands for the queue of errors of gymnasium's workers and raises the first that is read.
+    """The error queue of gymnasium's workers, which raises the first error that is taken from it.
 
-    Gymnasium would print it, raise another exception of its class without its traceback, and wait
-    for ever for one that could not be pickled on its way.
+    Gymnasium would print the error, raise another one of its class without its traceback, and wait
+    forever for one that could not be pickled.
     """
 
     def __init__(self, errors: Any) -> None:
@@ -136,16 +169,48 @@ class _Reports:
         except Exception as error:
             text = f"an exception that can't be unpickled ({first_line(error)})"
             raise _WorkerFailed(None, text) from error
-        raise _WorkerFailed(index, first_line(value, kind), trace_of_text(trace))
+        raise _WorkerFailed(index, first_line(value, kind), _frames_in(trace))
 
 
-def _described(
-    env: Any, index: int | None, text: str, trace: Trace, call: str, when: str
+def frames_of(error: BaseException) -> list[Frame]:
+    """Return the frames of an error, outermost first."""
+    summary = traceback.extract_tb(error.__traceback__)
+    return [(frame.filename, frame.lineno or 0, frame.name) for frame in summary]
+
+
+def _frames_in(text: str) -> list[Frame]:
+    """Return the frames in the text of a traceback: a worker process sends nothing else."""
+    lines = re.findall(r'^  File "(.+)", line (\d+), in (.+)$', text, re.MULTILINE)
+    return [(file, int(line), function) for file, line, function in lines]
+
+
+def place_of(frames: Sequence[Frame]) -> str | None:
+    """Return ``file:line`` in the env's own code; None if its caller failed at a return value."""
+    for file, line, _ in reversed(frames):
+        path = Path(file)
+        if _is_within(path, (_NUMPY,)) or _is_standard(path):
+            continue  # the line that called the library says more
+        return None if _is_within(path, _CALLERS) else f"{file}:{line}"
+    return None
+
+
+def _is_within(path: Path, places: tuple[Path, ...]) -> bool:
+    return any(place == path or place in path.parents for place in places)
+
+
+def _is_standard(path: Path) -> bool:
+    return _is_within(path, (_STANDARD,)) and "site-packages" not in path.parts
+
+
+def _fault_of(
+    env: Any, index: int | None, text: str, frames: Sequence[Frame], call: str, when: str
 ) -> EnvError:
-    call = "reset" if trace.resets else call
+    # A vector env restarts its copies inside of its own step().
+    call = "reset" if any(function == "reset" for _, _, function in frames) else call
     where = ", in its reset()" if call == "reset" and "step" in when else ""
     problem = f"{_name(env, index)} failed{when}{where}: {text}."
-    if trace.own is None:
+    place = place_of(frames)
+    if place is None:
         returns = {
             "step": "step(action) must return (observation, reward, terminated, truncated, info)",
             "reset": "reset(*, seed=None, options=None) must return (observation, info)",
@@ -153,23 +218,23 @@ def _described(
         space = described(env.single_observation_space)
         return EnvError(problem, fix=f"{returns[call]}, with an observation of {space}.")
     hint = "; vec.vectorization sync brings it under a debugger" * hasattr(env, "processes")
-    return EnvError(problem, fix=f"Its own code raised that, at {trace.own}{hint}.")
+    return EnvError(problem, fix=f"Its own code raised that, at {place}{hint}.")
 
 
 def first_line(error: object, kind: type | None = None) -> str:
-    """Return an error in a line, without a stop: its class (`kind` if given) and what it says."""
+    """Return the class of an error, or `kind`, and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = next(filter(None, lines), "").rstrip(".:")
+    message = next(filter(None, lines), "").rstrip(".:")
     name = (kind or type(error)).__name__
-    return f"{name}: {said}" if said else name
+    return f"{name}: {message}" if message else name
 
 
 def _name(env: Any, index: int | None) -> str:
     return f"One of {env.num_envs} envs" if index is None else f"Env {index} of {env.num_envs}"
 
 
-def _died(env: Any, dead: dict[int, int], when: str) -> EnvError:
-    index, code = next(iter(dead.items()))
+def _death_of(env: Any, codes: dict[int, int], when: str) -> EnvError:
+    index, code = next(iter(codes.items()))
     with contextlib.suppress(ValueError):
         name = signal.Signals(-code).name
         return EnvError(
@@ -182,35 +247,26 @@ def _died(env: Any, dead: dict[int, int], when: str) -> EnvError:
     )
 
 
-def _dead(env: Any) -> dict[int, int]:
+def _exit_codes(env: Any) -> dict[int, int]:
     """Return the exit codes of the worker processes that have ended, by the number of the env."""
     processes = {each.sentinel: each for each in getattr(env, "processes", ())}
-    # The end of a pipe is seen a moment before the end of its process.
-    for ended in multiprocessing.connection.wait(list(processes), timeout=PATIENCE):
-        processes[ended].join(PATIENCE)
+    # A pipe closes a moment before its process has ended.
+    for sentinel in multiprocessing.connection.wait(list(processes), timeout=PATIENCE):
+        processes[sentinel].join(PATIENCE)
     codes = {index: each.exitcode for index, each in enumerate(processes.values())}
     return {index: code for index, code in codes.items() if code is not None}
 
 
-def _culprit(error: Exception) -> int | None:
-    """Return which copy of a `SyncVectorEnv` was at work when `error` arose, if one was."""
-    frame = error.__traceback__
-    while frame is not None:
-        names, this = frame.tb_frame.f_locals, frame.tb_frame.f_locals.get("self")
-        if isinstance(this, SyncVectorEnv):
-            if frame.tb_next and frame.tb_next.tb_frame.f_code.co_name == "concatenate":
-                return _misfit(this)
-            index = names.get("i")
-            return index if isinstance(index, int) else None
-        frame = frame.tb_next
-    return None
-
-
-def _misfit(env: SyncVectorEnv) -> int | None:
-    """Return the first copy whose last observation is no member of the space."""
-    shown = getattr(env, "_env_obs", ())
-    space = env.single_observation_space
-    return next((i for i, each in enumerate(shown) if not space.contains(each)), None)
+def _index_at_work(env: Any) -> int | None:
+    """Return which copy of a `SyncVectorEnv` caused the error that just arose, if one did."""
+    copies = getattr(env, "envs", None)
+    if not isinstance(copies, _Copies) or copies.current is not None:
+        return getattr(copies, "current", None)
+    # All copies were done: putting their observations together failed.
+    space, observations = env.single_observation_space, getattr(env, "_env_obs", ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `contains` warns of what is not an array
+        return next((i for i, each in enumerate(observations) if not space.contains(each)), None)
 
 
 def _end_processes(env: Any) -> None:

@@ -20,11 +20,10 @@ from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError, MissingDependency, did_you_mean
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout, described
-from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.faults import first_line, frames_of, place_of
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.state import get_state, set_state
-from puffer_policies.vector.traces import trace_of
 
 PREFIX = "pettingzoo/"
 """The names of PettingZoo's envs begin with it; gymnasium does not know them."""
@@ -276,8 +275,8 @@ class _Copy:
         )
 
     def _fault(self, call: str, error: Exception) -> EnvError:
-        own = trace_of(error).own
-        fix = f"Its own code raised that, at {own}." if own else f"{_RETURNS[call]}."
+        place = place_of(frames_of(error))
+        fix = f"Its own code raised that, at {place}." if place else f"{_RETURNS[call]}."
         return EnvError(f"{self._place}: {first_line(error)}.", fix=fix)
 
 

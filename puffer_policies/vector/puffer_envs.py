@@ -20,10 +20,9 @@ import numpy as np
 
 from puffer_policies.errors import EnvError
 from puffer_policies.spaces import action_layout
-from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.faults import first_line, frames_of, place_of
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.state import get_state, set_state
-from puffer_policies.vector.traces import trace_of
 
 
 def is_pufferlib(env: Any) -> bool:
@@ -127,10 +126,10 @@ class PufferVecEnv:
 
     def _fault(self, error: Exception) -> EnvError:
         where = f"step {self._num_steps}" if self._num_steps else "reset()"
-        own = trace_of(error).own
+        place = place_of(frames_of(error))
         return EnvError(
             f"{type(self.env).__name__} failed in {where}: {first_line(error)}.",
-            fix=f"Its own code raised that, at {own}." if own else "",
+            fix=f"Its own code raised that, at {place}." if place else "",
         )
 
 
