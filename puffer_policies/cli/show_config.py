@@ -37,15 +37,15 @@ def run(options: argparse.Namespace) -> int:
     if _is_unknown(config):
         import gymnasium
 
-        from puffer_policies.envs.families import known_ids  # gymnasium
-        from puffer_policies.spaces import env_not_found
+        from puffer_policies.envs.factory import env_not_found  # gymnasium
+        from puffer_policies.envs.families import known_ids
 
         env_id = config.base.env_name
         try:
             # Ids of packages that register late are known without importing these packages.
             env_id in known_ids() or gymnasium.spec(env_id)
         except gymnasium.error.Error as error:
-            raise env_not_found(env_id, error, names=shipped_configs()) from error
+            raise env_not_found(env_id, error, configs=shipped_configs()) from error
     try:
         require_registered(config)
     except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from puffer_policies.envs.families import bring_env, family_of, preprocessing
+from puffer_policies.envs.families import bring_env, family_of, known_ids, preprocessing
+from puffer_policies.errors import EnvError, nearest
 
 NATIVE = "vector_entry_point"
 """Gymnasium's name of the mode in which an env's own vector class runs the copies."""
@@ -88,11 +89,48 @@ def make_for_spaces(name: str) -> Any:
     """Make one env, or a vector of one, that has the spaces of `make_envs`.
 
     Raises:
-        As `make_envs`.
+        EnvError: as `make_envs`, or gymnasium can't make it; near names are in the error.
+        MissingDependency: the package that brings the env is not installed.
     """
-    env_id = find_env(name)
-    # Gymnasium before 1.1, which can't train, can make single envs all the same.
-    return gymnasium.make(env_id) if family_of(env_id) is None else make_envs(env_id)
+    try:
+        env_id = find_env(name)
+        # Gymnasium before 1.1, which can't train, can make single envs all the same.
+        return gymnasium.make(env_id) if family_of(env_id) is None else make_envs(env_id)
+    except gymnasium.error.Error as error:
+        raise env_not_found(name, error) from error
+    except ImportError as error:
+        raise EnvError(f"Making {name!r} failed: {error}.") from error
+
+
+def env_not_found(env_id: str, error: Exception, *, configs: Collection[str] = ()) -> EnvError:
+    """Return an error that explains gymnasium's refusal of an env id, with near names.
+
+    Args:
+        env_id: the id that gymnasium refused.
+        error: gymnasium's error, whose reason is quoted.
+        configs: names of configs, where the user could have meant one of them.
+    """
+    reason = str(error).rstrip(".") or type(error).__name__
+    end = "" if reason.endswith("?") else "."
+    if env_id in gymnasium.registry:
+        # The id exists, so it was refused for another reason, such as a missing package.
+        return EnvError(f"Gymnasium can't make {env_id!r}: {reason}{end}")
+    start = f"No config is called {env_id!r}, and gymnasium" if configs else "Gymnasium"
+    env = "it" if configs else repr(env_id)
+    return EnvError(f"{start} can't make {env}: {reason}{end}", fix=_suggestion(env_id, configs))
+
+
+def _suggestion(env_id: str, configs: Collection[str]) -> str:
+    neighbors = {
+        "env": nearest(env_id, {*gymnasium.registry, *known_ids()}),
+        "config": nearest(env_id, configs),
+    }
+    options = [
+        f"the {kind} {' or '.join(map(repr, names))}" for kind, names in neighbors.items() if names
+    ]
+    if options:
+        return f"Did you mean {', or '.join(options)}?"
+    return "'puffer-policies configs' lists the configs." if configs else ""
 
 
 def best_mode(env_id: str) -> str:

@@ -7,18 +7,21 @@ here too, as in ``pufferlib.spaces``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from puffer_policies.envs.factory import make_for_spaces
-from puffer_policies.envs.families import known_ids
-from puffer_policies.errors import EnvError, IncompatibleSpace, nearest
+from puffer_policies.errors import EnvError, IncompatibleSpace
+
+MAKER = "puffer_policies.envs.factory:make_for_spaces"
+"""What makes the env of an id, as a target like those of records. Envs stand above spaces, so their
+maker is named here and loaded when somebody asks for the spaces of an id."""
 
 MAX_INTEGER_CHOICES = 4096
 """Largest range of an integer Box that becomes one categorical choice per element."""
@@ -42,8 +45,13 @@ class Spaces:
         return self.action
 
 
-def spaces_of(env: Any) -> Spaces:
+def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
     """Return one agent's spaces of a `Spaces`, an Env, a vector env, a PufferLib env or an env id.
+
+    Args:
+        env: what has the spaces.
+        make: makes the env of an id; if None, the maker that `MAKER` names, which also knows our
+            own ids and those of the packages in `puffer_policies.envs.families`.
 
     Raises:
         EnvError: there is no such env id, or the object has no spaces.
@@ -51,7 +59,11 @@ def spaces_of(env: Any) -> Spaces:
     if isinstance(env, Spaces):
         return env
     if isinstance(env, str):
-        return _spaces_of_id(env)
+        instance = (make or resolve_name(MAKER))(env)
+        try:
+            return spaces_of(instance)
+        finally:
+            instance.close()
     # Before 1.0, gymnasium's wrappers warn when asked for what only vector envs have.
     for prefix in ("",) if isinstance(env, gymnasium.Wrapper) else ("single_", ""):
         observation = getattr(env, f"{prefix}observation_space", None)
@@ -62,48 +74,6 @@ def spaces_of(env: Any) -> Spaces:
         f"{env!r} has no observation and action space.",
         fix="Give a gymnasium env, a vector env, an env id, or Spaces(observation, action).",
     )
-
-
-def _spaces_of_id(env_id: str) -> Spaces:
-    try:
-        env = make_for_spaces(env_id)
-    except gymnasium.error.Error as error:
-        raise env_not_found(env_id, error) from error
-    except ImportError as error:
-        raise EnvError(f"Making {env_id!r} failed: {error}.") from error
-    spaces = spaces_of(env)
-    env.close()
-    return spaces
-
-
-def env_not_found(env_id: str, error: Exception, *, names: Collection[str] = ()) -> EnvError:
-    """Describe gymnasium's refusal of an env id.
-
-    Args:
-        env_id: what was asked for.
-        error: gymnasium's, whose reason is quoted.
-        names: the configs, where one of them was as good as an env id.
-    """
-    reason = str(error).rstrip(".") or type(error).__name__
-    end = "" if reason.endswith("?") else "."
-    if env_id in gymnasium.registry:
-        # It was refused for another reason: a missing package, say.
-        return EnvError(f"Gymnasium can't make {env_id!r}: {reason}{end}")
-    asked = (
-        f"No config is called {env_id!r}, and gymnasium can't make it"
-        if names
-        else (f"Gymnasium can't make {env_id!r}")
-    )
-    return EnvError(f"{asked}: {reason}{end}", fix=_near(env_id, names))
-
-
-def _near(env_id: str, configs: Collection[str]) -> str:
-    envs = {*gymnasium.registry, *known_ids()}
-    found = {"env": nearest(env_id, envs), "config": nearest(env_id, configs)}
-    said = [f"the {kind} {' or '.join(map(repr, near))}" for kind, near in found.items() if near]
-    if said:
-        return f"Did you mean {', or '.join(said)}?"
-    return "'puffer-policies configs' lists the configs." if configs else ""
 
 
 @singledispatch

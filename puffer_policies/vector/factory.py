@@ -15,9 +15,8 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.config.load import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
-from puffer_policies.envs.factory import NATIVE, best_mode, find_env, make_envs
+from puffer_policies.envs.factory import NATIVE, best_mode, env_not_found, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
-from puffer_policies.spaces import env_not_found
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
@@ -72,7 +71,7 @@ def _make_gymnasium(
         with _processes_ended() if mode == "async" else nullcontext():
             return make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs)
     except gymnasium.error.Error as error:
-        raise env_not_found(env_id, error, names=shipped_configs()) from error
+        raise env_not_found(env_id, error, configs=shipped_configs()) from error
     except PolicyError:
         raise
     except Exception as error:
@@ -126,7 +125,7 @@ def _mode(env_id: str, vectorization: str) -> str:
     try:
         return best_mode(find_env(env_id))
     except (gymnasium.error.Error, ImportError) as error:
-        raise env_not_found(env_id, error, names=shipped_configs()) from error
+        raise env_not_found(env_id, error, configs=shipped_configs()) from error
 
 
 def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
