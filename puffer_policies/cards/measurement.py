@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from puffer_policies.assembly.blueprint import Blueprint, prepare
 from puffer_policies.cards.card import Card, Weight
 from puffer_policies.checks.engine.matrix import spaces_for
-from puffer_policies.checks.engine.plans import stack_around, subject_of
+from puffer_policies.checks.engine.targets import stack_around, subject_of
 from puffer_policies.checks.probes.rollouts import in_sequence, judged, step_through
 from puffer_policies.checks.probes.subject import Subject, difference, numbers, seeded
 from puffer_policies.errors import IncompatibleSpace

@@ -28,7 +28,7 @@ _HOMES = {
     "CheckSkipped": "model",
     "Report": "model",
     "Result": "model",
-    "Subject": "subject",
+    "Subject": "probes.subject",
     "check": "model",
     "check_policy": "api",
     "conformance_tests": "pytest_plugin",

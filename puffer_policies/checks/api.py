@@ -1,28 +1,34 @@
-"""`check_policy`: the suite on a policy, however it is given."""
+"""The suite on a policy, for callers: a report of it, or an error unless it is good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+import copy
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from puffer_policies.assembly.blueprint import WrapperLike
-from puffer_policies.checks.engine.expected import EXPECTED
-from puffer_policies.checks.engine.isolate import TIME_LIMIT, run_isolated
-from puffer_policies.checks.engine.plans import CheckedPolicy, Plan, plans_for
-from puffer_policies.checks.engine.running import error_result
-from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
-from puffer_policies.checks.engine.validation import require_promises, shape_offences
-from puffer_policies.checks.engine.worker import open_plan
-from puffer_policies.checks.model import Check, ExpectedFailures, Report, Result, Status, by_code
-from puffer_policies.contract import NEEDS_MASK
+from puffer_policies.checks.engine.isolation import TIME_LIMIT
+from puffer_policies.checks.engine.report import in_a_line
+from puffer_policies.checks.engine.runner import untouched
+from puffer_policies.checks.engine.suite import (
+    DEFAULT_TIERS,
+    all_checks,
+    run_suite,
+    select_checks,
+)
+from puffer_policies.checks.engine.targets import CheckedPolicy, subject_of_module, targets_for
+from puffer_policies.checks.model import Report, by_code
+from puffer_policies.checks.probes.subject import numbers
 from puffer_policies.errors import ContractError
 from puffer_policies.registry import Registry, default_registry
-from puffer_policies.registry.records import Capabilities
-from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces import ActionLayout, spaces_of
+
+ROWS, TIME = 3, 2
+"""The smallest batch and sequence of unequal sizes above 1, so that no axis passes for another."""
 
 
 def check_policy(
@@ -42,8 +48,8 @@ def check_policy(
     Args:
         policy: a registered name, an expression, a preset, a `PolicySpec`, a class,
             ``"path/to/file.py::Class"``, or a policy that is built.
-        env_or_spaces: an env, an env id or `Spaces`; if None, tiny spaces of every kind that the
-            policy's record declares.
+        env_or_spaces: an env, a vector env, an env id or `Spaces`; if None, tiny spaces of every
+            kind that the policy's record declares.
         wrappers: what to put around it, innermost first.
         select: codes such as ``"S1"``, families such as ``"S"``; all if empty.
         ignore: codes and families to leave out.
@@ -53,92 +59,100 @@ def check_policy(
         registry: where names are looked up; the default registry if None.
 
     Returns:
-        Every result, and the checks that were selected. What the policy does wrong, even a crash,
-        is a result; only a mistake in the question raises.
+        Every result, and the checks that were selected. Any fault of the policy, even a crash, is a
+        result; only a mistake in the question raises.
 
     Raises:
         PolicyError: no such name, check or tier, or a stack or space that can't be.
     """
     registry = default_registry() if registry is None else registry
     checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
-    plans = plans_for(policy, env_or_spaces, wrappers=wrappers, registry=registry)
-    results = run_plans(plans, checks, isolate=isolate, time_limit=time_limit)
+    targets = targets_for(policy, env_or_spaces, wrappers=wrappers, registry=registry)
+    results = run_suite(targets, checks, isolate=isolate, time_limit=time_limit)
     return Report(list(results), by_code(checks))
 
 
-def require_shapes(policy: nn.Module, env: Any) -> None:
-    """Compare the shapes of a policy's outputs with the contract, without computing them.
-
-    Fake tensors go through a copy of it. Only a policy whose shapes or branches depend on values is
-    run.
+def require_conformance(
+    policy: nn.Module,
+    env: Any,
+    *,
+    select: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
+    registry: Registry | None = None,
+) -> None:
+    """Run the static and dynamic checks on a policy that is built, in this process.
 
     Args:
-        policy: what `get_policy` or a constructor returned.
-        env: an env, an env id or `Spaces`.
+        policy: it is not changed, as checks run on copies.
+        env: an env, a vector env, an env id or `Spaces`.
+        select: codes such as ``"S1"``, families such as ``"S"``; all if empty.
+        ignore: codes and families to leave out.
+        registry: its plug-ins may add checks; the default registry if None.
+
+    Raises:
+        ContractError: it lists every failure.
+        PolicyError: no such check.
+    """
+    report = check_policy(
+        policy, env, select=select, ignore=ignore, isolate=False, registry=registry
+    )
+    if report.bad:
+        failures = "\n".join(f"  - {in_a_line(result)}" for result in report.bad)
+        raise ContractError(
+            f"{_name(policy)!r} breaks {len(report.bad)} of {len(report.results)} promises:\n"
+            f"{failures}",
+            fix="docs/checks.md says of each code why it matters and how to mend it.",
+        )
+
+
+def require_shapes(policy: nn.Module, env: Any) -> None:
+    """Compare the shapes of a policy's outputs with the contract, on a step and on a sequence.
+
+    A copy of the policy runs on the CPU, a few rows without gradient, so that its statistics, its
+    device and the random generators stay as they are.
+
+    Args:
+        policy: a policy that is built.
+        env: an env, a vector env, an env id or `Spaces`.
 
     Raises:
         ContractError: it lists every wrong shape.
     """
-    needs_mask = any(getattr(module, NEEDS_MASK, False) for module in policy.modules())
-    name = _name_of(policy)
-    offences = shape_offences(
-        policy, spaces_of(env), name=name, capabilities=Capabilities(needs_mask=needs_mask)
-    )
+    subject = subject_of_module(policy, spaces_of(env))
+    layout, recurrent = subject.layout, callable(getattr(policy, "initial_state", None))
+    observations, sequence = subject.observations(ROWS), subject.observations(ROWS, steps=TIME)
+    with untouched(), torch.no_grad():
+        twin = copy.deepcopy(policy).cpu()
+        state = subject.unmasked({}, observations)
+        step: tuple[Any, Tensor] = twin.forward_eval(observations, state)  # type: ignore[operator]
+        whole: tuple[Any, Tensor] = twin(sequence, subject.unmasked({}, sequence))
+    # Values of a policy without memory may keep the rows of its merged batch.
+    allowed = [(ROWS, TIME)] if recurrent else [(ROWS * TIME, 1), (ROWS, TIME)]
+    offences = [
+        *_wrong_shapes("forward_eval", *step, [(ROWS, 1)], layout),
+        *_wrong_shapes("forward", *whole, allowed, layout),
+    ]
     if offences:
         lines = "\n".join(f"  - {offence}" for offence in offences)
-        raise ContractError(f"{name!r} has outputs of wrong shapes:\n{lines}")
+        raise ContractError(f"{_name(policy)!r} has outputs of wrong shapes:\n{lines}")
 
 
-def require_conformance(policy: nn.Module, env: Any, *, registry: Registry | None = None) -> None:
-    """Run the static and dynamic checks on copies of a policy, in this process; takes seconds.
+def _wrong_shapes(
+    method: str,
+    logits: Any,
+    values: Tensor,
+    allowed: list[tuple[int, int]],
+    layout: ActionLayout,
+) -> Iterator[str]:
+    if tuple(values.shape) not in allowed:
+        expected = " or ".join(map(str, allowed))
+        yield f"{method}: values {tuple(values.shape)}, expected {expected}"
+    # A number for each option; for real actions a mean and a scale each.
+    width = sum(layout.nvec) if layout.nvec else 2 * math.prod(layout.shape)
+    expected_logits, shape = (math.prod(allowed[0]), width), tuple(numbers(logits).shape)
+    if shape != expected_logits:
+        yield f"{method}: logits {shape}, expected {expected_logits}"
 
-    Args:
-        policy: what `get_policy` or a constructor returned.
-        env: an env, an env id or `Spaces`.
-        registry: where plug-ins' checks come from; the default registry if None.
 
-    Raises:
-        ContractError: it lists every failure.
-    """
-    registry = default_registry() if registry is None else registry
-    (plan,) = plans_for(policy, env, registry=registry)
-    require_promises(replace(plan.make(), name=_name_of(policy)), registry)
-
-
-def _name_of(policy: nn.Module) -> str:
+def _name(policy: nn.Module) -> str:
     return str(getattr(policy, "spec", None) or type(policy).__name__)
-
-
-def run_plans(
-    plans: Sequence[Plan],
-    checks: Sequence[Check],
-    *,
-    isolate: bool = True,
-    time_limit: float = TIME_LIMIT,
-    expected: ExpectedFailures = EXPECTED,
-) -> Iterator[Result]:
-    """Run checks on plans one after the other, and yield each result as it comes.
-
-    A check that says the same for all spaces runs on the first pair of each policy's that it can.
-    """
-    run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
-    settled: set[tuple[str, str]] = set()
-    for plan in plans:
-        over = [each for each in checks if each.once and (plan.name, each.code) in settled]
-        for result in run(plan, [each for each in checks if each not in over], expected=expected):
-            if result.status is not Status.SKIPPED:
-                settled.add((plan.name, result.code))
-            yield result
-        for each in over:
-            error = error_result(each, plan.name, plan.spaces, _SETTLED)
-            yield replace(error, status=Status.SKIPPED)
-
-
-def run_here(
-    plan: Plan, checks: Sequence[Check], *, expected: ExpectedFailures = EXPECTED
-) -> Iterator[Result]:
-    """Run checks on a plan in this process: without a time limit, and open to a debugger."""
-    yield from open_plan(plan, checks, expected=expected)
-
-
-_SETTLED = "it says the same for all spaces, and was run on others"

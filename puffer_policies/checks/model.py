@@ -1,4 +1,4 @@
-"""What a check is and what came of it, as data: promises, results and their report."""
+"""Checks, results and reports, as data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from puffer_policies.errors import ConfigError
 
 
 class Tier(enum.StrEnum):
@@ -22,14 +24,14 @@ class Tier(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """What came of one check of one policy on one pair of spaces."""
+    """The outcome of one check of one policy on one pair of spaces."""
 
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
     """The promise does not concern this policy; the message says why."""
     EXPECTED = "expected failure"
-    """It failed as the table of expected failures says it does, and why."""
+    """It failed, and the table of expected failures gives the reason."""
     ERROR = "error"
     """The policy raised, hung or died where the check did not ask for it."""
 
@@ -42,17 +44,17 @@ class CheckFailed(Exception):
 
     Args:
         expected: what the promise says, with numbers.
-        found: what the policy did.
+        actual: what the policy did.
         example: lines of Python that show it, after the lines that build the policy.
     """
 
-    def __init__(self, expected: str, found: str, *, example: str = "") -> None:
-        super().__init__(expected, found, example)
-        self.expected, self.found, self.example = expected, found, example
+    def __init__(self, expected: str, actual: str, *, example: str = "") -> None:
+        super().__init__(expected, actual, example)
+        self.expected, self.actual, self.example = expected, actual, example
 
 
 class CheckSkipped(Exception):
-    """The promise does not concern this policy, as only a probe could tell; the text says why."""
+    """A probe showed that the promise does not concern this policy; the text says why."""
 
 
 Run = Callable[[Any], str | None]
@@ -70,21 +72,35 @@ class Check:
     """One promise, and the function that raises `CheckFailed` where a policy breaks it."""
 
     code: str
-    """Stable: a letter of the family and a number."""
+    """A letter of the family and a number. It never changes, as users select and ignore by it."""
     name: str
     """A few words with hyphens."""
     promise: str
-    """One line: what a policy that passes does."""
+    """One sentence: what a policy that passes does."""
     why: str
-    """What goes wrong in training or use where it is broken."""
+    """What goes wrong in training or use where it is broken, in sentences."""
     fix: str
-    """How to mend it."""
+    """How to mend it, in sentences."""
     run: Run
     tier: Tier = Tier.DYNAMIC
     applies: Applies = always
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
     once: bool = False
-    """Takes seconds, and says the same for all spaces: a run over several tries only the first."""
+    """Whether its verdict is the same for all spaces: a run over several tries only the first."""
+
+    def __post_init__(self) -> None:
+        """Require sentences, as reports and the page of checks print the texts as they stand.
+
+        Raises:
+            ConfigError: a text does not begin with a capital, or does not end with a full stop.
+        """
+        for part in ("promise", "why", "fix"):
+            text = getattr(self, part)
+            if not (text[:1].isupper() and text.endswith(".")):
+                raise ConfigError(
+                    f"The {part} of the check {self.code!r} is not a sentence: {text!r}.",
+                    fix="Begin it with a capital and end it with a full stop.",
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.
@@ -92,8 +108,8 @@ class Check:
 
 
 def _named(module: str, name: str) -> Check:
-    found: Check = getattr(importlib.import_module(module), name)
-    return found
+    check: Check = getattr(importlib.import_module(module), name)
+    return check
 
 
 def check(
@@ -113,7 +129,7 @@ def check(
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one check."""
+    """The outcome of one check."""
 
     code: str
     name: str
@@ -124,7 +140,7 @@ class Result:
     message: str = ""
     """Why it was skipped, is expected to fail or ended in an error; or a note on what passed."""
     expected: str = ""
-    found: str = ""
+    actual: str = ""
     example: str = ""
     """A snippet that shows the failure when pasted into Python."""
     seconds: float = 0.0
@@ -141,12 +157,11 @@ class Report:
     @property
     def counts(self) -> dict[str, int]:
         """Return selected, run and every status with its number."""
-        found = Counter(str(result.status) for result in self.results)
-        ran = len(self.results) - found[str(Status.SKIPPED)]
+        counts = Counter(str(result.status) for result in self.results)
         return {
             "selected": len(self.results),
-            "run": ran,
-            **{str(status): found[str(status)] for status in Status},
+            "run": len(self.results) - counts[str(Status.SKIPPED)],
+            **{str(status): counts[str(status)] for status in Status},
         }
 
     @property
@@ -168,8 +183,13 @@ class Report:
         return {
             "ok": self.ok,
             "counts": self.counts,
-            "results": [asdict(result) for result in self.results],
+            "results": [_plain(result) for result in self.results],
         }
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    # Users read the key "found", as the text of a report has it.
+    return {"found" if key == "actual" else key: each for key, each in asdict(result).items()}
 
 
 ExpectedFailures = dict[str, dict[str, str]]
@@ -177,12 +197,12 @@ ExpectedFailures = dict[str, dict[str, str]]
 
 
 def by_code(checks: Iterable[Check]) -> dict[str, Check]:
-    """Index checks by code; a code that stands twice is an error of ours."""
-    found: dict[str, Check] = {}
+    """Index checks by code."""
+    index: dict[str, Check] = {}
     for each in checks:
-        assert each.code not in found, f"two checks are called {each.code}"
-        found[each.code] = each
-    return found
+        assert each.code not in index, f"two checks are called {each.code}"
+        index[each.code] = each
+    return index
 
 
 def natural(codes: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ import pytest
 if TYPE_CHECKING:
     from puffer_policies.checks.engine.cases import Case
 
-_CASES_FILE = Path(__file__).with_name("engine") / "cases_of_option.py"
-_FIXTURE = "conformance_case"
+_CASES_FILE = Path(__file__).with_name("engine") / "cases.py"
+_ARGUMENT = "conformance_case"
+"""The argument of the test in that file, which ``pytest --policy`` collects."""
 
 
 def conformance_tests(
@@ -49,7 +50,8 @@ def conformance_tests(
 
     @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])
     def test_conformance(case: Case) -> None:
-        _assert_good(case, isolate=isolate)
+        __tracebackhide__ = True
+        case.assert_good(isolate=isolate)
 
     return test_conformance
 
@@ -69,34 +71,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Collect the suite where ``--policy`` is given: alone, or beside the paths that are given."""
     if not config.getoption("--policy"):
         return
-    given = config.args if config.args_source is config.ArgsSource.ARGS else []
-    config.args = list(dict.fromkeys([*given, str(_CASES_FILE)]))
+    from_user = config.args if config.args_source is config.ArgsSource.ARGS else []
+    config.args = list(dict.fromkeys([*from_user, str(_CASES_FILE)]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the suite's own test a case for every check of the policies of ``--policy``."""
-    if _FIXTURE in metafunc.fixturenames and metafunc.module.__file__ == str(_CASES_FILE):
+    if _ARGUMENT in metafunc.fixturenames and metafunc.module.__file__ == str(_CASES_FILE):
         cases = _cases().cases_of_policies(metafunc.config.getoption("--policy"))
-        metafunc.parametrize(_FIXTURE, [pytest.param(case, id=case.id) for case in cases])
+        metafunc.parametrize(_ARGUMENT, [pytest.param(case, id=case.id) for case in cases])
 
 
 def _cases() -> Any:
     return importlib.import_module("puffer_policies.checks.engine.cases")
-
-
-def _assert_good(case: Case, *, isolate: bool) -> None:
-    """Turn a result into pytest's words."""
-    __tracebackhide__ = True
-    status, text = case.outcome(isolate=isolate)
-    if status == "skipped":
-        pytest.skip(text)
-    if status == "expected failure":
-        pytest.xfail(text)
-    if status != "passed":
-        pytest.fail(text, pytrace=False)
-
-
-def assert_good(case: Any) -> None:
-    """Fail unless a case of ``--policy`` is good; it runs isolated, as its author is unknown."""
-    __tracebackhide__ = True
-    _assert_good(case, isolate=True)

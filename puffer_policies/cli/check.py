@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puffer_policies.cli.output import print_json
 from puffer_policies.cli.parser import seconds, text
-from puffer_policies.errors import ConfigError
 from puffer_policies.registry import default_registry
 
 if TYPE_CHECKING:
@@ -53,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the checks in this process, where a debugger can follow them",
     )
-    parser.add_argument("--junit", type=text, metavar="FILE", help="also write JUnit XML")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,13 +58,16 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from puffer_policies.assembly.fit import fits
-    from puffer_policies.checks.api import run_plans  # torch
-    from puffer_policies.checks.engine.plans import plans_for
-    from puffer_policies.checks.engine.report import render, to_junit
-    from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
+    from puffer_policies.checks.engine.report import render
+    from puffer_policies.checks.engine.suite import (  # torch
+        DEFAULT_TIERS,
+        all_checks,
+        run_suite,
+        select_checks,
+    )
+    from puffer_policies.checks.engine.targets import targets_for
     from puffer_policies.checks.model import Report, by_code
 
-    _require_writable(options.junit)
     registry = default_registry()
     checks = select_checks(
         all_checks(registry),
@@ -81,13 +81,11 @@ def run(options: argparse.Namespace) -> int:
         names = registry.names("policy")
     else:
         names = [fit.name for fit in fits(options.env, registry=registry) if fit.fits]
-    plans = [plan for name in names for plan in plans_for(name, options.env, registry=registry)]
-    results = run_plans(
-        plans, checks, isolate=not options.no_isolation, time_limit=options.time_limit
+    targets = [each for name in names for each in targets_for(name, options.env, registry=registry)]
+    results = run_suite(
+        targets, checks, isolate=not options.no_isolation, time_limit=options.time_limit
     )
-    report = Report(_with_progress(results, len(plans) * len(checks)), by_code(checks))
-    if options.junit:
-        _write_text(options.junit, to_junit(report))
+    report = Report(_with_progress(results, len(targets) * len(checks)), by_code(checks))
     if options.json:
         print_json(report.to_dict())
     elif sys.stdout.isatty():
@@ -95,19 +93,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(render(report))
     return 0 if report.ok else 1
-
-
-def _require_writable(path: str | None) -> None:
-    """Refuse a report that can't be written now, not after the minutes that the checks take."""
-    if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise ConfigError(f"Can't write --junit {path!r}: it must be a file in an existing folder.")
-
-
-def _write_text(path: str, xml: str) -> None:
-    try:
-        Path(path).write_text(xml, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Can't write --junit {path!r}: {error}.") from error
 
 
 def _with_progress(results: Iterable[Result], number: int) -> list[Result]:

@@ -128,7 +128,7 @@ def _run(each: Check, subject: Subject) -> tuple[Status, str]:
     except CheckSkipped as skip:
         return Status.SKIPPED, str(skip)
     except CheckFailed as failure:
-        return Status.FAILED, f"expected {failure.expected}; found {failure.found}"
+        return Status.FAILED, f"expected {failure.expected}; found {failure.actual}"
     except Exception as error:
         return Status.ERROR, repr(error)
     return Status.PASSED, ""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from puffer_policies.checks.api import run_plans
-from puffer_policies.checks.engine.expected import EXPECTED
 from puffer_policies.checks.engine.matrix import kinds
-from puffer_policies.checks.engine.plans import plans_for, wrapped_plans
 from puffer_policies.checks.engine.report import render
-from puffer_policies.checks.engine.suite import all_checks, select_checks
+from puffer_policies.checks.engine.runner import EXPECTED
+from puffer_policies.checks.engine.suite import all_checks, run_suite, select_checks
+from puffer_policies.checks.engine.targets import targets_for, wrapped_targets
 from puffer_policies.checks.model import BAD, Report, by_code
 from puffer_policies.registry import discover
 
@@ -23,8 +22,8 @@ EACH, ONCE = ([c for c in CHECKS if c.once is once] for once in (False, True))
 def all_plans():
     """Each policy on its whole matrix, and in each wrapper with one kind of action, in turn."""
     for index, name in enumerate(NAMES):
-        yield from plans_for(name, registry=REGISTRY)
-        wrapped = wrapped_plans(name, REGISTRY)
+        yield from targets_for(name, registry=REGISTRY)
+        wrapped = wrapped_targets(name, REGISTRY)
         yield from (plan for i, plan in enumerate(wrapped) if i % 3 == (i // 3 + index) % 3)
 
 
@@ -35,7 +34,7 @@ PLANS = [
 
 
 def assert_kept(plans, checks):
-    results = list(run_plans(plans, checks, isolate=False))
+    results = list(run_suite(plans, checks, isolate=False))
     report = Report(results, by_code(checks))
     bad = [result for result in results if result.status in BAD]
     assert not bad, render(report)
@@ -49,7 +48,7 @@ def test_promises_are_kept(plan):
 @pytest.mark.skipif(not ONCE, reason="no check is run once")
 @pytest.mark.parametrize("name", [*NAMES, *WRAPPERS])
 def test_promises_that_cost_seconds_are_kept_once(name):
-    assert_kept(plans_for(name, registry=REGISTRY)[:1], ONCE)
+    assert_kept(targets_for(name, registry=REGISTRY)[:1], ONCE)
 
 
 def test_every_wrapper_is_tried():

@@ -209,5 +209,5 @@ def test_a_class_of_this_process_can_be_checked(report):
 
 
 def test_a_spawned_worker_does_the_same(monkeypatch):
-    monkeypatch.setattr("puffer_policies.checks.engine.isolate._start_method", lambda: "spawn")
+    monkeypatch.setattr("puffer_policies.checks.engine.isolation._start_method", lambda: "spawn")
     assert check_policy("LSTMWrapper(Default)", DISCRETE, select=CHECKS).ok

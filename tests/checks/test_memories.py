@@ -12,11 +12,10 @@ from itertools import product
 
 import pytest
 
-from puffer_policies.checks.api import run_plans
 from puffer_policies.checks.engine.matrix import kinds, spaces_for
-from puffer_policies.checks.engine.plans import plans_for
 from puffer_policies.checks.engine.report import render
-from puffer_policies.checks.engine.suite import all_checks, select_checks
+from puffer_policies.checks.engine.suite import all_checks, run_suite, select_checks
+from puffer_policies.checks.engine.targets import targets_for
 from puffer_policies.checks.model import BAD, Report, Status, by_code
 from puffer_policies.registry import discover
 from puffer_policies.registry.records import Capabilities
@@ -61,7 +60,7 @@ CASES = list(cases())
 
 @pytest.mark.parametrize(("name", "pair"), CASES)
 def test_promises_are_kept_at_every_depth(name, pair):
-    results = list(run_plans(plans_for(name, pair, registry=REGISTRY), CHECKS, isolate=False))
+    results = list(run_suite(targets_for(name, pair, registry=REGISTRY), CHECKS, isolate=False))
     report = Report(results, by_code(CHECKS))
     assert not [each for each in results if each.status in BAD], render(report)
     passed = {each.code for each in results if each.status is Status.PASSED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tool_files import load_tool
 
-from puffer_policies.checks.engine.running import run
+from puffer_policies.checks.engine.runner import run
 from puffer_policies.checks.engine.suite import all_checks, select_checks
 from puffer_policies.checks.model import BAD, Tier
 
@@ -31,5 +31,5 @@ def test_a_mutant_is_caught_by_its_own_check_alone(mutant):
     bad = {result.code for result in results if result.status in BAD}
     also = {*mutant.also, *OVERLAPS.get(str(mutant), ())}
     wanted = ({mutant.code} | also) & {each.code for each in checks}
-    told = [(r.code, r.message, r.expected, r.found) for r in results if r.code in bad ^ wanted]
+    told = [(r.code, r.message, r.expected, r.actual) for r in results if r.code in bad ^ wanted]
     assert bad == wanted, told

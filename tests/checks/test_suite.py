@@ -17,7 +17,7 @@ from specimens import ACTIONS, OBSERVATIONS
 
 from puffer_policies.assembly.fit import misfits
 from puffer_policies.checks.engine.matrix import kinds, spaces_for, wrappers_for
-from puffer_policies.checks.engine.running import run, run_check
+from puffer_policies.checks.engine.runner import run, run_check
 from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, select_checks
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
 from puffer_policies.checks.probes.snippets import brief, written
@@ -30,7 +30,7 @@ SUBJECT = subject_of(GoodMLP)
 
 
 def made(run, code="X1", **options):
-    return check(code, "a-check", promise="p", why="w", fix="f", **options)(run)
+    return check(code, "a-check", promise="P.", why="W.", fix="F.", **options)(run)
 
 
 def result_of(function, subject=SUBJECT, **options):
@@ -138,7 +138,7 @@ def test_what_a_check_does_becomes_a_result():
     assert result_of(lambda _: None).status is Status.PASSED
     assert result_of(lambda _: "as a note").message == "as a note"
     failed = result_of(raiser(CheckFailed("one", "two", example="three")))
-    assert (failed.status, failed.expected, failed.found) == (Status.FAILED, "one", "two")
+    assert (failed.status, failed.expected, failed.actual) == (Status.FAILED, "one", "two")
     assert "three" in failed.example
     skipped = result_of(raiser(CheckSkipped("no memory")))
     assert (skipped.status, skipped.message) == (Status.SKIPPED, "no memory")
@@ -202,7 +202,7 @@ def test_an_expected_failure_is_told_apart_and_a_needless_one_fails():
     assert (found.status, found.message) == (Status.EXPECTED, "it is known")
     needless = run_check(SUBJECT, made(lambda _: None), expected=table)
     assert needless.status is Status.FAILED
-    assert "delete the line" in needless.found
+    assert "delete the line" in needless.actual
     other = run_check(subject_of(GoodMLP, name="Other"), failing, expected=table)
     assert other.status is Status.FAILED
 

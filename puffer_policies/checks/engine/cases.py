@@ -7,12 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from puffer_policies.checks.api import run_plans
+import pytest
+
 from puffer_policies.checks.engine.matrix import kinds
-from puffer_policies.checks.engine.plans import Plan, plans_for, wrapped_plans
 from puffer_policies.checks.engine.report import details
-from puffer_policies.checks.engine.suite import DEFAULT_TIERS, all_checks, select_checks
-from puffer_policies.checks.model import BAD, Check, Report, by_code
+from puffer_policies.checks.engine.suite import (
+    DEFAULT_TIERS,
+    all_checks,
+    run_suite,
+    select_checks,
+)
+from puffer_policies.checks.engine.targets import (
+    Target,
+    targets_for,
+    targets_for_record,
+    wrapped_targets,
+)
+from puffer_policies.checks.model import BAD, Check, Report, Status, by_code
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.names import BUILTIN, normalize
@@ -29,20 +40,30 @@ _QUALIFIER = re.compile(r"[\w.-]+/")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One check of one plan."""
+    """One check of one target."""
 
     id: str
     """The same in every process, so that workers of a parallel run agree."""
-    plan: Plan
+    target: Target
     check: Check
 
-    def outcome(self, *, isolate: bool) -> tuple[str, str]:
-        """Run it -> the status, and the text to show with it."""
-        results = list(run_plans([self.plan], [self.check], isolate=isolate))
-        report = Report(results, by_code([self.check]))
-        result = results[0]
-        text = details(result, report) if result.status in BAD else result.message
-        return str(result.status), text
+    def assert_good(self, *, isolate: bool) -> None:
+        """Run the check, and pass, skip or fail as pytest does."""
+        __tracebackhide__ = True
+        [result] = run_suite([self.target], [self.check], isolate=isolate)
+        if result.status is Status.SKIPPED:
+            pytest.skip(result.message)
+        if result.status is Status.EXPECTED:
+            pytest.xfail(result.message)
+        if result.status in BAD:
+            report = Report([result], by_code([self.check]))
+            pytest.fail(details(result, report), pytrace=False)
+
+
+def test_policy(conformance_case: Case) -> None:
+    """One check of a policy of ``pytest --policy``, isolated, as its author is unknown."""
+    __tracebackhide__ = True
+    conformance_case.assert_good(isolate=True)
 
 
 A_MEMORY = f"{BUILTIN}/LSTMWrapper"
@@ -64,18 +85,18 @@ def cases_of_distribution(
         ConfigError: an unknown check or tier, or none is selected.
     """
     registry = default_registry() if registry is None else registry
-    wanted = normalize(distribution)
-    records = [r for r in registry.records() if r.provenance.distribution == wanted]
+    owner = normalize(distribution)
+    records = [r for r in registry.records() if r.provenance.distribution == owner]
     if not records:
-        raise _nothing(distribution, registry)
+        raise _no_names(distribution, registry)
     checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
     usable = [record for record in records if _is_usable(record, registry)]
-    plans = [p for r in usable for p in plans_for(r.qualified_name, registry=registry)]
+    targets = [t for r in usable for t in targets_for_record(r.qualified_name, registry)]
     # Not all that is installed: the tests would change with it, and grow with every memory of ours.
     around = {r.qualified_name for r in records if r.kind == "wrapper"} | {A_MEMORY}
     names = [record.qualified_name for record in usable if record.kind == "policy"]
-    wrapped = [p for n in names for p in wrapped_plans(n, registry, wrappers=around)]
-    return [*_cases(plans, checks), *_cases(wrapped, [each for each in checks if not each.once])]
+    wrapped = [t for n in names for t in wrapped_targets(n, registry, wrappers=around)]
+    return [*_cases(targets, checks), *_cases(wrapped, [each for each in checks if not each.once])]
 
 
 def cases_of_policies(policies: Sequence[str]) -> list[Case]:
@@ -85,20 +106,24 @@ def cases_of_policies(policies: Sequence[str]) -> list[Case]:
         PolicyError: one of the names does not lead to a policy.
     """
     registry = default_registry()
-    plans = [plan for name in policies for plan in plans_for(name, registry=registry)]
-    return _cases(plans, select_checks(all_checks(registry)))
+    targets = [target for name in policies for target in targets_for(name, registry=registry)]
+    return _cases(targets, select_checks(all_checks(registry)))
 
 
-def _cases(plans: Sequence[Plan], checks: Sequence[Check]) -> list[Case]:
-    seen: Counter[str] = Counter()
+def _cases(targets: Sequence[Target], checks: Sequence[Check]) -> list[Case]:
+    counts: Counter[str] = Counter()
     cases = []
-    for plan in plans:
-        first = plan.name not in seen
-        label = f"{_QUALIFIER.sub('', plan.name)}-{kinds(plan.spaces).replace('/', '-')}"
-        seen.update((plan.name, label))
-        unique = label if seen[label] == 1 else f"{label}{seen[label]}"
-        wanted = [each for each in checks if first or not each.once]
-        cases += [Case(f"{unique}-{each.code}-{each.name}", plan, each) for each in wanted]
+    for target in targets:
+        is_first = target.name not in counts
+        name = _QUALIFIER.sub("", target.name)
+        label = f"{name}-{kinds(target.spaces).replace('/', '-')}"
+        counts.update((target.name, label))
+        unique = label if counts[label] == 1 else f"{label}{counts[label]}"
+        cases += [
+            Case(f"{unique}-{check.code}-{check.name}", target, check)
+            for check in checks
+            if is_first or not check.once
+        ]
     return cases
 
 
@@ -106,16 +131,16 @@ def _is_usable(record: Record, registry: Registry) -> bool:
     return registry.explain(record.qualified_name).record is record
 
 
-def _nothing(distribution: str, registry: Registry) -> PluginError:
-    wanted = normalize(distribution)
-    failed = [str(e.problem) for e in registry.errors if normalize(e.distribution) == wanted]
-    known = sorted({record.provenance.distribution for record in registry.records()})
-    reasons = "".join(f"\n  - {problem}" for problem in failed)
-    looked = ", ".join(f"[project.entry-points.{group!r}]" for group in GROUPS)
+def _no_names(distribution: str, registry: Registry) -> PluginError:
+    name = normalize(distribution)
+    problems = [str(e.problem) for e in registry.errors if normalize(e.distribution) == name]
+    others = sorted({record.provenance.distribution for record in registry.records()})
+    reasons = "".join(f"\n  - {problem}" for problem in problems)
+    groups = ", ".join(f"[project.entry-points.{group!r}]" for group in GROUPS)
     return PluginError(
         f"The distribution {distribution!r} registers no policy and no wrapper. Looked for: "
-        f"{looked}.{reasons}",
-        fix=did_you_mean(wanted, known)
-        or f"Is it installed here (pip install -e .)? Distributions with names: {known}.",
-        distribution=wanted,
+        f"{groups}.{reasons}",
+        fix=did_you_mean(name, others)
+        or f"Is it installed here (pip install -e .)? Distributions with names: {others}.",
+        distribution=name,
     )

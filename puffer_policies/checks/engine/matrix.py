@@ -22,6 +22,14 @@ SMALLEST_IMAGE = 8
 """Height and width of images, in pixels, unless a record asks for larger ones."""
 
 _VECTOR = spaces.Box(-1.0, 1.0, (4,), np.float32)
+_NESTED = spaces.Dict(
+    {
+        "where": _VECTOR,
+        "inside": spaces.Dict(
+            {"b": spaces.Discrete(3, start=1), "a": spaces.Box(-1.0, 1.0, (2, 2), np.float32)}
+        ),
+    }
+)
 
 
 def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
@@ -37,6 +45,11 @@ def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
     number = max(len(observations), len(actions))
     pairs = zip(islice(cycle(observations), number), islice(cycle(actions), number), strict=True)
     return [Spaces(observation, action) for observation, action in pairs]
+
+
+def spaces_for_memory() -> list[Spaces]:
+    """Return two pairs for a memory, unlike in observations and in actions."""
+    return [Spaces(_VECTOR, _actions()[0]), Spaces(_NESTED, _actions()[2])]
 
 
 def wrappers_for(record: PolicyRecord, registry: Registry) -> list[str]:
@@ -56,12 +69,11 @@ def kinds(pair: Spaces) -> str:
 
 def _observations(capabilities: Capabilities) -> list[Space]:
     size = max(SMALLEST_IMAGE, capabilities.min_image_size)
-    nested = {"b": spaces.Discrete(3, start=1), "a": spaces.Box(-1.0, 1.0, (2, 2), np.float32)}
     return [
         _VECTOR,
         spaces.Box(0, 255, (3, size, size), np.uint8),
         spaces.Discrete(5, start=-2),
-        spaces.Dict({"where": _VECTOR, "inside": spaces.Dict(nested)}),
+        _NESTED,
         spaces.Box(-1.0, 1.0, (3, 2), np.float64),
         spaces.Box(0, 255, (size, size, 3), np.uint8),
         spaces.MultiDiscrete([3, 2]),
@@ -72,7 +84,7 @@ def _observations(capabilities: Capabilities) -> list[Space]:
 
 
 def _sets() -> list[Space]:
-    """Return sets of entities, for policies that ask for them: others see in them nothing new."""
+    """Return sets of entities, for policies that ask for them. To others they are plain Dicts."""
     rows, mask = spaces.Box(-1.0, 1.0, (3, 4), np.float32), spaces.Box(0, 1, (3,), np.int8)
     return [
         spaces.Dict({"mask": spaces.MultiBinary(3), "entities": rows}),

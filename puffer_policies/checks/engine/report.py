@@ -1,26 +1,25 @@
-"""Turns a report into text for people, and into JUnit XML for continuous integration."""
+"""Turns a report into text for people: a table, the reasons of skips, each failure, the counts."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from textwrap import indent
-from xml.etree import ElementTree
 
 from puffer_policies.checks.model import BAD, Report, Result, Status, natural
 
 WIDTH = 120
 
-_Subject = tuple[str, str, str]
-
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+_Key = tuple[str, str, str]
+"""A policy, an observation space and an action space: the first columns of the table."""
 
 
 def render(report: Report, *, width: int = WIDTH) -> str:
     """Return the report as text: a table, why checks were skipped, each failure, the counts."""
-    parts = [_table(report, width), _skips(report), _expected(report), *_failures(report)]
+    skips = _grouped("Skipped", report, Status.SKIPPED)
+    expected = _grouped("Expected failures", report, Status.EXPECTED)
+    parts = [_table(report, width), skips, expected, *_failures(report)]
     return "\n\n".join(part for part in (*parts, counts_line(report)) if part)
 
 
@@ -28,17 +27,17 @@ def counts_line(report: Report) -> str:
     """Return how many checks were selected, were run, and came to what."""
     counts = report.counts
     total = f"{counts.pop('selected')} selected, {counts.pop('run')} run"
-    found = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+    statuses = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
     verdict = "" if report.counts["run"] else " Nothing was run, which proves nothing."
-    return f"{total}: {found or 'nothing'}.{verdict}"
+    return f"{total}: {statuses or 'nothing'}.{verdict}"
 
 
 def in_a_line(result: Result) -> str:
-    """Return what a bad result says: the code, and expected and found, or the error."""
-    said = result.message
+    """Return a bad result in a line: the code, then expected and found, or the error."""
+    text = result.message
     if result.status is Status.FAILED:
-        said = f"expected {result.expected}; found {result.found}"
-    return f"{result.code} {result.name}: {said}"
+        text = f"expected {result.expected}; found {result.actual}"
+    return f"{result.code} {result.name}: {text}"
 
 
 def details(result: Result, report: Report) -> str:
@@ -49,34 +48,15 @@ def details(result: Result, report: Report) -> str:
         ("spaces", f"{result.observation} -> {result.action}"),
         ("promise", check.promise if check else ""),
         ("expected", result.expected),
-        ("found", result.found),
+        ("found", result.actual),
         ("error", result.message if result.status is Status.ERROR else ""),
         ("why", check.why if check else ""),
         ("fix", check.fix if check else ""),
     ]
-    shown = [f"{name:<9}{text}" for name, text in lines if text]
+    rows = [f"{name:<9}{text}" for name, text in lines if text]
     if result.example:
-        shown += ["try it", indent(result.example, "    ")]
-    return f"{result.code} {result.name}: {result.status}\n{indent(chr(10).join(shown), '  ')}"
-
-
-def to_junit(report: Report, *, name: str = "puffer-policies check") -> str:
-    """Return JUnit XML with a test case for every result."""
-    counts = report.counts
-    suite = ElementTree.Element(
-        "testsuite",
-        name=name,
-        tests=str(counts["selected"]),
-        failures=str(counts[str(Status.FAILED)]),
-        errors=str(counts[str(Status.ERROR)]),
-        skipped=str(counts[str(Status.SKIPPED)] + counts[str(Status.EXPECTED)]),
-        time=f"{sum(result.seconds for result in report.results):.3f}",
-    )
-    suite.extend(_case(result, report) for result in report.results)
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+        rows += ["try it", indent(result.example, "    ")]
+    return f"{result.code} {result.name}: {result.status}\n{indent(chr(10).join(rows), '  ')}"
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -99,30 +79,22 @@ def _table(report: Report, width: int) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-def _by_subject(results: Iterable[Result]) -> dict[_Subject, list[Result]]:
-    found: dict[_Subject, list[Result]] = defaultdict(list)
+def _by_subject(results: Iterable[Result]) -> dict[_Key, list[Result]]:
+    groups: dict[_Key, list[Result]] = defaultdict(list)
     for result in results:
-        found[result.policy, result.observation, result.action].append(result)
-    return found
+        groups[result.policy, result.observation, result.action].append(result)
+    return groups
 
 
 def _row(results: list[Result]) -> tuple[str, str, str, str]:
-    found = Counter(result.status for result in results)
+    counts = Counter(result.status for result in results)
     bad = natural([result.code for result in results if result.status in BAD])
-    passed, skipped = found[Status.PASSED], found[Status.SKIPPED]
+    passed, skipped = counts[Status.PASSED], counts[Status.SKIPPED]
     return str(passed), str(skipped), str(len(bad)), ", ".join(bad)
 
 
-def _skips(report: Report) -> str:
-    """Say why checks were skipped: a line for each reason, with its codes and their number."""
-    return _grouped("Skipped", report, Status.SKIPPED)
-
-
-def _expected(report: Report) -> str:
-    return _grouped("Expected failures", report, Status.EXPECTED)
-
-
 def _grouped(title: str, report: Report, status: Status) -> str:
+    """Return a line for each reason of results of a status, with their number and codes."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for result in report.results:
         if result.status is status:
@@ -151,34 +123,3 @@ def _elsewhere(first: Result, others: list[Result]) -> Iterator[str]:
     for result in others:
         if result.code == first.code:
             yield f"  also on  {result.observation} -> {result.action}"
-
-
-def _case(result: Result, report: Report) -> ElementTree.Element:
-    case = ElementTree.Element(
-        "testcase",
-        classname=_xml(result.policy),
-        name=_xml(f"{result.code}-{result.name} [{result.observation} -> {result.action}]"),
-        time=f"{result.seconds:.3f}",
-    )
-    tag, message = _outcome(result)
-    if tag:
-        child = ElementTree.SubElement(case, tag, message=_xml(message))
-        child.text = _xml(details(result, report)) if result.status in BAD else None
-    return case
-
-
-def _outcome(result: Result) -> tuple[str, str]:
-    if result.status is Status.FAILED:
-        return "failure", f"expected {result.expected}; found {result.found}"
-    if result.status is Status.ERROR:
-        return "error", result.message
-    if result.status is Status.SKIPPED:
-        return "skipped", result.message
-    if result.status is Status.EXPECTED:
-        return "skipped", f"expected failure: {result.message}"
-    return "", ""
-
-
-def _xml(text: str) -> str:
-    """Replace what XML can't hold, such as a terminal's colour codes."""
-    return _NOT_XML.sub("?", text)

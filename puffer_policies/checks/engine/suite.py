@@ -1,11 +1,23 @@
-"""The suite: every check there is, and which of them are asked for."""
+"""The suite: every check there is, the selection of some, and their run on targets."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
-from puffer_policies.checks.model import Check, Tier, by_code
+from puffer_policies.checks.engine.isolation import TIME_LIMIT, run_here, run_isolated
+from puffer_policies.checks.engine.runner import EXPECTED, error_result
+from puffer_policies.checks.engine.targets import Target
+from puffer_policies.checks.model import (
+    Check,
+    ExpectedFailures,
+    Result,
+    Status,
+    Tier,
+    by_code,
+)
 from puffer_policies.checks.promises import families
 from puffer_policies.errors import ConfigError, PolicyError, did_you_mean
 from puffer_policies.registry import Registry
@@ -27,8 +39,8 @@ class CheckRegistrar:
         Raises:
             PolicyError: the code is not capital letters and a number, or of a family of the suite.
         """
-        found = _CODE.fullmatch(check.code)
-        if not found or found[1] in _families(families.CHECKS):
+        match = _CODE.fullmatch(check.code)
+        if not match or match[1] in _families(families.CHECKS):
             raise PolicyError(
                 f"A check can't be called {check.code!r}: {_families(families.CHECKS)} are the "
                 "suite's own families.",
@@ -54,35 +66,65 @@ def select_checks(
     ignore: str | Iterable[str] = (),
     tiers: Iterable[str] = DEFAULT_TIERS,
 ) -> list[Check]:
-    """Return the checks of some tiers and codes, the static ones first: they tell the cause.
+    """Return the checks of some tiers and codes, static ones first, as they show causes.
 
     Args:
         checks: what to choose from.
         select: codes such as ``S1``, families such as ``S``, or ``"S1,R"``; all if empty. A code
-            that is spelt out is taken from whatever tier it is of.
+            that is written out is selected whatever its tier.
         ignore: codes and families to leave out.
         tiers: how much may be done to a policy.
 
     Raises:
         ConfigError: an unknown code or tier, or nothing is left.
     """
-    wanted, unwanted = (_codes(each, checks) for each in (select, ignore))
+    included, excluded = (_codes(each, checks) for each in (select, ignore))
     allowed = _tiers(tiers)
-    spelt_out = {code for code in _split(select) if _CODE.fullmatch(code)}
-    chosen = [
+    explicit = {code for code in _split(select) if _CODE.fullmatch(code)}
+    selection = [
         check
         for check in checks
-        if (not wanted or check.code in wanted)
-        and check.code not in unwanted
-        and (check.tier in allowed or check.code in spelt_out)
+        if (not included or check.code in included)
+        and check.code not in excluded
+        and (check.tier in allowed or check.code in explicit)
     ]
-    if not chosen:
+    if not selection:
         raise ConfigError(
             f"No check is left of select={_split(select)}, ignore={_split(ignore)} and "
             f"tiers={[str(tier) for tier in allowed]}.",
             fix="A run without a check would prove nothing.",
         )
-    return sorted(chosen, key=lambda check: check.tier is not Tier.STATIC)
+    return sorted(selection, key=lambda check: check.tier is not Tier.STATIC)
+
+
+def run_suite(
+    targets: Sequence[Target],
+    checks: Sequence[Check],
+    *,
+    isolate: bool = True,
+    time_limit: float = TIME_LIMIT,
+    expected: ExpectedFailures = EXPECTED,
+) -> Iterator[Result]:
+    """Run checks on targets one after the other, and yield each result as it comes.
+
+    A check that gives the same verdict for all spaces runs on the first pair of each policy that it
+    applies to.
+    """
+    run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
+    settled: set[tuple[str, str]] = set()
+    for target in targets:
+        repeated = [each for each in checks if each.once and (target.name, each.code) in settled]
+        remaining = [each for each in checks if each not in repeated]
+        for result in run(target, remaining, expected=expected):
+            if result.status is not Status.SKIPPED:
+                settled.add((target.name, result.code))
+            yield result
+        for each in repeated:
+            error = error_result(each, target.name, target.spaces, _SETTLED)
+            yield replace(error, status=Status.SKIPPED)
+
+
+_SETTLED = "its verdict is the same for all spaces, and it ran on others"
 
 
 def _families(checks: Iterable[Check]) -> list[str]:
@@ -90,30 +132,30 @@ def _families(checks: Iterable[Check]) -> list[str]:
 
 
 def _split(codes: str | Iterable[str]) -> list[str]:
-    listed = codes.split(",") if isinstance(codes, str) else codes
-    return [code.strip() for code in listed if code.strip()]
+    items = codes.split(",") if isinstance(codes, str) else codes
+    return [code.strip() for code in items if code.strip()]
 
 
-def _codes(asked: str | Iterable[str], checks: Sequence[Check]) -> set[str]:
-    """Return the codes that `asked` means; a family stands for all of its own."""
-    known, found = [check.code for check in checks], set[str]()
-    for code in _split(asked):
-        meant = {each for each in known if code in (each, each.rstrip("0123456789"))}
-        if not meant:
-            families_known = _families(checks)
-            hint = did_you_mean(code, [*known, *families_known])
+def _codes(selection: str | Iterable[str], checks: Sequence[Check]) -> set[str]:
+    """Return the codes that a selection means; a family stands for all of its own."""
+    existing, codes = [check.code for check in checks], set[str]()
+    for item in _split(selection):
+        matches = {code for code in existing if item in (code, code.rstrip("0123456789"))}
+        if not matches:
+            letters = _families(checks)
+            hint = did_you_mean(item, [*existing, *letters])
             raise ConfigError(
-                f"There is no check {code!r}.",
-                fix=hint or f"The families are {', '.join(families_known)}.",
+                f"There is no check {item!r}.",
+                fix=hint or f"The families are {', '.join(letters)}.",
             )
-        found |= meant
-    return found
+        codes |= matches
+    return codes
 
 
 def _tiers(tiers: Iterable[str]) -> list[Tier]:
-    known = [str(tier) for tier in Tier]
+    existing = [str(tier) for tier in Tier]
     for tier in tiers:
-        if tier not in known:
-            hint = did_you_mean(tier, known) or f"They are {', '.join(known)}."
+        if tier not in existing:
+            hint = did_you_mean(tier, existing) or f"They are {', '.join(existing)}."
             raise ConfigError(f"There is no tier {tier!r}.", fix=hint)
     return [Tier(tier) for tier in tiers]

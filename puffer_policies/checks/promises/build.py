@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.assembly.fit import misfits
-from puffer_policies.checks.engine.running import may_refuse
+from puffer_policies.checks.engine.runner import may_refuse
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
 from puffer_policies.checks.probes.effects import side_effects
 from puffer_policies.checks.probes.hidden import unregistered
