@@ -6,7 +6,9 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,29 @@ def test_envs_whose_state_can_t_be_had_start_new_episodes_and_the_run_says_so(
     noted = [line for line in capsys.readouterr().out.splitlines() if "new episodes" in line]
     assert len(noted) == 1
     assert re.search(text, noted[0])
+
+
+FORMAT_2 = Path(__file__).parent / "run_of_format_2"
+"""After 64 steps of CartPole-v1, saved by the last version that wrote format 2."""
+
+
+def test_a_run_of_the_format_before_goes_on_but_for_its_envs(tmp_path, capsys):
+    folder = Path(shutil.copytree(FORMAT_2, tmp_path / "run"))
+    snapshot, _ = read_snapshot(folder / "trainer.safetensors")
+    episodes = snapshot.trainer["collector"]["episodes"]
+    assert sum(episodes["returns"]) == 50  # three episodes of 16 2/3 steps, says its last line
+    assert sum(episodes["running_lengths"]) == 64 - 50 - 3  # three steps only restarted an env
+    assert (snapshot.epoch, snapshot.global_step, snapshot.envs) == (2, 64, None)
+    config = load_run_config(folder, ["--train.total-timesteps", "128"])
+    result = train_from_config(config, display="plain", resume=folder)
+    assert (result.steps, result.new_steps) == (128, 64)
+    notes = [line for line in capsys.readouterr().out.splitlines() if "new episodes" in line]
+    assert len(notes) == 1
+    assert "an earlier version of puffer-policies" in notes[0]
+    # Statistics of rewards and finished episodes go on.
+    after, _ = read_snapshot(folder / "trainer.safetensors")
+    assert after.trainer["collector"]["episodes"]["returns"][:3] == episodes["returns"]
+    assert after.trainer["reward_scale"]["count"] > snapshot.trainer["reward_scale"]["count"] == 61
 
 
 def test_lines_after_the_checkpoint_are_cut_away_and_made_anew(tmp_path):
