@@ -19,8 +19,7 @@ from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
 from puffer_policies.train.carry import Carry
-from puffer_policies.train.feed import Previous, on_device, previous_of
-from puffer_policies.train.rollout import to_tensor
+from puffer_policies.train.feed import Previous, on_device, previous_of, to_tensor
 from puffer_policies.wrappers.action_mask import mask_logits
 
 
@@ -148,7 +147,7 @@ class Agent:
         mask = self._mask(action_mask, rows=len(starts), batched=batched)
         with evaluation_mode(self.policy):
             sent = self._sent(mask, reward, starts)
-            logits, _ = carry.step(tensors, starts, sent=sent)
+            logits, _ = carry.step(tensors, starts, extras=sent)
         # Also for a policy that reads no mask: a forbidden action is never taken.
         allowed = logits if mask is None else mask_logits(logits, mask)
         actions = choose_actions(allowed, self._generator, deterministic=self.deterministic)
@@ -219,8 +218,8 @@ class Agent:
                     fix="Give what env.step() returned: act(observation, reward=reward).",
                 )
             paid = np.zeros(1) if reward is None else np.atleast_1d(reward)
-            self._previous.took(self._taken, paid)
-        return {**sent, **on_device(self._previous.now(), self._device)}
+            self._previous.update(self._taken, paid)
+        return {**sent, **on_device(self._previous.extras(), self._device)}
 
     def _mask(self, given: Any, *, rows: int, batched: bool) -> torch.Tensor | None:
         """Return a mask as bool (B, A) on the device; each choice has an option left."""

@@ -23,10 +23,12 @@ from puffer_policies.config import load as config_load
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import resolve_env_name
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import TrainingError
 from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
 from puffer_policies.runs.folder import LATEST
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, prepare_process, vecenv_of
+from puffer_policies.train.rollout import Rollout
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.protocol import VecEnv
@@ -35,25 +37,25 @@ from puffer_policies.vector.protocol import VecEnv
 def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config of a name as PufferLib's nested dict, to read and to change.
 
-    Unlike PufferLib's, it does not read ``sys.argv``: flags are given as `overrides`.
+    Unlike PufferLib's, it does not read ``sys.argv``: flags come as `overrides`.
     """
     return config_load.load_config(env_name, overrides).to_args()
 
 
 def load_env(env_name: str, args: Mapping[str, Any]) -> VecEnv:
-    """Make `env_name` by `args`; ``.driver_env`` has the single-agent spaces.
+    """Make the vector env `env_name` by `args`; its ``driver_env`` has the single-agent spaces.
 
     Args:
         env_name: a gymnasium id or one of our configs; a config file stands for the env it names.
         args: from `load_config`.
     """
     is_file = Path(env_name).suffix in (".toml", ".ini") and "env_name" in args
-    named = {} if is_file else {"env_name": resolve_env_name(env_name)}
-    return vecenv_of(Config.from_args({**args, **named}))
+    name = {} if is_file else {"env_name": resolve_env_name(env_name)}
+    return vecenv_of(Config.from_args({**args, **name}))
 
 
 def load_policy(args: Mapping[str, Any], vecenv: VecEnv, env_name: str = "") -> nn.Module:
-    """Build the policy that `args` name, on the device that they name."""
+    """Build the policy of `args` on the device of `args`."""
     config = Config.from_args(args)
     prepare_process(config.train)
     return policy_of(config, vecenv.driver_env)
@@ -65,7 +67,7 @@ class PuffeRL(Trainer):
     Args:
         config: ``args["train"]``, or a `TrainConfig`.
         vecenv: from `load_env`, or a gymnasium vector env.
-        policy: a module with ``forward`` and ``forward_eval``; without memory, no more.
+        policy: a module with ``forward`` and ``forward_eval``; without memory nothing else.
     """
 
     def __init__(
@@ -75,14 +77,30 @@ class PuffeRL(Trainer):
         prepare_process(options)
         super().__init__(options, as_vecenv(vecenv), policy)
         self.logs: dict[str, float] = {}
+        self._rollout: Rollout | None = None
+
+    def evaluate(self) -> dict[str, float]:
+        """Collect a rollout and return the means over the last episodes.
+
+        Nothing is evaluated here: the name is PufferLib's, for what `collect` does.
+        """
+        self._rollout = self.collect()
+        return self.collector.episodes.summary()
 
     def train(self) -> dict[str, float]:
-        """Learn from the last rollout and return what was measured."""
-        self.logs = super().train()
+        """Learn from the last rollout and return the measurements of this update.
+
+        Raises:
+            TrainingError: no rollout was collected since the last update.
+        """
+        if self._rollout is None:
+            raise TrainingError("There is no rollout to learn from.", fix="Call evaluate() first.")
+        rollout, self._rollout = self._rollout, None
+        self.logs = self.learn(self.estimate(rollout))
         return self.logs
 
     def mean_and_log(self) -> dict[str, float]:
-        """Return what the last update measured."""
+        """Return the measurements of the last update."""
         return self.logs
 
     def save_checkpoint(self, path: Path | str | None = None) -> Path:
@@ -91,10 +109,10 @@ class PuffeRL(Trainer):
         target = default if path is None else Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}
-        # Of the config only what this object knows: the env is the caller's own.
-        known = {"train": asdict(self.config)}
+        # The env is the caller's own, so that only the trainer's section can be recorded.
+        config = {"train": asdict(self.config)}
         return save_checkpoint(
-            target, self.policy, env=self.vecenv, config=known, training=counters
+            target, self.policy, env=self.vecenv, config=config, training=counters
         )
 
 

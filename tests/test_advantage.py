@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from puffer_policies.train.advantage import RewardScale, discounted_returns, gae
+from puffer_policies.train.returns import RewardScale, discounted_returns, gae
 
 GAMMA, LAMBDA = 0.9, 0.8
 

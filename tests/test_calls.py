@@ -10,8 +10,8 @@ from plain_policies import Plain, Split
 from training_toys import guesses
 
 from puffer_policies.contract import EPISODE_START
-from puffer_policies.train import calls
-from puffer_policies.train.calls import policy_calls
+from puffer_policies.train import carry
+from puffer_policies.train.carry import policy_calls
 from puffer_policies.wrappers.memory import LSTMWrapper
 
 # Dynamo hides this warning of its own, unless warnings are errors.
@@ -26,7 +26,7 @@ MAKERS = [Plain, lambda env: LSTMWrapper(env, Split(env))]
 @pytest.fixture(autouse=True)
 def eager_backend(monkeypatch):
     """Trace and differentiate, but spare the seconds of generating code."""
-    monkeypatch.setattr(calls, "BACKEND", "aot_eager")
+    monkeypatch.setattr(carry, "BACKEND", "aot_eager")
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -118,7 +118,7 @@ def test_neither_steps_nor_other_episode_starts_are_compiled_anew(monkeypatch):
         graphs.append(module)
         return module.forward
 
-    monkeypatch.setattr(calls, "BACKEND", counting)
+    monkeypatch.setattr(carry, "BACKEND", counting)
     policy = policy_of(MAKERS[1])
     compiled, counts = policy_calls(policy, device=CPU, **COMPILED), []
     for time in (0, 3, 5, 2):

@@ -248,7 +248,7 @@ def test_what_is_no_number_ends_training_and_is_named(way, where, monkeypatch):
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(bptt_horizon=8, seed=3), env, Plain(env))
     with pytest.raises(TrainingError, match=rf"{where}.* = nan at step \d of env 1"):
-        trainer.evaluate()
+        trainer.collect()
     trainer.close()
 
 

@@ -26,7 +26,7 @@ from puffer_policies.runs.interrupts import interruptible
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.runs.snapshot_file import read_snapshot
-from puffer_policies.train.learner import Learner
+from puffer_policies.train.ppo import PPO
 from puffer_policies.train.trainer import Trainer
 
 pytestmark = pytest.mark.trainer
@@ -142,15 +142,15 @@ def full(*_, **__):
 def test_a_full_disk_ends_the_run_with_one_message_and_the_last_checkpoint(
     call, tmp_path, monkeypatch, capsys
 ):
-    train = Trainer.train
+    learn = Trainer.learn
 
-    def filling(self):
+    def filling(self, batch):
         if self.epoch == 2:
             monkeypatch.setattr(tensorfile.os, call, full)
-        return train(self)
+        return learn(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", filling)
+        patch.setattr(Trainer, "learn", filling)
         arguments = ["train", "CartPole-v1", *SMALL, "--train.data-dir", str(tmp_path), "--quiet"]
         code, _, err = run(capsys, *arguments)
     monkeypatch.undo()
@@ -247,12 +247,12 @@ def test_a_failure_of_the_env_saves_the_last_finished_update(how, error, text, b
 
 
 def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch):
-    step, train = Learner.step, Trainer.train
+    step, learn = PPO.step, Trainer.learn
     before, begun = [], []
 
-    def beginning(self):
+    def beginning(self, batch):
         begun.append(self.epoch)
-        return train(self)
+        return learn(self, batch)
 
     def failing(self, *arguments):
         if begun[-1] == 2:
@@ -265,8 +265,8 @@ def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch)
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", beginning)
-        patch.setattr(Learner, "step", failing)
+        patch.setattr(Trainer, "learn", beginning)
+        patch.setattr(PPO, "step", failing)
         with pytest.raises(TrainingError, match="RuntimeError: out of memory"):
             train_from_config(
                 config_of(tmp_path, "--train.checkpoint-interval", "0"), display="quiet"
@@ -278,16 +278,16 @@ def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch)
 
 
 def test_weights_that_are_not_finite_do_not_replace_good_ones(tmp_path, monkeypatch):
-    train = Trainer.train
+    learn = Trainer.learn
 
-    def breaking(self):
-        logs = train(self)
+    def breaking(self, batch):
+        logs = learn(self, batch)
         if self.epoch == 3:
             next(self.policy.parameters()).data.fill_(float("nan"))
         return logs
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", breaking)
+        patch.setattr(Trainer, "learn", breaking)
         flags = ["--train.checkpoint-interval", "2"]
         with pytest.raises(TrainingError, match="after update 3 are not finite"):
             train_from_config(config_of(tmp_path, *flags), display="quiet")
@@ -295,7 +295,7 @@ def test_weights_that_are_not_finite_do_not_replace_good_ones(tmp_path, monkeypa
 
 
 def test_a_failure_before_the_first_update_says_that_there_is_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "evaluate", full)
+    monkeypatch.setattr(Trainer, "collect", full)
     with pytest.raises(TrainingError, match="There is no checkpoint in"):
         train_from_config(config_of(tmp_path), display="quiet")
     assert sorted(each.name for each in only_run(tmp_path).iterdir()) == [
@@ -323,15 +323,15 @@ def test_a_second_signal_after_a_while_leaves_at_once(number, monkeypatch):
 
 
 def test_leaving_at_once_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    train = Trainer.train
+    learn = Trainer.learn
 
-    def leaving(self):
+    def leaving(self, batch):
         if self.epoch == 2:
             raise KeyboardInterrupt
-        return train(self)
+        return learn(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", leaving)
+        patch.setattr(Trainer, "learn", leaving)
         with pytest.raises(KeyboardInterrupt):
             train_from_config(config_of(tmp_path), display="quiet")
     require_loadable(only_run(tmp_path), epoch=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from puffer_policies.train.gradients import Gradients
+from puffer_policies.train.optim import Gradients
 
 
 def network():

@@ -10,9 +10,9 @@ from torch import nn
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces, action_layout
-from puffer_policies.train.batch import Batch
+from puffer_policies.train.batch import Segments, Transitions
 from puffer_policies.train.health import entropy_share, inspect
-from puffer_policies.train.ppo import Prediction, Transitions
+from puffer_policies.train.ppo import Prediction
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer
@@ -43,10 +43,10 @@ def batch_of(policy, *, scale=1.0, actions=None):
         values.flatten(),
         torch.ones(M * L),
     )
-    return Batch(
+    return Segments(
         observations=observations,
         starts=torch.zeros(M, L, dtype=torch.bool),
-        sent={},
+        extras={},
         states={},
         actions=actions.reshape(M, L, *actions.shape[1:]),
         numbers=torch.stack([each.reshape(M, L) for each in numbers]),

@@ -11,14 +11,13 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from masked_toys import LAMPS, Lamps, LampsInInfo, LampsInObservation, lamps
-from training_toys import MODES, guesses, one_thread_seed
+from training_toys import MODES, guesses, one_thread_seed, update
 
 from puffer_policies import get_policy
 from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import ContractError, EnvError
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
-from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
@@ -49,8 +48,7 @@ def trainer_of(vecenv: Any, stack: str, config: TrainConfig = CONFIG) -> Trainer
 def test_no_illegal_action_is_ever_taken(stack: str, kind: Any, mode: AutoresetMode) -> None:
     trainer = trainer_of(lamps(kind, mode, cut=mode is AutoresetMode.SAME_STEP), stack)
     for _ in range(2):
-        trainer.evaluate()
-        logs = trainer.train()
+        logs = update(trainer)
     assert logs["environment/episode_length"] == 4
     assert kind.illegal == 0
 
@@ -58,8 +56,7 @@ def test_no_illegal_action_is_ever_taken(stack: str, kind: Any, mode: AutoresetM
 def test_a_mask_in_the_observation_is_taken_out_by_the_wrapper_with_a_key() -> None:
     stack = "LSTMWrapper(ActionMaskWrapper(Default, key='action_mask'))"
     trainer = trainer_of(lamps(LampsInObservation), stack)
-    trainer.evaluate()
-    trainer.train()
+    update(trainer)
     assert list(trainer.policy.unwrapped.spaces.observation.spaces) == ["time"]
     assert LampsInObservation.illegal == 0
 
@@ -72,13 +69,12 @@ def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
     trainer = trainer_of(lamps(LampsInInfo, mode, cut=True), stack)
     torch.nn.init.normal_(trainer.policy.unwrapped.actor.linear.weight)
     for _ in range(2):
-        rollout = trainer.collector.collect()
-        zeros = np.zeros_like(rollout.rewards)
-        batch = to_batch(rollout, zeros, zeros, segment=trainer.plan.segment)
-        new = trainer.learner.answer(batch)[1]
-        drawn = batch.transitions.log_probs
+        rollout = trainer.collect()
+        segments = trainer.estimate(rollout).segments
+        new = trainer.ppo.predict(segments)[1]
+        drawn = segments.transitions.log_probs
         torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
-        assert not rollout.sent["action_mask"].all()
+        assert not rollout.extras["action_mask"].all()
 
 
 def test_evaluation_heeds_masks() -> None:
@@ -92,7 +88,7 @@ def test_evaluation_heeds_masks() -> None:
 def test_a_wrapper_that_finds_no_mask_says_where_one_can_come_from() -> None:
     vecenv = guesses()
     with pytest.raises(ContractError, match="found no action mask"):
-        trainer_of(vecenv, STACKS[1]).evaluate()
+        trainer_of(vecenv, STACKS[1]).collect()
     with pytest.raises(ContractError, match="found no action mask"):
         evaluate(get_policy(STACKS[0], vecenv), vecenv, EvalConfig(episodes=1))
 
@@ -100,8 +96,7 @@ def test_a_wrapper_that_finds_no_mask_says_where_one_can_come_from() -> None:
 def test_masks_that_nobody_reads_are_pointed_out_once() -> None:
     with pytest.warns(UserWarning, match="ActionMaskWrapper"):
         trainer = trainer_of(lamps(LampsInInfo), "LSTMWrapper(Default)")
-    trainer.evaluate()  # pytest makes errors of further warnings
-    trainer.train()
+    trainer.learn(trainer.estimate(trainer.collect()))  # pytest makes errors of further warnings
 
 
 def test_a_policy_that_says_it_reads_masks_is_not_warned_of() -> None:
@@ -126,10 +121,9 @@ def test_a_masked_game_of_memory_is_solved_without_one_illegal_action() -> None:
     )
     trainer = Trainer(config, vecenv, policy)
     while not trainer.finished:
-        trainer.evaluate()
+        update(trainer)
         # An illegal action ends a game before its fourth step.
         assert set(trainer.collector.episodes.lengths) <= {4}
-        trainer.train()
     told = evaluate(policy, vecenv, EvalConfig(episodes=100))
     assert told.mean > 0.95
 
@@ -138,7 +132,7 @@ def test_without_its_mask_the_same_game_hardly_gets_to_the_question() -> None:
     vecenv = make_vecenv("puffer_policies/MaskedRecall-v0", 8, env_kwargs={"delay": 2})
     with pytest.warns(UserWarning, match="ActionMaskWrapper"):
         trainer = trainer_of(vecenv, "LSTMWrapper(Default)")
-    trainer.evaluate()
+    trainer.collect()
     assert np.mean(trainer.collector.episodes.lengths) < 2
 
 
@@ -149,27 +143,25 @@ def test_a_row_without_options_is_named_on_the_host_before_the_policy_sees_it() 
 
     trainer = trainer_of(lamps(Dark), STACKS[0])
     with pytest.raises(EnvError, match=r"Env 0 of 3 .* allows nothing"):
-        trainer.evaluate()
+        trainer.collect()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_policy_heeds_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("puffer_policies.train.calls.BACKEND", "eager")
+    monkeypatch.setattr("puffer_policies.train.carry.BACKEND", "eager")
     config = dataclasses.replace(CONFIG, compile=True)
     trainer = trainer_of(lamps(LampsInInfo), STACKS[1], config)
     for _ in range(2):
-        trainer.evaluate()
-        trainer.train()
+        update(trainer)
     assert LampsInInfo.illegal == 0
 
 
 @pytest.mark.parametrize("kind", LAMPS)
 def test_a_run_goes_on_bit_for_bit_under_the_same_masks(kind: Any) -> None:
     trainer, other = (trainer_of(lamps(kind), STACKS[1]) for _ in range(2))
-    trainer.evaluate()
-    trainer.train()
+    update(trainer)
     snapshot = with_envs(take_snapshot(trainer), trainer)
     assert put_snapshot(other, snapshot, path="state", owner=None) == ""
-    expected, found = trainer.collector.collect(), other.collector.collect()
+    expected, found = trainer.collect(), other.collect()
     assert torch.equal(expected.actions, found.actions)
-    assert torch.equal(expected.sent["action_mask"], found.sent["action_mask"])
+    assert torch.equal(expected.extras["action_mask"], found.extras["action_mask"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from training_toys import one_thread_seed
+from training_toys import one_thread_seed, run
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
@@ -227,9 +227,7 @@ def test_a_critic_learns_to_look_past_a_cut_and_not_past_an_end(game):
         total_timesteps=40_000, gamma=gamma, scale_rewards=False, bptt_horizon=64, **limits
     )
     trainer = Trainer(config, env, policy)
-    while not trainer.finished:
-        trainer.evaluate()
-        trainer.train()
+    run(trainer)
     with torch.no_grad():
         _, values = policy.forward_eval(torch.arange(8))
     np.testing.assert_allclose(values[:, 0].numpy(), game.values(gamma), atol=0.2)

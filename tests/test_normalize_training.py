@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plain_policies import Plain
-from training_toys import MODES, Guess, clocks, one_thread_seed
+from training_toys import MODES, Guess, clocks, one_thread_seed, run
 
 from puffer_policies import get_policy
 from puffer_policies.config.load import load_config
@@ -21,7 +21,6 @@ from puffer_policies.errors import BuildError, ConfigError, IncompatibleSpace
 from puffer_policies.runs.evaluate import evaluate, evaluate_checkpoint
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.runs.setup import policy_of
-from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.normalize import NormalizeObservationWrapper
@@ -54,11 +53,10 @@ def test_statistics_are_of_all_that_was_acted_on_and_change_after_the_update(
     moments, seen = statistics(trainer.policy), []
     while not trainer.finished:
         before = moments.mean.clone()
-        trainer.evaluate()
-        rollout = trainer._rollout
+        rollout = trainer.collect()
         seen.append(rollout.observations[torch.from_numpy(~rollout.ghost)].clone())
         assert torch.equal(moments.mean, before)
-        trainer.train()
+        trainer.learn(trainer.estimate(rollout))
     everything = torch.cat(seen).double()
     assert float(moments.count) == len(everything)
     np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
@@ -69,13 +67,12 @@ def test_statistics_are_of_all_that_was_acted_on_and_change_after_the_update(
 def test_the_first_epochs_ratio_is_one_in_every_rollout(stack: str) -> None:
     trainer = trainer_of(clocks(AutoresetMode.NEXT_STEP), stack)
     for _ in range(3):
-        trainer.evaluate()
-        rollout = trainer._rollout
-        zeros = np.zeros_like(rollout.rewards)
-        batch = to_batch(rollout, zeros, zeros, segment=trainer.plan.segment)
-        new, drawn = trainer.learner.answer(batch)[1], batch.transitions.log_probs
-        torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
-        trainer.train()
+        rollout = trainer.collect()
+        batch = trainer.estimate(rollout)
+        new = trainer.ppo.predict(batch.segments)[1]
+        old = batch.segments.transitions
+        torch.testing.assert_close(new.log_probs, old.log_probs, atol=1e-5, rtol=1e-5)
+        trainer.learn(batch)
 
 
 class FarAway(Guess):
@@ -96,9 +93,7 @@ def test_what_differs_little_far_from_zero_is_learnt_only_normalised(
         CONFIG, total_timesteps=8_000, learning_rate=1e-2, normalize_observations=normalised
     )
     trainer = trainer_of(vecenv, STACKS[0] if normalised else "Default", config)
-    while not trainer.finished:
-        trainer.evaluate()
-        trainer.train()
+    run(trainer)
     told = evaluate(trainer.policy, vecenv, EvalConfig(episodes=50))
     assert (told.mean > 3.9) == solved
 
@@ -128,7 +123,7 @@ def test_the_option_and_the_wrapper_together_are_refused(tmp_path: Path) -> None
 
 def test_a_policy_that_would_ignore_the_option_is_refused() -> None:
     vecenv = clocks(AutoresetMode.NEXT_STEP)
-    with pytest.raises(ConfigError, match="normalises nothing"):
+    with pytest.raises(ConfigError, match="normalizes nothing"):
         Trainer(CONFIG, vecenv, Plain(vecenv))
 
 

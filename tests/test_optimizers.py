@@ -14,7 +14,7 @@ from training_toys import guesses
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
-from puffer_policies.train.optimizers import hidden_matrices, lr_fraction, make_optimizer
+from puffer_policies.train.optim import hidden_matrices, lr_fraction, make_optimizer
 
 ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)
 MUON = dataclasses.replace(ADAM, optimizer="muon")

@@ -14,19 +14,18 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plain_policies import Plain, Split
-from training_toys import clocks, guesses
+from training_toys import clocks, guesses, run, update, weights
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
-from puffer_policies.train import calls
-from puffer_policies.train.batch import to_batch
+from puffer_policies.train import carry
+from puffer_policies.train.batch import Transitions
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.ppo import Transitions
-from puffer_policies.train.priorities import Minibatch
+from puffer_policies.train.ppo import LatestPredictions, Minibatch
+from puffer_policies.train.returns import Clips, vtrace
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.train.vtrace import Clips, vtrace
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.memory import LSTMWrapper
 
@@ -51,7 +50,7 @@ MAKERS = [Plain, lambda env: LSTMWrapper(env, Split(env))]
 @pytest.fixture(autouse=True)
 def eager_backend(monkeypatch):
     """Trace and differentiate, but spare the seconds of generating code."""
-    monkeypatch.setattr(calls, "BACKEND", "aot_eager")
+    monkeypatch.setattr(carry, "BACKEND", "aot_eager")
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -61,18 +60,6 @@ def trainer_of(env, make, **options):
     config = dataclasses.replace(CONFIG, **options)
     torch.manual_seed(config.seed)
     return Trainer(config, env, make(env))
-
-
-def run(trainer):
-    logs = {}
-    while not trainer.finished:
-        trainer.evaluate()
-        logs = trainer.train()
-    return logs
-
-
-def weights(trainer):
-    return torch.cat([each.detach().flatten() for each in trainer.policy.parameters()])
 
 
 class Toy(gymnasium.Env[Any, Any]):
@@ -94,6 +81,18 @@ class Toy(gymnasium.Env[Any, Any]):
         over = self.time > 4 and bool(self.np_random.random() < 0.3)
         reward = float(self.np_random.normal())
         return self.observation_space.sample(), reward, over, self.time >= 9, {}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"time": self.time, "random": [g.bit_generator.state for g in self._generators()]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.time = state["time"]
+        for generator, random in zip(self._generators(), state["random"], strict=True):
+            generator.bit_generator.state = random
+
+    def _generators(self) -> list[np.random.Generator]:
+        parts = getattr(self.observation_space, "spaces", {"all": self.observation_space})
+        return [self.np_random, *(each.np_random for each in parts.values())]
 
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -163,18 +162,12 @@ def test_pieces_add_up_to_the_gradient_of_the_whole(kind, norm_adv):
         trainer = trainer_of(
             env, make, norm_adv=norm_adv, minibatch_size=64, max_minibatch_size=largest
         )
-        trainer.evaluate()
-        rollout = trainer._rollout
+        rollout = trainer.collect()
         assert rollout.ghost.any()
-        batch = trainer_batch(trainer, rollout)
-        steps = []
-        trainer.learner.descend = lambda: steps.append(None)
-        count = len(batch.starts)
-        rows = torch.arange(count).flip(0)
-        parts = trainer.learner.step(
-            batch, Minibatch(rows, torch.linspace(0.5, 2, count)), 0.2, None
-        )
-        assert len(steps) == 1
+        segments = trainer.estimate(rollout).segments
+        count = len(segments.starts)
+        rows, importance = torch.arange(count).flip(0), torch.linspace(0.5, 2, count)
+        parts = trainer.ppo.backward(segments, Minibatch(rows, importance), 0.2)
         return torch.cat([p.grad.flatten() for p in trainer.policy.parameters()]), parts
 
     whole, whole_parts = gradient(None)
@@ -182,10 +175,6 @@ def test_pieces_add_up_to_the_gradient_of_the_whole(kind, norm_adv):
     assert whole.abs().max() > 1e-3
     torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(pieces_parts, whole_parts, atol=1e-6, rtol=1e-5)
-
-
-def trainer_batch(trainer, rollout):
-    return to_batch(rollout, *trainer._estimate(rollout), segment=trainer.plan.segment)
 
 
 def test_a_piece_smaller_than_a_segment_is_refused():
@@ -200,29 +189,27 @@ def test_no_more_than_a_piece_goes_through_the_policy(make):
     trainer = trainer_of(guesses(), make, max_minibatch_size=8, minibatch_size=32)
     sizes = []
     inner = getattr(trainer.policy, "policy", trainer.policy)
-    inner.net.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[0]))
-    trainer.evaluate()
+    inner.net.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[0]))
+    batch = trainer.estimate(trainer.collect())
     sizes.clear()
-    trainer.train()
+    trainer.learn(batch)
     assert set(sizes) == {8}
 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_a_revision_of_an_unmoved_policy_changes_nothing(make, mode):
+def test_an_estimate_for_an_unmoved_policy_changes_nothing(make, mode):
     trainer = trainer_of(clocks(mode), make, vtrace_rho_clip=1.0)
-    trainer.evaluate()
-    rollout = trainer._rollout
-    batch = trainer_batch(trainer, rollout)
-    revision = trainer._revision(rollout, batch)
-    everything = torch.arange(len(batch.starts))
+    batch = trainer.estimate(trainer.collect())
+    latest = LatestPredictions(batch, trainer.config, Clips())
     with torch.no_grad():
-        revision.see(everything, trainer.learner.answer(batch)[1])
-    found, known = (Transitions(*each.numbers) for each in (revision.revised(), batch))
-    real = known.weights > 0
+        new = trainer.ppo.predict(batch.segments)[1]
+    latest.record(torch.arange(len(batch.segments.starts)), new)
+    again, old = latest.reestimate().transitions, batch.segments.transitions
+    real = old.weights > 0
     for name in Transitions._fields:
-        new, old = getattr(found, name)[real], getattr(known, name)[real]
-        torch.testing.assert_close(new, old, atol=1e-4, rtol=1e-4, msg=name)
+        found, expected = getattr(again, name)[real], getattr(old, name)[real]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_the_first_epoch_knows_no_revision():
@@ -235,16 +222,16 @@ def test_the_first_epoch_knows_no_revision():
 def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
     env, make = toys(kind)
     trainer = trainer_of(env, make, vtrace_rho_clip=1.1, vtrace_c_clip=0.9, scale_rewards=False)
-    trainer.evaluate()
-    rollout = trainer._rollout
-    batch = trainer_batch(trainer, rollout)
-    revision = trainer._revision(rollout, batch)
+    rollout = trainer.collect()
+    batch = trainer.estimate(rollout)
+    segments, shape = batch.segments, batch.segments.starts.shape
+    latest = LatestPredictions(batch, trainer.config, Clips(1.1, 0.9))
     with torch.no_grad():
         for each in trainer.policy.parameters():
             each += 0.05 * torch.randn(each.shape)
-        new = trainer.learner.answer(batch)[1]
-        revision.see(torch.arange(len(batch.starts)), new)
-    found = Transitions(*revision.revised().numbers)
+        new = trainer.ppo.predict(segments)[1]
+        latest.record(torch.arange(len(segments.starts)), new)
+    found = Transitions(*latest.reestimate().numbers)
     steps, envs = rollout.done.shape
 
     def by_time(segments):
@@ -255,7 +242,6 @@ def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
             out[t, n] = segments[t // length * envs + n, t % length]
         return out
 
-    shape = batch.starts.shape
     values = by_time(new.values.reshape(shape))
     ratios = np.exp(by_time(new.log_probs.reshape(shape)) - rollout.log_probs.numpy())
     later = rollout.next_values.copy()
@@ -275,22 +261,21 @@ def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
     )
     np.testing.assert_allclose(by_time(found.advantages), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(by_time(found.returns), expected + values, rtol=1e-4, atol=1e-5)
-    assert torch.equal(found.log_probs, Transitions(*batch.numbers).log_probs)
+    assert torch.equal(found.log_probs, Transitions(*segments.numbers).log_probs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_bfloat16_the_first_ratios_are_one_up_to_its_error(kind):
     env, make = toys(kind)
     trainer = trainer_of(env, make, precision="bfloat16")
-    trainer.evaluate()
-    batch = trainer_batch(trainer, trainer._rollout)
+    segments = trainer.estimate(trainer.collect()).segments
     with torch.no_grad():
-        new = trainer.learner.answer(batch)[1]
-    real = batch.transitions.weights > 0
-    shift = (new.log_probs - batch.transitions.log_probs)[real].abs()
+        new = trainer.ppo.predict(segments)[1]
+    real = segments.transitions.weights > 0
+    shift = (new.log_probs - segments.transitions.log_probs)[real].abs()
     assert shift.max() < 0.05
     assert {each.dtype for each in new} == {torch.float32}
-    assert {each.dtype for each in batch.states.values()} <= {torch.float32}
+    assert {each.dtype for each in segments.states.values()} <= {torch.float32}
 
 
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"optimizer": "muon"}])
@@ -334,8 +319,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(names):
     whole, before, after = (trainer_of(*each, **options) for each in makers)
     run(whole)
     for _ in range(2):
-        before.evaluate()
-        before.train()
+        update(before)
     snapshot = with_envs(take_snapshot(before), before)
     assert put_snapshot(after, snapshot, path="there", owner=None) == ""
     run(after)

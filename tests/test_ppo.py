@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.ppo import Prediction, Transitions, piece_loss, ppo_loss, prepared
+from puffer_policies.train.batch import Transitions
+from puffer_policies.train.ppo import Prediction, piece_loss, ppo_loss, prepared
 
 CONFIG = TrainConfig(norm_adv=False, ent_coef=0.1, vf_coef=0.5)
 

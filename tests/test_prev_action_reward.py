@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from specimens import ACTIONS, OBSERVATIONS, observation_batch
 from torch import nn
-from training_toys import MODES, one_thread_seed
+from training_toys import MODES, one_thread_seed, run, update
 
 from puffer_policies import Agent, check_policy
 from puffer_policies.assembly.factory import get_policy
@@ -20,7 +20,6 @@ from puffer_policies.nn.distributions import distribution
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.spaces import Spaces
-from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
@@ -147,10 +146,10 @@ def test_a_rollout_holds_what_was_done_and_earned_before(mode, cut: bool):
     trainer = trainer_of(arms(mode=mode, cut=cut))
     first = None
     for _ in range(3):
-        rollout = trainer.collector.collect()
+        rollout = trainer.collect()
         actions, rewards = rollout.actions.clone(), torch.from_numpy(rollout.rewards.copy())
         going_on = ~rollout.starts
-        sent = rollout.sent["prev_action"], rollout.sent["prev_reward"]
+        sent = rollout.extras["prev_action"], rollout.extras["prev_reward"]
         for before, now in zip(sent, (actions, rewards), strict=True):
             assert torch.equal(before[1:][going_on[1:]], now[:-1][going_on[1:]])
         if first is not None:  # a rollout goes on where the last one ended
@@ -164,27 +163,27 @@ def test_the_update_scores_actions_as_they_were_drawn(mode):
     trainer = trainer_of(arms(mode=mode, cut=True))
     torch.nn.init.normal_(trainer.policy.unwrapped.actor.linear.weight)
     for _ in range(2):
-        rollout = trainer.collector.collect()
-        zeros = np.zeros_like(rollout.rewards)
-        batch = to_batch(rollout, zeros, zeros, segment=trainer.plan.segment)
-        new = trainer.learner.answer(batch)[1]
-        torch.testing.assert_close(new.log_probs, batch.transitions.log_probs, atol=1e-5, rtol=1e-5)
+        rollout = trainer.collect()
+        segments = trainer.estimate(rollout).segments
+        new = trainer.ppo.predict(segments)[1]
+        torch.testing.assert_close(
+            new.log_probs, segments.transitions.log_probs, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_a_run_goes_on_bit_for_bit():
     trainer, other = (trainer_of(arms()) for _ in range(2))
-    trainer.evaluate()
-    trainer.train()
+    update(trainer)
     snapshot = with_envs(take_snapshot(trainer), trainer)
     assert put_snapshot(other, snapshot, path="state", owner=None) == ""
-    expected, found = trainer.collector.collect(), other.collector.collect()
+    expected, found = trainer.collect(), other.collect()
     assert torch.equal(expected.actions, found.actions)
     for key in ("prev_action", "prev_reward"):
-        assert torch.equal(expected.sent[key], found.sent[key])
+        assert torch.equal(expected.extras[key], found.extras[key])
 
 
 def test_nothing_is_sent_to_a_policy_that_does_not_read_it():
-    assert trainer_of(arms(), "LSTMWrapper(Default)").collector.collect().sent == {}
+    assert trainer_of(arms(), "LSTMWrapper(Default)").collect().extras == {}
 
 
 def test_a_bandit_within_the_episode_is_solved_only_by_who_knows_what_was_paid():
@@ -199,9 +198,7 @@ def test_a_bandit_within_the_episode_is_solved_only_by_who_knows_what_was_paid()
             learning_rate=1e-2,
             ent_coef=0.005,
         )
-        while not trainer.finished:
-            trainer.evaluate()
-            trainer.train()
+        run(trainer)
         config = EvalConfig(episodes=200, deterministic=False)
         returns[name] = evaluate(trainer.policy, arms(20), config).mean
         if name == RL2:

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.priorities import (
+from puffer_policies.train.ppo import (
     annealed_beta,
-    draw,
-    importance,
+    importance_weights,
     minibatches,
     probabilities,
 )
@@ -40,23 +39,11 @@ def test_without_advantages_all_are_equal(weights):
     np.testing.assert_allclose(found, 0.25)
 
 
-def test_segments_are_drawn_as_often_as_their_chances_say():
-    chances = torch.tensor([0.1, 0.0, 0.6, 0.3])
-    rows = draw(chances, 40_000, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(rows.bincount(minlength=4) / 40_000, chances, atol=0.01)
-
-
-def test_one_seed_draws_one_sequence():
-    chances = torch.rand(50)
-    first, second = (draw(chances, 9, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, second)
-
-
 def test_full_weights_make_the_mean_that_of_all_segments():
     values = torch.tensor([5.0, -2.0, 7.0, 1.0])
     chances = probabilities(ADVANTAGES, torch.ones(4, 2), alpha=0.6)
     every = torch.arange(4)
-    weighted = chances * importance(chances, every, beta=1.0) * values
+    weighted = chances * importance_weights(chances, every, beta=1.0) * values
     torch.testing.assert_close(weighted.sum(), values.mean())
 
 
@@ -64,13 +51,13 @@ def test_full_weights_count_only_what_can_be_drawn():
     chances = torch.tensor([0.25, 0.75, 0.0])
     values = torch.tensor([4.0, 8.0, 1000.0])
     rows = torch.tensor([0, 1])
-    weighted = chances[rows] * importance(chances, rows, beta=1.0) * values[rows]
+    weighted = chances[rows] * importance_weights(chances, rows, beta=1.0) * values[rows]
     torch.testing.assert_close(weighted.sum(), torch.tensor(6.0))
 
 
 def test_no_weights_without_beta():
     rows = torch.tensor([0, 2, 2])
-    found = importance(torch.tensor([0.1, 0.3, 0.6]), rows, beta=0.0)
+    found = importance_weights(torch.tensor([0.1, 0.3, 0.6]), rows, beta=0.0)
     assert torch.equal(found, torch.ones(3))
 
 
@@ -79,10 +66,24 @@ def test_beta_rises_linearly_to_one_and_stays():
     assert found == pytest.approx([0.2, 0.6, 1.0, 1.0])
 
 
-def epoch(config, *, progress=0.0, seed=0):
+def epoch(config, *, copies=3, size=3, progress=0.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    rows = ADVANTAGES.repeat(3, 1), WEIGHTS.repeat(3, 1)
-    return list(minibatches(config, *rows, size=3, progress=progress, generator=generator))
+    rows = ADVANTAGES.repeat(copies, 1), WEIGHTS.repeat(copies, 1)
+    return list(minibatches(config, *rows, size=size, progress=progress, generator=generator))
+
+
+def test_segments_are_chosen_as_often_as_their_probabilities_say():
+    (minibatch,) = epoch(TrainConfig(prio_alpha=0.6), copies=10_000, size=40_000)
+    frequencies = (minibatch.rows % 4).bincount(minlength=4) / 40_000
+    expected = probabilities(ADVANTAGES, WEIGHTS, alpha=0.6)
+    np.testing.assert_allclose(frequencies, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+def test_one_seed_chooses_one_sequence(alpha):
+    first, second, other = (epoch(TrainConfig(prio_alpha=alpha), seed=each) for each in (3, 3, 4))
+    assert [each.rows.tolist() for each in first] == [each.rows.tolist() for each in second]
+    assert [each.rows.tolist() for each in first] != [each.rows.tolist() for each in other]
 
 
 def test_without_priorities_every_segment_comes_once_and_counts_the_same():

@@ -15,12 +15,11 @@ from torch import nn
 from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.spaces import spaces_of
-from puffer_policies.train.batch import Batch
+from puffer_policies.train.batch import Segments
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import ALONE, World
-from puffer_policies.train.learner import Learner
 from puffer_policies.train.plan import make_plan
-from puffer_policies.train.priorities import Minibatch
+from puffer_policies.train.ppo import PPO, Minibatch
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer
@@ -40,16 +39,16 @@ def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def batch_of(rows: slice) -> Batch:
+def batch_of(rows: slice) -> Segments:
     """A part of one and the same batch of single steps."""
     generator = torch.Generator().manual_seed(0)
     observations = torch.randn(ROWS, 1, 4, generator=generator)
     numbers = torch.randn(5, ROWS, 1, generator=generator)
     numbers[0], numbers[4] = -0.7, 1.0  # log-probabilities, weights
-    return Batch(
+    return Segments(
         observations=observations[rows],
         starts=torch.zeros(ROWS, 1, dtype=torch.bool)[rows],
-        sent={},
+        extras={},
         states={},
         actions=torch.randint(0, 2, (ROWS, 1), generator=generator)[rows],
         numbers=numbers[:, rows],
@@ -62,7 +61,7 @@ def learnt(rows: slice, world: World) -> nn.Module:
     policy = Default(spaces_of("CartPole-v1"), hidden_size=8)
     config, count = TrainConfig(norm_adv=False, bptt_horizon=1), len(range(ROWS)[rows])
     cpu = torch.device("cpu")
-    learner = Learner(
+    ppo = PPO(
         config,
         policy,
         Carry(policy, count, device=cpu, use_rnn=None),
@@ -70,7 +69,7 @@ def learnt(rows: slice, world: World) -> nn.Module:
         generator=torch.Generator(),
         world=world,
     )
-    learner.step(batch_of(rows), Minibatch(torch.arange(count), None), 0.2)
+    ppo.step(batch_of(rows), Minibatch(torch.arange(count), None), 0.2)
     return policy
 
 

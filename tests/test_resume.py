@@ -66,15 +66,15 @@ def config_of(folder, name="CartPole-v1", *flags):
 
 def stopped_after(updates, monkeypatch):
     """Stop runs after some updates, as clusters do."""
-    train = Trainer.train
+    learn = Trainer.learn
 
-    def stopping(self):
-        logs = train(self)
+    def stopping(self, batch):
+        logs = learn(self, batch)
         if self.epoch == updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return logs
 
-    monkeypatch.setattr(Trainer, "train", stopping)
+    monkeypatch.setattr(Trainer, "learn", stopping)
 
 
 def timeless(folder):

@@ -14,7 +14,6 @@ from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError, EnvError, TrainingError
-from puffer_policies.train.batch import to_batch
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.memory import LSTMWrapper
@@ -41,8 +40,8 @@ def episodes_of(mode, make, num_rollouts=2):
     trainer = trainer_of(make, clocks(mode))
     found = [[] for _ in SCHEDULES]
     for _ in range(num_rollouts):
-        rollout = trainer.collector.collect()
-        advantages, _ = trainer._estimate(rollout)
+        rollout = trainer.collect()
+        advantages = trainer.estimate(rollout).advantages
         for env, transitions in enumerate(found):
             for t in np.flatnonzero(~rollout.ghost[:, env]):
                 observation = rollout.observations[t, env].tolist()
@@ -76,8 +75,8 @@ def test_a_cut_episode_counts_the_value_of_its_final_observation_and_a_terminate
     mode, make
 ):
     trainer = trainer_of(make, clocks(mode, [[(3, "c"), (3, "t")]]))
-    rollout = trainer.collector.collect()
-    advantages, _ = trainer._estimate(rollout)
+    rollout = trainer.collect()
+    advantages = trainer.estimate(rollout).advantages
     ends = np.flatnonzero(rollout.done[:, 0])[:2]
     for t, terminated in zip(ends, (False, True), strict=True):
         final = _value_of_final(trainer, rollout, t)
@@ -107,24 +106,21 @@ def test_before_the_first_gradient_step_nothing_has_changed(make, mode):
         CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12, use_rnn=make is not Plain
     )
     trainer = trainer_of(make, clocks(mode), config)
-    trainer.evaluate()
-    trainer.evaluate()
-    rollout = trainer._rollout
-    advantages, returns = trainer._estimate(rollout)
-    batch = to_batch(rollout, advantages, returns, segment=trainer.plan.segment)
-    new = trainer.learner.answer(batch)[1]
-    torch.testing.assert_close(new.log_probs, batch.transitions.log_probs)
-    torch.testing.assert_close(new.values, batch.transitions.values)
+    trainer.collect()
+    segments = trainer.estimate(trainer.collect()).segments
+    new = trainer.ppo.predict(segments)[1]
+    torch.testing.assert_close(new.log_probs, segments.transitions.log_probs)
+    torch.testing.assert_close(new.values, segments.transitions.values)
 
 
 def test_state_is_stored_before_each_segment():
     config = dataclasses.replace(CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12)
     trainer = trainer_of(lstm, clocks(AutoresetMode.SAME_STEP), config)
-    first = trainer.collector.collect().states
+    first = trainer.collect().states
     assert len(first) == 4
     assert not first[0]["lstm_h"].any()
     assert first[1]["lstm_h"].any()
-    second = trainer.collector.collect().states
+    second = trainer.collect().states
     assert second[0]["lstm_h"].any()
 
 
@@ -149,23 +145,21 @@ class Recalls(Plain):
 def test_a_state_that_holds_observations_outlives_their_buffers():
     config = dataclasses.replace(CONFIG, bptt_horizon=6, batch_size=2 * STEPS, minibatch_size=12)
     trainer = trainer_of(Recalls, clocks(AutoresetMode.SAME_STEP), config)
-    trainer.evaluate()
-    trainer.evaluate()
-    batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=6)
-    new = trainer.learner.answer(batch)[1]
-    torch.testing.assert_close(new.values, batch.transitions.values)
+    trainer.collect()
+    segments = trainer.estimate(trainer.collect()).segments
+    new = trainer.ppo.predict(segments)[1]
+    torch.testing.assert_close(new.values, segments.transitions.values)
 
 
 def test_without_memory_every_transition_is_a_segment_of_its_own():
     trainer = trainer_of(Plain, clocks(AutoresetMode.NEXT_STEP))
-    trainer.evaluate()
-    batch = to_batch(trainer._rollout, *trainer._estimate(trainer._rollout), segment=1)
-    assert batch.starts.shape == (2 * STEPS, 1)
+    segments = trainer.estimate(trainer.collect()).segments
+    assert segments.starts.shape == (2 * STEPS, 1)
 
 
 def test_rollouts_follow_each_other_without_a_gap():
     trainer = trainer_of(Plain, clocks(AutoresetMode.SAME_STEP, [[(1000, "t")]]))
-    times = [trainer.collector.collect().observations[:, 0, 1].clone() for _ in range(2)]
+    times = [trainer.collect().observations[:, 0, 1].clone() for _ in range(2)]
     assert torch.cat(times).tolist() == list(range(2 * STEPS))
 
 
@@ -196,9 +190,9 @@ class Clock_spaces:
 def test_nested_observations_are_trained_on(mode):
     env = GymVecEnv(SyncVectorEnv([lambda: Both([(3, "c"), (2, "t")])], autoreset_mode=mode))
     trainer = trainer_of(ReadsBoth, env)
-    trainer.evaluate()
-    assert trainer._rollout.observations["z"].dtype is torch.float32
-    assert np.isfinite(trainer.train()["losses/total"])
+    rollout = trainer.collect()
+    assert rollout.observations["z"].dtype is torch.float32
+    assert np.isfinite(trainer.learn(trainer.estimate(rollout))["losses/total"])
 
 
 class Fickle(VectorEnv):
@@ -218,7 +212,7 @@ class Fickle(VectorEnv):
 
 def test_observations_are_never_rounded_to_the_kind_of_number_that_reset_returned():
     with pytest.raises(EnvError, match=r"float64.*reset\(\).*int64"):
-        trainer_of(lstm, GymVecEnv(Fickle())).evaluate()
+        trainer_of(lstm, GymVecEnv(Fickle())).collect()
 
 
 class Broken(Clock):
@@ -247,7 +241,7 @@ class BrokenReward(Broken):
 def test_a_number_that_is_not_finite_is_found_where_it_arose(env_class, text):
     env = GymVecEnv(SyncVectorEnv([lambda: env_class([(9, "t")])]))
     with pytest.raises(TrainingError, match=text):
-        trainer_of(Plain, env).evaluate()
+        trainer_of(Plain, env).collect()
 
 
 def test_a_policy_that_answers_nan_is_blamed():
@@ -255,7 +249,7 @@ def test_a_policy_that_answers_nan_is_blamed():
     with torch.no_grad():
         trainer.policy.action_head.weight[0, 0] = torch.nan
     with pytest.raises(TrainingError, match=r"log-probability.*\n.*the policy made it"):
-        trainer.evaluate()
+        trainer.collect()
 
 
 def test_values_of_another_number_than_observations_are_refused():
@@ -265,13 +259,13 @@ def test_values_of_another_number_than_observations_are_refused():
             return logits, values.expand(-1, 3)
 
     with pytest.raises(ContractError, match=r"values of shape \(2, 3\)"):
-        trainer_of(Wide, clocks(AutoresetMode.NEXT_STEP)).evaluate()
+        trainer_of(Wide, clocks(AutoresetMode.NEXT_STEP)).collect()
 
 
 def test_a_memory_of_pufferlibs_form_that_nobody_announced_says_how_to():
     env = clocks(AutoresetMode.NEXT_STEP)
     with pytest.raises(ContractError, match="lstm_h") as caught:
-        trainer_of(puffer_lstm, env, CONFIG).evaluate()
+        trainer_of(puffer_lstm, env, CONFIG).collect()
     assert "use_rnn" in caught.value.fix
 
 

@@ -101,13 +101,13 @@ def test_a_run_can_go_on_from_a_folder(tmp_path):
 
 
 def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypatch, capsys):
-    train = Trainer.train
+    learn = Trainer.learn
 
-    def interrupted(self):
+    def interrupted(self, batch):
         os.kill(os.getpid(), signal.SIGINT)
-        return train(self)
+        return learn(self, batch)
 
-    monkeypatch.setattr(Trainer, "train", interrupted)
+    monkeypatch.setattr(Trainer, "learn", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     result = train_from_config(config_of(tmp_path), display="plain")
     assert result.interrupted

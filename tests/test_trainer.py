@@ -12,15 +12,15 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from plain_policies import Plain, Split
-from training_toys import MODES, clocks, guesses
+from training_toys import MODES, clocks, guesses, run, update, weights
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
-from puffer_policies.train.advantage import explained_variance
 from puffer_policies.train.alarms import Alarm, Watch
 from puffer_policies.train.plan import make_plan
+from puffer_policies.train.returns import explained_variance
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.wrappers.memory import LSTMWrapper
 
@@ -31,18 +31,6 @@ def trainer_of(env=None, config=CONFIG, make=Plain):
     torch.manual_seed(config.seed)
     env = env or guesses()
     return Trainer(config, env, make(env))
-
-
-def run(trainer):
-    logs = {}
-    while not trainer.finished:
-        trainer.evaluate()
-        logs = trainer.train()
-    return logs
-
-
-def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.policy.parameters()])
 
 
 def test_auto_sizes_follow_from_agents_and_horizon():
@@ -96,8 +84,7 @@ def test_one_seed_gives_one_result(make):
 def test_the_learning_rate_falls_linearly_or_stays():
     trainer, rates = trainer_of(), []
     while not trainer.finished:
-        trainer.evaluate()
-        rates.append(trainer.train()["learning_rate"])
+        rates.append(update(trainer)["learning_rate"])
     np.testing.assert_allclose(rates, [1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
     constant = trainer_of(config=dataclasses.replace(CONFIG, anneal_lr=False))
     assert run(constant)["learning_rate"] == 1e-2
@@ -108,8 +95,7 @@ def test_updates_beyond_the_planned_ones_never_climb_the_loss():
     run(trainer)
     before = weights(trainer)
     for _ in range(2):
-        trainer.evaluate()
-        assert trainer.train()["learning_rate"] == 0
+        assert update(trainer)["learning_rate"] == 0
     assert torch.equal(weights(trainer), before)
 
 
@@ -132,14 +118,13 @@ def test_raw_rewards_are_reported_though_scaled_ones_are_learned():
 def test_nothing_is_learned_from_ghosts(make):
     def trained(spoil):
         trainer = trainer_of(clocks(AutoresetMode.NEXT_STEP), make=make)
-        trainer.evaluate()
-        rollout = trainer._rollout
+        rollout = trainer.collect()
         ghost = torch.from_numpy(rollout.ghost)
         assert 0 < ghost.sum() < ghost.numel()
         rollout.actions[ghost] = (rollout.actions[ghost] + spoil) % 2
         rollout.log_probs[ghost] += 0.3 * spoil
         rollout.values[ghost] += 5.0 * spoil
-        logs = trainer.train()
+        logs = trainer.learn(trainer.estimate(rollout))
         return weights(trainer), logs["losses/explained_variance"]
 
     (clean, explained), (spoilt, explained_too) = trained(0), trained(1)
@@ -151,9 +136,8 @@ def test_a_small_target_divergence_stops_the_epochs():
     def steps_of(target):
         config = dataclasses.replace(CONFIG, target_kl=target, learning_rate=0.1)
         trainer = trainer_of(config=config)
-        trainer.evaluate()
-        trainer.train()
-        (state, *_) = trainer.learner.optimizer.state_dict()["state"].values()
+        update(trainer)
+        (state, *_) = trainer.ppo.optimizer.state_dict()["state"].values()
         return int(state["step"])
 
     assert steps_of(1e-9) < steps_of(None) == 16
@@ -161,9 +145,8 @@ def test_a_small_target_divergence_stops_the_epochs():
 
 def test_a_loss_that_is_not_finite_names_its_parts():
     trainer = trainer_of(config=dataclasses.replace(CONFIG, learning_rate=1e38, max_grad_norm=1e30))
-    trainer.evaluate()
     with pytest.raises(TrainingError, match=r"update 1: total.*parameters.*net\.0\.weight"):
-        trainer.train()
+        update(trainer)
 
 
 def test_metrics_are_strict_json_even_where_numbers_are_not_finite(tmp_path):
@@ -183,9 +166,12 @@ def test_a_full_disk_is_told_in_one_message():
     log.close()
 
 
-def test_learning_without_a_rollout_is_refused():
-    with pytest.raises(TrainingError, match="evaluate"):
-        trainer_of().train()
+def test_a_batch_whose_rollout_was_overwritten_is_refused():
+    trainer = trainer_of()
+    batch = trainer.estimate(trainer.collect())
+    trainer.collect()
+    with pytest.raises(TrainingError, match=r"a later collect\(\) has overwritten"):
+        trainer.learn(batch)
 
 
 @pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])
@@ -197,8 +183,7 @@ def test_a_resumed_trainer_equals_the_uninterrupted_one(make, mode):
     whole, before, after = fresh(), fresh(), fresh()
     run(whole)
     for _ in range(3):
-        before.evaluate()
-        before.train()
+        update(before)
     snapshot = with_envs(take_snapshot(before), before)
     torch.manual_seed(99)
     assert put_snapshot(after, snapshot, path="there", owner=None) == ""
@@ -213,8 +198,7 @@ def test_a_trainer_goes_on_from_the_state_of_another_in_the_same_envs_at_the_sam
     run(whole)
     before = trainer_of(vecenv)
     for _ in range(2):
-        before.evaluate()
-        before.train()
+        update(before)
     state = copy.deepcopy(before.state_dict())
     envs, policy = copy.deepcopy(before.vecenv), copy.deepcopy(before.policy)
     after = trainer_of(clocks(MODES[0]))
@@ -234,8 +218,7 @@ def test_an_alarm_stays_reported_in_the_state():
 
 def test_the_state_of_another_policy_is_refused():
     trainer = trainer_of()
-    trainer.evaluate()
-    trainer.train()
+    update(trainer)
     other = trainer_of(make=lambda env: Plain(env, hidden_size=3))
     with pytest.raises(CheckpointError, match="do not fit Plain"):
         put_snapshot(other, take_snapshot(trainer), path="there", owner=None)

@@ -14,7 +14,7 @@ from plain_policies import Plain, Split
 from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.trainer import Trainer, to_batch
+from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.wrappers.memory import LSTMWrapper
 
@@ -63,8 +63,8 @@ def trainer_of(make, env, config=CONFIG):
 def transitions_of(make, env):
     """Whole episodes by row: (episode, time, reward, value, advantage, terminated, done, start)."""
     trainer = trainer_of(make, env)
-    rollout = trainer.collector.collect()
-    advantages, _ = trainer._estimate(rollout)
+    rollout = trainer.collect()
+    advantages = trainer.estimate(rollout).advantages
     columns = [
         *rollout.observations.unbind(-1),
         rollout.rewards,
@@ -150,8 +150,8 @@ def test_a_cut_episode_counts_the_value_of_its_final_observation_and_an_ended_on
 ):
     env = SHOW_THE_FINAL[kind]([[(3, "c"), (3, "t")], [(5, "t"), (4, "c")]])
     trainer = trainer_of(make, env)
-    rollout = trainer.collector.collect()
-    advantages, _ = trainer._estimate(rollout)
+    rollout = trainer.collect()
+    advantages = trainer.estimate(rollout).advantages
     for row in range(2):
         for t in np.flatnonzero(rollout.done[:, row])[:2]:
             ahead = 0.0
@@ -180,13 +180,13 @@ def _value_of_final(policy, rollout, t, row):
 def test_what_is_learned_does_not_depend_on_ghosts(kind, make):
     config = dataclasses.replace(CONFIG, bptt_horizon=8, batch_size=2 * STEPS, minibatch_size=16)
     trainer = trainer_of(make, ALL[kind]([[(1, "c"), (2, "t")], [(9, "t")]]), config)
-    trainer.evaluate()
-    rollout = trainer._rollout
-    batch = to_batch(rollout, *trainer._estimate(rollout), segment=trainer.plan.segment)
-    new = trainer.learner.answer(batch)[1]
-    torch.testing.assert_close(new.values, batch.transitions.values.flatten())
-    assert int(batch.transitions.weights.sum()) == int((~rollout.ghost).sum())
+    rollout = trainer.collect()
+    batch = trainer.estimate(rollout)
+    old = batch.segments.transitions
+    new = trainer.ppo.predict(batch.segments)[1]
+    torch.testing.assert_close(new.values, old.values)
+    assert int(old.weights.sum()) == int((~rollout.ghost).sum())
     # Most of row 0 is padding where it waits for row 1: whole minibatches may be.
-    assert np.isfinite(trainer.train()["losses/total"])
+    assert np.isfinite(trainer.learn(batch)["losses/total"])
     assert all(each.isfinite().all() for each in trainer.policy.parameters())
     trainer.close()

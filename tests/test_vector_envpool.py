@@ -30,9 +30,9 @@ def pool(env_id="CartPole-v1", num_envs=3, **env_kwargs):
 def rollout_of(env):
     torch.manual_seed(0)
     trainer = Trainer(CONFIG, env, Plain(env))
-    rollout = trainer.collector.collect()
+    rollout = trainer.collect()
     # The observation after the last step, which the next rollout would begin with.
-    following = trainer.collector._buffers.observed(CONFIG.bptt_horizon)
+    following = trainer.collector.state_dict()["next_step"]["observation.0"]
     trainer.close()
     return rollout, torch.cat([rollout.observations, following[None]]).numpy()
 
@@ -64,8 +64,8 @@ def test_a_cut_episode_counts_the_value_of_its_final_observation_and_an_ended_on
     env = pool(max_episode_steps=12)
     torch.manual_seed(0)
     trainer = Trainer(CONFIG, env, Plain(env))
-    rollout = trainer.collector.collect()
-    advantages, _ = trainer._estimate(rollout)
+    rollout = trainer.collect()
+    advantages = trainer.estimate(rollout).advantages
     kinds = set()
     for t, row in np.argwhere(rollout.done[:-1]):
         # The ghost step after it begins at the final observation.
@@ -103,7 +103,7 @@ def test_double_precision_reaches_the_policy_as_float32(tmp_path, monkeypatch):
     assert env.step(actions).observations.dtype == np.float64
     config = dataclasses.replace(CONFIG, bptt_horizon=4)
     trainer = Trainer(config, env, ContinuousPlain(env))
-    assert trainer.collector.collect().observations.dtype is torch.float32
+    assert trainer.collect().observations.dtype is torch.float32
     trainer.close()
 
 

@@ -266,15 +266,14 @@ def test_an_env_of_pettingzoo_trains_by_name():
     assert env.num_agents == 4
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(bptt_horizon=16, seed=3), env, get_policy("Default", env))
-    trainer.evaluate()
-    rollout = trainer._rollout
+    rollout = trainer.collect()
     assert np.flatnonzero(rollout.done[:, 0]).tolist() == [4, 9, 14]
     assert not rollout.terminated.any()
     assert not rollout.ghost.any()
     # Rock, paper, scissors is a zero-sum game of the two rows of each env.
     assert rollout.rewards.any()
     np.testing.assert_array_equal(rollout.rewards[:, ::2], -rollout.rewards[:, 1::2])
-    assert np.isfinite(trainer.train()["losses/total"])
+    assert np.isfinite(trainer.learn(trainer.estimate(rollout))["losses/total"])
     trainer.close()
 
 
@@ -308,6 +307,6 @@ def test_padding_reaches_no_policy_as_a_start():
     env = as_vecenv(Clocks({"short": SHORT, "long": LONG}))
     torch.manual_seed(0)
     trainer = Trainer(TrainConfig(bptt_horizon=10, seed=3), env, Plain(env))
-    rollout = trainer.collector.collect()
+    rollout = trainer.collect()
     assert np.flatnonzero(rollout.starts[:, 0]).tolist() == [0, 5]
     assert np.flatnonzero(rollout.ghost[:, 0]).tolist() == [2, 3, 4, 7, 8, 9]

@@ -7,8 +7,7 @@ import pytest
 from test_advantage import GAMMA, LAMBDA, random_rollout
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.train.advantage import gae
-from puffer_policies.train.vtrace import Clips, later_values, vtrace
+from puffer_policies.train.returns import Clips, gae, updated_next_values, vtrace
 
 
 def off_policy(seed, steps=12, envs=5):
@@ -78,7 +77,7 @@ def test_newer_values_are_believed_except_across_ends():
     values = np.array([[1.0], [2.0], [3.0]], np.float32)
     old = np.array([[10.0], [20.0], [30.0]], np.float32)
     done = np.array([[False], [True], [False]])
-    np.testing.assert_array_equal(later_values(values, old, done)[:, 0], [2.0, 20.0, 30.0])
+    np.testing.assert_array_equal(updated_next_values(values, old, done)[:, 0], [2.0, 20.0, 30.0])
     np.testing.assert_array_equal(old[:, 0], [10.0, 20.0, 30.0])
 
 

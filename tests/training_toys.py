@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
 MODES = list(AutoresetMode)
@@ -92,6 +93,24 @@ class Guess(gymnasium.Env[np.ndarray, Any]):
 
 def guesses(num_envs: int = 4) -> GymVecEnv:
     return GymVecEnv(SyncVectorEnv([Guess] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP))
+
+
+def update(trainer: Trainer) -> dict[str, float]:
+    """Make one update and return what it measured."""
+    return trainer.learn(trainer.estimate(trainer.collect()))
+
+
+def run(trainer: Trainer) -> dict[str, float]:
+    """Make all updates and return what the last one measured."""
+    logs: dict[str, float] = {}
+    while not trainer.finished:
+        logs = update(trainer)
+    return logs
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    """All parameters of the policy in one tensor."""
+    return torch.cat([each.detach().flatten() for each in trainer.policy.parameters()])
 
 
 def one_thread_seed(seed: int = 0) -> None:

@@ -41,8 +41,7 @@ def main() -> None:
 
     def train(num_updates: int) -> None:
         for _ in range(num_updates):
-            built.evaluate()
-            built.train()
+            built.learn(built.estimate(built.collect()))
 
     turns.take_turns(train)
 

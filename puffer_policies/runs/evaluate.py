@@ -26,8 +26,7 @@ from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_t
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
-from puffer_policies.train.feed import Feed, on_device
-from puffer_policies.train.rollout import to_tensor
+from puffer_policies.train.feed import Feed, on_device, to_tensor
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
@@ -187,7 +186,7 @@ class _Player:
         for _ in range(self.config.max_steps):
             actions = self._act(observations, starts)
             step = self.vecenv.step(actions)
-            self.feed.took(actions, step.rewards)
+            self.feed.update(actions, step.rewards)
             observations, starts = step.observations, step.starts
             watch()
             self._count(self.tracker.update(step))
@@ -198,9 +197,9 @@ class _Player:
     def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
         # Copied: a policy may keep observations in its state, and envs reuse their arrays.
         shown = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations)
-        sent = on_device(self.feed.now(), self.device)
+        extras = on_device(self.feed.extras(), self.device)
         begun = torch.from_numpy(starts).to(self.device)
-        logits, _ = self.carry.step(shown, begun, sent=sent)
+        logits, _ = self.carry.step(shown, begun, extras=extras)
         actions = choose_actions(logits, self.generator, deterministic=self.config.deterministic)
         return actions.cpu().numpy()
 

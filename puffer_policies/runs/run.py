@@ -163,9 +163,9 @@ class _Run:
     def _loop(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> None:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
         while not trainer.finished and not stopped(trainer, stop):
-            trainer.evaluate()
+            rollout = trainer.collect()
             self.saver.look()
-            logs = trainer.train()
+            logs = trainer.learn(trainer.estimate(rollout))
             self.saver.keep()
             loggers.write({**logs, **_told(trainer.alarms)})
             self.display.update(logs)
@@ -252,12 +252,12 @@ def take_part(trainer: Trainer, saved: Path | None) -> RunResult:
     if saved is not None:
         resume_trainer(trainer, saved / TRAINER)
         # The file holds the envs and the random numbers of the first process.
-        trainer.begin_anew()
+        trainer.reseed()
+        trainer.restart_episodes()
     begun_at, start = trainer.global_step, time.perf_counter()
     with interruptible() as stop:
         while not trainer.finished and not stopped(trainer, stop):
-            trainer.evaluate()
-            trainer.train()
+            trainer.learn(trainer.estimate(trainer.collect()))
         return RunResult(
             folder=Path(),
             checkpoint=Path(),

@@ -154,7 +154,10 @@ def _snapshot_of_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
                 "running_lengths": episodes["_lengths"],
                 **{name: episodes[name] for name in ("returns", "lengths", "num_finished")},
             },
-            "next_step": _named("here.", tensors),
+            "next_step": {
+                name.replace("sent.", "extras.", 1): each
+                for name, each in _named("here.", tensors).items()
+            },
         },
         "reward_scale": {**scale, "running_returns": scale["gathered"]},
         # Such files do not say which alarms were reported: those that last are reported again.

@@ -1,7 +1,6 @@
-"""A rollout cut into segments to learn from, from which minibatches are selected.
+"""A batch: a rollout with its estimates, cut into the segments that minibatches are made of.
 
-`T` steps of a rollout, `N` envs, `L` steps of a segment, `B` = T/L * N segments, `M` of these in a
-minibatch.
+`T` steps of a rollout, `N` envs, `B` = T/L * N segments of `L` steps, `M` of them in a minibatch.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,63 +17,99 @@ from torch import Tensor
 
 from puffer_policies.nested import map_nested
 from puffer_policies.train.carry import Tensors
-from puffer_policies.train.ppo import Transitions
 from puffer_policies.train.rollout import Rollout
+
+
+class Transitions(NamedTuple):
+    """The numbers of N transitions that the loss compares with the policy's; (N,) float32 each."""
+
+    log_probs: Tensor
+    """Of the actions, by the policy that chose them."""
+    advantages: Tensor
+    returns: Tensor
+    """Targets of the values."""
+    values: Tensor
+    """Values predicted during the rollout."""
+    weights: Tensor
+    """0 for a ghost, else the weight of the transition: 1, unless segments are prioritized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """B segments of L steps, on the device: the whole batch, a minibatch, or a piece of one."""
+
+    observations: Any
+    """(B, L, *obs), nested as the space is."""
+    starts: Tensor
+    """(B, L) bool: the observation is the first of an episode."""
+    extras: Tensors
+    """(B, L, ...): other inputs of the policy, by state key, such as ``action_mask``."""
+    states: Tensors
+    """(B, ...): the recurrent state before each segment."""
+    actions: Tensor
+    """(B, L, ...)."""
+    numbers: Tensor
+    """(5, B, L) float32: the `transitions` in one tensor, so that one call selects from all."""
+
+    @property
+    def transitions(self) -> Transitions:
+        """The numbers of every transition, (B*L,) each."""
+        return Transitions(*self.numbers.flatten(1).unbind())
+
+    def select(self, rows: Tensor) -> Segments:
+        """Return a copy of the segments `rows` (M,)."""
+        return self._map(lambda leaf, dim: leaf.index_select(dim, rows))
+
+    def split(self, size: int) -> Iterator[Segments]:
+        """Yield views of `size` segments; the last may hold fewer."""
+        for start in range(0, len(self.starts), size):
+            count = min(size, len(self.starts) - start)
+            yield self._map(functools.partial(_narrow, start=start, count=count))
+
+    def with_estimates(self, advantages: Tensor, returns: Tensor) -> Segments:
+        """Return the segments with other advantages and returns, (B, L) each."""
+        numbers = Transitions(*self.numbers)._replace(advantages=advantages, returns=returns)
+        return dataclasses.replace(self, numbers=torch.stack(numbers))
+
+    def _map(self, function: Callable[[Tensor, int], Tensor]) -> Segments:
+        """Return the result of `function` for each tensor and the dimension of its segments."""
+        return Segments(
+            observations=map_nested(lambda leaf: function(leaf, 0), self.observations),
+            starts=function(self.starts, 0),
+            extras={key: function(each, 0) for key, each in self.extras.items()},
+            states={key: function(each, 0) for key, each in self.states.items()},
+            actions=function(self.actions, 0),
+            numbers=function(self.numbers, 1),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B segments of L steps, on the device."""
+    """A rollout with its estimates, time first on the host, and as segments on the device.
 
-    observations: Any
-    """(B, L, *obs)."""
-    starts: Tensor
-    """(B, L) bool."""
-    sent: Tensors
-    """(B, L, ...): what else the policy was sent, by state key, such as ``action_mask``."""
-    states: Tensors
-    """(B, ...): the state before each segment."""
-    actions: Tensor
-    """(B, L, ...)."""
-    numbers: Tensor
-    """(5, B, L) float32: the `transitions`, in one tensor so that one call selects from all."""
+    The update learns from the segments. V-trace, which estimates again between two passes, needs
+    the order of time, and so do statistics of what was observed.
+    """
 
-    @property
-    def transitions(self) -> Transitions:
-        """Advantages and what else the loss reads, (B*L,) each."""
-        return Transitions(*self.numbers.flatten(1).unbind())
-
-    def select(self, rows: Tensor) -> Batch:
-        """Return a copy of the segments `rows` (M,)."""
-        return self._each(lambda leaf, dim: leaf.index_select(dim, rows))
-
-    def split(self, size: int) -> Iterator[Batch]:
-        """Yield views of `size` segments, of fewer at the end."""
-        for begin in range(0, len(self.starts), size):
-            count = min(size, len(self.starts) - begin)
-            yield self._each(functools.partial(_narrowed, begin=begin, count=count))
-
-    def estimated(self, advantages: Tensor, returns: Tensor) -> Batch:
-        """Return the batch with other advantages and returns, (B, L) each."""
-        numbers = Transitions(*self.numbers)._replace(advantages=advantages, returns=returns)
-        return dataclasses.replace(self, numbers=torch.stack(numbers))
-
-    def _each(self, take: Callable[[Tensor, int], Tensor]) -> Batch:
-        """Return what `take` makes of each tensor, given the dimension of its segments."""
-        return Batch(
-            observations=map_nested(lambda leaf: take(leaf, 0), self.observations),
-            starts=take(self.starts, 0),
-            sent={key: take(each, 0) for key, each in self.sent.items()},
-            states={key: take(each, 0) for key, each in self.states.items()},
-            actions=take(self.actions, 0),
-            numbers=take(self.numbers, 1),
-        )
+    rollout: Rollout
+    rewards: np.ndarray
+    """(T, N) float32: the rollout's rewards, scaled if the config says so."""
+    advantages: np.ndarray
+    """(T, N) float32."""
+    returns: np.ndarray
+    """(T, N) float32: targets of the values."""
+    segments: Segments
 
 
-def to_batch(
-    rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, *, segment: int
+def make_batch(
+    rollout: Rollout,
+    *,
+    rewards: np.ndarray,
+    advantages: np.ndarray,
+    returns: np.ndarray,
+    segment: int,
 ) -> Batch:
-    """Cut a rollout (T, N) into segments of L = `segment` steps."""
+    """Join a rollout with its estimates, (T, N) each, and cut it into segments of L = `segment`."""
     cut = functools.partial(cut_in_segments, segment=segment)
     device = rollout.values.device
     numbers = Transitions(
@@ -85,14 +120,15 @@ def to_batch(
         weights=torch.from_numpy(~rollout.ghost).to(device, torch.float32),
     )
     states = rollout.states
-    return Batch(
+    segments = Segments(
         observations=map_nested(cut, rollout.observations),
         starts=cut(rollout.starts),
-        sent={key: cut(each) for key, each in rollout.sent.items()},
+        extras={key: cut(each) for key, each in rollout.extras.items()},
         states={key: torch.cat([state[key] for state in states]) for key in states[0]},
         actions=cut(rollout.actions),
         numbers=torch.stack([cut(each) for each in numbers]),
     )
+    return Batch(rollout, rewards, advantages, returns, segments)
 
 
 def cut_in_segments(leaf: Tensor, *, segment: int) -> Tensor:
@@ -105,11 +141,11 @@ def cut_in_segments(leaf: Tensor, *, segment: int) -> Tensor:
 
 
 def join_segments(segments: Tensor, *, num_envs: int) -> Tensor:
-    """(T/L * N, L) -> (T, N), N = `num_envs`: what `cut_in_segments` has cut."""
+    """(T/L * N, L) -> (T, N) with N = `num_envs`: the inverse of `cut_in_segments`."""
     length = segments.shape[1]
     pieces = segments.reshape(-1, num_envs, length).transpose(1, 2)  # (S, L, N)
     return pieces.reshape(-1, num_envs)  # (T, N)
 
 
-def _narrowed(leaf: Tensor, dim: int, *, begin: int, count: int) -> Tensor:
-    return leaf.narrow(dim, begin, count)
+def _narrow(leaf: Tensor, dim: int, *, start: int, count: int) -> Tensor:
+    return leaf.narrow(dim, start, count)

@@ -1,10 +1,11 @@
-"""The recurrent state of a batch of envs from step to step, in the form that a policy wants."""
+"""Running a policy step by step: its recurrent state, and how its two forward paths are called."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +13,94 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
 from puffer_policies.nested import map_nested
-from puffer_policies.train.calls import PolicyCalls, policy_calls
 
 Tensors = dict[str, Tensor]
 """Named tensors with the batch first."""
 
-NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+NO_EXTRAS: Mapping[str, Tensor] = MappingProxyType({})
+
+BACKEND = "inductor"
+"""What `torch.compile` compiles with."""
+
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes of `torch.compile` that replay CUDA graphs."""
+
+Call = Callable[[Any, dict[str, Any]], tuple[Any, Tensor]]
+"""Observations, state -> logits, values; the state is brought up to date."""
+
+
+class PolicyCalls(NamedTuple):
+    """A policy's two forward paths, compiled or under autocast if a run wants it."""
+
+    forward_eval: Call
+    """One step: (B, *obs) -> logits of B rows, values."""
+    forward: Call
+    """Training: (B, *obs) or (B, T, *obs) -> logits of all rows, values, with gradient."""
+
+
+def policy_calls(
+    policy: nn.Module,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    compile_mode: str | None = None,
+) -> PolicyCalls:
+    """Return the calls of `policy`, which is on `device`.
+
+    Args:
+        policy: a module with ``forward_eval``; checkpoints and evaluations use this module itself.
+        device: the device of the policy.
+        precision: float32, or bfloat16 for matrix products alone. Parameters, gradients, values
+            and the recurrent state are float32 in any case.
+        compile_mode: the mode of `torch.compile`; None does not compile.
+    """
+    calls: list[Any] = [policy.forward_eval, policy]
+    if compile_mode is not None:
+        calls = [_compiled(each, compile_mode) for each in calls]
+    if compile_mode in GRAPH_MODES and device.type == "cuda":
+        calls = [functools.partial(_replayed, each) for each in calls]
+    if precision == "bfloat16":
+        calls = [functools.partial(_autocast, each, device.type) for each in calls]
+    return PolicyCalls(*calls)
+
+
+def _compiled(call: Call, mode: str) -> Call:
+    # Other backends than inductor know no modes.
+    compiled: Call = torch.compile(
+        call, backend=BACKEND, mode=mode if BACKEND == "inductor" else None
+    )
+    return compiled
+
+
+def _replayed(call: Call, observations: Any, state: dict[str, Any]) -> tuple[Any, Tensor]:
+    """Call a policy whose outputs the next replay of its CUDA graph overwrites."""
+    # Logits and values are used up before the next call; the state must outlive it.
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+    logits, values = call(observations, state)
+    state.update({key: each.clone() for key, each in state.items()})
+    return logits, values
+
+
+def _autocast(
+    call: Call, device_type: str, observations: Any, state: dict[str, Any]
+) -> tuple[Any, Tensor]:
+    dtypes = {key: each.dtype for key, each in state.items()}
+    with torch.autocast(device_type, torch.bfloat16):
+        logits, values = call(observations, state)
+    state.update({key: state[key].to(dtype) for key, dtype in dtypes.items()})
+    return logits, values.float()
 
 
 class Carry:
-    """Steps a policy, holding the state of `batch_size` rows; empty for one without memory.
+    """Steps a policy and holds the state of `batch_size` rows, which is empty without memory.
 
-    A policy with ``initial_state`` says what it carries, and honours ``episode_start``. One without
-    it that is said to be recurrent is of PufferLib's form: ``lstm_h`` and ``lstm_c`` of
-    `hidden_size`, never reset, and (1, B, H) instead of (B, H) in training. `use_rnn` None asks the
-    policy. `calls` says how it is run, by default as it is.
+    A policy with ``initial_state`` defines its own state, and resets it at each ``episode_start``.
+    A policy without it that is declared recurrent has PufferLib's form: ``lstm_h`` and ``lstm_c``
+    of `hidden_size`, never reset, and (1, B, H) instead of (B, H) in training. With `use_rnn` None
+    the policy decides. `calls` are its two forward paths, by default the plain ones.
 
     Raises:
-        ContractError: `use_rnn` contradicts the policy, or the state's form can't be known.
+        ContractError: `use_rnn` contradicts the policy, or the form of its state is unknown.
     """
 
     def __init__(
@@ -49,12 +120,12 @@ class Carry:
             raise ContractError(
                 f"train.use_rnn is False, but {type(policy).__name__} carries "
                 f"{', '.join(self.tensors)} from step to step.",
-                fix="Leave use_rnn out: the policy is asked.",
+                fix="Leave use_rnn out: the policy decides.",
             )
 
     @property
     def recurrent(self) -> bool:
-        """Whether anything is carried."""
+        """Whether the policy has a state."""
         return bool(self.tensors)
 
     def restart(self) -> None:
@@ -62,28 +133,28 @@ class Carry:
         self.tensors = self._initial
 
     def step(
-        self, observations: Any, starts: Tensor, *, sent: Mapping[str, Tensor] = NOTHING
+        self, observations: Any, starts: Tensor, *, extras: Mapping[str, Tensor] = NO_EXTRAS
     ) -> tuple[Any, Tensor]:
         """(B, *obs), (B,) bool -> logits of B rows, values (B,); the state goes on.
 
-        `sent` (B, ...) is what else the policy reads there, by state key, such as ``action_mask``.
+        `extras` (B, ...) are other inputs of the policy, by state key, such as ``action_mask``.
         """
-        state = {**self.tensors, EPISODE_START: starts, **sent}
+        state = {**self.tensors, EPISODE_START: starts, **extras}
         try:
             logits, values = self._calls.forward_eval(observations, state)
         except KeyError as error:
             if error.args[:1] and error.args[0] in LSTM_STATE:
-                raise _unannounced(self._policy, error.args[0]) from error
+                raise _undeclared_memory(self._policy, error.args[0]) from error
             raise
         if self.tensors:
             self.tensors = {key: state[key] for key in self.tensors}
         return logits, self._flat(values, starts)
 
     def peek(
-        self, observations: Any, starts: Tensor, *, sent: Mapping[str, Tensor] = NOTHING
+        self, observations: Any, starts: Tensor, *, extras: Mapping[str, Tensor] = NO_EXTRAS
     ) -> Tensor:
         """(B, *obs), (B,) bool, (B, ...) each -> values (B,); the state stays."""
-        state = {**self.tensors, EPISODE_START: starts, **sent}
+        state = {**self.tensors, EPISODE_START: starts, **extras}
         _, values = self._calls.forward_eval(observations, state)
         return self._flat(values, starts)
 
@@ -91,22 +162,22 @@ class Carry:
         self,
         observations: Any,
         starts: Tensor,
-        stored: Tensors,
+        initial: Tensors,
         *,
-        sent: Mapping[str, Tensor] = NOTHING,
+        extras: Mapping[str, Tensor] = NO_EXTRAS,
     ) -> tuple[Any, Tensor]:
         """(B, T, *obs), (B, T) bool -> logits of B*T rows, values (B*T,), with gradient.
 
-        `stored` (B, ...) is the state before the first step, `sent` is (B, T, ...). A policy
-        without memory is given (B*T, *obs), as those written for PufferLib take nothing else.
+        `initial` (B, ...) is the state before the first step, `extras` are (B, T, ...). A policy
+        without memory gets (B*T, *obs), as those written for PufferLib take nothing else.
         """
         if not self.recurrent:
             observations = map_nested(lambda leaf: leaf.flatten(0, 1), observations)
             starts = starts.flatten()
-            sent = {key: each.flatten(0, 1) for key, each in sent.items()}
+            extras = {key: each.flatten(0, 1) for key, each in extras.items()}
         if self._has_layers:
-            stored = {key: value.unsqueeze(0) for key, value in stored.items()}  # (1, B, H)
-        state = {**stored, EPISODE_START: starts, **sent}
+            initial = {key: value.unsqueeze(0) for key, value in initial.items()}  # (1, B, H)
+        state = {**initial, EPISODE_START: starts, **extras}
         logits, values = self._calls.forward(observations, state)
         return logits, self._flat(values, starts)
 
@@ -124,6 +195,7 @@ class Carry:
 def _initial(
     policy: nn.Module, batch_size: int, device: torch.device, use_rnn: bool | None
 ) -> tuple[Tensors, bool]:
+    """Return the state before the first step, and whether ``forward`` wants (1, B, H) of it."""
     initial_state = getattr(policy, "initial_state", None)
     if callable(initial_state):
         return dict(initial_state(batch_size, device)), False
@@ -140,9 +212,9 @@ def _initial(
     return dict.fromkeys(LSTM_STATE, zeros), True
 
 
-def _unannounced(policy: nn.Module, key: str) -> ContractError:
+def _undeclared_memory(policy: nn.Module, key: str) -> ContractError:
     return ContractError(
-        f"{type(policy).__name__} reads state[{key!r}], which nobody gives it: it has no "
+        f"{type(policy).__name__} reads state[{key!r}], which is missing: it has no "
         "'initial_state', and train.use_rnn is not set.",
         fix="Set args['train']['use_rnn'] = True for a memory of PufferLib's form.",
     )

@@ -1,8 +1,8 @@
-"""Several processes that train one policy: who is who, and what they add up.
+"""Several processes that train one policy: their ranks, and the sums over all of them.
 
-Started by ``torchrun``, every process steps its share of the envs and works on its share of each
-minibatch; gradients are averaged, so that all hold the same weights after every step. With one
-process nothing here does anything.
+Under ``torchrun`` every process steps its share of the envs and learns from its share of each
+minibatch. Gradients are averaged, so that all hold the same weights after every step. In a single
+process the functions here change nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SHARED_SIZES = ("batch_size", "minibatch_size", "max_minibatch_size")
 """Options that count the steps of all processes together."""
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others: an update with slow envs must fit in."""
+"""How long a process waits for the others. The slowest envs need less than this for an update."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, from the point of view of one of them."""
 
     rank: int = 0
-    """Number of this process; 0 writes, prints and evaluates."""
+    """Number of this process; the first, 0, writes files, prints and evaluates."""
     size: int = 1
     local_rank: int = 0
-    """Number of this process on its machine, by which it takes a GPU."""
+    """Number of this process on its machine, which is also the number of its GPU."""
 
     @property
     def is_main(self) -> bool:
@@ -49,7 +49,7 @@ class World:
         """Return this process's part of `total`.
 
         Raises:
-            ConfigError: the processes can't have equal parts.
+            ConfigError: `total` can't be divided into equal parts.
         """
         if total % self.size:
             below = total - total % self.size
@@ -77,36 +77,35 @@ class World:
                     dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool, *, device: torch.device) -> bool:
-        """Return whether `flag` is true in any process: all get the same answer."""
+        """Return whether `flag` is true in any process; all processes get the same answer."""
         if self.size == 1:
             return flag
         return bool(self.sum_(torch.tensor(float(flag), device=device)).item())
 
 
 ALONE = World()
-"""One process."""
+"""The world of a run in a single process."""
 
 
 def share_of(config: TrainConfig, world: World) -> TrainConfig:
-    """Return the options of one process: its part of what counts the steps of all.
+    """Return the config of one process, with its share of the sizes that count all steps.
 
     Raises:
-        ConfigError: a size that the processes can't share.
+        ConfigError: a size that does not divide by the number of processes.
     """
     if world.size == 1:
         return config
-    asked = {name: getattr(config, name) for name in SHARED_SIZES}
     sizes: dict[str, Any] = {
         name: world.share(size, of=f"train.{name}")
-        for name, size in asked.items()
-        if isinstance(size, int)
+        for name in SHARED_SIZES
+        if isinstance(size := getattr(config, name), int)  # not "auto" or None
     }
     return replace(config, total_timesteps=-(-config.total_timesteps // world.size), **sizes)
 
 
 @contextmanager
 def joined(device_type: str) -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, if it did, and leave them at the end."""
+    """Join the other processes if ``torchrun`` started this one, and leave them at the end."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -114,10 +113,11 @@ def joined(device_type: str) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
-    # Its defaults take hold of the group that there is at its import, which an optimiser begins:
-    # gloo's threads would outlive the group, and now and then abort the process as it ends.
+    # Importing this module later, as torch's optimizers do, binds the group of that moment to its
+    # default arguments. gloo's threads would then outlive the group and could abort the process
+    # while it exits.
     importlib.import_module("torch.distributed.nn")
-    # Gradients travel by nccl where there are GPUs, what the host counts by gloo everywhere.
+    # Gradients are tensors of the device and use nccl on GPUs; counts of the host use gloo.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:

@@ -1,4 +1,4 @@
-"""Counting episodes while they are played."""
+"""Returns and lengths of episodes, tracked while they are played."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from puffer_policies.vector.protocol import Step
 
 
 class EpisodeTracker:
-    """Sums raw rewards and steps of each env's episode. Ghost steps count for nothing."""
+    """Sums the raw rewards and the steps of each env's episode; ghosts do not count.
+
+    `returns` and `lengths` hold the last `window` finished episodes, or all with None.
+    """
 
     def __init__(self, num_envs: int, *, window: int | None = 100) -> None:
         self._returns = np.zeros(num_envs)
@@ -22,21 +25,18 @@ class EpisodeTracker:
         self.num_finished = 0
 
     def update(self, step: Step) -> np.ndarray:
-        """Take in a step and return the rows (K,) whose episodes ended."""
-        played = ~step.ghost
-        self._returns += step.rewards * played
-        self._lengths += played
-        (ended,) = step.done.nonzero()
-        if ended.size:
-            self._finish(ended)
-        return ended
-
-    def _finish(self, ended: np.ndarray) -> None:
-        self.returns.extend(self._returns[ended].tolist())
-        self.lengths.extend(self._lengths[ended].tolist())
-        self.num_finished += int(ended.size)
-        self._returns[ended] = 0.0
-        self._lengths[ended] = 0
+        """Add a step and return the rows (K,) whose episodes it finished."""
+        valid = ~step.ghost
+        self._returns += step.rewards * valid
+        self._lengths += valid
+        (rows,) = step.done.nonzero()
+        if rows.size:
+            self.returns.extend(self._returns[rows].tolist())
+            self.lengths.extend(self._lengths[rows].tolist())
+            self.num_finished += int(rows.size)
+            self._returns[rows] = 0.0
+            self._lengths[rows] = 0
+        return rows
 
     def restart(self) -> None:
         """Forget the episodes under way."""
@@ -62,21 +62,21 @@ class EpisodeTracker:
         self.num_finished = int(state["num_finished"])
 
     def totals(self) -> list[float]:
-        """Return what `summary` is made of; those of several trackers add up."""
+        """Return sums from which `summary_of` makes means; those of several processes add up."""
         return [len(self.returns), sum(self.returns), sum(self.lengths), self.num_finished]
 
     def summary(self) -> dict[str, float]:
-        """Return the means over the last episodes; empty before the first has ended."""
+        """Return the means over the last episodes; empty before the first has finished."""
         return summary_of(self.totals())
 
 
 def summary_of(totals: list[float]) -> dict[str, float]:
-    """Return the means that `EpisodeTracker.totals` stand for; empty if no episode has ended."""
-    episodes, returns, lengths, finished = totals
+    """Return the means of `EpisodeTracker.totals`; empty if no episode has finished."""
+    episodes, returns, lengths, num_finished = totals
     if not episodes:
         return {}
     return {
         "environment/episode_return": returns / episodes,
         "environment/episode_length": lengths / episodes,
-        "environment/episodes": float(finished),
+        "environment/episodes": float(num_finished),
     }

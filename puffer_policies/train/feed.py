@@ -1,17 +1,65 @@
-"""What a policy is sent beside observations and episode starts: of all there is, what it reads."""
+"""Inputs of a policy besides observations and episode starts: masks, last actions and rewards.
+
+`N` envs. Whatever a policy does not read is not computed, copied or checked for it.
+"""
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import ACTION_MASK, NEEDS_PREVIOUS, PREV_ACTION, PREV_REWARD
+from puffer_policies.contract import (
+    ACTION_MASK,
+    NEEDS_MASK,
+    NEEDS_PREVIOUS,
+    PREV_ACTION,
+    PREV_REWARD,
+)
 from puffer_policies.spaces import ActionLayout, action_layout
-from puffer_policies.train.masking import MaskFeed
 from puffer_policies.vector.protocol import VecEnv
 
 Arrays = dict[str, np.ndarray]
+
+
+class Feed:
+    """The action masks, last actions and rewards of `vecenv`, so far as `policy` reads them."""
+
+    def __init__(self, vecenv: VecEnv, policy: nn.Module) -> None:
+        self._vecenv = vecenv
+        self._reads_masks = _reads(policy, NEEDS_MASK)
+        self._previous = previous_of(
+            policy, action_layout(vecenv.single_action_space), vecenv.num_agents
+        )
+
+    def extras(self) -> Arrays:
+        """Return the extras that belong to the latest observations, (N, ...) by state key.
+
+        Raises:
+            EnvError: a mask that allows nothing, or has the wrong shape.
+        """
+        # Masks that the policy does not read are not looked at, so a wrong one can do no harm.
+        masks = self._vecenv.action_masks if self._reads_masks else None
+        extras = {} if masks is None else {ACTION_MASK: masks}
+        return extras if self._previous is None else {**extras, **self._previous.extras()}
+
+    def update(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Remember a step: actions (N, ...) as the policy chose them, rewards (N,)."""
+        if self._previous is not None:
+            self._previous.update(actions, rewards)
+
+    def warn_if_masks_are_unread(self) -> None:
+        """Warn where the envs give masks that the policy does not read."""
+        if not self._reads_masks and self._vecenv.action_masks is not None:
+            warnings.warn(
+                "The env gives action masks, and nothing in the policy reads them: illegal actions "
+                "will be taken. Use ActionMaskWrapper around it; or set needs_mask = True in a "
+                "policy that reads state['action_mask'] by itself.",
+                stacklevel=3,
+            )
 
 
 class Previous:
@@ -22,46 +70,37 @@ class Previous:
         self._actions = np.zeros((num_agents, *layout.policy_shape), dtype)
         self._rewards = np.zeros(num_agents, np.float32)
 
-    def now(self) -> Arrays:
-        """Return both by their state keys; actions as the policy drew them, rewards raw."""
+    def extras(self) -> Arrays:
+        """Return both by their state keys; actions as the policy chose them, rewards raw."""
         return {PREV_ACTION: self._actions, PREV_REWARD: self._rewards}
 
-    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+    def update(self, actions: np.ndarray, rewards: np.ndarray) -> None:
         """Remember a step."""
         np.copyto(self._actions, actions.reshape(self._actions.shape))
         np.copyto(self._rewards, rewards, casting="unsafe")
 
 
-class Feed:
-    """What `policy` reads of action masks and of the last actions and rewards in `vecenv`."""
-
-    def __init__(self, vecenv: VecEnv, policy: nn.Module) -> None:
-        self.masks = MaskFeed(vecenv, policy)
-        layout = action_layout(vecenv.single_action_space)
-        self._previous = previous_of(policy, layout, vecenv.num_agents)
-
-    def now(self) -> Arrays:
-        """Return what belongs to the observations that the envs showed last, (N, ...) by state key.
-
-        Raises:
-            EnvError: a mask that makes no sense.
-        """
-        masks = self.masks.now()
-        shown = {} if masks is None else {ACTION_MASK: masks}
-        return shown if self._previous is None else {**shown, **self._previous.now()}
-
-    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None:
-        """Remember a step: actions (N, ...) as the policy drew them, rewards (N,)."""
-        if self._previous is not None:
-            self._previous.took(actions, rewards)
-
-
 def previous_of(policy: nn.Module, layout: ActionLayout, num_agents: int) -> Previous | None:
-    """Return the place of last actions and rewards, if something in `policy` reads them."""
-    reads = any(getattr(module, NEEDS_PREVIOUS, False) for module in policy.modules())
-    return Previous(layout, num_agents) if reads else None
+    """Return a memory of last actions and rewards, if something in `policy` reads them."""
+    return Previous(layout, num_agents) if _reads(policy, NEEDS_PREVIOUS) else None
 
 
-def on_device(sent: Arrays, device: torch.device) -> dict[str, Tensor]:
-    """Return copies of what is sent, as tensors."""
-    return {key: torch.from_numpy(each).to(device, copy=True) for key, each in sent.items()}
+def on_device(extras: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """Return copies of `extras` as tensors."""
+    return {key: torch.from_numpy(each).to(device, copy=True) for key, each in extras.items()}
+
+
+def to_tensor(array: Any) -> Tensor:
+    """Return a NumPy leaf as a tensor of the dtype that policies see: float64 becomes float32.
+
+    The tensor shares the memory of the array where torch can do so.
+    """
+    array = np.asarray(array)
+    if not (array.flags.writeable and array.flags.c_contiguous):
+        array = array.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.float() if tensor.dtype is torch.float64 else tensor
+
+
+def _reads(policy: nn.Module, attribute: str) -> bool:
+    return any(getattr(module, attribute, False) for module in policy.modules())

@@ -1,7 +1,8 @@
-"""Measuring the health of training on one minibatch, before an update changes the policy.
+"""Measurements of the health of training: numbers that are not finite, and what alarms judge.
 
-An inspection costs about as much as two gradient steps, and is made every so many updates
-(``train.alarm_interval``). What it finds is judged in `puffer_policies.train.alarms`.
+The inspection of a minibatch costs about two gradient steps, so it is made only every
+``train.alarm_interval`` updates: a failure that lasts is found then as well.
+`puffer_policies.train.alarms` judges its `Reading`.
 
 `M` segments of `L` steps, `N` = M*L.
 """
@@ -9,43 +10,99 @@ An inspection costs about as much as two gradient steps, and is made every so ma
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import TrainingError
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 from puffer_policies.train.alarms import RATIO_TOLERANCE, RATIO_TOLERANCE_BF16, Reading
-from puffer_policies.train.batch import Batch
-from puffer_policies.train.ppo import Prediction, Transitions, piece_loss, prepared
+from puffer_policies.train.batch import Segments, Transitions
+from puffer_policies.train.ppo import Prediction, piece_loss, prepared
+from puffer_policies.train.rollout import Rollout
 
 Gradients = dict[str, Tensor | None]
 
 
+def require_finite(rollout: Rollout) -> None:
+    """Raise a `TrainingError` that names the first number of a rollout that is not finite.
+
+    The order is that of cause: observations, rewards, values, log-probabilities.
+    """
+    # Every cause reaches values or log-probabilities, so that the observations, by far the largest
+    # part, are searched only once something is wrong.
+    outputs = torch.isfinite(rollout.values).all() & torch.isfinite(rollout.log_probs).all()
+    if (
+        bool(outputs)
+        and np.isfinite(rollout.rewards).all()
+        and np.isfinite(rollout.next_values).all()
+    ):
+        return
+    observations = [(f"observation[{i}]", x) for i, x in enumerate(leaves(rollout.observations))]
+    others = {
+        "reward": torch.from_numpy(rollout.rewards),
+        "value": rollout.values,
+        "log-probability of the action": rollout.log_probs,
+        "value of the next observation": torch.from_numpy(rollout.next_values),
+    }
+    for name, tensor in [*observations, *others.items()]:
+        places = torch.nonzero(~torch.isfinite(tensor))
+        if len(places):
+            raise _not_finite(name, tensor, places[0].tolist())
+
+
+def _not_finite(name: str, tensor: Tensor, place: list[int]) -> TrainingError:
+    step, env, *rest = place
+    element = f", element {rest}" if rest else ""
+    number = tensor[tuple(place)].item()
+    return TrainingError(
+        f"The rollout holds a number that is not finite: {name} = {number} at step {step} of env "
+        f"{env}{element}.",
+        fix="The environment made it."
+        if name.startswith(("observation", "reward"))
+        else "Observations and rewards are finite: the policy made it. Try a lower learning rate.",
+    )
+
+
+def require_finite_losses(losses: Mapping[str, float], policy: nn.Module, *, update: int) -> None:
+    """Raise a `TrainingError` that names the parts of the loss of `update` that are not finite."""
+    names = [name for name, value in losses.items() if not np.isfinite(value)]
+    if names:
+        broken = [name for name, each in policy.named_parameters() if not each.isfinite().all()]
+        raise TrainingError(
+            f"The loss is not finite in update {update}: {', '.join(names)}; parameters that are "
+            f"not finite: {', '.join(broken) or 'none'}.",
+            fix="Try a lower learning_rate or max_grad_norm.",
+        )
+
+
 def inspect(
     policy: nn.Module,
-    batch: Batch,
-    answer: tuple[Distribution, Prediction],
+    segments: Segments,
+    predicted: tuple[Distribution, Prediction],
     *,
     config: TrainConfig,
     layout: ActionLayout,
     epoch: int,
 ) -> Reading:
-    """Return what a minibatch shows before the first gradient step of update `epoch`.
+    """Return the reading of a minibatch before the first gradient step of an update.
 
     Args:
-        policy: whose parameters are looked at; their ``grad`` stays as it is.
-        batch: M segments.
-        answer: what the policy says about them, with gradient.
+        policy: the policy that is trained; the ``grad`` of its parameters stays as it is.
+        segments: M of them.
+        predicted: what the policy predicts for them, with gradient.
         config: the trainer's options.
-        layout: of the action space.
-        epoch: updates made before.
+        layout: layout of the action space.
+        epoch: number of updates before this one.
     """
-    current, new = answer
-    old = prepared(batch.transitions, config)
+    current, new = predicted
+    old = prepared(segments.transitions, config)
     total, value = _gradients(policy, old, new, config)
     exact = config.precision == "float32"
     return Reading(
@@ -53,18 +110,18 @@ def inspect(
         ratio_error=_ratio_error(old, new),
         ratio_tolerance=RATIO_TOLERANCE if exact else RATIO_TOLERANCE_BF16,
         idle_parameters=_idle(total) if epoch == 0 else (),
-        dead_units=_dead_units(policy, batch.observations),
+        dead_units=_dead_units(policy, segments.observations),
         logit_spread=_logit_spread(current),
         value_share=_value_share(total, value),
         gradient_clipped=_norm(total) > config.max_grad_norm,
-        clipped_actions=_clipped_actions(batch.actions, layout),
+        clipped_actions=_clipped_actions(segments.actions, layout),
     )
 
 
 def entropy_share(entropy: float, layout: ActionLayout) -> float | None:
-    """Return a mean entropy over the largest possible one; None for real numbers, which have none.
+    """Return a mean entropy over the largest possible one; None where there is no largest one.
 
-    Options that a mask forbids count as possible.
+    That is the case for real numbers. Options that a mask forbids count as possible.
     """
     if layout.is_continuous:
         return None
@@ -79,12 +136,11 @@ def _gradients(
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     total = piece_loss(old, new, config).total
     value = 0.5 * config.vf_coef * torch.dot((new.values - old.returns).square(), old.weights)
-    found = [
-        torch.autograd.grad(loss, list(trained.values()), retain_graph=keep, allow_unused=True)
-        for loss, keep in ((total, True), (value, False))
-    ]
-    whole: Gradients = dict(zip(trained, found[0], strict=True))
-    return whole, dict(zip(trained, found[1], strict=True))
+    whole, part = (
+        torch.autograd.grad(loss, list(trained.values()), retain_graph=retain, allow_unused=True)
+        for loss, retain in ((total, True), (value, False))
+    )
+    return dict(zip(trained, whole, strict=True)), dict(zip(trained, part, strict=True))
 
 
 def _ratio_error(old: Transitions, new: Prediction) -> float:
@@ -98,7 +154,7 @@ def _idle(gradients: Gradients) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _dead_units(policy: nn.Module, observations: Any) -> float | None:
-    """Return the share of hidden units that say the same of every observation."""
+    """Return the share of hidden units with the same output for every observation."""
     encode = getattr(policy, "encode_observations", None)
     rows = map_nested(lambda leaf: leaf.flatten(0, 1), observations)  # (N, *obs)
     if encode is None or all(_constant(leaf).all() for leaf in leaves(rows)):
@@ -108,12 +164,13 @@ def _dead_units(policy: nn.Module, observations: Any) -> float | None:
 
 
 def _constant(rows: Tensor) -> Tensor:
-    """(N, ...) -> (...) bool: what is the same in all rows."""
+    """(N, ...) -> (...) bool: whether an element is the same in all rows."""
     return (rows == rows[:1]).all(0)
 
 
 def _logit_spread(current: Distribution) -> float | None:
-    """Return the largest difference between two logits of a choice; those forbidden left out."""
+    """Return the largest difference between two allowed logits of a choice."""
+    # Differences of log-probabilities are those of logits, which are defined up to a constant.
     log_probs: Tensor | None = getattr(current, "log_probs", None)
     if log_probs is None:
         return None
@@ -125,7 +182,8 @@ def _logit_spread(current: Distribution) -> float | None:
 
 
 def _value_share(total: Gradients, value: Gradients) -> float | None:
-    """Return the share of the squared gradient that the value loss takes."""
+    """Return the share of the squared gradient that comes from the value loss."""
+    # The squared norms of both parts, and not that of their sum, in which they may cancel out.
     own = _norm(value) ** 2
     other = _norm({name: _minus(each, value[name]) for name, each in total.items()}) ** 2
     return own / (own + other) if own + other else None
@@ -143,9 +201,9 @@ def _norm(gradients: Gradients) -> float:
 
 
 def _clipped_actions(actions: Tensor, layout: ActionLayout) -> float | None:
-    """Return the share of action elements that the env is not given as they are."""
+    """Return the share of action elements that are clipped on the way to the env."""
     if not layout.is_continuous:
         return None
-    drawn = actions.flatten(0, 1).cpu().numpy()  # (N, ...)
-    taken = layout.to_env(drawn)
-    return float((taken != drawn.reshape(taken.shape)).mean())
+    sampled = actions.flatten(0, 1).cpu().numpy()  # (N, ...)
+    clipped = layout.to_env(sampled)
+    return float((clipped != sampled.reshape(clipped.shape)).mean())

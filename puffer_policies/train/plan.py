@@ -1,4 +1,4 @@
-"""The arithmetic of a run: how long rollouts are and how they are cut, checked before it starts."""
+"""The plan of a run: sizes of rollouts, segments and minibatches, checked before it starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from puffer_policies.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes that follow from a config, a number of agents and whether the policy has memory."""
+    """Sizes that follow from a config, the number of agents, and whether the policy has memory."""
 
     num_agents: int
     batch_size: int
@@ -43,37 +43,38 @@ class Plan:
 def make_plan(
     config: TrainConfig, num_agents: int, *, recurrent: bool, num_envs: int | None = None
 ) -> Plan:
-    """Work out the sizes of a run.
+    """Compute the sizes of a run.
 
     Args:
-        config: what is asked for.
+        config: the trainer's options.
         num_agents: rows of the vector env.
         recurrent: whether the policy has memory, so that segments must stay whole.
-        num_envs: of how many envs the agents are, for messages; one agent each if None.
+        num_envs: number of envs, for messages; one for each agent if None.
 
     Raises:
-        ConfigError: sizes that do not divide, all of them with their arithmetic, and what would.
+        ConfigError: sizes that do not divide, all with their arithmetic, and the nearest that do.
     """
     segment = config.bptt_horizon if recurrent else 1
     batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
     minibatch = config.minibatch_size
     if minibatch == "auto":
         minibatch = _auto_minibatch(batch, segment)
-    largest = min(config.max_minibatch_size or minibatch, minibatch)
+    piece = min(config.max_minibatch_size or minibatch, minibatch)
     agents = _agents(num_agents, num_envs)
     problems = _problems(batch, minibatch, num_agents, segment, agents)
-    if largest < segment <= minibatch:
+    if piece < segment <= minibatch:
         problems.append(
-            f"train.max_minibatch_size {largest} holds no whole segment of {segment} steps "
+            f"train.max_minibatch_size {piece} holds no whole segment of {segment} steps "
             "(train.bptt_horizon)."
         )
     if problems:
         raise ConfigError(
             "\n".join(problems),
-            fix=_what_fits(batch, minibatch, num_agents, segment),
+            fix=_nearest_sizes(batch, minibatch, num_agents, segment),
         )
+    # Rounded up: a run makes at least the steps that were asked for.
     num_updates = max(-(-config.total_timesteps // batch), 1)
-    return Plan(num_agents, batch, minibatch, segment, num_updates, largest)
+    return Plan(num_agents, batch, minibatch, segment, num_updates, piece)
 
 
 def _auto_minibatch(batch: int, segment: int) -> int:
@@ -90,31 +91,26 @@ def _agents(num_agents: int, num_envs: int | None) -> str:
     return f"{num_agents} agents (vec.num_envs {num_envs} x {num_agents / num_envs:g})"
 
 
-def _what_fits(batch: int, minibatch: int, num_agents: int, segment: int) -> str:
-    """Return the sizes nearest to what was asked for with which a run can start."""
-    batches = _around(batch, [num_agents * segment * k for k in _whole(batch, num_agents, segment)])
-    chosen = min(batches, key=lambda each: abs(each - batch))
-    segments = chosen // segment
-    minibatches = _around(
-        minibatch, [segment * k for k in range(1, segments + 1) if segments % k == 0]
-    )
-    unit = f"{num_agents} agents" + f" x train.bptt_horizon {segment}" * (segment > 1)
+def _nearest_sizes(batch: int, minibatch: int, num_agents: int, segment: int) -> str:
+    """Return the sizes nearest to the configured ones with which a run can start."""
+    unit = num_agents * segment
+    batches = _nearest(batch, [unit * k for k in (batch // unit, batch // unit + 1) if k])
+    best = min(batches, key=lambda size: abs(size - batch))
+    segments = best // segment
+    divisors = [k for k in range(1, segments + 1) if segments % k == 0]
+    minibatches = _nearest(minibatch, [segment * k for k in divisors])
+    unit_text = f"{num_agents} agents" + f" x train.bptt_horizon {segment}" * (segment > 1)
     return (
-        f"Nearest that fit: train.batch_size {_or(batches)}, whole multiples of {unit}; with "
-        f"{chosen}, train.minibatch_size {_or(minibatches)}. 'auto' always fits."
+        f"Nearest that fit: train.batch_size {_or(batches)}, whole multiples of {unit_text}; with "
+        f"{best}, train.minibatch_size {_or(minibatches)}. 'auto' always fits."
     )
 
 
-def _whole(batch: int, num_agents: int, segment: int) -> list[int]:
-    nearest = batch // (num_agents * segment)
-    return [each for each in (nearest, nearest + 1) if each]
-
-
-def _around(wanted: int, fitting: list[int]) -> list[int]:
-    """Return the number itself if it fits, else the fitting ones next below and above."""
-    below = [each for each in fitting if each <= wanted][-1:]
-    above = [each for each in fitting if each >= wanted][:1]
-    return sorted({*below, *above}) if below != [wanted] else below
+def _nearest(size: int, candidates: list[int]) -> list[int]:
+    """Return `size` if it is among the `candidates`, else those next below and above it."""
+    below = [each for each in candidates if each <= size][-1:]
+    above = [each for each in candidates if each >= size][:1]
+    return sorted({*below, *above}) if below != [size] else below
 
 
 def _or(sizes: list[int]) -> str:

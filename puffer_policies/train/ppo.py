@@ -1,51 +1,257 @@
-"""The loss of proximal policy optimisation: a pure function of tensors and options.
+"""Proximal policy optimization from top to bottom: the update, its minibatches, its loss.
 
-Schulman et al. 2017, https://arxiv.org/abs/1707.06347; details as in CleanRL's ppo.py,
-https://docs.cleanrl.dev/rl-algorithms/ppo/. `N` transitions of a minibatch.
+Schulman et al. 2017, https://arxiv.org/abs/1707.06347; the details are those of CleanRL's ppo.py
+(https://docs.cleanrl.dev/rl-algorithms/ppo/). Nothing here knows an env: a batch is all there is.
+
+`B` segments of `L` steps in a batch, `M` of them in a minibatch, which are `N` = M*L transitions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.train.batch import (
+    Batch,
+    Segments,
+    Transitions,
+    cut_in_segments,
+    join_segments,
+)
+from puffer_policies.train.carry import Carry
+from puffer_policies.train.distributed import World
+from puffer_policies.train.optim import Gradients, lr_fraction, make_optimizer
+from puffer_policies.train.plan import Plan
+from puffer_policies.train.returns import Clips, updated_next_values, vtrace
 
+LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
 
-class Transitions(NamedTuple):
-    """What the rollout knows about N transitions, (N,) float32 each."""
+TINY = 1e-8
+"""Smallest sum of weights: a minibatch may hold nothing but ghosts."""
 
-    log_probs: Tensor
-    """Of the actions, by the policy that drew them."""
-    advantages: Tensor
-    returns: Tensor
-    """What the values should be."""
-    values: Tensor
-    """What they were."""
-    weights: Tensor
-    """0 for a ghost, else what the transition counts for: 1, unless segments are prioritised."""
+SMALLEST_PRIORITY = 1e-6
+"""Added to every priority, so that each segment can be chosen: the paper's epsilon."""
 
 
 class Prediction(NamedTuple):
-    """What the policy says now about the same transitions, (N,) float32 each."""
+    """What the current policy predicts for N transitions, (N,) float32 each."""
 
     log_probs: Tensor
     entropy: Tensor
     values: Tensor
 
 
-TINY = 1e-8
-"""Least sum of weights: a minibatch may hold ghosts alone."""
+class Minibatch(NamedTuple):
+    """The segments of one gradient step."""
 
-LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
+    rows: Tensor
+    """(M,) int64."""
+    importance: Tensor | None
+    """(M,): weight of each segment; None if all have the same."""
+
+
+class PPO:
+    """Improves a policy on one batch after another.
+
+    Args:
+        config: the trainer's options.
+        policy: the policy whose parameters change.
+        carry: runs the policy over segments.
+        plan: sizes of minibatches, and of the pieces that go through the policy at once.
+        generator: shuffles segments.
+        world: the processes whose gradients are averaged.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: nn.Module,
+        carry: Carry,
+        plan: Plan,
+        *,
+        generator: torch.Generator,
+        world: World,
+    ) -> None:
+        self.config, self.policy, self.plan = config, policy, plan
+        self._carry, self._generator, self._world = carry, generator, world
+        self.optimizer = make_optimizer(config, policy)
+        self._gradients = Gradients(policy.parameters())
+
+    def update(self, batch: Batch, *, remaining: float) -> dict[str, float]:
+        """Pass over a batch `update_epochs` times and return the means of the loss's parts.
+
+        `remaining` is the part of the run that is left, by which rates are annealed.
+        """
+        config, segments = self.config, batch.segments
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * lr_fraction(config, remaining)
+        clip_coef = config.clip_coef * (remaining if config.anneal_clip else 1.0)
+        clips = Clips.of(config)
+        latest = None if clips is None else LatestPredictions(batch, config, clips)
+        # Sums stay on the device: reading a loss after every step would wait for the GPU.
+        totals, num_steps = torch.zeros(len(LOSS_PARTS), device=segments.numbers.device), 0
+        for epoch in range(config.update_epochs):
+            if epoch and latest is not None:
+                segments = latest.reestimate()
+            before = totals
+            for minibatch in self._minibatches(segments, progress=1.0 - remaining):
+                totals = totals + self.step(segments, minibatch, clip_coef, latest)
+                num_steps += 1
+            if self._diverged(totals - before):
+                break
+        means = self._world.mean_(totals / num_steps).tolist()
+        return dict(zip(LOSS_PARTS, means, strict=True))
+
+    def step(
+        self,
+        segments: Segments,
+        minibatch: Minibatch,
+        clip_coef: float,
+        latest: LatestPredictions | None = None,
+    ) -> Tensor:
+        """Take a gradient step and return the parts of its loss."""
+        parts = self.backward(segments, minibatch, clip_coef, latest)
+        self._gradients.average(self._world)
+        self._gradients.clip(self.config.max_grad_norm)
+        self.optimizer.step()
+        return parts
+
+    def backward(
+        self,
+        segments: Segments,
+        minibatch: Minibatch,
+        clip_coef: float,
+        latest: LatestPredictions | None = None,
+    ) -> Tensor:
+        """Compute the gradient of a minibatch, piece by piece, and return the parts of its loss.
+
+        The predictions on the way are recorded in `latest`.
+        """
+        self._gradients.clear()
+        parts = []
+        for rows, piece, old in self._pieces(segments, minibatch):
+            _, new = self.predict(piece)
+            loss = piece_loss(old, new, self.config, clip_coef=clip_coef)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            parts.append(loss.parts)
+            if latest is not None:
+                latest.record(rows, new)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def predict(self, segments: Segments) -> tuple[Distribution, Prediction]:
+        """Return what the current policy says about every step of `segments`, with gradient."""
+        logits, values = self._carry.sequence(
+            segments.observations, segments.starts, segments.states, extras=segments.extras
+        )
+        current = distribution(logits)
+        actions = segments.actions.flatten(0, 1)  # (B*L, ...)
+        log_probs, entropy = current.log_prob(actions), current.entropy()
+        return current, Prediction(log_probs.float(), entropy.float(), values.float())
+
+    def _minibatches(self, segments: Segments, *, progress: float) -> Iterator[Minibatch]:
+        transitions = Transitions(*segments.numbers)  # (B, L) each
+        return minibatches(
+            self.config,
+            transitions.advantages,
+            transitions.weights,
+            size=self.plan.segments_per_minibatch,
+            progress=progress,
+            generator=self._generator,
+        )
+
+    def _pieces(
+        self, segments: Segments, minibatch: Minibatch
+    ) -> Iterator[tuple[Tensor, Segments, Transitions]]:
+        """Yield the parts of a minibatch that fit into memory: rows, segments, transitions."""
+        size, length = self.plan.segments_per_piece, self.plan.segment
+        whole, importance = segments.select(minibatch.rows), minibatch.importance
+        if importance is not None:
+            importance = importance.repeat_interleave(length)  # (M*L,)
+        old = prepared(whole.transitions, self.config, importance=importance)
+        if size >= len(minibatch.rows):
+            yield minibatch.rows, whole, old
+            return
+        rows = torch.split(minibatch.rows, size)
+        numbers = zip(*(torch.split(each, size * length) for each in old), strict=True)
+        for part, piece, columns in zip(rows, whole.split(size), numbers, strict=True):
+            yield part, piece, Transitions(*columns)
+
+    def _diverged(self, epoch_totals: Tensor) -> bool:
+        """Return whether the policy has moved beyond `target_kl` in an epoch, in the mean."""
+        # Spinning Up's early stopping, https://spinningup.openai.com/en/latest/algorithms/ppo.html.
+        if self.config.target_kl is None:
+            return False
+        num_minibatches = self.plan.batch_size // self.plan.minibatch_size
+        kl = epoch_totals[LOSS_PARTS.index("approx_kl")] / num_minibatches
+        return bool(self._world.mean_(kl) > self.config.target_kl)
+
+
+def minibatches(
+    config: TrainConfig,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    size: int,
+    progress: float,
+    generator: torch.Generator,
+) -> Iterator[Minibatch]:
+    """Yield the minibatches of one epoch, B / M of M = `size`, over (B, L) advantages and weights.
+
+    With ``prio_alpha`` 0 they hold every segment once, in random order. Otherwise segments with
+    large advantages are chosen more often: Schaul et al. 2016, https://arxiv.org/abs/1511.05952, on
+    the segments of one rollout as in PufferLib 3.0. `progress` is the part of the run that is over.
+    """
+    if config.prio_alpha == 0:
+        order = torch.randperm(len(weights), generator=generator, device=weights.device)
+        yield from (Minibatch(rows, None) for rows in torch.split(order, size))
+        return
+    chances = probabilities(advantages, weights, alpha=config.prio_alpha)
+    beta = annealed_beta(config.prio_beta0, progress)
+    for _ in range(len(weights) // size):
+        # With replacement: one segment may come up twice.
+        rows = torch.multinomial(chances, size, replacement=True, generator=generator)
+        yield Minibatch(rows, importance_weights(chances, rows, beta=beta))
+
+
+def probabilities(advantages: Tensor, weights: Tensor, *, alpha: float) -> Tensor:
+    """(B, L) advantages and weights -> (B,) probabilities of being chosen.
+
+    They are proportional to the sum of absolute advantages to the power `alpha`; 0 makes them
+    equal. A segment of ghosts alone (weights 0) is never chosen, unless there is nothing else.
+    """
+    sums = (advantages.abs() * weights).sum(1)
+    priorities = (sums + SMALLEST_PRIORITY).pow(alpha) * (weights.sum(1) > 0)
+    priorities = torch.where(priorities.sum() > 0, priorities, 1.0)
+    return priorities / priorities.sum()
+
+
+def importance_weights(chances: Tensor, rows: Tensor, *, beta: float) -> Tensor:
+    """Return the weights (M,) that correct for the chances of `rows`, fully so with `beta` 1.
+
+    The paper divides them by their maximum; here the loss is divided by their sum anyway.
+    """
+    num_possible = (chances > 0).sum()
+    return (chances[rows] * num_possible).pow(-beta)
+
+
+def annealed_beta(beta0: float, progress: float) -> float:
+    """Return the exponent after a part `progress` of the run: `beta0` at first, 1 at the end.
+
+    This is the paper's line; PufferLib's ends at ``beta0 + (1 - beta0) * prio_alpha``.
+    """
+    return beta0 + (1.0 - beta0) * min(progress, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a minibatch costs."""
+    """The loss of some transitions."""
 
     total: Tensor
     """Scalar, with gradient."""
@@ -60,22 +266,29 @@ class Loss:
 def ppo_loss(
     old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
 ) -> Loss:
-    """Return PPO's loss; `clip_coef`, if given, stands in for the config's (it may be annealed)."""
+    """Return PPO's loss of a minibatch; `clip_coef`, perhaps annealed, overrides the config's."""
     return piece_loss(prepared(old, config), new, config, clip_coef=clip_coef)
 
 
 def prepared(
     old: Transitions, config: TrainConfig, *, importance: Tensor | None = None
 ) -> Transitions:
-    """Return a minibatch with weights that sum to 1, and normalised advantages if they are to be.
+    """Return a minibatch with weights that sum to 1, and advantages normalized if configured.
 
-    All that needs the whole minibatch is done here, so that `piece_loss` of its pieces adds up.
-    `importance` (N,), if given, is what each transition counts for.
+    Everything that needs the whole minibatch is done here, so that `piece_loss` of its pieces adds
+    up. `importance` (N,), if given, multiplies the weights.
     """
     weights = old.weights if importance is None else old.weights * importance
     weights = weights / weights.sum().clamp(min=TINY)
-    advantages = normalised(old.advantages, weights) if config.norm_adv else old.advantages
+    advantages = normalized(old.advantages, weights) if config.norm_adv else old.advantages
     return old._replace(weights=weights, advantages=advantages)
+
+
+def normalized(advantages: Tensor, weights: Tensor) -> Tensor:
+    """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
+    centered = advantages - torch.dot(advantages, weights)
+    deviation = torch.dot(centered.square(), weights).sqrt()
+    return centered / (deviation + 1e-8)
 
 
 def piece_loss(
@@ -83,42 +296,80 @@ def piece_loss(
 ) -> Loss:
     """Return what some transitions of a `prepared` minibatch add to its loss.
 
-    Everything is worked out for each transition; one weighted sum makes the means of all.
+    Every term is computed per transition; one weighted sum makes the means of all of them.
     """
     clip = config.clip_coef if clip_coef is None else clip_coef
-    advantages, weights = old.advantages, old.weights
     log_ratio = new.log_probs - old.log_probs
     ratio = log_ratio.exp()
-    policy = _clipped_cost(ratio, -advantages, clip)
+    # The paper's minimum of A r and A clip(r) is that of A r and A + clip |A|, as Spinning Up notes
+    # (https://spinningup.openai.com/en/latest/algorithms/ppo.html). Costs are negated advantages.
+    cost = -old.advantages
+    policy = (ratio * cost).clamp(min=cost.sub(cost.abs(), alpha=clip))
     value = _value_loss(old, new.values, config)
     total = policy.add(value, alpha=config.vf_coef).sub(new.entropy, alpha=config.ent_coef)
     with torch.no_grad():
-        # The k3 estimator of http://joschu.net/blog/kl-approx.html.
+        # The k3 estimator of http://joschu.net/blog/kl-approx.html: unbiased and never negative.
         approx_kl = ratio - 1 - log_ratio
         outside = ((ratio - 1).abs() > clip).float()
-        parts = torch.stack([total, policy, value, new.entropy, approx_kl, outside]) @ weights
-    return Loss(torch.dot(total, weights), parts)
-
-
-def _clipped_cost(ratio: Tensor, cost: Tensor, clip: float) -> Tensor:
-    """Return the clipped surrogate, negated: no less than where the ratio leaves the clip range.
-
-    The paper's minimum of A r and A clip(r) is that of A r and A + clip |A|, as Spinning Up notes
-    (https://spinningup.openai.com/en/latest/algorithms/ppo.html); here `cost` (N,) is -A.
-    """
-    return (ratio * cost).clamp(min=cost.sub(cost.abs(), alpha=clip))
-
-
-def normalised(advantages: Tensor, weights: Tensor) -> Tensor:
-    """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
-    centred = advantages - torch.dot(advantages, weights)
-    deviation = torch.dot(centred.square(), weights).sqrt()
-    return centred / (deviation + 1e-8)
+        parts = torch.stack([total, policy, value, new.entropy, approx_kl, outside]) @ old.weights
+    return Loss(torch.dot(total, old.weights), parts)
 
 
 def _value_loss(old: Transitions, values: Tensor, config: TrainConfig) -> Tensor:
     loss = (values - old.returns).square()
     if config.clip_vloss:
+        # Off by default: it did not help in the comparison of Andrychowicz et al. 2021,
+        # https://arxiv.org/abs/2006.05990.
         shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
         loss = torch.maximum(loss, (old.values + shift - old.returns).square())
     return 0.5 * loss
+
+
+class LatestPredictions:
+    """The policy's latest predictions for each step of a batch, which V-trace estimates from.
+
+    Nothing is computed for it: probabilities and values are those of the gradient steps, as in
+    PufferLib, so some are older than others. PufferLib estimates before each minibatch, this before
+    each epoch.
+    """
+
+    def __init__(self, batch: Batch, config: TrainConfig, clips: Clips) -> None:
+        self._batch, self._config, self._clips = batch, config, clips
+        self._played = Transitions(*batch.segments.numbers)  # (B, L) each
+        self._log_probs = self._played.log_probs.clone()
+        self._values = self._played.values.clone()
+
+    @torch.no_grad()
+    def record(self, rows: Tensor, new: Prediction) -> None:
+        """Store the predictions (M*L,) for the segments `rows` (M,)."""
+        length = self._values.shape[1]
+        self._log_probs[rows] = new.log_probs.reshape(-1, length)
+        self._values[rows] = new.values.reshape(-1, length)
+
+    def reestimate(self) -> Segments:
+        """Return the segments with advantages and returns of the current policy, by V-trace."""
+        rollout, values = self._batch.rollout, self._by_time(self._values)
+        advantages = vtrace(
+            self._batch.rewards,
+            values,
+            updated_next_values(values, rollout.next_values, rollout.done),
+            ratios=self._by_time((self._log_probs - self._played.log_probs).exp()),
+            terminated=rollout.terminated,
+            done=rollout.done,
+            gamma=self._config.gamma,
+            gae_lambda=self._config.gae_lambda,
+            clips=self._clips,
+        )
+        returns = advantages + values
+        return self._batch.segments.with_estimates(self._cut(advantages), self._cut(returns))
+
+    def _by_time(self, segments: Tensor) -> np.ndarray:
+        """(B, L) on the device -> (T, N) on the host."""
+        num_envs = self._batch.rewards.shape[1]
+        array: np.ndarray = join_segments(segments, num_envs=num_envs).cpu().numpy()
+        return array
+
+    def _cut(self, array: np.ndarray) -> Tensor:
+        """(T, N) on the host -> (B, L) on the device."""
+        tensor = torch.from_numpy(array).to(self._values.device)
+        return cut_in_segments(tensor, segment=self._values.shape[1])

@@ -1,4 +1,4 @@
-"""Collecting a rollout: T steps of N envs into buffers that are allocated once.
+"""The rollout: T steps of N envs, collected into buffers that are allocated once.
 
 `T` steps of a rollout, `N` envs, `L` steps of a segment, `S` = T/L segments of each env.
 """
@@ -21,45 +21,37 @@ from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
-from puffer_policies.train.feed import Arrays, Feed, on_device
+from puffer_policies.train.feed import Arrays, Feed, on_device, to_tensor
 from puffer_policies.vector.protocol import Step, VecEnv
 
-Shown = tuple[Any, np.ndarray, Arrays]
-"""What envs show: observations, episode starts, and what else the policy is sent."""
-
-
-def as_tensor(array: Any) -> Tensor:
-    """Return a NumPy leaf as a tensor, on the same memory if torch can share it."""
-    array = np.asarray(array)
-    if not (array.flags.writeable and array.flags.c_contiguous):
-        array = array.copy()
-    return torch.from_numpy(array)
-
-
-def to_tensor(array: Any) -> Tensor:
-    """Return a NumPy leaf as a tensor of the dtype that policies see: float64 becomes float32."""
-    tensor = as_tensor(array)
-    return tensor.float() if tensor.dtype is torch.float64 else tensor
+Inputs = tuple[Any, np.ndarray, Arrays]
+"""A policy's inputs of one step on the host, (N, ...): observations, episode starts, extras."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What T steps of N envs gave, time first. Tensors are on the device, arrays on the host."""
+    """T steps of N envs, time first. Tensors are on the device, arrays on the host.
 
+    The memory belongs to the collector: the next rollout overwrites it.
+    """
+
+    index: int
+    """Rollouts that were collected before this one."""
     observations: Any
     """(T, N, *obs), nested as the space is."""
     starts: Tensor
     """(T, N) bool: the observation is the first of an episode."""
-    sent: Tensors
-    """(T, N, ...): what else the policy was sent, by state key, such as ``action_mask``."""
+    extras: Tensors
+    """(T, N, ...): other inputs of the policy, by state key, such as ``action_mask``."""
     actions: Tensor
-    """(T, N, ...), as the policy drew them: not clipped."""
+    """(T, N, ...), as the policy sampled them: not clipped to a Box."""
     log_probs: Tensor
     """(T, N) float32."""
     values: Tensor
     """(T, N) float32."""
     next_values: np.ndarray
-    """(T, N) float32: value of what each step led to, the final observation if it was cut there."""
+    """(T, N) float32: value of the observation after each step, the final one where an episode was
+    truncated."""
     rewards: np.ndarray
     """(T, N) float32, raw."""
     terminated: np.ndarray
@@ -67,13 +59,13 @@ class Rollout:
     done: np.ndarray
     """(T, N) bool: terminated or truncated."""
     ghost: np.ndarray
-    """(T, N) bool: no transition, the env only restarted."""
+    """(T, N) bool: not a transition, the env only restarted an episode. Never learned from."""
     states: list[Tensors]
     """The recurrent state (N, ...) before each of the S segments, before any reset there."""
 
 
 class Collector:
-    """Steps a policy through envs, keeping observation and recurrent state between rollouts."""
+    """Steps a policy through envs, and keeps observations and recurrent state between rollouts."""
 
     def __init__(
         self,
@@ -88,63 +80,50 @@ class Collector:
         seed: int,
     ) -> None:
         self.episodes = EpisodeTracker(vecenv.num_agents)
+        self.num_rollouts = 0
+        """Rollouts collected so far."""
+        self.env_seconds = 0.0
+        """Seconds spent in the envs, for the caller to read and to set back."""
         self._vecenv, self._carry, self._feed = vecenv, carry, feed
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
-        self.env_seconds = 0.0
-        """What the envs have taken, for whoever reads it to set back."""
-        observations = vecenv.reset(seed=seed)
-        starts = np.ones(vecenv.num_agents, dtype=bool)
-        shown = observations, starts, feed.now()
-        self._buffers = _Buffers(num_steps, vecenv.num_agents, shown, device)
-        self._begin(shown)
+        inputs = self._reset(seed)
+        self._buffers = _Buffers(num_steps, vecenv.num_agents, inputs, device)
+        self._buffers.write_inputs(num_steps, inputs)
 
     def restart(self, *, seed: int) -> None:
         """Start new episodes in every env."""
         self._carry.restart()
         self.episodes.restart()
-        observations = self._vecenv.reset(seed=seed)
-        starts = np.ones(self._vecenv.num_agents, dtype=bool)
-        self._begin((observations, starts, self._feed.now()))
-
-    def here(self) -> Tensors:
-        """Return what the next rollout begins with, (N, ...) each: what is shown, the state."""
-        carried = {f"state.{key}": each for key, each in self._carry.tensors.items()}
-        return {**self._seen(), **carried}
-
-    def go_on(self, here: Tensors) -> None:
-        """Begin the next rollout with what another collector's `here` returned."""
-        for name, each in self._seen().items():
-            each.copy_(here[name])
-        carried = self._carry.tensors
-        self._carry.tensors = {k: here[f"state.{k}"].to(each) for k, each in carried.items()}
+        # The last row: a rollout starts with the observations that the one before it ended with.
+        self._buffers.write_inputs(self._num_steps, self._reset(seed))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next rollout starts with.
 
         ``episodes`` is the state of the tracker, ``next_step`` holds tensors (N, ...): the last
-        observations, episode starts and inputs, and the recurrent state. The tensors are not
+        observations, episode starts and extras, and the recurrent state. The tensors are not
         copies: the next rollout writes over them.
         """
-        return {"episodes": self.episodes.state_dict(), "next_step": self.here()}
+        states = {f"state.{key}": each for key, each in self._carry.tensors.items()}
+        return {
+            "episodes": self.episodes.state_dict(),
+            "next_step": {**self._next_inputs(), **states},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; the envs must be brought to the same step."""
         self.episodes.load_state_dict(state["episodes"])
-        self.go_on(state["next_step"])
-
-    def _seen(self) -> Tensors:
-        observations, starts, sent = self._buffers.seen(self._num_steps)
-        seen = {f"observation.{i}": each for i, each in enumerate(leaves(observations))}
-        return {**seen, "starts": starts, **{f"sent.{key}": each for key, each in sent.items()}}
-
-    def _begin(self, shown: Shown) -> None:
-        # The last row: a rollout begins with what the one before it saw last.
-        self._buffers.show(self._num_steps, shown)
+        tensors = state["next_step"]
+        for name, each in self._next_inputs().items():
+            each.copy_(tensors[name])
+        self._carry.tensors = {
+            key: tensors[f"state.{key}"].to(each) for key, each in self._carry.tensors.items()
+        }
 
     @torch.no_grad()
     def collect(self) -> Rollout:
-        """Take T steps and return them. The buffers are overwritten by the next call."""
+        """Take T steps and return them. The next call overwrites their tensors and arrays."""
         buffers, states = self._buffers, []
         buffers.rewind()
         for t in range(self._num_steps):
@@ -152,106 +131,120 @@ class Collector:
                 # Copied: a state may be a view of observations, which this rollout writes over.
                 states.append({key: each.clone() for key, each in self._carry.tensors.items()})
             self._step(t)
-        observations, starts, sent = buffers.seen(self._num_steps)
-        return buffers.rollout(self._carry.peek(observations, starts, sent=sent), states)
+        observations, starts, extras = buffers.inputs(self._num_steps)
+        last_values = self._carry.peek(observations, starts, extras=extras)
+        rollout = buffers.rollout(last_values, states, index=self.num_rollouts)
+        self.num_rollouts += 1
+        return rollout
 
     def _step(self, t: int) -> None:
         buffers = self._buffers
-        observations, starts, sent = buffers.seen(t)
-        logits, values = self._carry.step(observations, starts, sent=sent)
-        drawn = distribution(logits)
-        actions = drawn.sample(self._generator)
-        buffers.decide(actions, drawn.log_prob(actions), values)
-        taken, begun = actions.cpu().numpy(), time.perf_counter()
-        step = self._vecenv.step(taken)
-        self.env_seconds += time.perf_counter() - begun
-        self._feed.took(taken, step.rewards)
+        observations, starts, extras = buffers.inputs(t)
+        logits, values = self._carry.step(observations, starts, extras=extras)
+        choice = distribution(logits)
+        actions = choice.sample(self._generator)
+        buffers.append_choice(actions, choice.log_prob(actions), values)
+        array, before = actions.cpu().numpy(), time.perf_counter()
+        step = self._vecenv.step(array)
+        self.env_seconds += time.perf_counter() - before
+        self._feed.update(array, step.rewards)
         self.episodes.update(step)
-        buffers.outcome(t, step)
+        buffers.write_outcome(t, step)
         if step.final_observations is not None and (step.truncated & ~step.terminated).any():
-            buffers.override(t, step.truncated, self._final_values(step))
-        buffers.show(t + 1, (step.observations, step.starts, self._feed.now()))
+            buffers.override_next_values(t, step.truncated, self._final_values(step))
+        buffers.write_inputs(t + 1, (step.observations, step.starts, self._feed.extras()))
 
     def _final_values(self, step: Step) -> Tensor:
         """Return the values (N,) of final observations, by the state after the step, not reset."""
-        _, starts, _ = self._buffers.seen(0)
+        _, starts, _ = self._buffers.inputs(0)
         observations = map_nested(
             lambda leaf: to_tensor(leaf).to(starts.device), step.final_observations
         )
         # The episode goes on in this state: nothing is reset. Values depend on no mask.
-        sent = on_device(self._feed.now(), starts.device)
-        if ACTION_MASK in sent:
-            sent[ACTION_MASK] = torch.ones_like(sent[ACTION_MASK])
-        return self._carry.peek(observations, torch.zeros_like(starts), sent=sent)
+        extras = on_device(self._feed.extras(), starts.device)
+        if ACTION_MASK in extras:
+            extras[ACTION_MASK] = torch.ones_like(extras[ACTION_MASK])
+        return self._carry.peek(observations, torch.zeros_like(starts), extras=extras)
+
+    def _reset(self, seed: int) -> Inputs:
+        observations = self._vecenv.reset(seed=seed)
+        return observations, np.ones(self._vecenv.num_agents, dtype=bool), self._feed.extras()
+
+    def _next_inputs(self) -> Tensors:
+        observations, starts, extras = self._buffers.inputs(self._num_steps)
+        return {
+            **{f"observation.{i}": each for i, each in enumerate(leaves(observations))},
+            "starts": starts,
+            **{f"extras.{key}": each for key, each in extras.items()},
+        }
 
 
 class _Buffers:
-    """The memory of a rollout. What envs show has one row more, for what comes next.
+    """Memory of T steps, and of the inputs after the last one, written in place.
 
-    It is a tree: observations, episode starts, and what else the policy is sent.
-
-    What envs show is written to host rows. On the CPU these are the memory of the tensors that the
-    policy reads; for another device they are one row, sent there at every step.
+    On the CPU the arrays that envs are written to are the memory of the tensors that the policy
+    reads. For another device they are one row on the host, which is copied there at every step.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, shown: Shown, device: torch.device) -> None:
+    def __init__(self, num_steps: int, num_envs: int, inputs: Inputs, device: torch.device) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
-        self._shown = map_nested(lambda leaf: _zeros(leaf, rows, device), shown)
+        self._inputs = map_nested(lambda leaf: _zeros(leaf, rows, device), inputs)
         # Cut once: indexing a tensor costs as much as adding two.
-        self._rows = [map_nested(operator.itemgetter(t), self._shown) for t in range(rows)]
-        self._shared = device.type == "cpu"
-        staged = map_nested(_staged, self._rows[0])
-        self._staged = [self._rows[t] if self._shared else staged for t in range(rows)]
-        self._host = [map_nested(Tensor.numpy, each) for each in self._staged]
-        self._decided: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._rows = [map_nested(operator.itemgetter(t), self._inputs) for t in range(rows)]
+        self._is_shared = device.type == "cpu"
+        host_row = map_nested(lambda row: torch.zeros_like(row, device="cpu"), self._rows[0])
+        self._host_rows = [self._rows[t] if self._is_shared else host_row for t in range(rows)]
+        self._arrays = [map_nested(Tensor.numpy, each) for each in self._host_rows]
+        self._choices: list[tuple[Tensor, Tensor, Tensor]] = []
         self._rewards = np.zeros(shape, dtype=np.float32)
         self._terminated, self._truncated, self._ghost = (np.zeros(shape, bool) for _ in range(3))
         self._overrides: list[tuple[int, np.ndarray, Tensor]] = []
 
     def rewind(self) -> None:
         """Make the last row the first."""
-        self._overrides, self._decided = [], []
+        self._overrides, self._choices = [], []
         map_nested(Tensor.copy_, self._rows[0], self._rows[-1])
 
-    def show(self, t: int, shown: Shown) -> None:
-        """Put what the envs show at `t` on the device."""
-        map_nested(_write, self._host[t], shown)
-        if not self._shared:
-            map_nested(Tensor.copy_, self._rows[t], self._staged[t])
+    def write_inputs(self, t: int, inputs: Inputs) -> None:
+        """Copy the policy's inputs at `t` to the device."""
+        map_nested(_write, self._arrays[t], inputs)
+        if not self._is_shared:
+            map_nested(Tensor.copy_, self._rows[t], self._host_rows[t])
 
-    def seen(self, t: int) -> tuple[Any, Tensor, Tensors]:
-        """Return observations (N, *obs), starts (N,) and what else is sent (N, ...) at `t`."""
-        observations, starts, sent = self._rows[t]
-        return observations, starts, sent
+    def inputs(self, t: int) -> tuple[Any, Tensor, Tensors]:
+        """Return observations (N, *obs), starts (N,) and extras (N, ...) at `t`."""
+        observations, starts, extras = self._rows[t]
+        return observations, starts, extras
 
-    def decide(self, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
-        """Keep what the policy said at the next step."""
-        self._decided.append((actions, log_probs, values))
+    def append_choice(self, actions: Tensor, log_probs: Tensor, values: Tensor) -> None:
+        """Store the policy's output of the next step."""
+        self._choices.append((actions, log_probs, values))
 
-    def outcome(self, t: int, step: Step) -> None:
-        """Keep what the envs answered at `t`."""
+    def write_outcome(self, t: int, step: Step) -> None:
+        """Store the envs' output at `t`."""
         self._rewards[t] = step.rewards
         self._terminated[t] = step.terminated
         self._truncated[t] = step.truncated
         self._ghost[t] = step.ghost
 
-    def override(self, t: int, rows: np.ndarray, values: Tensor) -> None:
-        """Give the rows that were cut at `t` the values of their final observations."""
+    def override_next_values(self, t: int, rows: np.ndarray, values: Tensor) -> None:
+        """Use `values` (N,) of final observations for the `rows` (N,) bool truncated at `t`."""
         self._overrides.append((t, rows, values))
 
-    def rollout(self, last_values: Tensor, states: list[Tensors]) -> Rollout:
-        """Return what there is; `last_values` (N,) belong to what the last step showed."""
+    def rollout(self, last_values: Tensor, states: list[Tensors], *, index: int) -> Rollout:
+        """Return all T steps; `last_values` (N,) are those of the inputs after the last one."""
         actions, log_probs, values = (
-            torch.stack(each) for each in zip(*self._decided, strict=True)
+            torch.stack(each) for each in zip(*self._choices, strict=True)
         )
         next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
-        for t, rows, final in self._overrides:
-            next_values[t][rows] = final.cpu().numpy()[rows]
-        observations, starts, sent = map_nested(lambda rows: rows[:-1], self._shown)
+        for t, rows, final_values in self._overrides:
+            next_values[t][rows] = final_values.cpu().numpy()[rows]
+        observations, starts, extras = map_nested(lambda rows: rows[:-1], self._inputs)
         return Rollout(
+            index=index,
             observations=observations,
             starts=starts,
-            sent=sent,
+            extras=extras,
             actions=actions,
             log_probs=log_probs,
             values=values,
@@ -269,16 +262,12 @@ def _zeros(leaf: Any, rows: int, device: torch.device) -> Tensor:
     return torch.zeros((rows, *example.shape), dtype=example.dtype, device=device)
 
 
-def _staged(row: Tensor) -> Tensor:
-    return torch.zeros_like(row, device="cpu")
-
-
-def _write(row: np.ndarray, shown: Any) -> None:
+def _write(row: np.ndarray, leaf: Any) -> None:
     try:
-        np.copyto(row, shown)
-    except TypeError as error:  # fractions are not rounded to the integers of a careless reset()
+        np.copyto(row, leaf)
+    except TypeError as error:  # NumPy refuses to round fractions to integers without being asked
         raise EnvError(
-            f"The env's step() returned observations of {np.asarray(shown).dtype}, its reset() of "
+            f"The env's step() returned observations of {np.asarray(leaf).dtype}, its reset() of "
             f"{row.dtype}.",
             fix="Return the observation space's dtype from both.",
         ) from error

@@ -1,0 +1,171 @@
+"""Optimizers: Adam, or Muon for hidden matrices beside Adam; their schedule and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import MissingDependency
+from puffer_policies.train.distributed import World
+
+HEADS = frozenset({"actor", "critic"})
+"""Names of the modules, anywhere in a policy, whose matrices give its outputs."""
+
+
+def make_optimizer(config: TrainConfig, policy: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer that `config` names, over the parameters of `policy` that are trained.
+
+    Raises:
+        MissingDependency: Muon with a torch older than 2.9.
+    """
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    matrices = list(hidden_matrices(policy))
+    if config.optimizer == "adam" or not matrices:
+        return _adam(config, trained)
+    # Compared by identity: == on tensors compares their elements.
+    ids = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in trained if id(parameter) not in ids]
+    parts = [_muon(config, matrices)]
+    return JoinedOptimizer([*parts, _adam(config, others)] if others else parts)
+
+
+def lr_fraction(config: TrainConfig, remaining: float) -> float:
+    """Return the factor of the learning rate while a part `remaining` of the run is left.
+
+    The cosine is that of Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, without
+    restarts.
+    """
+    if not config.anneal_lr:
+        return 1.0
+    if config.lr_schedule == "linear":
+        return remaining
+    return 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+
+def hidden_matrices(policy: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the matrices that Muon is meant for: no embeddings, heads, biases or kernels.
+
+    Parameters inside modules named ``actor`` or ``critic`` belong to a head. This is the advice of
+    https://kellerjordan.github.io/posts/muon/, except that convolution kernels, which
+    `torch.optim.Muon` does not accept, are left to Adam too.
+    """
+    ids: set[int] = set()  # a matrix that two modules share comes once
+    for path, module in policy.named_modules():
+        if HEADS.intersection(path.split(".")) or isinstance(module, nn.Embedding):
+            continue
+        for parameter in module.parameters(recurse=False):
+            is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1
+            if is_matrix and parameter.requires_grad and id(parameter) not in ids:
+                ids.add(id(parameter))
+                yield parameter
+
+
+class JoinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers that step as one, with one list of groups and one state dict.
+
+    Args:
+        parts: optimizers without a parameter in common, none of which has stepped yet.
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        groups = [group for part in parts for group in part.param_groups]
+        super().__init__(groups, {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let every part work on the groups and the state of the whole."""
+        # torch replaces both when it loads a state, so the parts would go on with the old ones.
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step every part. `closure` is only there for the signature."""
+        for part in self._parts:
+            part.step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` of an optimizer with the same parts returned."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def _adam(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        # One kernel for all parameters: small policies spend their time on launching kernels.
+        fused=True,
+    )
+
+
+def _muon(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    muon = getattr(torch.optim, "Muon", None)
+    if muon is None:
+        raise MissingDependency(
+            f"train.optimizer is 'muon', which torch has since 2.9; this is {torch.__version__}.",
+            fix='Install "torch>=2.9", or set train.optimizer to adam.',
+        )
+    optimizer: torch.optim.Optimizer = muon(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.adam_beta1,
+        weight_decay=0.0,
+        # Steps as long as Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one
+        # learning rate serves both parts, and changing the optimizer does not mean tuning it again.
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return optimizer
+
+
+class Gradients:
+    """The gradients of all trained `parameters`, side by side in one flat tensor for each dtype.
+
+    Each ``grad`` is a view of that tensor, to which autograd adds in place. Clearing and clipping
+    them tensor by tensor takes longer than computing the gradients of a small policy.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        trained = [each for each in parameters if each.requires_grad]
+        self._flat: list[Tensor] = []
+        self._views: list[tuple[nn.Parameter, Tensor]] = []
+        for dtype in dict.fromkeys(each.dtype for each in trained):
+            self._append([each for each in trained if each.dtype is dtype])
+
+    def _append(self, parameters: list[nn.Parameter]) -> None:
+        sizes = [each.numel() for each in parameters]
+        flat = parameters[0].new_zeros(sum(sizes))
+        pieces = torch.split(flat, sizes)
+        self._flat.append(flat)
+        self._views += [(p, piece.view_as(p)) for p, piece in zip(parameters, pieces, strict=True)]
+
+    def clear(self) -> None:
+        """Set all to zero."""
+        for flat in self._flat:
+            flat.zero_()
+        for parameter, view in self._views:
+            parameter.grad = view  # `zero_grad` of a policy or an optimizer sets it to None
+
+    def average(self, world: World) -> None:
+        """Average over all processes: one message for each dtype."""
+        for flat in self._flat:
+            world.mean_(flat)
+
+    def clip(self, max_norm: float) -> None:
+        """Scale all down to the Euclidean norm `max_norm`, if theirs is larger."""
+        # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps zero gradients from dividing by 0.
+        norms = [torch.linalg.vector_norm(flat).float() for flat in self._flat]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for flat in self._flat:
+            flat.mul_(scale)

@@ -1,0 +1,195 @@
+"""Estimates from rewards: advantages by GAE or V-trace, and the running scale of rewards.
+
+NumPy, time first: `T` steps of `N` envs. A loop over time is cheaper on the host than on a GPU,
+where each step would launch kernels of a few hundred numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.nn.moments import Moments, merge_moments, moments_of, of_all_processes
+
+SMALLEST_VARIANCE = 1e-8
+"""Returns that vary less are taken for equal: dividing by their deviation would amplify noise."""
+
+
+def gae(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    *,
+    terminated: np.ndarray,
+    done: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Return advantages (T, N) float32 (Schulman et al. 2016, https://arxiv.org/abs/1506.02438).
+
+    `next_values[t]` is the value of the observation that step t led to: the *final* one where an
+    episode was truncated there. Only a termination drops it; every end cuts the trace.
+    """
+    # Pardo et al. 2018, https://arxiv.org/abs/1712.00378: a time limit is not an end of the task,
+    # so a truncated episode still counts what would have followed.
+    not_terminated = gamma * ~terminated
+    decay = (gamma * gae_lambda) * ~done
+    return backward_sums(rewards + not_terminated * next_values - values, decay)
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """The largest importance ratios that V-trace lets through."""
+
+    rho: float = 1.0
+    """Of the ratio that weights a step's own error: it decides what the values converge to."""
+    c: float = 1.0
+    """Of the ratio that lets later errors through: it decides how fast they converge."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self | None:
+        """Return the clips of a config, or None if it sets neither; one alone leaves the other 1.
+
+        1 is PufferLib's default and the paper's choice for both.
+        """
+        rho, c = config.vtrace_rho_clip, config.vtrace_c_clip
+        if rho is None and c is None:
+            return None
+        return cls(rho=1.0 if rho is None else rho, c=1.0 if c is None else c)
+
+
+def vtrace(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    *,
+    ratios: np.ndarray,
+    terminated: np.ndarray,
+    done: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+    clips: Clips,
+) -> np.ndarray:
+    """Return advantages (T, N) float32: V-trace's targets minus the values.
+
+    Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, equation 1, with lambda in the trace as
+    in its remark 2. `ratios` (T, N) is the probability of each action under the current policy over
+    that under the policy which chose it. While all are 1, and no clip is below 1, this is GAE. As
+    in PufferLib, targets minus values serve as advantages, where the paper takes one step to the
+    next target. The other arguments are those of `gae`.
+    """
+    rho, c = np.minimum(ratios, clips.rho), np.minimum(ratios, clips.c)
+    errors = rewards + gamma * ~terminated * next_values - values
+    decay = (gamma * gae_lambda) * c * ~done
+    return backward_sums(rho * errors, decay)
+
+
+def backward_sums(errors: np.ndarray, decay: np.ndarray) -> np.ndarray:
+    """Return ``S[t] = errors[t] + decay[t] * S[t+1]``, (T, N) float32; `errors` is overwritten."""
+    sums = errors
+    for t in range(len(errors) - 2, -1, -1):
+        sums[t] += decay[t] * sums[t + 1]
+    return sums.astype(np.float32, copy=False)
+
+
+def updated_next_values(
+    values: np.ndarray, next_values: np.ndarray, done: np.ndarray
+) -> np.ndarray:
+    """Return a copy of `next_values` (T, N) with the newer predictions in `values` (T, N).
+
+    Where an episode ended, and at the end of the rollout, nothing newer is known: the observation
+    that followed is not part of the batch.
+    """
+    updated = next_values.copy()
+    updated[:-1] = np.where(done[:-1], next_values[:-1], values[1:])
+    return updated
+
+
+def discounted_returns(
+    rewards: np.ndarray, done: np.ndarray, *, start: np.ndarray, gamma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the discounted return of each row up to every step (T, N), and after the last (N,).
+
+    This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` and from 0 after each end.
+    """
+    returns, running = np.empty(rewards.shape), start
+    for t in range(len(rewards)):
+        running = gamma * running + rewards[t]
+        returns[t] = running
+        running = running * ~done[t]
+    return returns, running
+
+
+@dataclass(slots=True)
+class RewardScale:
+    """Divides rewards by the running standard deviation of discounted returns, without a shift.
+
+    Values of order one keep the value loss from dominating the clipped gradient of a shared trunk.
+    The rule is that of OpenAI baselines' VecNormalize (https://github.com/openai/baselines), but
+    per rollout instead of per step. A shift would change which behavior is best: it pays for, or
+    against, every further step of an episode.
+    """
+
+    running_returns: np.ndarray
+    """(N,) float64: discounted return of each row so far."""
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared distances from the mean."""
+
+    def update(
+        self, rewards: np.ndarray, *, done: np.ndarray, valid: np.ndarray, gamma: float
+    ) -> float:
+        """Add a rollout, (T, N) each, of every process, and return the factor for rewards."""
+        returns, self.running_returns = discounted_returns(
+            rewards, done, start=self.running_returns, gamma=gamma
+        )
+        added = of_all_processes(moments_of(torch.from_numpy(returns[valid]), ()))
+        before = Moments(*(_scalar(each) for each in (self.count, self.mean, self.squares)))
+        total = merge_moments(before, added)
+        self.count, self.mean, self.squares = (
+            float(each) for each in (total.count, total.mean, total.m2)
+        )
+        return self.factor
+
+    @property
+    def factor(self) -> float:
+        """The factor that rewards are multiplied by; 1 while all returns are equal."""
+        variance = self.squares / self.count if self.count else 0.0
+        return float(variance**-0.5) if variance > SMALLEST_VARIANCE else 1.0
+
+    def restart(self) -> None:
+        """Start new returns in all rows; the statistics stay."""
+        self.running_returns = np.zeros_like(self.running_returns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the returns under way, an (N,) float64 array, and the statistics, as floats."""
+        return {
+            "running_returns": self.running_returns.copy(),
+            "count": self.count,
+            "mean": self.mean,
+            "squares": self.squares,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned for as many rows."""
+        self.running_returns = np.array(state["running_returns"], dtype=np.float64)
+        self.count, self.mean, self.squares = (
+            float(state[name]) for name in ("count", "mean", "squares")
+        )
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
+    variance = float(returns.var()) if returns.size else 0.0
+    return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")
