@@ -1,4 +1,4 @@
-"""What a policy promises, as Protocols that list methods only, and what a class lacks of them."""
+"""The contract of a policy: its methods as a Protocol, its state keys, and what a class lacks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ EPISODE_START = "episode_start"
 
 ACTION_MASK = "action_mask"
 """State key: bool (B, A) or (B, T, A), true where an option is allowed; A counts all options.
-A policy may read it; one whose record says ``needs_mask`` does, and asks for it. A module with the
-attribute `NEEDS_MASK` tells a trainer so."""
+A policy may read it; one whose record has ``needs_mask`` requires it."""
 
 NEEDS_MASK = "needs_mask"
-"""Attribute of a module that reads the mask; absent or False means that it does not."""
+"""Attribute of a module that reads the mask, so that trainers send it; absent means False. The
+builder sets it where the record has this capability, as it does `NEEDS_PREVIOUS`."""
 
 PREV_ACTION, PREV_REWARD = "prev_action", "prev_reward"
-"""State keys: the last action as the policy drew it, (B, ...) or (B, T, ...), and the raw reward of
-it, (B,) or (B, T). Where ``episode_start`` is true they belong to what ended and count for nothing.
-A module with the attribute `NEEDS_PREVIOUS` tells a trainer to send them."""
+"""State keys: the last action as the policy drew it, (B, ...) or (B, T, ...), and its raw reward,
+(B,) or (B, T). Where ``episode_start`` is true they belong to the last episode and are ignored."""
 
 NEEDS_PREVIOUS = "needs_previous"
-"""Attribute of a module that reads them; absent or False means that it does not."""
+"""Attribute of a module that reads them, so that trainers send them; absent means False."""
 
 LSTM_STATE = ("lstm_h", "lstm_c")
 """State keys that PufferLib's trainer carries from step to step."""
@@ -83,7 +82,7 @@ ATTRIBUTES = {"is_continuous": bool, "hidden_size": int}
 def missing_members(policy: object) -> list[str]:
     """Return every offence of a policy class, or of a policy, against the contract; empty if none.
 
-    A class is judged by its methods; an instance also by its attributes. Nothing is called.
+    Of a class the methods are compared, of an instance the attributes as well. Nothing is called.
     """
     offences = [
         offence
@@ -91,8 +90,8 @@ def missing_members(policy: object) -> list[str]:
         if (offence := _method_offence(policy, name, parameters))
     ]
     if not isinstance(policy, type):
-        found = (_attribute(policy, name, kind) for name, kind in ATTRIBUTES.items())
-        offences += [offence for offence in found if offence]
+        attributes = (_attribute_offence(policy, name, kind) for name, kind in ATTRIBUTES.items())
+        offences += [offence for offence in attributes if offence]
     return offences
 
 
@@ -109,15 +108,15 @@ def require_members(policy: object, *, name: str) -> None:
 
 
 def _method_offence(policy: object, name: str, parameters: tuple[str, ...]) -> str:
-    wanted = f"{name}({', '.join(_spelled(p) for p in parameters)})"
+    expected = _call_text(name, parameters)
     method = getattr(policy, name, None)
     # nn.Module gives every subclass a `forward` that only raises.
     if not callable(method) or getattr(method, "__name__", name) == "_forward_unimplemented":
-        return f"no method {wanted}"
+        return f"no method {expected}"
     try:
         signature = inspect.signature(method)
     except (ValueError, TypeError):
-        return ""  # a compiled method has no signature: only a call can judge it
+        return ""  # a compiled method has no signature: only a call can tell
     return _signature_offence(signature, name, parameters, bound=not isinstance(policy, type))
 
 
@@ -127,22 +126,23 @@ def _signature_offence(
     """Say how a call ``method(observations, state=state)`` would fail, or return ''."""
     kwargs = {p: None for p in parameters if p == "state"}
     args: list[None] = [None] * (len(parameters) - len(kwargs) + (not bound))
-    wanted = f"{name}({', '.join(_spelled(p) for p in parameters)})"
     try:
         signature.bind(*args, **kwargs)
         signature.bind(*args)
     except TypeError as error:
-        return f"{name}{signature} can't be called as {wanted}: {error}"
+        return f"{name}{signature} can't be called as {_call_text(name, parameters)}: {error}"
     return ""
 
 
-def _spelled(parameter: str) -> str:
-    return "state=None" if parameter == "state" else parameter
+def _call_text(name: str, parameters: tuple[str, ...]) -> str:
+    spelling = ("state=None" if each == "state" else each for each in parameters)
+    return f"{name}({', '.join(spelling)})"
 
 
-def _attribute(policy: object, name: str, kind: type) -> str:
+def _attribute_offence(policy: object, name: str, kind: type) -> str:
     if not hasattr(policy, name):
         return f"no attribute {name} ({kind.__name__})"
     value = getattr(policy, name)
+    # To Python, True is an int as well.
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     return "" if good else f"{name} should be {kind.__name__}, got {value!r}"

@@ -1,4 +1,4 @@
-"""The error tree: every failure a user can cause, each saying what was asked, found and expected.
+"""The error tree: every failure a user can cause, with what was asked, found and expected.
 
 PolicyError
 ├── PolicyNotFound      no such name (near names, plug-ins that failed, block list)
@@ -51,7 +51,7 @@ class AmbiguousName(PolicyError):
 
 
 class NameTaken(PolicyError):
-    """The name is registered already, and `override` was not given."""
+    """The name is registered already, and `override` is off."""
 
 
 class PolicyRemoved(PolicyError):
@@ -90,7 +90,7 @@ class EnvError(PolicyError):
 
 
 class ConfigError(PolicyError):
-    """A file or a command line that says something we can't follow."""
+    """A file or a command line with a value that can't be used."""
 
 
 class CheckpointError(PolicyError):

@@ -27,8 +27,8 @@ def register_policies(registrar: Any) -> None:
     """Register policies and wrappers that only code can name.
 
     Args:
-        registrar: its `add_policy` and `add_wrapper` take what a registry.toml says. Nothing of a
-            plug-in is registered if its hook raises.
+        registrar: its `add_policy` and `add_wrapper` take a name, a target and the keys of a
+            registry.toml as keywords. If the hook raises, nothing of the plug-in is registered.
     """
 
 
@@ -43,7 +43,7 @@ def register_checks(registrar: Any) -> None:
 
 @hookspec
 def policy_built(policy: Any, spec: Any) -> None:
-    """Act after `get_policy` built a policy: watch it, log it. The policy is not to be changed.
+    """Act after `get_policy` built a policy, for example to log it. Do not change the policy.
 
     Args:
         policy: the ``nn.Module``.

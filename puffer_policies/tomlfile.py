@@ -48,7 +48,7 @@ def read_toml(path: str | os.PathLike[str]) -> TomlFile:
     """Read a TOML file.
 
     Raises:
-        ConfigError: it can't be read, is not UTF-8, is malformed, or says a key twice.
+        ConfigError: it can't be read, is not UTF-8, is malformed, or has a key twice.
     """
     path = Path(path)
     text = _read_text(path)
@@ -80,12 +80,12 @@ def _malformed(path: Path, text: str, message: str) -> ConfigError:
     place = _ERROR_PLACE.search(message)
     if place:
         where = f"{path}:{place[1]}:{place[2]}"
-        shown = _line(text, int(place[1])).strip()
+        line = _line(text, int(place[1])).strip()
     else:
         # tomllib says "(at end of document)" where it found no end.
-        where, shown = f"{path}:{text.count(chr(10)) + 1}", ""
+        where, line = f"{path}:{text.count(chr(10)) + 1}", ""
     reason = _ERROR_PLACE.sub("", message).removesuffix(" (at end of document)")
-    quoted = f" in {shown!r}" if shown else ""
+    quoted = f" in {line!r}" if line else ""
     return ConfigError(f"{where}: this is not TOML: {reason}{quoted}.", fix=_fix(reason))
 
 

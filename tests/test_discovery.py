@@ -30,8 +30,7 @@ from puffer_policies.registry import (
     set_default_registry,
 )
 from puffer_policies.registry import default as discovery
-from puffer_policies.registry.metadata import distributions
-from puffer_policies.registry.packages import packages_with_policies
+from puffer_policies.registry.packages import distributions, packages_with_policies
 from puffer_policies.registry.records import Layer
 
 BUILTINS = [

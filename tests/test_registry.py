@@ -291,7 +291,7 @@ def test_near_names_include_aliases_and_qualified_names():
 
 
 def test_a_name_like_no_other_gets_the_list():
-    with pytest.raises(PolicyNotFound, match="Registered are Default"):
+    with pytest.raises(PolicyNotFound, match="The registered names are Default"):
         registry_of(policy("Default", BUILTIN)).get("Transformer")
     with pytest.raises(PolicyNotFound, match="Nothing is registered"):
         Registry().get("Transformer")
@@ -350,7 +350,7 @@ def test_odd_names_are_simply_not_found(name):
 
 @pytest.mark.parametrize("name", [None, 3, TopLevel, ["Net"]])
 def test_what_is_no_string_is_no_name(name):
-    with pytest.raises(PolicyError, match="A name is a string"):
+    with pytest.raises(PolicyError, match="A name should be a string"):
         Registry().get(name)
 
 

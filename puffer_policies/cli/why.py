@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         record = explanation.record
         print_json(
             {
-                "asked": explanation.asked,
+                "asked": explanation.name,
                 "verdict": explanation.verdict,
                 "lines": explanation.lines,
                 "record": record.to_dict() if record else None,

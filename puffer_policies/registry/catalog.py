@@ -178,10 +178,10 @@ class _Reader:
             # A newer schema may mean anything by the other keys: do not judge them.
             self._offend(_schema_offence(schema), "schema")
             return False
-        known = ("schema", "distribution", *_TABLES)
+        keys = ("schema", "distribution", *_TABLES)
         for key, value in self.file.data.items():
-            if key not in known:
-                self._offend_unknown(key, known, key)
+            if key not in keys:
+                self._offend_unknown(key, keys, key)
             elif key == "distribution":
                 self._offend(self._owner_offence(value), key)
             elif key in _TABLES and not isinstance(value, dict):
@@ -331,8 +331,8 @@ class _Reader:
         if offence:
             self.offences.append(f"{self.file.at(*keys)}: {offence}")
 
-    def _offend_unknown(self, key: str, known: Iterable[str], *keys: str) -> None:
-        self._offend(f"unknown key {key!r}. {unknown_key(key, known)}".rstrip("."), *keys)
+    def _offend_unknown(self, key: str, valid: Iterable[str], *keys: str) -> None:
+        self._offend(f"unknown key {key!r}. {unknown_key(key, valid)}".rstrip("."), *keys)
 
     def _place(self, *keys: str) -> Provenance:
         return replace(self.provenance, origin=self.file.at(*keys))

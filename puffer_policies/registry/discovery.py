@@ -17,7 +17,7 @@ from puffer_policies.errors import (
     did_you_mean,
 )
 from puffer_policies.registry.catalog import Catalog, read_catalog
-from puffer_policies.registry.explain import described
+from puffer_policies.registry.explain import label
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalize
 from puffer_policies.registry.packages import (
     MANIFEST,
@@ -284,7 +284,7 @@ def _raise_problems(registry: Registry) -> None:
 
 
 def _clash(rivals: list[Record]) -> AmbiguousName:
-    lines = "\n".join(f"  {described(record)}" for record in rivals)
+    lines = "\n".join(f"  {label(record)}" for record in rivals)
     return AmbiguousName(
         f"{len(rivals)} packages offer {rivals[0].name!r}:\n{lines}",
         fix=f'Settle it under [resolve] in registry.toml: {rivals[0].name} = "DISTRIBUTION".',

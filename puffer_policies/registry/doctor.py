@@ -1,4 +1,4 @@
-"""Imports everything that is registered and reports what is broken, slow, shadowed or blocked."""
+"""Imports everything that is registered, and reports what is broken, slow, shadowed or blocked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Finding:
 
     @property
     def is_problem(self) -> bool:
-        """Whether somebody should mend it; a block is a wish, a missing extra a choice."""
+        """Whether somebody should fix it. A block and a missing extra are the user's own choice."""
         return self.verdict not in ("ok", "blocked", "missing dependency", "shadowed")
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
 
     Args:
         registry: what is examined; each record's class is imported.
-        slow_seconds: an import that takes more CPU time, torch aside, is called slow.
+        slow_seconds: an import that takes more CPU time, torch not counted, is called slow.
     """
-    # What torch costs is nobody's fault: pay for it before the clock starts.
+    # Import torch before the clock starts, as the first policy would be charged for it.
     importlib.import_module("torch")
     findings = [
         *(_of_error(error) for error in registry.errors),
@@ -65,7 +65,7 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
         *(
             finding
             for record in registry.records()
-            for finding in _of(record, registry, slow_seconds)
+            for finding in _of_record(record, registry, slow_seconds)
         ),
     ]
     return sorted(findings, key=lambda finding: (not finding.is_problem, finding.subject))
@@ -87,25 +87,34 @@ def _of_discovery(registry: Registry) -> Iterator[Finding]:
 
 def _of_pointers(registry: Registry) -> Iterator[Finding]:
     for pointer in registry.pointers():
-        told = registry.explain(pointer.qualified_name)
-        if pointer.kind != "removed" and told.record is None and told.verdict != "blocked":
-            yield Finding(pointer.qualified_name, "broken", " ".join(told.lines))
+        # A tombstone is meant to lead nowhere.
+        reason = "" if pointer.kind == "removed" else _dead_end(registry, pointer.qualified_name)
+        if reason:
+            yield Finding(pointer.qualified_name, "broken", reason)
 
 
 def _of_presets(registry: Registry) -> Iterator[Finding]:
+    # A preset stands in the mapping twice, under its bare and its qualified name.
     for preset in {id(each): each for each in registry.presets.values()}.values():
         spec = PolicySpec.parse(preset.policy)
         for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
-            told = registry.explain(name)
-            if told.record is None and told.verdict != "blocked":
-                detail = f"{preset.policy!r} ({preset.provenance.origin}): {' '.join(told.lines)}"
+            if reason := _dead_end(registry, name):
+                detail = f"{preset.policy!r} ({preset.provenance.origin}): {reason}"
                 yield Finding(preset.qualified_name, "broken", detail)
 
 
-def _of(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Finding]:
-    told = registry.explain(record.qualified_name)
-    if told.verdict == "blocked":
-        yield Finding(record.qualified_name, "blocked", " ".join(told.lines))
+def _dead_end(registry: Registry, name: str) -> str:
+    """Say why a name leads to no record, or return ''. What the user has blocked is meant so."""
+    explanation = registry.explain(name)
+    if explanation.record is not None or explanation.verdict == "blocked":
+        return ""
+    return " ".join(explanation.lines)
+
+
+def _of_record(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Finding]:
+    explanation = registry.explain(record.qualified_name)
+    if explanation.verdict == "blocked":
+        yield Finding(record.qualified_name, "blocked", " ".join(explanation.lines))
         return
     bare = registry.explain(record.name)
     if bare.verdict == "ambiguous":
@@ -117,14 +126,14 @@ def _of(record: Record, registry: Registry, slow_seconds: float) -> Iterator[Fin
 
 
 def _of_import(record: Record, slow_seconds: float) -> Finding:
-    started = time.process_time()  # other programs on the machine are not the package's fault
+    start = time.process_time()  # CPU time, as other programs run, too
     try:
         cls = record.load()
     except MissingDependency as error:
         return Finding(record.qualified_name, "missing dependency", str(error))
     except PluginError as error:
         return Finding(record.qualified_name, "broken", str(error))
-    seconds = time.process_time() - started
+    seconds = time.process_time() - start
     if offences := missing_members(cls):
         return Finding(record.qualified_name, "breaks the contract", "; ".join(offences))
     if seconds > slow_seconds:

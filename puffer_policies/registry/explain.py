@@ -1,4 +1,4 @@
-"""Says in words where a name leads: the text of ``why`` and of every failed look-up."""
+"""Explains in words where a name leads: the text of ``why`` and of every failed look-up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from puffer_policies.registry.records import Pointer, Preset, Provenance, Record
 from puffer_policies.registry.resolution import Entry, Resolution, Verdict
 
 _EXAMPLES = ("Default", "LSTMWrapper")
+"""Names to suggest first in an example, as every user meets them."""
 
 
 class Explanation(NamedTuple):
-    """What is known of a name."""
+    """What is known about a name."""
 
-    asked: str
+    name: str
+    """The name that was looked up."""
     verdict: Verdict
     record: Record | None
     """The record that the name leads to, or None."""
@@ -38,61 +40,61 @@ class Explanation(NamedTuple):
 
 
 def explanation(
-    found: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
+    resolution: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
 ) -> Explanation:
-    """Return what is known of a name that was looked up."""
-    known = [] if found.record is not None else list(names)
-    related = _related(found, failures)
-    verdict: Verdict = found.verdict
-    if verdict == "not found" and any(_is_from(error, found.asked) for error in related):
+    """Return what is known about a name that was looked up."""
+    candidates = [] if resolution.record is not None else list(names)
+    related = _related(resolution, failures)
+    verdict: Verdict = resolution.verdict
+    if verdict == "not found" and any(_is_from(error, resolution.name) for error in related):
         verdict = "broken"
-    error = lookup_error(found, names=known, failures=failures)
-    lines = [*_story(found)] if error is None else str(error).splitlines()
+    error = lookup_error(resolution, names=candidates, failures=failures)
+    lines = [*_path_lines(resolution)] if error is None else str(error).splitlines()
     return Explanation(
-        asked=found.asked,
+        name=resolution.name,
         verdict=verdict,
-        record=found.record,
-        records=tuple(entry for entry in found.entries if isinstance(entry, Record)),
+        record=resolution.record,
+        records=tuple(entry for entry in resolution.entries if isinstance(entry, Record)),
         lines=tuple(lines),
-        suggestions=tuple(nearest(found.asked, known)),
+        suggestions=tuple(nearest(resolution.name, candidates)),
         failures=tuple(related),
     )
 
 
 def lookup_error(
-    found: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
+    resolution: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
 ) -> PolicyError | None:
     """Return the error of a look-up that led to no record, or None if it did."""
-    if found.record is not None:
+    if resolution.record is not None:
         return None
-    if found.verdict == "ambiguous":
-        return _ambiguous(found)
-    if found.verdict == "removed":
-        return _removed(found)
-    if found.verdict == "blocked":
-        return _blocked(found)
-    if found.verdict == "broken":
-        return _broken(found)
-    return _not_found(found.asked, list(names), _related(found, failures))
+    if resolution.verdict == "ambiguous":
+        return _ambiguous(resolution)
+    if resolution.verdict == "removed":
+        return _removed(resolution)
+    if resolution.verdict == "blocked":
+        return _blocked(resolution)
+    if resolution.verdict == "broken":
+        return _broken(resolution)
+    return _not_found(resolution.name, list(names), _related(resolution, failures))
 
 
-def wrong_kind(record: Record, asked: str, others: Sequence[str]) -> PolicyNotFound:
-    """Return the error of a wrapper asked for as a policy, or a policy as a wrapper.
+def wrong_kind(record: Record, name: str, others: Sequence[str]) -> PolicyNotFound:
+    """Return the error of a wrapper that is used as a policy, or a policy as a wrapper.
 
     `others` are the names of the other kind.
     """
-    other = next(iter(sorted(others, key=lambda name: (name not in _EXAMPLES, name))), "")
+    other = next(iter(sorted(others, key=lambda each: (each not in _EXAMPLES, each))), "")
     if record.kind == "wrapper":
-        problem = f"{asked!r} is a wrapper, not a policy."
-        fix = f"Put it around a policy, as in '{asked}({other or 'MyPolicy'})'."
+        problem = f"{name!r} is a wrapper, not a policy."
+        fix = f"Put it around a policy, as in '{name}({other or 'MyPolicy'})'."
     else:
-        problem = f"{asked!r} is a policy, not a wrapper."
-        fix = f"A policy goes inside a wrapper, as in '{other or 'MyWrapper'}({asked})'."
+        problem = f"{name!r} is a policy, not a wrapper."
+        fix = f"A policy goes inside a wrapper, as in '{other or 'MyWrapper'}({name})'."
     return PolicyNotFound(problem, fix=fix)
 
 
 def preset_error(preset: Preset) -> PolicyNotFound:
-    """Return the error of a preset asked for as a policy."""
+    """Return the error of a preset that is used as a policy."""
     return PolicyNotFound(
         f"{preset.name!r} is a preset, not a policy: it stands for {preset.policy!r} "
         f"({package(preset.provenance)}, {preset.provenance.origin}).",
@@ -100,14 +102,14 @@ def preset_error(preset: Preset) -> PolicyNotFound:
     )
 
 
-def preset_explanation(preset: Preset, asked: str) -> Explanation:
-    """Return what is known of a preset."""
+def preset_explanation(preset: Preset, name: str) -> Explanation:
+    """Return what is known about a preset."""
     line = (
-        f"{asked!r} is a preset of {package(preset.provenance)} ({preset.provenance.origin}): "
+        f"{name!r} is a preset of {package(preset.provenance)} ({preset.provenance.origin}): "
         f"{preset.policy}"
     )
     return Explanation(
-        asked=asked,
+        name=name,
         verdict="preset",
         record=None,
         records=(),
@@ -117,16 +119,16 @@ def preset_explanation(preset: Preset, asked: str) -> Explanation:
     )
 
 
-def deprecation(found: Resolution) -> str:
+def deprecation(resolution: Resolution) -> str:
     """Return the text of the warning for a deprecated name."""
-    old = next(pointer for pointer in found.trail if pointer.kind == "deprecated")
+    old = next(pointer for pointer in resolution.trail if pointer.kind == "deprecated")
     return (
-        f"{found.asked!r} is deprecated in favour of {old.text!r} "
-        f"({package(old.provenance)}, {old.provenance.origin}). Ask for {old.text!r}."
+        f"{resolution.name!r} is deprecated in favor of {old.text!r} "
+        f"({package(old.provenance)}, {old.provenance.origin}). Use {old.text!r} instead."
     )
 
 
-def described(entry: Entry) -> str:
+def label(entry: Entry) -> str:
     """Return one line that identifies an entry: qualified name, package, target and place."""
     if isinstance(entry, Pointer):
         arrow = ": " if entry.kind == "removed" else " -> "
@@ -143,105 +145,105 @@ def package(provenance: Provenance) -> str:
     return f"{provenance.distribution} {provenance.version}".strip()
 
 
-def _story(found: Resolution) -> Iterable[str]:
-    record = found.record
+def _path_lines(resolution: Resolution) -> Iterable[str]:
+    record = resolution.record
     assert record is not None
-    for pointer in found.trail:
+    for pointer in resolution.trail:
         word = "is deprecated: use" if pointer.kind == "deprecated" else "is an alias of"
         yield f"{pointer.name!r} {word} {pointer.text!r} ({pointer.provenance.origin})."
-    yield f"{found.asked!r} is {described(record)}."
-    if found.verdict == "shadowed":
+    yield f"{resolution.name!r} is {label(record)}."
+    if resolution.verdict == "shadowed":
         yield f"The bare name {record.name!r} does not lead to it."
-    if found.rule:
-        yield f"Settled for {found.rule.text} by {found.rule.origin}."
-    others = [entry for entry in found.entries if entry is not record and not found.trail]
+    if resolution.rule:
+        yield f"Settled for {resolution.rule.text} by {resolution.rule.origin}."
+    others = [entry for entry in resolution.entries if entry is not record and not resolution.trail]
     if others:
         yield "The same name is offered by:"
-        yield from (f"  {described(entry)}" for entry in others)
+        yield from (f"  {label(entry)}" for entry in others)
 
 
-def _ambiguous(found: Resolution) -> AmbiguousName:
-    top = found.entries[0].provenance.layer
-    rivals = [entry for entry in found.entries if entry.provenance.layer == top]
+def _ambiguous(resolution: Resolution) -> AmbiguousName:
+    top = resolution.entries[0].provenance.layer
+    rivals = [entry for entry in resolution.entries if entry.provenance.layer == top]
     name = rivals[0].name
-    listed = "\n".join(f"  {described(entry)}" for entry in rivals)
+    lines = "\n".join(f"  {label(entry)}" for entry in rivals)
     first = rivals[0]
     return AmbiguousName(
-        f"{found.asked!r} is offered by {len(rivals)} installed packages:\n{listed}",
-        fix=f"Ask for {first.qualified_name!r}, or settle it in your registry.toml:\n"
+        f"{resolution.name!r} is offered by {len(rivals)} installed packages:\n{lines}",
+        fix=f"Use {first.qualified_name!r}, or settle it in your registry.toml:\n"
         f'  [resolve]\n  {name} = "{first.provenance.distribution}"',
     )
 
 
-def _removed(found: Resolution) -> PolicyRemoved:
-    tombstone = found.trail[-1]
+def _removed(resolution: Resolution) -> PolicyRemoved:
+    tombstone = resolution.trail[-1]
     return PolicyRemoved(
-        f"{found.asked!r} was removed from {package(tombstone.provenance)}: {tombstone.text}",
+        f"{resolution.name!r} was removed from {package(tombstone.provenance)}: {tombstone.text}",
         fix=f"Its tombstone is {tombstone.provenance.origin}.",
     )
 
 
-def _blocked(found: Resolution) -> PolicyNotFound:
-    assert found.rule is not None
-    listed = "\n".join(f"  {described(entry)}" for entry in found.entries)
+def _blocked(resolution: Resolution) -> PolicyNotFound:
+    assert resolution.rule is not None
+    lines = "\n".join(f"  {label(entry)}" for entry in resolution.entries)
     return PolicyNotFound(
-        f"{found.asked!r} is blocked: {found.rule.text} ({found.rule.origin}). "
-        f"It would be:\n{listed}",
-        fix=f"Change {found.rule.origin} if you want it.",
+        f"{resolution.name!r} is blocked: {resolution.rule.text} ({resolution.rule.origin}). "
+        f"It would be:\n{lines}",
+        fix=f"Change {resolution.rule.origin} if you want it.",
     )
 
 
-def _broken(found: Resolution) -> PolicyNotFound:
-    if found.rule:
-        listed = "\n".join(f"  {described(entry)}" for entry in found.entries)
+def _broken(resolution: Resolution) -> PolicyNotFound:
+    if rule := resolution.rule:
+        lines = "\n".join(f"  {label(entry)}" for entry in resolution.entries)
         return PolicyNotFound(
-            f"{found.asked!r} is settled for {found.rule.text!r} by {found.rule.origin}, "
-            f"which does not offer it. These do:\n{listed}",
-            fix=f"Correct the line, or install {found.rule.text!r}.",
+            f"{resolution.name!r} is settled for {rule.text!r} by {rule.origin}, "
+            f"which does not offer it. These do:\n{lines}",
+            fix=f"Correct the line, or install {rule.text!r}.",
         )
-    last = found.trail[-1]
-    way = " -> ".join(repr(pointer.name) for pointer in found.trail) + f" -> {last.text!r}"
-    circle = any(pointer.name == last.text for pointer in found.trail)
+    last = resolution.trail[-1]
+    way = " -> ".join(repr(pointer.name) for pointer in resolution.trail) + f" -> {last.text!r}"
+    circle = any(pointer.name == last.text for pointer in resolution.trail)
     reason = "which is a circle" if circle else f"and there is no {last.text!r}"
     return PolicyNotFound(
-        f"{found.asked!r} leads nowhere: {way}, {reason}.",
+        f"{resolution.name!r} leads nowhere: {way}, {reason}.",
         fix=f"Correct {last.provenance.origin}.",
     )
 
 
-def _not_found(asked: str, names: Iterable[str], failures: Sequence[PluginError]) -> PolicyNotFound:
+def _not_found(name: str, names: Iterable[str], failures: Sequence[PluginError]) -> PolicyNotFound:
     names = list(names)
-    problem = f"No policy or wrapper is called {asked!r}."
+    problem = f"No policy or wrapper is called {name!r}."
     if failures:
-        listed = "\n".join(f"  {_headline(error)}" for error in failures)
-        problem += f"\nThese plug-ins failed to load and may offer it:\n{listed}"
-    return PolicyNotFound(problem, fix=_cure(asked, names))
+        lines = "\n".join(f"  {_headline(error)}" for error in failures)
+        problem += f"\nThese plug-ins failed to load and may offer it:\n{lines}"
+    return PolicyNotFound(problem, fix=_not_found_fix(name, names))
 
 
-def _cure(asked: str, names: list[str]) -> str:
-    if ":" in asked:
+def _not_found_fix(name: str, names: list[str]) -> str:
+    if ":" in name:
         return (
             "A name is not an import path. Register the class in your registry.toml:\n"
-            f'  [policies.{asked.rpartition(":")[2] or "MyPolicy"}]\n  target = "{asked}"'
+            f'  [policies.{name.rpartition(":")[2] or "MyPolicy"}]\n  target = "{name}"'
         )
-    if "(" in asked:
-        return "That is an expression: get_policy builds it; a look-up takes a name."
-    close = nearest(split_name(asked)[1], names) or nearest(asked, names)
+    if "(" in name:
+        return "That is an expression, which get_policy builds; only a name can be looked up."
+    close = nearest(split_name(name)[1], names) or nearest(name, names)
     if close:
-        return f"Did you mean {' or '.join(repr(name) for name in close)}?"
-    return f"Registered are {', '.join(names)}." if names else "Nothing is registered."
+        return f"Did you mean {' or '.join(repr(each) for each in close)}?"
+    return f"The registered names are {', '.join(names)}." if names else "Nothing is registered."
 
 
-def _related(found: Resolution, failures: Sequence[PluginError]) -> list[PluginError]:
-    """Return the failures that bear on a name: its own package's if it names one, else all."""
-    if found.record is not None:
+def _related(resolution: Resolution, failures: Sequence[PluginError]) -> list[PluginError]:
+    """Return the failures that may explain a missing name: its package's if it names one."""
+    if resolution.record is not None:
         return []
-    own = [error for error in failures if _is_from(error, found.asked)]
-    return own if "/" in found.asked else list(failures)
+    own = [error for error in failures if _is_from(error, resolution.name)]
+    return own if "/" in resolution.name else list(failures)
 
 
-def _is_from(error: PluginError, asked: str) -> bool:
-    distribution, _ = split_name(asked)
+def _is_from(error: PluginError, name: str) -> bool:
+    distribution, _ = split_name(name)
     return bool(distribution) and error.distribution == distribution
 
 

@@ -52,9 +52,9 @@ def value_offence(value: object, expected: type) -> str:
     return "" if good else f"should be {_LABELS[expected]}, got {value!r}"
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, keys: Iterable[str]) -> str:
     """Return the end of an error about an unknown key: the nearest known ones, or all of them."""
-    return did_you_mean(key, known) or f"Known are {', '.join(known)}."
+    return did_you_mean(key, keys) or f"Known are {', '.join(keys)}."
 
 
 def make_record(kind: Kind, keywords: Mapping[str, Any], **identity: Any) -> Record:

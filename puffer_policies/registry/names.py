@@ -1,4 +1,4 @@
-"""What may be a name, a qualified name, a distribution and a target; every offence in words."""
+"""The rules for names, distributions, targets and whole records; every offence in words."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def target_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def split_name(asked: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """Split ``distribution/Name`` into normalized distribution and name; bare: ('', name)."""
-    distribution, slash, name = asked.strip().rpartition("/")
-    return (normalize(distribution), name) if slash else ("", name)
+    distribution, slash, bare = name.strip().rpartition("/")
+    return (normalize(distribution), bare) if slash else ("", bare)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -89,10 +89,13 @@ def target_offence(target: object) -> str:
     """Say what is wrong with a ``module:attribute``, or return ''."""
     if isinstance(target, str) and _TARGET.fullmatch(target):
         return ""
-    meant = ""
-    if isinstance(target, str) and ":" not in target and _TARGET.fullmatch(_colon(target)):
-        meant = f"; did you mean {_colon(target)!r}?"
-    return f"target: {target!r} should be 'module:Class'{meant}"
+    hint = ""
+    if isinstance(target, str) and ":" not in target:
+        # The commonest slip is an import path with a dot before the class.
+        module, _, attribute = target.rpartition(".")
+        if _TARGET.fullmatch(f"{module}:{attribute}"):
+            hint = f"; did you mean '{module}:{attribute}'?"
+    return f"target: {target!r} should be 'module:Class'{hint}"
 
 
 def record_offences(record: Record) -> list[str]:
@@ -113,12 +116,12 @@ def record_offences(record: Record) -> list[str]:
 
 def kind_offences(field: str, kinds: Iterable[str]) -> list[str]:
     """Return what is wrong with ``observations`` or ``actions``: kinds that do not exist."""
-    known = OBSERVATION_KINDS if field == "observations" else ACTION_KINDS
+    existing = OBSERVATION_KINDS if field == "observations" else ACTION_KINDS
     return [
-        f"{field}: {kind!r} is not a kind; known are {', '.join(known)}. "
-        f"{did_you_mean(str(kind), known)}".strip(" .")
+        f"{field}: {kind!r} is not a kind; known are {', '.join(existing)}. "
+        f"{did_you_mean(str(kind), existing)}".strip(" .")
         for kind in kinds
-        if kind not in known
+        if kind not in existing
     ]
 
 
@@ -153,8 +156,3 @@ def _place_offences(record: Record) -> list[str]:
         if record.override:
             offences.append("override: a package can't replace a name; only its user can")
     return offences
-
-
-def _colon(target: str) -> str:
-    module, _, attribute = target.rpartition(".")
-    return f"{module}:{attribute}"

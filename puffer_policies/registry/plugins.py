@@ -1,4 +1,4 @@
-"""Loads pluggy plug-ins and calls their hooks, each alone, so that one's failure stays its own."""
+"""Loads pluggy plug-ins and calls their hooks, each alone, so that one failure stays alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOOKS = ("register_policies", "register_checks", "policy_built", "register_comma
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """An entry point of the plug-in group: where a module with hooks is. Picklable; loads late."""
+    """An entry point that names a module with hooks. It can be pickled, and is imported late."""
 
     name: str
     target: str
@@ -39,15 +39,15 @@ class Plugin:
         """
         module_name, _, attribute = self.target.partition(":")
         try:
-            found: Any = importlib.import_module(module_name)
+            plugin: Any = importlib.import_module(module_name)
             for part in filter(None, attribute.split(".")):
-                found = getattr(found, part)
+                plugin = getattr(plugin, part)
         except (Exception, SystemExit) as error:
             raise self.failure("Importing it failed", error) from error
-        return found
+        return plugin
 
     def failure(self, what: str, error: BaseException) -> PluginError:
-        """Return the error of a step of this plug-in that raised `error`."""
+        """Return the error of this plug-in for a step that raised `error`."""
         return PluginError(
             f"Plug-in {self.name!r} of {self._package()} ({self.target}): {what}: "
             f"{type(error).__name__}: {error}",
@@ -59,7 +59,7 @@ class Plugin:
 
     def misspelled(self, hook: str) -> PluginError:
         """Return the error of a hook that does not exist."""
-        hint = did_you_mean(hook, HOOKS) or f"Known are {', '.join(HOOKS)}."
+        hint = did_you_mean(hook, HOOKS) or f"The hooks are {', '.join(HOOKS)}."
         return PluginError(
             f"Plug-in {self.name!r} of {self._package()} ({self.target}) implements a hook "
             f"{hook!r}, which does not exist.",
@@ -146,7 +146,7 @@ class PluginHooks:
         self._call_each("register_checks", {"registrar": registrar})
 
     def policy_built(self, policy: Any, spec: PolicySpec) -> None:
-        """Tell plug-ins of a policy that was built."""
+        """Tell plug-ins about a policy that `get_policy` built."""
         self._call_each("policy_built", {"policy": policy, "spec": spec})
 
     def register_commands(self, commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""The registry: every policy and wrapper by name. It knows nothing of plug-ins, files and torch."""
+"""The registry: every policy and wrapper by name. It reads no file and imports no plug-in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarn
 from puffer_policies.registry.explain import (
     Explanation,
     deprecation,
-    described,
     explanation,
+    label,
     lookup_error,
     preset_error,
     preset_explanation,
@@ -29,21 +29,21 @@ from puffer_policies.registry.specs import PolicySpec
 class Registry:
     """Policies, wrappers, aliases and presets by name, and the user's rules about them.
 
-    A registry pickles: a worker that unpickles it resolves every name as here, and imports a class
-    when it is asked for.
+    A registry can be pickled: in a worker process every name resolves as it does here, and a class
+    is imported when it is needed.
     """
 
     def __init__(self) -> None:
         self.errors: list[PluginError] = []
-        """Why plug-ins, or parts of them, are missing."""
+        """The errors for which plug-ins, or parts of them, are missing."""
         self.timings: dict[str, Timing] = {}
-        """Plug-in name -> what loading it cost."""
+        """Plug-in name -> how long loading it took."""
         self.load_seconds = 0.0
         """How long the whole discovery took."""
         self.hooks = PluginHooks(errors=self.errors)
-        """What installed plug-ins do besides registering names."""
+        """The hooks of installed plug-ins that do more than register names."""
         self.packages: dict[str, Provenance] = {}
-        """Top-level package -> the plug-in it belongs to: whose a decorated class is."""
+        """Top-level package -> the distribution that owns the classes decorated in it."""
         self._book = Book()
         self._presets: dict[str, Preset] = {}
 
@@ -60,35 +60,35 @@ class Registry:
             AmbiguousName: several installed packages offer this bare name.
             PolicyRemoved: the name has a tombstone.
         """
-        found = self._resolve(name)
-        if found.verdict == "not found" and name in self.presets:
+        resolution = self._resolve(name)
+        if resolution.verdict == "not found" and name in self.presets:
             raise preset_error(self.presets[name])
-        error = lookup_error(found, names=self._known(kind), failures=self.errors)
+        error = lookup_error(resolution, names=self._candidates(kind), failures=self.errors)
         if error is not None:
             raise error
-        record = found.record
+        record = resolution.record
         assert record is not None
         if kind is not None and record.kind != kind:
             raise wrong_kind(record, name, self.names(kind))
-        if found.verdict == "deprecated":
-            warnings.warn(deprecation(found), PolicyDeprecationWarning, stacklevel=2)
+        if resolution.verdict == "deprecated":
+            warnings.warn(deprecation(resolution), PolicyDeprecationWarning, stacklevel=2)
         return record
 
     def spec(self, policy: str) -> PolicySpec:
-        """Return the recipe that an expression, or the name of a preset, stands for.
+        """Return the spec that an expression, or the name of a preset, stands for.
 
         Raises:
-            BuildError: the text is no expression.
+            BuildError: the text is not an expression.
         """
         preset = self.presets.get(policy)
         return PolicySpec.parse(preset.policy if preset else policy)
 
     def explain(self, name: str) -> Explanation:
-        """Return everything known of a name, whether it leads to a record or not."""
-        found = self._resolve(name)
-        if found.verdict == "not found" and name in self.presets:
+        """Return everything that is known about a name, whether it leads to a record or not."""
+        resolution = self._resolve(name)
+        if resolution.verdict == "not found" and name in self.presets:
             return preset_explanation(self.presets[name], name)
-        return explanation(found, names=self._known(None), failures=self.errors)
+        return explanation(resolution, names=self._candidates(None), failures=self.errors)
 
     def names(self, kind: Kind | None = None) -> list[str]:
         """Return the usable names, sorted: bare where the bare name leads there, else qualified."""
@@ -132,8 +132,8 @@ class Registry:
         """Register a record.
 
         Raises:
-            PolicyError: the record is wrong in itself; every offence is listed.
-            NameTaken: the name is taken and the record does not say ``override``.
+            PolicyError: something in the record is wrong; every offence is listed.
+            NameTaken: the name is taken and the record has no ``override``.
         """
         offences = record_offences(record)
         if offences:
@@ -141,7 +141,7 @@ class Registry:
                 f"Can't register {record.name!r} ({record.provenance.origin}): "
                 f"{'; '.join(offences)}."
             )
-        if not self._is_known(record):
+        if not self._is_repeated(record):
             self._require_free(record)
             self._enter(record)
 
@@ -175,7 +175,7 @@ class Registry:
             self._book.blocked_distributions[normalize(each)] = rule
 
     def refuse(self, distribution: str, reason: str, *, origin: str) -> None:
-        """Make everything of a distribution unusable for its version."""
+        """Make everything of a distribution unusable, as its version is outside a limit."""
         self._book.refused[normalize(distribution)] = Rule(reason, origin)
 
     def blocks_distribution(self, distribution: str) -> bool:
@@ -186,38 +186,39 @@ class Registry:
 
     def _resolve(self, name: str) -> Resolution:
         if not isinstance(name, str):
-            raise PolicyError(f"A name is a string, got {name!r}.")
+            raise PolicyError(f"A name should be a string, got {name!r}.")
         return resolve(self._book, name)
 
-    def _known(self, kind: Kind | None) -> Iterator[str]:
-        """Yield what can be asked for; nothing is worked out for a name that is found."""
+    def _candidates(self, kind: Kind | None) -> Iterator[str]:
+        """Yield the names to suggest. A generator, as look-ups that succeed need none of them."""
         yield from self.names(kind)
         yield from (pointer.name for pointer in self.pointers() if pointer.kind != "removed")
 
     def _shortest_name(self, record: Record) -> str:
         """Return the bare name if it leads to `record`, else the qualified one, else ''."""
         for name in (record.name, record.qualified_name):
-            found = resolve(self._book, name)
-            if found.record is record and found.verdict in USABLE:
+            resolution = resolve(self._book, name)
+            if resolution.record is record and resolution.verdict in USABLE:
                 return name
         return ""
 
     def _enter(self, entry: Entry) -> None:
         self._book.entries.setdefault(entry.name, {})[entry.provenance.distribution] = entry
 
-    def _is_known(self, record: Record) -> bool:
-        """Whether a package says again what it said: an entry point and a manifest, say."""
+    def _is_repeated(self, record: Record) -> bool:
+        """Whether a package has registered this already, say by a manifest and an entry point."""
         return record.provenance.layer is Layer.PLUGIN and any(
             isinstance(holder, Record) and holder.target == record.target
             for holder in self._book.named(record.name, record.provenance.distribution)
         )
 
     def _require_free(self, entry: Entry) -> None:
-        """Refuse a second entry of one distribution, and a silent take-over between the user's."""
+        """Refuse a second entry of one distribution, and a silent take-over of the user's own."""
         for holder in self._book.named(entry.name):
             if not _may_stand_beside(holder, entry):
-                raise _taken(holder, entry)
+                raise _name_taken(holder, entry)
 
+    # A class made in this process can't be pickled by value, so its record names it instead.
     def __getstate__(self) -> dict[str, Any]:
         entries = {
             name: {dist: _portable(entry) for dist, entry in rivals.items()}
@@ -242,7 +243,7 @@ def _overrides(entry: Entry) -> bool:
 
 
 def _is_redefinition(holder: Entry, entry: Entry) -> bool:
-    """Whether a decorated class is defined again: a notebook cell run twice, a reloaded module."""
+    """Whether a decorated class is defined again, by a notebook cell or a reloaded module."""
     return (
         isinstance(holder, Record)
         and isinstance(entry, Record)
@@ -251,13 +252,13 @@ def _is_redefinition(holder: Entry, entry: Entry) -> bool:
     )
 
 
-def _taken(holder: Entry, entry: Entry) -> NameTaken:
+def _name_taken(holder: Entry, entry: Entry) -> NameTaken:
     cure = (
         "pass override=True" if entry.provenance.layer is Layer.PROCESS else "say override = true"
     )
     return NameTaken(
         f"{entry.qualified_name} ({entry.provenance.origin}) can't be called {entry.name!r}: "
-        f"that is {described(holder)}.",
+        f"that is {label(holder)}.",
         fix=f"Choose another name, or {cure} to replace it on purpose.",
     )
 
@@ -267,10 +268,10 @@ def _portable(entry: Entry) -> Entry:
     if isinstance(entry, Pointer) or entry.loaded is None:
         return entry
     cls, module = entry.loaded, importlib.import_module(entry.loaded.__module__)
-    found: Any = module
+    importable: Any = module
     for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is not cls:
+        importable = getattr(importable, part, None)
+    if importable is not cls:
         raise PolicyError(
             f"{entry.qualified_name!r} can't be handed to another process: {cls!r} can't be "
             f"imported as {cls.__module__}:{cls.__qualname__}.",

@@ -1,8 +1,8 @@
-"""Which record a name leads to: the book of everything registered, and the one rule that reads it.
+"""Which record a name leads to: the book of everything registered, and the rule of looking it up.
 
 A bare name belongs to the strongest layer that offers it; several packages in the plug-in layer
 make it ambiguous. ``distribution/Name`` always leads to its own entry. The order in which entries
-came plays no part.
+were registered plays no part, as that is an accident of what was installed or imported first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Verdict = Literal[
 
 
 class Rule(NamedTuple):
-    """A line of a registry.toml about names: what it says, and where it stands."""
+    """A line of a registry.toml about names: its meaning in words, and where it is."""
 
     text: str
     origin: str
@@ -60,11 +60,11 @@ class Book:
 
     def named(self, name: str, distribution: str = "") -> list[Entry]:
         """Return the entries with this bare name, strongest first."""
-        found = self.entries.get(name, {})
+        rivals = self.entries.get(name, {})
         if distribution:
-            return [found[distribution]] if distribution in found else []
+            return [rivals[distribution]] if distribution in rivals else []
         return sorted(
-            found.values(), key=lambda e: (-e.provenance.layer, e.provenance.distribution)
+            rivals.values(), key=lambda e: (-e.provenance.layer, e.provenance.distribution)
         )
 
     def block(self, entry: Entry) -> Rule | None:
@@ -79,7 +79,8 @@ class Book:
 class Resolution(NamedTuple):
     """Where a name leads, and by which way."""
 
-    asked: str
+    name: str
+    """The name that was looked up."""
     verdict: Verdict
     record: Record | None = None
     """The record, if the verdict is one of `USABLE`."""
@@ -95,45 +96,43 @@ USABLE: tuple[Verdict, ...] = ("found", "alias", "deprecated", "shadowed")
 """The verdicts of a name that leads to a record."""
 
 
-def resolve(book: Book, asked: str) -> Resolution:
-    """Return where `asked`, a ``Name`` or ``distribution/Name``, leads."""
-    return _follow(book, asked, asked, ())
+def resolve(book: Book, name: str) -> Resolution:
+    """Return where `name`, a ``Name`` or ``distribution/Name``, leads."""
+    return _follow(book, name, name, ())
 
 
-def _follow(book: Book, asked: str, name: str, trail: tuple[Pointer, ...]) -> Resolution:
+def _follow(book: Book, query: str, name: str, trail: tuple[Pointer, ...]) -> Resolution:
     distribution, bare = split_name(name)
     entries = tuple(book.named(bare, distribution))
     allowed = [entry for entry in entries if not book.block(entry)]
     if not entries:
-        return Resolution(asked=asked, verdict="broken" if trail else "not found", trail=trail)
+        return Resolution(name=query, verdict="broken" if trail else "not found", trail=trail)
     if not allowed:
         rule = book.block(entries[0])
-        return Resolution(asked=asked, verdict="blocked", entries=entries, trail=trail, rule=rule)
+        return Resolution(name=query, verdict="blocked", entries=entries, trail=trail, rule=rule)
     rule = None if distribution else book.settled.get(bare)
-    chosen = _settled(allowed, rule) if rule else _strongest(allowed)
-    if len(chosen) != 1:
-        verdict: Verdict = "ambiguous" if chosen else "broken"
-        return Resolution(asked=asked, verdict=verdict, entries=entries, trail=trail, rule=rule)
-    arrived = _arrive(book, asked, chosen[0], entries, trail)
+    winners = _settled(allowed, rule) if rule else _strongest(allowed)
+    if len(winners) != 1:
+        verdict: Verdict = "ambiguous" if winners else "broken"
+        return Resolution(name=query, verdict=verdict, entries=entries, trail=trail, rule=rule)
+    arrived = _arrive(book, query, winners[0], entries, trail)
     return arrived._replace(rule=arrived.rule or rule)
 
 
 def _arrive(
-    book: Book, asked: str, entry: Entry, entries: tuple[Entry, ...], trail: tuple[Pointer, ...]
+    book: Book, query: str, entry: Entry, entries: tuple[Entry, ...], trail: tuple[Pointer, ...]
 ) -> Resolution:
     if refusal := book.refused.get(entry.provenance.distribution):
-        return Resolution(
-            asked=asked, verdict="blocked", entries=entries, trail=trail, rule=refusal
-        )
+        return Resolution(name=query, verdict="blocked", entries=entries, trail=trail, rule=refusal)
     if isinstance(entry, Record):
-        verdict = _verdict(book, asked, entry, trail)
-        return Resolution(asked=asked, verdict=verdict, record=entry, entries=entries, trail=trail)
+        verdict = _verdict(book, query, entry, trail)
+        return Resolution(name=query, verdict=verdict, record=entry, entries=entries, trail=trail)
     walked = (*trail, entry)
     if entry.kind == "removed":
-        return Resolution(asked=asked, verdict="removed", entries=entries, trail=walked)
+        return Resolution(name=query, verdict="removed", entries=entries, trail=walked)
     if entry in trail:
-        return Resolution(asked=asked, verdict="broken", entries=entries, trail=walked)
-    return _follow(book, asked, _successor(book, entry), walked)
+        return Resolution(name=query, verdict="broken", entries=entries, trail=walked)
+    return _follow(book, query, _successor(book, entry), walked)
 
 
 def _successor(book: Book, pointer: Pointer) -> str:
@@ -155,12 +154,12 @@ def _strongest(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.provenance.layer == top]
 
 
-def _verdict(book: Book, asked: str, record: Record, trail: tuple[Pointer, ...]) -> Verdict:
+def _verdict(book: Book, query: str, record: Record, trail: tuple[Pointer, ...]) -> Verdict:
     if any(pointer.kind == "deprecated" for pointer in trail):
         return "deprecated"
     if trail:
         return "alias"
-    return "shadowed" if "/" in asked and not _owns_bare_name(book, record) else "found"
+    return "shadowed" if "/" in query and not _owns_bare_name(book, record) else "found"
 
 
 def _owns_bare_name(book: Book, record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""Writes a new plug-in package, from the template that is itself a working one."""
+"""Writes a new plug-in package from the template, which is a working package itself."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _GENERIC_ENDINGS = ("policies", "policy", "nets", "net")
 
 @dataclass(frozen=True, slots=True)
 class PackageNames:
-    """What a new package's parts are called."""
+    """The names of the parts of a new package."""
 
     distribution: str
-    """What is installed: ``acme-policies``; also the folder."""
+    """The distribution, such as ``acme-policies``; the folder, too."""
     package: str
-    """What is imported: ``acme_policies``."""
+    """The package to import, such as ``acme_policies``."""
     policy: str
-    """The class: ``AcmeNet``."""
+    """The class, such as ``AcmeNet``."""
 
     def fill(self, text: str) -> str:
         """Return a text or path of the template with these names in it."""
@@ -52,12 +52,12 @@ class PackageNames:
             "my_policies": self.package,
             "MyNet": self.policy,
         }
-        return _TOKENS.sub(lambda found: names[found[0]], text)
+        return _TOKENS.sub(lambda match: names[match[0]], text)
 
 
 @dataclass(frozen=True, slots=True)
 class Scaffold:
-    """A package that was written."""
+    """A new package on the disk."""
 
     names: PackageNames
     folder: Path
@@ -69,12 +69,12 @@ def derive_names(name: str) -> PackageNames:
     """Derive a package's names from one: ``acme``, or ``acme-policies``.
 
     Raises:
-        ConfigError: a package can't be called so, or something else is.
+        ConfigError: a package can't have this name, or something else has it already.
     """
     distribution = normalize(name)
     package = distribution.replace("-", "_")
     offence = (
-        distribution_offence(name) or _package_offence(package) or _taken(distribution, package)
+        distribution_offence(name) or _package_offence(package) or _owner(distribution, package)
     )
     if offence:
         raise ConfigError(
@@ -114,8 +114,8 @@ def _package_offence(package: str) -> str:
     return ""
 
 
-def _taken(distribution: str, package: str) -> str:
-    """Say who has a name already, or return ''."""
+def _owner(distribution: str, package: str) -> str:
+    """Say what has the name already, or return ''."""
     if distribution in LAYER_NAMES.values():
         return f"the registry calls something else {distribution!r}"
     version = installed_version(distribution)

@@ -1,4 +1,4 @@
-"""Reads a module without importing it: where its file is, its preface, a class's signature."""
+"""Reads modules without importing them: their files, docstrings, and signatures of classes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 
 def find_package(name: str) -> ModuleSpec | None:
-    """Return the import system's word on a top-level package or module, without importing it."""
+    """Return the spec of a top-level package or module, without importing it."""
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
-        return None  # a finder of somebody's editable install that raises knows no such package
+        # The finder of an editable install may raise; then it has no such package.
+        return None
 
 
 def locate_package(name: str, *, search_path: str = "") -> Path | None:
@@ -48,7 +49,7 @@ def constructor_signature(target: str, *, search_path: str = "") -> str:
     inherited from classes that can be read as well; a class that is made by a call has none here.
     """
     arguments = _constructor(target, search_path)
-    return _spelled(arguments) if arguments else ""
+    return _signature_text(arguments) if arguments else ""
 
 
 def module_docstring(target: str, *, search_path: str = "") -> str:
@@ -133,7 +134,7 @@ def _parsed(target: str, search_path: str) -> ast.Module | None:
         return None
 
 
-def _spelled(arguments: ast.arguments) -> str:
+def _signature_text(arguments: ast.arguments) -> str:
     bare = ast.arguments(
         posonlyargs=arguments.posonlyargs,
         args=arguments.args,

@@ -1,4 +1,4 @@
-"""The recipe of one built policy: name, arguments and wrappers, as expression and as JSON.
+"""A policy by name, with its arguments and wrappers, as an expression and as JSON.
 
 Grammar of an expression, with Python literals as values::
 
@@ -57,7 +57,7 @@ class PolicySpec:
         """Read an expression such as ``LSTMWrapper(Default(hidden_size=256))``.
 
         Raises:
-            BuildError: the text is no expression of this grammar.
+            BuildError: the text is not an expression of this grammar.
         """
         return _parse(expression)
 
@@ -96,7 +96,7 @@ class PolicySpec:
         return PolicySpec(self.name, self.kwargs, self.wrappers + wrappers)
 
     def wrapped_inside(self, *wrappers: WrapperSpec) -> PolicySpec:
-        """Return this spec with more wrappers right around the policy, inside the others."""
+        """Return this spec with more wrappers around the policy, inside the present ones."""
         return PolicySpec(self.name, self.kwargs, wrappers + self.wrappers)
 
     def __str__(self) -> str:
