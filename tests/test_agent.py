@@ -235,7 +235,7 @@ def test_other_rows_than_before_need_a_reset():
 
 
 def test_numbers_that_are_none_are_no_action():
-    with pytest.raises(TrainingError, match="no finite number"):
+    with pytest.raises(TrainingError, match="not a finite number"):
         Agent(get_policy("Default", "CartPole-v1")).act(np.full(4, np.nan))
 
 

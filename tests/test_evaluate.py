@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, none favoured, memory from its start, one result for one seed."""
+"""Evaluation: whole episodes, none favored, memory from its start, one result for one seed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from puffer_policies.wrappers.memory import LSTMWrapper
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_short_episodes_are_not_favoured(mode):
+def test_short_episodes_are_not_favored(mode):
     env = clocks(mode, [[(1, "t")], [(4, "c")]])
     told = evaluate(Plain(env), env, EvalConfig(episodes=6))
     assert told.lengths == (1, 1, 1, 4, 4, 4)
@@ -133,7 +133,7 @@ def test_an_endless_env_ends_at_the_limit_and_says_how_many_episodes_ended():
     told = evaluate(Plain(env), env, EvalConfig(episodes=4, max_steps=50))
     assert told.lengths == (10, 10)
     assert (told.to_dict()["episodes"], told.to_dict()["episodes_asked"]) == (2, 4)
-    assert "2 of the 4 asked for ended in 50 steps" in told.fields()["episodes"]
+    assert "2 of 4 ended within 50 steps" in told.fields()["episodes"]
     assert "eval.max_steps" in told.fields()["episodes"]
 
 
@@ -256,7 +256,7 @@ def test_weights_that_are_no_numbers_end_it(deterministic):
     policy = Plain(env)
     with torch.no_grad():
         policy.action_head.bias[0] = math.nan
-    with pytest.raises(TrainingError, match="no finite number"):
+    with pytest.raises(TrainingError, match="not a finite number"):
         evaluate(policy, env, EvalConfig(episodes=1, deterministic=deterministic))
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import time
 
 import gymnasium
 import pytest
@@ -24,6 +25,7 @@ from puffer_policies.runs import evaluate as evaluation
 from puffer_policies.runs import run as module
 from puffer_policies.runs.display import duration, make_display
 from puffer_policies.runs.evaluate import evaluate_checkpoint
+from puffer_policies.runs.folder import new_folder
 from puffer_policies.runs.run import train_from_config
 from puffer_policies.train.trainer import Trainer
 
@@ -144,14 +146,14 @@ def test_the_config_of_a_run_is_read_back_with_flags_over_it(tmp_path):
     assert config.origin("train", "gamma") == "command line"
     assert config.origin("policy", "hidden_size") == str(first.folder / "config.json")
     assert load_run_config(first.folder) == config_of(tmp_path, "--policy.hidden-size", "8")
-    with pytest.raises(ConfigError, match="no folder of a run"):
+    with pytest.raises(ConfigError, match="not the folder of a run"):
         load_run_config(tmp_path)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = load_config("CartPole-v1", ["--train.data-dir", "~/runs"])
-    assert module.new_folder(config).parent == tmp_path / "runs"
+    assert new_folder(config).parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -331,7 +333,7 @@ def test_whole_runs_have_puffers_names_too(tmp_path):
 
 
 def test_two_runs_in_one_second_have_two_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
     config = config_of(tmp_path)
     named = dataclasses.replace(config, train=dataclasses.replace(config.train, env="a/b"))
-    assert [module.new_folder(named).name for _ in range(2)] == ["a_b-now", "a_b-now-2"]
+    assert [new_folder(named).name for _ in range(2)] == ["a_b-now", "a_b-now-2"]

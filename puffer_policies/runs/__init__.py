@@ -1,1 +1,1 @@
-"""A run and what becomes of it: folder, metrics, checkpoints, display, evaluation."""
+"""Runs: training from a config, with a folder, metrics, checkpoints, display and evaluation."""

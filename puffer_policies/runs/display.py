@@ -1,4 +1,4 @@
-"""What a run shows: a panel on a terminal, plain lines or JSON elsewhere, or nothing."""
+"""The display of a run: a panel on a terminal, plain lines or JSON elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 DisplayKind = Literal["auto", "live", "plain", "json", "quiet"]
 
 LINE_INTERVAL = 5.0
-"""Seconds between plain lines."""
+"""Seconds between two plain lines."""
 SMOOTHING = 0.9
-"""Weight of the past in the speed by which the time left is told: single updates differ."""
+"""Weight of the past in the speed that estimates the time left, because single updates vary."""
 SHARES = ("env", "act", "learn")
-"""What an update's time is spent on: stepping the envs, choosing actions, learning."""
+"""The parts of an update's time: stepping the envs, choosing actions, learning."""
 LOSSES = {"policy": "policy", "value": "value", "entropy": "entropy"}
-"""Parts of the loss, and what a narrow screen calls them."""
+"""Parts of the loss -> their names on a narrow screen."""
 MOVES = {"approx_kl": "kl", "clip_fraction": "clipped", "explained_variance": "explained"}
-"""How far an update went, and how much the values explain."""
+"""Measures of an update's size and of the value function's fit -> their names on the screen."""
 
 
 class Display:
-    """Shows a run from its start to its end: nothing, unless a subclass does.
+    """Displays a run; this base class displays nothing.
 
-    It is a context; leaving it leaves the terminal clean.
+    It is a context manager, and leaves the terminal clean.
     """
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
         return self
 
     def __exit__(
@@ -44,23 +44,23 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop showing, whatever happened."""
+        """Stop the display, whatever happened."""
 
     def update(self, logs: Mapping[str, float]) -> None:
-        """Show what an update measured."""
+        """Show the metrics of an update."""
 
     def note(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a line."""
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
-        """Show the end of the run as a table."""
+        """Print the result of the run as a table."""
 
 
 def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None = None) -> Display:
-    """Return a display; ``auto`` is live on a terminal and plain elsewhere.
+    """Return a display of the given kind; ``auto`` is live on a terminal and plain elsewhere.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: the kind does not exist.
     """
     from rich.console import Console
 
@@ -75,14 +75,14 @@ def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None
         return Plain(console, total_steps)
     if kind == "live":
         return Live(console, total_steps)
-    raise ConfigError(f"No display {kind!r}.", fix="Use auto, live, plain, json or quiet.")
+    raise ConfigError(f"There is no display {kind!r}.", fix="Use auto, live, plain, json or quiet.")
 
 
 class Lines(Display):
-    """Prints every update as a line of JSON, as it stands in the run's metrics."""
+    """Prints the metrics of every update as a line of JSON, the same as in the run's file."""
 
     def update(self, logs: Mapping[str, float]) -> None:
-        """Print what an update measured."""
+        """Print the metrics of an update."""
         self._print(logs)
 
     def note(self, text: str) -> None:
@@ -102,23 +102,23 @@ class Plain(Display):
         self._last, self._speed = float("-inf"), 0.0
 
     def update(self, logs: Mapping[str, float]) -> None:
-        """Print a line if the last one is old enough, or the run is at its end."""
+        """Print a line if the last one is old enough, or at the end of the run."""
         now, steps = time.monotonic(), logs["agent_steps"]
-        left = self.seconds_left(logs)
+        eta = self.seconds_left(logs)
         if now - self._last >= LINE_INTERVAL or steps >= self.total_steps:
             self._last = now
             parts = [f"{steps:>12,.0f} steps", f"{logs['SPS']:>9,.0f} steps/s"]
-            parts += [*episodes(logs)[:1], *losses(logs, LOSSES), f"eta {duration(left)}"]
+            parts += [*episodes(logs)[:1], *losses(logs, LOSSES), f"eta {duration(eta)}"]
             self.note("  ".join(parts))
 
     def seconds_left(self, logs: Mapping[str, float]) -> float:
-        """Take in an update's speed, and return how long the rest of the run may take."""
+        """Return an estimate of the rest of the run, which this update's speed refines."""
         past = SMOOTHING if self._speed else 0.0
         self._speed = past * self._speed + (1 - past) * logs["SPS"]
         return max(self.total_steps - logs["agent_steps"], 0) / self._speed
 
     def note(self, text: str) -> None:
-        """Print a line, never wrapped."""
+        """Print a line without wrapping it, so that paths can be copied."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
@@ -141,8 +141,8 @@ class Live(Plain):
 
         super().__init__(console, total_steps)
         self._logs: Mapping[str, float] = {}
-        self._left = 0.0
-        self._live = live.Live(console=console, get_renderable=self._drawn, refresh_per_second=4)
+        self._eta = 0.0
+        self._live = live.Live(console=console, get_renderable=self._panel, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         """Draw the panel."""
@@ -155,26 +155,26 @@ class Live(Plain):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Draw it for the last time and give the cursor back."""
+        """Draw the panel once more and show the cursor again."""
         self._live.stop()
 
     def update(self, logs: Mapping[str, float]) -> None:
-        """Keep what is shown at the next drawing."""
-        self._left, self._logs = self.seconds_left(logs), logs
+        """Keep the metrics for the next drawing."""
+        self._eta, self._logs = self.seconds_left(logs), logs
 
-    def _drawn(self) -> RenderableType:
+    def _panel(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
 
         logs = self._logs
         if not logs:
-            return "The first rollout is being collected."
+            return "Collecting the first rollout."
         rows = Table.grid(padding=(0, 2))
         rows.add_column(style="dim", no_wrap=True)
         rows.add_column(overflow="fold")
         rows.add_row("speed", "  ".join([f"{logs['SPS']:,.0f} steps/s", *shares(logs)]))
-        rows.add_row("episodes", "  ".join(episodes(logs)) or "none has ended yet")
-        # A row each: rich leaves lines behind when the number of lines changes.
+        rows.add_row("episodes", "  ".join(episodes(logs)) or "none has finished yet")
+        # Always the same rows: rich leaves lines behind when their number changes.
         rows.add_row("losses", "  ".join(losses(logs, LOSSES)))
         rows.add_row("update", "  ".join(losses(logs, MOVES)))
         return Group(self._bar(logs["agent_steps"]), rows)
@@ -183,35 +183,35 @@ class Live(Plain):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        done = min(steps, self.total_steps)
-        told = (
-            f"{done / self.total_steps:4.0%}  {steps:,.0f} of {self.total_steps:,} steps  "
-            f"eta {duration(self._left)}"
+        progress = min(steps, self.total_steps)
+        text = (
+            f"{progress / self.total_steps:4.0%}  {steps:,.0f} of {self.total_steps:,} steps  "
+            f"eta {duration(self._eta)}"
         )
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(total=self.total_steps, completed=done, width=24), told)
+        line.add_row(ProgressBar(total=self.total_steps, completed=progress, width=24), text)
         return line
 
 
 def episodes(logs: Mapping[str, float]) -> list[str]:
-    """Return how the last episodes went; empty before the first has ended."""
+    """Return the mean return and length of the last episodes; empty before the first ends."""
     if "environment/episode_return" not in logs:
         return []
-    found = [f"return {logs['environment/episode_return']:,.1f}"]
+    texts = [f"return {logs['environment/episode_return']:,.1f}"]
     if "environment/episode_length" in logs:
-        found.append(f"length {logs['environment/episode_length']:,.1f}")
-        found.append(f"{logs['environment/episodes']:,.0f} ended")
-    return found
+        texts.append(f"length {logs['environment/episode_length']:,.1f}")
+        texts.append(f"{logs['environment/episodes']:,.0f} ended")
+    return texts
 
 
 def losses(logs: Mapping[str, float], names: Mapping[str, str]) -> list[str]:
-    """Return what an update measured, as `names` calls it."""
-    found = ((name, logs.get(f"losses/{key}")) for key, name in names.items())
-    return [f"{name} {value:.3f}" for name, value in found if value is not None]
+    """Return the losses of an update, under their names in `names`."""
+    values = ((name, logs.get(f"losses/{key}")) for key, name in names.items())
+    return [f"{name} {value:.3f}" for name, value in values if value is not None]
 
 
 def shares(logs: Mapping[str, float]) -> list[str]:
-    """Return which part of an update's time went where."""
+    """Return the share of each part in an update's time."""
     seconds = {name: logs[f"time/{name}"] for name in SHARES if f"time/{name}" in logs}
     total = sum(seconds.values())
     return [f"{name} {value / total:.0%}" for name, value in seconds.items()] if total else []

@@ -1,4 +1,4 @@
-"""Playing whole episodes with a policy, each env the same number of them."""
+"""Evaluation: a policy plays whole episodes, the same number in each env."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
 NUM_ENVS = 20
-"""Envs stepped together in an evaluation; a part of its result, as they share one seed."""
+"""Envs stepped together in an evaluation.
+
+A fixed number, because the result depends on it: the envs share one seed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,15 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     episodes: int
-    """How many were asked for; fewer were played only where the step limit was met."""
+    """How many were to be played; fewer ended only if the step limit was reached."""
     seed: int
     deterministic: bool
     max_steps: int
-    """Steps of each env after which it ended."""
+    """Steps of each env after which the evaluation stops."""
 
     @property
     def complete(self) -> bool:
-        """Whether every episode that was asked for was played to its end."""
+        """Whether every episode was played to its end."""
         return len(self.returns) == self.episodes
 
     @property
@@ -68,7 +71,7 @@ class Evaluation:
         return float(np.std(self.returns)) if self.returns else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; None, as JSON has no NaN, for what no episode gave."""
+        """Return plain data, with None, as JSON has no NaN, if no episode ended."""
         return {
             "mean": self.mean if self.returns else None,
             "interval": self.interval,
@@ -98,17 +101,17 @@ class Evaluation:
             low, high = min(self.lengths), max(self.lengths)
             mean = f"mean {np.mean(self.lengths):,.1f}, {low:,} to " if low < high else ""
             rows["length"] = f"{mean}{high:,} steps"
-        rows["episodes"] = f"{self._ended()}, {kind}, seed {self.seed}"
+        rows["episodes"] = f"{self._count_text()}, {kind}, seed {self.seed}"
         return rows
 
-    def _ended(self) -> str:
+    def _count_text(self) -> str:
         if self.complete:
             return f"{self.episodes:,}"
-        told = (
-            f"{len(self.returns):,} of the {self.episodes:,} asked for ended in "
-            f"{self.max_steps:,} steps of each env (eval.max_steps)"
+        text = (
+            f"{len(self.returns):,} of {self.episodes:,} ended within {self.max_steps:,} steps of "
+            "each env (eval.max_steps)"
         )
-        return f"{told}; short ones are favoured" if self.returns else told
+        return f"{text}, which favors short ones" if self.returns else text
 
 
 @torch.no_grad()
@@ -121,12 +124,12 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     watch: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Play ``config.episodes`` episodes and return what they gave.
+    """Play ``config.episodes`` episodes and return their returns and lengths.
 
-    Every env plays a number fixed beforehand: taking the first to end would favour short episodes.
-    Memory starts anew with each episode. The policy's training mode is put back afterwards. Once
-    `stopped` answers True, no further step is taken. `watch` is called whenever the envs show
-    something new.
+    The number of episodes in each env is fixed beforehand: to take the first that end would favor
+    short ones. Memory is reset when an episode starts. The policy's training mode is restored
+    afterwards. No further step is taken when `stopped` returns True. `watch` is called after each
+    step of the envs, and after their reset.
 
     Raises:
         TrainingError: an action's probability or a reward is not finite.
@@ -137,7 +140,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(policy: nn.Module) -> Iterator[None]:
-    """Put `policy` into evaluation mode, and each part of it back into its own mode afterwards."""
+    """Put `policy` into evaluation mode, and afterwards each module back into its own mode."""
     training = [module for module in policy.modules() if module.training]
     if training:
         policy.eval()
@@ -149,16 +152,16 @@ def evaluation_mode(policy: nn.Module) -> Iterator[None]:
 
 
 def choose_actions(logits: Any, generator: torch.Generator, *, deterministic: bool) -> torch.Tensor:
-    """Return the likeliest action of each row, or one drawn: (N,), (N, K) or (N, *shape).
+    """Return the most likely action of each row, or a sample: (N,), (N, K) or (N, *shape).
 
     Raises:
-        TrainingError: an action's probability is no finite number.
+        TrainingError: an action's probability is not finite.
     """
-    chosen = distribution(logits)
-    actions = chosen.mode() if deterministic else chosen.sample(generator)
-    if not torch.isfinite(chosen.log_prob(actions)).all():
+    choices = distribution(logits)
+    actions = choices.mode() if deterministic else choices.sample(generator)
+    if not torch.isfinite(choices.log_prob(actions)).all():
         raise TrainingError(
-            "The policy chose an action whose probability is no finite number.",
+            "The policy chose an action whose probability is not a finite number.",
             fix="Look for NaN in its weights and in the observations of the env.",
         )
     return actions
@@ -175,9 +178,9 @@ class _Player:
         self.feed = Feed(vecenv, policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         rows = np.arange(vecenv.num_agents)
-        self.left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
+        self.episodes_left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
         self.tracker = EpisodeTracker(len(rows), window=None)
-        self.kept: list[tuple[int, int]] = []  # (row, place in the tracker)
+        self.counted: list[tuple[int, int]] = []  # (row, index in the tracker)
 
     def play(self, stopped: Callable[[], bool], watch: Callable[[], object]) -> Evaluation:
         observations = self.vecenv.reset(seed=self.config.seed)
@@ -190,30 +193,31 @@ class _Player:
             observations, starts = step.observations, step.starts
             watch()
             self._count(self.tracker.update(step))
-            if not self.left.any() or stopped():
+            if not self.episodes_left.any() or stopped():
                 break
         return self._result()
 
     def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
         # Copied: a policy may keep observations in its state, and envs reuse their arrays.
-        shown = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations)
+        inputs = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations)
         extras = on_device(self.feed.extras(), self.device)
-        begun = torch.from_numpy(starts).to(self.device)
-        logits, _ = self.carry.step(shown, begun, extras=extras)
+        episode_start = torch.from_numpy(starts).to(self.device)
+        logits, _ = self.carry.step(inputs, episode_start, extras=extras)
         actions = choose_actions(logits, self.generator, deterministic=self.config.deterministic)
         return actions.cpu().numpy()
 
-    def _count(self, ended: np.ndarray) -> None:
-        first = len(self.tracker.returns) - len(ended)
-        for place, row in enumerate(ended.tolist(), start=first):
-            if self.left[row]:
-                self.left[row] -= 1
-                self.kept.append((row, place))
+    def _count(self, rows: np.ndarray) -> None:
+        """Count the episodes that ended in `rows`, unless a row has played its share already."""
+        first = len(self.tracker.returns) - len(rows)
+        for place, row in enumerate(rows.tolist(), start=first):
+            if self.episodes_left[row]:
+                self.episodes_left[row] -= 1
+                self.counted.append((row, place))
 
     def _result(self) -> Evaluation:
-        places = [place for _, place in sorted(self.kept)]
+        places = [place for _, place in sorted(self.counted)]
         if not np.isfinite([self.tracker.returns[place] for place in places]).all():
-            raise TrainingError("The env paid a reward that is no finite number.")
+            raise TrainingError("The env returned a non-finite reward.")
         return Evaluation(
             returns=tuple(self.tracker.returns[place] for place in places),
             lengths=tuple(self.tracker.lengths[place] for place in places),
@@ -227,7 +231,7 @@ class _Player:
 def evaluate_config(
     policy: nn.Module, config: Config, *, stopped: Callable[[], bool] = lambda: False
 ) -> Evaluation:
-    """Evaluate `policy` in fresh envs of a run's config, by its [eval] section."""
+    """Evaluate `policy` in new envs of a run's config, by its [eval] section."""
     num_envs = min(config.eval.episodes, NUM_ENVS)
     vecenv = make_vecenv(
         config.base.env_name,
@@ -248,7 +252,7 @@ def evaluate_checkpoint(
     best: bool = False,
     registry: Registry | None = None,
 ) -> Evaluation:
-    """Rebuild env and policy from a checkpoint alone and play: the run's final result again.
+    """Rebuild env and policy from a checkpoint alone and repeat the run's final evaluation.
 
     Arguments and errors are those of `load_trained_policy`.
     """
@@ -258,13 +262,11 @@ def evaluate_checkpoint(
 
 @dataclass(frozen=True, slots=True)
 class TrainedPolicy:
-    """What a checkpoint of a run brings back."""
+    """A policy from a checkpoint of a run, with the config and the spaces of its training."""
 
     policy: nn.Module
     config: Config
-    """By which it was trained."""
     spaces: Spaces
-    """Of its env."""
 
 
 def load_trained_policy(
@@ -274,7 +276,7 @@ def load_trained_policy(
     best: bool = False,
     registry: Registry | None = None,
 ) -> TrainedPolicy:
-    """Rebuild the policy of a run with its weights, by the checkpoint alone.
+    """Rebuild the policy of a run with its weights, from the checkpoint alone.
 
     Args:
         path: a checkpoint of a run, or the run's folder.
@@ -283,7 +285,7 @@ def load_trained_policy(
         registry: where the policy's names are looked up; the default registry if None.
 
     Raises:
-        CheckpointError: the file can't be read, or does not say in which env it was trained.
+        CheckpointError: the file can't be read, or does not name the env of its training.
         ConfigError: wrong `overrides`.
         EnvError: the env can't be made.
     """
@@ -291,7 +293,7 @@ def load_trained_policy(
     header = read_header(path)
     if "env_name" not in header.config:
         raise CheckpointError(
-            f"{path} does not say in which env it was trained.",
+            f"{path} does not name the env in which it was trained.",
             fix="Make the env, load_policy(path, env), and call evaluate(policy, vecenv, config).",
         )
     args = dict(header.config)

@@ -1,45 +1,74 @@
-"""What the folder of a run holds, by file name, and which of its checkpoints is meant."""
+"""The folder of a run: a new one, the names of its files, and its checkpoints."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from puffer_policies.errors import CheckpointError, did_you_mean
+from puffer_policies.config.config import Config
+from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
 
 LATEST = "latest.safetensors"
-"""The policy as it was last saved."""
+"""The policy at the last checkpoint."""
 BEST = "best.safetensors"
-"""The policy as it was when it did best."""
+"""The policy with the best mean return so far."""
 TRAINER = "trainer.safetensors"
-"""The state of the trainer that belongs to `LATEST`."""
+"""Everything from which the run continues, at the same moment as `LATEST`."""
 METRICS = "metrics.jsonl"
-"""A line of JSON for each update, and one for the final evaluation."""
-NO_RUN = "Give a checkpoint, or the folder of a run that holds one."
+"""A JSON object on each line: one for each update, and one for the final evaluation."""
+NO_RUN = "Give a checkpoint, or the folder of a run."
+
+
+def new_folder(config: Config) -> Path:
+    """Create ``<data_dir>/<env>-<time>``, with a number after it if that exists.
+
+    Raises:
+        ConfigError: the folder can't be created.
+    """
+    name = (config.train.env or config.base.env_name).replace("/", "_").replace(":", "_")
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    parent = Path(config.train.data_dir).expanduser()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            folder = parent / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                # To ask first whether it exists would race with another run of this second.
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise ConfigError(
+            f"No folder for the run can be created in {str(parent)!r}: {error}.",
+            fix="Set train.data_dir to a folder that can be written.",
+        ) from error
+    raise ConfigError(f"{parent} holds 999 runs named {stem}.")
 
 
 def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
-    """Return the checkpoint that `path` stands for: itself, or one in the folder of a run.
+    """Return the checkpoint at `path`: a file itself, or the last one in the folder of a run.
 
     Args:
         path: a checkpoint, or the folder of a run.
-        best: the checkpoint of the run's best moment instead of its last.
+        best: the run's best checkpoint instead of its last.
 
     Raises:
         CheckpointError: no such file or folder, or the folder holds no such checkpoint.
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"There is no run and no checkpoint {path}.", fix=_near(path))
+        raise CheckpointError(f"There is neither a run nor a checkpoint {path}.", fix=_near(path))
     if not path.is_dir():
         if best:
             raise CheckpointError(
-                f"{path} is one checkpoint: there is no best among it.",
-                fix="Give the folder of a run, or leave the best one out.",
+                f"{path} is a single checkpoint, not a run with a best one.",
+                fix="Give the folder of the run, or leave --best out.",
             )
         return path
     checkpoint = path / (BEST if best else LATEST)
     if not checkpoint.is_file():
-        raise CheckpointError(f"{path} holds no {checkpoint.name}.", fix=held(path))
+        raise CheckpointError(f"{path} holds no {checkpoint.name}.", fix=contents_hint(path))
     return checkpoint
 
 
@@ -49,8 +78,8 @@ def _near(path: Path) -> str:
     return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN
 
 
-def held(folder: Path) -> str:
-    """Return a hint at what a folder holds, for whoever looked for something else in it."""
+def contents_hint(folder: Path) -> str:
+    """Return a hint at the checkpoints or runs in a folder that lacks a required file."""
     checkpoints = sorted(each.name for each in folder.glob("*.safetensors") if each.name != TRAINER)
     if checkpoints:
         return f"It holds {', '.join(checkpoints)}."

@@ -1,4 +1,9 @@
-"""Ctrl-C and SIGTERM, which clusters send, as a wish to stop after the update under way."""
+"""Ctrl-C, and SIGTERM, which clusters send: a request to stop after the current update.
+
+A run answers both even if it was started with SIGINT ignored, as shells do for jobs in the
+background: whoever signals a run wants its checkpoint, and a handler of our own is the only way to
+write one. Outside of a run, an ignored SIGINT stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 GRACE = 1.0
-"""Seconds in which a repeated signal is the same wish: launchers pass one Ctrl-C on twice."""
+"""Seconds in which a repeated signal counts as the same one: launchers pass on each Ctrl-C."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody wished the run to stop."""
+    """Whether the run was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal = ""
@@ -23,11 +28,11 @@ class Stop:
         self._deadline = float("inf")
 
     def __call__(self) -> bool:
-        """Return whether there was a signal."""
+        """Return whether a signal was received."""
         return bool(self.signal)
 
-    def wish(self, number: int, frame: Any) -> None:
-        """Take in a signal; a second one, after `GRACE`, raises KeyboardInterrupt."""
+    def handle(self, number: int, frame: Any) -> None:
+        """Remember a signal; a second one, after `GRACE`, raises KeyboardInterrupt."""
         if time.monotonic() > self._deadline:
             raise KeyboardInterrupt
         if not self.signal:
@@ -37,9 +42,10 @@ class Stop:
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Turn signals into a wish, so that no update is cut in two. Handlers are put back at the end.
+    """Turn signals into a request to stop, so that no update is cut in two.
 
-    Outside of the main thread, which alone may handle signals, nothing is changed.
+    The earlier handlers return at the end. Outside of the main thread, which alone may handle
+    signals, nothing is changed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -47,9 +53,10 @@ def interruptible() -> Iterator[Stop]:
         return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
-        signal.signal(number, stop.wish)
+        signal.signal(number, stop.handle)
     try:
         yield stop
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # None: the handler was not installed from Python, and can't be put back from it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""What a run measured: lines of JSON, and if asked TensorBoard and Weights & Biases."""
+"""The metrics of a run: lines of JSON, and optionally TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ except ImportError:  # Windows has no such locks
 
 
 class MetricsLog:
-    """Appends one JSON object a line to a file, and flushes each so that a crash loses nothing.
+    """Appends JSON objects to a file, one on each line, flushed so that a crash loses none.
 
     Args:
-        path: the file; made if it is missing.
-        epoch: lines after this update are cut away; those of a run that goes on from there.
+        path: the file, which is created if it is missing.
+        epoch: the update from which the run continues; later lines of the file are removed.
 
     Raises:
-        ConfigError: the file can't be opened, or another process is writing it.
+        ConfigError: the file can't be opened, or another process writes to it.
     """
 
     def __init__(self, path: Path, *, epoch: int = 0) -> None:
@@ -46,7 +46,7 @@ class MetricsLog:
         except ConfigError:
             self._file.close()
             raise
-        if path.is_file():  # a device has no end to cut at
+        if path.is_file():  # /dev/null and the like can't be truncated
             self._file.truncate(_length_up_to(path, epoch))
 
     def write(self, metrics: Mapping[str, Any]) -> None:
@@ -61,42 +61,42 @@ class MetricsLog:
         except OSError as error:
             raise TrainingError(
                 f"{self.path} can't be written: {error}.",
-                fix="Make room, then go on from the last checkpoint with --resume.",
+                fix="Make room, then continue from the last checkpoint with --resume.",
             ) from error
 
     def sync(self) -> None:
-        """Bring the lines to the disk, so that none before a checkpoint is lost with the power."""
+        """Force the lines to the disk, so that a power cut loses none before a checkpoint."""
         with suppress(OSError):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file; what could not be written was told by `write`."""
+        """Close the file; `write` has already reported what it could not write."""
         with suppress(OSError):
             self._file.close()
 
 
 def json_line(metrics: Mapping[str, Any]) -> str:
-    """Return one line of JSON; numbers that are not finite, which JSON lacks, become null."""
+    """Return one line of JSON, with null for numbers that are not finite, which JSON lacks."""
     return json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
 
 
 def _lock(file: TextIO, folder: Path) -> None:
-    """Keep the file for this process, as long as it lives."""
+    """Lock the file for as long as this process lives."""
     if fcntl is None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
-            f"{folder} belongs to a run that another process is going on with.",
-            fix="Wait for its end, or copy the folder and go on from the copy.",
+            f"{folder} belongs to a run that another process continues.",
+            fix="Wait for its end, or copy the folder and resume the copy.",
         ) from error
     except OSError:
         return  # some network disks have no locks
 
 
 def _length_up_to(path: Path, epoch: int) -> int:
-    """Return the bytes of the lines up to an update; one torn by a kill is none of them."""
+    """Return the length in bytes of the lines up to an update, without one cut off by a kill."""
     length = 0
     for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n") or not _is_update(line, epoch):
@@ -119,27 +119,27 @@ def _finite(value: Any) -> Any:
 
 
 class Logger(Protocol):
-    """Takes in what a run measures."""
+    """A place to which the metrics of a run are written."""
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Take in what an update, an evaluation or the end of the run has to say."""
+        """Write the metrics of an update, of the evaluation, or of the end of the run."""
         ...
 
     def sync(self) -> None:
-        """Bring everything to its place."""
+        """Force what was written to its place."""
         ...
 
     def close(self) -> None:
-        """Finish."""
+        """Write the rest, and close."""
         ...
 
 
 class TensorBoard:
-    """Writes event files into a folder, for ``tensorboard --logdir``.
+    """Writes event files for ``tensorboard --logdir``.
 
     Args:
-        folder: where to.
-        step: env steps from which a run goes on; what an earlier process said after it is hidden.
+        folder: the folder of the files.
+        step: env steps from which the run continues; later points of an earlier process are hidden.
 
     Raises:
         MissingDependency: tensorboard is not installed.
@@ -159,7 +159,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, self._step)
 
     def sync(self) -> None:
-        """Write what is waiting."""
+        """Flush the event file."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -168,12 +168,12 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends to a project of https://wandb.ai; a run that goes on goes on there, too.
+    """Sends metrics to a project of https://wandb.ai, where a resumed run continues, too.
 
     Args:
-        project: its name.
-        config: what the run is trained by, plain data.
-        folder: the run's; its name is the run's name and id.
+        project: the name of the project.
+        config: the run's config as plain data.
+        folder: the run's folder, whose name is the run's name and id.
 
     Raises:
         MissingDependency: wandb is not installed.
@@ -187,35 +187,35 @@ class WeightsAndBiases:
         )
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Send every number; ``agent_steps`` among them serves as the axis."""
+        """Send every number, including ``agent_steps``, which serves as the x-axis."""
         self._run.log(numbers(metrics))
 
     def sync(self) -> None:
-        """Wandb sends by itself."""
+        """Do nothing, as wandb sends in the background."""
 
     def close(self) -> None:
-        """Wait until all is sent."""
+        """Wait until everything has been sent."""
         self._run.finish()
 
 
 class Loggers:
-    """Several loggers as one."""
+    """Several loggers that are written to together."""
 
     def __init__(self, loggers: list[Logger]) -> None:
         self._loggers = loggers
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Hand `metrics` to each."""
+        """Write `metrics` to each."""
         for each in self._loggers:
             each.write(metrics)
 
     def sync(self) -> None:
-        """Let each bring everything to its place."""
+        """Sync each."""
         for each in self._loggers:
             each.sync()
 
     def close(self) -> None:
-        """Finish each, whatever the others do."""
+        """Close each, even if another one fails."""
         while self._loggers:
             try:
                 self._loggers.pop().close()
@@ -226,31 +226,31 @@ class Loggers:
 
 @contextmanager
 def open_loggers(config: Config, folder: Path, *, epoch: int, step: int) -> Iterator[Loggers]:
-    """Open the loggers that `config` asks for; a run goes on after `epoch` updates of `step` steps.
+    """Open the loggers of `config`, for a run that continues after `epoch` updates, `step` steps.
 
     Raises:
-        ConfigError: the folder can't be written, or belongs to a run of another process.
+        ConfigError: the folder can't be written, or another process writes to it.
         MissingDependency: a package is not installed.
     """
     loggers: list[Logger] = [MetricsLog(folder / METRICS, epoch=epoch)]
-    opened = Loggers(loggers)
+    together = Loggers(loggers)
     try:
         if config.log.tensorboard:
             loggers.append(TensorBoard(folder, step=step))
         if config.log.wandb is not None:
             args = config.to_args()
             loggers.append(WeightsAndBiases(config.log.wandb, config=args, folder=folder))
-        yield opened
+        yield together
     finally:
-        opened.close()
+        together.close()
 
 
 def numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers of nested metrics under flat names: ``evaluation/mean``."""
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}{name}/")
+            flat |= numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,4 +1,4 @@
-"""Packages that only some users of a run need: imported when they are, with the extra's name."""
+"""Optional packages, which are imported where they are needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from puffer_policies.errors import MissingDependency
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import `module`, which the extra `extra` installs and `purpose` needs.
+    """Import an optional package.
+
+    Args:
+        module: the module to import.
+        extra: the extra of this package that installs it.
+        purpose: what needs it, as the subject of a sentence.
 
     Raises:
-        MissingDependency: it is not installed, with the command that installs it.
+        MissingDependency: it is not installed; the error names the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -14,12 +14,12 @@ from torch import nn
 from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
-from puffer_policies.errors import ConfigError, PolicyError, TrainingError
+from puffer_policies.errors import PolicyError, TrainingError
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
 from puffer_policies.runs.display import Display, DisplayKind, make_display
 from puffer_policies.runs.evaluate import Evaluation, evaluate_config
-from puffer_policies.runs.folder import LATEST, TRAINER
+from puffer_policies.runs.folder import LATEST, TRAINER, new_folder
 from puffer_policies.runs.interrupts import Stop, interruptible
 from puffer_policies.runs.metrics import Loggers, open_loggers
 from puffer_policies.runs.setup import device_of, policy_of, prepare_process, vecenv_of
@@ -29,17 +29,17 @@ from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer
 
 StopWhen = Callable[[Mapping[str, float]], bool]
-"""Looks at what an update measured, and says whether the run should stop there."""
+"""Looks at the metrics of an update, and answers whether the run should stop there."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run left behind."""
+    """The result of a run: its folder, its final evaluation, and what it took."""
 
     folder: Path
     checkpoint: Path
     steps: int
-    """Env steps, those before a resume among them."""
+    """Env steps, including those before a resume."""
     new_steps: int
     """Env steps since the run was started or resumed."""
     seconds: float
@@ -61,14 +61,14 @@ def train_from_config(
     """Train, evaluate and save by `config`. Ctrl-C ends the run cleanly, with a checkpoint.
 
     Under ``torchrun`` the processes share the envs and the batches of `config`, as if they were
-    one; the first alone writes, shows and evaluates.
+    one. Only the first writes files, prints and evaluates.
 
     Args:
         config: the run's config.
-        display: what is shown; see `make_display`.
+        display: how progress is displayed; see `make_display`.
         registry: where the policy's names are looked up; the default registry if None.
-        resume: the folder of an earlier run, which goes on in it.
-        stop_when: is given what each update measured; True ends the run as Ctrl-C does.
+        resume: the folder of an earlier run, which continues there.
+        stop_when: receives the metrics of each update; True ends the run as Ctrl-C does.
 
     Raises:
         ConfigError: sizes that do not divide, a device that this machine does not have, or a folder
@@ -76,7 +76,7 @@ def train_from_config(
         CheckpointError: `resume` holds no run, or one of another policy, env or batch size; or a
             checkpoint can't be written.
         EnvError: the env can't be made, or fails.
-        TrainingError: a number that is not finite, or any failure that is no `PolicyError`.
+        TrainingError: a number that is not finite, or any failure that is not a `PolicyError`.
     """
     prepare_process(config.train)
     with joined(device_of(config.train).type) as world:
@@ -85,9 +85,9 @@ def train_from_config(
             policy = policy_of(config, vecenv, registry=registry)
             trainer = Trainer(config.train, vecenv, policy, world=world)
             kind = display if world.is_main else "quiet"
-            with make_display(kind, total_steps=config.train.total_timesteps) as shown:
-                result = _run(config, trainer, shown, registry, resume, stop_when)
-            shown.summary(f"{config.base.env_name}", summary(result, policy))
+            with make_display(kind, total_steps=config.train.total_timesteps) as screen:
+                result = _run(config, trainer, screen, registry, resume, stop_when)
+            screen.summary(config.base.env_name, summary(result, policy))
             return result
         finally:
             vecenv.close()
@@ -101,26 +101,22 @@ def _run(
     resume: Path | str | None,
     stop_when: StopWhen,
 ) -> RunResult:
-    saved = None if resume is None else Path(resume)
     if not trainer.world.is_main:
-        return take_part(trainer, saved)
+        return _follow(trainer, resume)
     if trainer.world.size > 1:
-        display.note(shares(trainer))
-    folder = new_folder(config) if saved is None else _resumed(saved, trainer, display)
+        display.note(_shares_text(trainer))
+    if resume is None:
+        folder = new_folder(config)
+    else:
+        folder = Path(resume)
+        if reason := resume_trainer(trainer, folder / TRAINER):
+            display.note(f"The envs start new episodes; all else continues: {reason}")
     run = _Run(config, trainer, folder, registry=registry, display=display)
     return run.go(stop_when)
 
 
-def _resumed(folder: Path, trainer: Trainer, display: Display) -> Path:
-    """Put what a run left in its folder into `trainer`, and return the folder."""
-    reason = resume_trainer(trainer, folder / TRAINER)
-    if reason:
-        display.note(f"The envs start new episodes, else all goes on as it was: {reason}")
-    return folder
-
-
 class _Run:
-    """One run's folder and loop."""
+    """The loop of a run, and what it writes to the run's folder."""
 
     def __init__(
         self,
@@ -132,26 +128,26 @@ class _Run:
         display: Display,
     ) -> None:
         self.config, self.trainer, self.folder, self.display = config, trainer, folder, display
-        self.begun_at, self.start = trainer.global_step, time.perf_counter()
+        self.start_step, self.start_time = trainer.global_step, time.perf_counter()
         self.saver = Saver(folder, trainer, config=config.to_args(), registry=registry)
 
     def go(self, stop_when: StopWhen) -> RunResult:
-        """Train to the end, or to where the run is stopped."""
+        """Train until the end, or until the run is interrupted."""
         trainer = self.trainer
-        opened = open_loggers(
+        all_loggers = open_loggers(
             self.config, self.folder, epoch=trainer.epoch, step=trainer.global_step
         )
-        with opened as loggers, interruptible() as stop:
+        with all_loggers as loggers, interruptible() as stop:
             text = json.dumps(self.config.to_args(), indent=2) + "\n"
             write_at_once(self.folder / CONFIG_FILE, text.encode())
             try:
-                return self._to_the_end(loggers, stop, stop_when)
+                return self._train(loggers, stop, stop_when)
             except Exception as error:
-                raise self._broken_off(error, loggers) from error
+                raise self._failure(error, loggers) from error
 
-    def _to_the_end(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> RunResult:
+    def _train(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> RunResult:
         self._loop(loggers, stop, stop_when)
-        seconds = time.perf_counter() - self.start
+        seconds = time.perf_counter() - self.start_time
         self._save(loggers)
         evaluation = self._evaluate(stop)
         if evaluation is None:
@@ -162,12 +158,12 @@ class _Run:
 
     def _loop(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> None:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
-        while not trainer.finished and not stopped(trainer, stop):
+        while not trainer.finished and not _any_stops(trainer, stop):
             rollout = trainer.collect()
             self.saver.look()
             logs = trainer.learn(trainer.estimate(rollout))
             self.saver.keep()
-            loggers.write({**logs, **_told(trainer.alarms)})
+            loggers.write({**logs, **_alarm_fields(trainer.alarms)})
             self.display.update(logs)
             for alarm in trainer.alarms:
                 self.display.note(f"alarm at {trainer.global_step:,} steps: {alarm.text}")
@@ -177,32 +173,38 @@ class _Run:
                 stop.signal = "stop_when"
 
     def _save(self, loggers: Loggers) -> None:
+        # Lines first: a checkpoint must not be newer than the metrics that lead to it.
         loggers.sync()
         self.saver.save()
 
     def _evaluate(self, stop: Stop) -> Evaluation | None:
-        """Play the final evaluation; None, and a word about it, if the run is interrupted."""
+        """Play the final evaluation, or print how to resume and return None if interrupted."""
         if not stop():
-            # Stopped between two steps: envs in processes can't be closed in the midst of one.
+            # It stops between two steps: envs in processes can't be closed in the middle of one.
             evaluation = evaluate_config(self.trainer.policy, self.config, stopped=stop)
             if not stop():
                 return evaluation
         steps = self.trainer.global_step
         self.display.note(
-            f"Interrupted after {steps:,} steps ({stop.signal}). Go on with: --resume {self.folder}"
+            f"Interrupted after {steps:,} steps ({stop.signal}). "
+            f"Continue with: --resume {self.folder}"
         )
         return None
 
-    def _broken_off(self, error: Exception, loggers: Loggers) -> PolicyError:
-        """Save what can be saved, and return the error with where that is."""
-        told = self.saver.rescue()
-        problem = error.problem if isinstance(error, PolicyError) else _described(error)
+    def _failure(self, error: Exception, loggers: Loggers) -> PolicyError:
+        """Save what can be saved, and return the error with the place of the checkpoint."""
+        checkpoint = self.saver.rescue()
+        if isinstance(error, PolicyError):
+            problem = error.problem
+        else:
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")
         with suppress(PolicyError, OSError):
             loggers.write({"error": problem, "agent_steps": self.trainer.global_step})
         if isinstance(error, PolicyError):
-            return type(error)(f"{problem}\n{told}", fix=error.fix)
+            return type(error)(f"{problem}\n{checkpoint}", fix=error.fix)
         return TrainingError(
-            f"The run broke off with {problem}\n{told}", fix="--traceback shows where it happened."
+            f"The run failed with {problem}\n{checkpoint}",
+            fix="--traceback shows where it happened.",
         )
 
     def _result(self, seconds: float, evaluation: Evaluation | None) -> RunResult:
@@ -210,76 +212,53 @@ class _Run:
             folder=self.folder,
             checkpoint=self.folder / LATEST,
             steps=self.trainer.global_step,
-            new_steps=self.trainer.global_step - self.begun_at,
+            new_steps=self.trainer.global_step - self.start_step,
             seconds=seconds,
             interrupted=evaluation is None,
             evaluation=evaluation,
         )
 
 
-def _told(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
+def _alarm_fields(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
     return {"alarms": {each.name: each.text for each in alarms}} if alarms else {}
 
 
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def new_folder(config: Config) -> Path:
-    """Make ``<data_dir>/<env>-<time>``, with a number behind it if that exists."""
-    name = (config.train.env or config.base.env_name).replace("/", "_").replace(":", "_")
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    parent = Path(config.train.data_dir).expanduser()
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 1000):
-            folder = parent / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
-    except OSError as error:
-        raise ConfigError(
-            f"No folder for the run can be made in {str(parent)!r}: {error}.",
-            fix="Set train.data_dir to a folder that can be written.",
-        ) from error
-    raise ConfigError(f"{parent} is full of runs named {stem}.")
-
-
-def take_part(trainer: Trainer, saved: Path | None) -> RunResult:
-    """Train along with the first process, which does everything else."""
-    if saved is not None:
-        resume_trainer(trainer, saved / TRAINER)
+def _follow(trainer: Trainer, resume: Path | str | None) -> RunResult:
+    """Train in step with the first process, which writes, prints and evaluates for all."""
+    if resume is not None:
+        resume_trainer(trainer, Path(resume) / TRAINER)
         # The file holds the envs and the random numbers of the first process.
         trainer.reseed()
         trainer.restart_episodes()
-    begun_at, start = trainer.global_step, time.perf_counter()
+    start_step, start_time = trainer.global_step, time.perf_counter()
     with interruptible() as stop:
-        while not trainer.finished and not stopped(trainer, stop):
+        while not trainer.finished and not _any_stops(trainer, stop):
             trainer.learn(trainer.estimate(trainer.collect()))
         return RunResult(
             folder=Path(),
             checkpoint=Path(),
             steps=trainer.global_step,
-            new_steps=trainer.global_step - begun_at,
-            seconds=time.perf_counter() - start,
+            new_steps=trainer.global_step - start_step,
+            seconds=time.perf_counter() - start_time,
             interrupted=not trainer.finished,
             evaluation=None,
             is_main=False,
         )
 
 
-def stopped(trainer: Trainer, stop: Stop) -> bool:
-    """Return whether any process wants to stop: all leave after the same update."""
+def _any_stops(trainer: Trainer, stop: Stop) -> bool:
+    """Return whether any process was interrupted.
+
+    All of them ask after the same update: one that left alone would keep the others waiting.
+    """
     if not trainer.world.any(stop(), device=trainer.device):
         return False
     stop.signal = stop.signal or "another process"
     return True
 
 
-def shares(trainer: Trainer) -> str:
-    """Say how the processes share a run, and that its sizes stay those of one."""
+def _shares_text(trainer: Trainer) -> str:
+    """Describe how the processes share a run, whose sizes stay those of one process."""
     world, plan = trainer.world, trainer.plan
     return (
         f"{world.size} processes with {plan.num_agents} of {world.size * plan.num_agents} agents "
@@ -297,7 +276,7 @@ def summary(result: RunResult, policy: nn.Module) -> dict[str, str]:
         f"({result.new_steps / result.seconds:,.0f} steps/s)",
     }
     if result.new_steps != result.steps:
-        rows["all steps"] = f"{result.steps:,}, those before among them"
+        rows["all steps"] = f"{result.steps:,}, including those before the resume"
     if result.evaluation is not None:
         rows |= result.evaluation.fields()
     rows["checkpoint"] = str(result.checkpoint)

@@ -1,4 +1,4 @@
-"""What a run is made of, by its config: seeds, device, envs and policy."""
+"""The parts of a run, from its config: seeds, device, envs and policy."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
 NORMALIZER = "puffer-policies/NormalizeObservationWrapper"
-"""What ``train.normalize_observations`` puts around a policy."""
+"""The wrapper of ``train.normalize_observations``."""
 
 
 def prepare_process(config: TrainConfig) -> None:
-    """Seed Python, NumPy and torch, and set torch's threads: the one place where this is done."""
+    """Seed Python, NumPy and torch and set torch's threads, which nothing else does."""
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
@@ -39,7 +39,7 @@ def device_of(config: TrainConfig) -> torch.device:
     """Return the device to train on.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: this machine has no such device.
     """
     name = config.device
     if name == "auto":
@@ -59,7 +59,7 @@ def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
     """Make the envs of a config, or this process's share of them.
 
     Raises:
-        ConfigError: the processes can't have equal shares.
+        ConfigError: the envs can't be divided equally among the processes.
         EnvError: the env can't be made.
     """
     return make_vecenv(
@@ -71,15 +71,15 @@ def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
 
 
 def single_vecenv_of(config: Config) -> VecEnv:
-    """Make one env of a config, to read its spaces and to build policies for it."""
+    """Make a single env of a config, for its spaces."""
     return vecenv_of(replace(config, vec=replace(config.vec, num_envs=1)))
 
 
 def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> nn.Module:
     """Build the policy of a config for `env`, on the config's device.
 
-    Observations are normalised right around the policy: masks, frames and whatever other wrappers
-    take from observations stay as the env gave them.
+    Observations are normalized right around the policy, so that other wrappers read masks, frames
+    and the like as the env returned them.
     """
     registry = default_registry() if registry is None else registry
     rnn = config.base.rnn_name

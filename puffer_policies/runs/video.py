@@ -1,4 +1,4 @@
-"""A film of a policy at play: one env, drawn by itself, written as .mp4 or .gif."""
+"""A video of a policy that plays in one env, as .mp4 or .gif."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from puffer_policies.vector.factory import make_vecenv
 
 SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30
-"""Pictures a second where the env's metadata have no ``render_fps``."""
+"""Frames per second if the env's metadata have no ``render_fps``."""
 MAX_GIF_FPS = 50
-"""Viewers slow down a .gif whose pictures stand for less than 0.02 s."""
+"""Viewers slow down a .gif whose frames last less than 0.02 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """What was recorded."""
+    """A video file, and the returns of the episodes in it."""
 
     path: str
     frames: int
     fps: float
     returns: tuple[float, ...]
-    """Of the episodes that are seen whole."""
+    """Returns of the episodes that are complete in the video."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -40,33 +40,33 @@ class Video:
 
     def __str__(self) -> str:
         seconds = self.frames / self.fps
-        returns = ", ".join(f"{each:,.2f}" for each in self.returns) or "of no whole episode"
-        return f"{self.path}: {self.frames:,} pictures, {seconds:.1f} s, return {returns}"
+        returns = ", ".join(f"{each:,.2f}" for each in self.returns) or "of no complete episode"
+        return f"{self.path}: {self.frames:,} frames, {seconds:.1f} s, return {returns}"
 
 
 def record_video(
     policy: nn.Module, config: Config, path: Path | str, *, episodes: int = 1
 ) -> Video:
-    """Play `episodes` in one env as `evaluate` does, by the config's [eval], and film them.
+    """Play `episodes` in one env as `evaluate` does, by the config's [eval], and record them.
 
     Args:
-        policy: plays.
-        config: names the env, and how it is played.
-        path: ends in .mp4 or .gif; its folder must exist.
-        episodes: how many are played, one after the other.
+        policy: the policy that plays.
+        config: the config of its run.
+        path: a file that ends in .mp4 or .gif, in a folder that exists.
+        episodes: number of episodes, played one after the other.
 
     Raises:
         ConfigError: `path` can't be written or ends otherwise.
         MissingDependency: imageio is not installed.
-        EnvError: the env can't draw itself.
+        EnvError: the env can't render itself.
     """
     path = require_video(path)
-    env = _drawn_env(config)
+    env = _rendering_env(config)
     try:
         fps = float(_single(env).metadata.get("render_fps") or DEFAULT_FPS)
         film = _Film(path, fps, env)
         try:
-            played = evaluate(
+            evaluation = evaluate(
                 policy,
                 env,
                 replace(config.eval, episodes=episodes),
@@ -77,11 +77,11 @@ def record_video(
             film.close()
     finally:
         env.close()
-    return Video(str(path), film.frames, fps, played.returns)
+    return Video(str(path), film.frames, fps, evaluation.returns)
 
 
 def require_video(path: Path | str) -> Path:
-    """Return `path` if a video can be written there: told before minutes are spent on playing.
+    """Return `path` if a video can be written there, to be asked before minutes of playing.
 
     Raises:
         ConfigError: it ends in neither .mp4 nor .gif, or its folder does not exist.
@@ -98,14 +98,14 @@ def require_video(path: Path | str) -> Path:
 
 
 def _import_writers(suffix: str) -> Any:
-    """Return imageio, once what it writes such files with is there, too."""
+    """Return imageio, after making sure that the package with which it writes is installed."""
     for module in ("imageio", "PIL" if suffix == ".gif" else "imageio_ffmpeg"):
         import_optional(module, extra="video", purpose=f"A {suffix}")
     return import_optional("imageio.v2", extra="video", purpose=f"A {suffix}")
 
 
-def _drawn_env(config: Config) -> Any:
-    """Make one env that draws pictures, in this process."""
+def _rendering_env(config: Config) -> Any:
+    """Make one env that renders frames, in this process."""
     name = config.base.env_name
     kwargs = dict(evaluation_kwargs(name, config.env))
     kwargs.pop("render_mode", None)
@@ -116,7 +116,7 @@ def _drawn_env(config: Config) -> Any:
         plain.close()
     if "rgb_array" not in modes:
         raise EnvError(
-            f"{name} can't be filmed: it has no render mode 'rgb_array', only "
+            f"{name} can't be recorded: it has no render mode 'rgb_array', only "
             f"{', '.join(map(repr, modes)) or 'none at all'}.",
             fix="Leave --video out.",
         )
@@ -129,14 +129,14 @@ def _single(vecenv: Any) -> Any:
     envs = getattr(getattr(vecenv, "env", None), "envs", None)
     if not envs:
         raise EnvError(
-            f"{vecenv!r} can't be filmed: it has no single gymnasium env inside.",
+            f"{vecenv!r} can't be recorded: it has no single gymnasium env inside.",
             fix="Leave --video out.",
         )
     return envs[0]
 
 
 class _Film:
-    """Takes a picture whenever it is told to, and writes it at once: films can be long."""
+    """Writes each frame at once, as all frames of a long video may not fit into memory."""
 
     def __init__(self, path: Path, fps: float, vecenv: Any) -> None:
         self._env = _single(vecenv)
@@ -155,10 +155,10 @@ def _picture(env: Any) -> np.ndarray:
     try:
         picture = env.render()
     except gymnasium.error.Error as error:  # a package for drawing is missing, say
-        raise EnvError(f"The env can't draw itself: {error}") from error
+        raise EnvError(f"The env can't render itself: {error}") from error
     if np.ndim(picture) != 3:
         raise EnvError(
-            f"The env's render() returned no picture (height, width, 3), but {type(picture)!r}."
+            f"The env's render() must return an array (height, width, 3), found {type(picture)!r}."
         )
     return np.asarray(picture, dtype=np.uint8)
 
@@ -172,6 +172,6 @@ def _writer(path: Path, fps: float) -> Any:
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of an odd picture: H.264 in its common form wants even ones."""
+    """Repeat the last row or column of an odd frame: H.264 in its common form needs even sizes."""
     height, width = picture.shape[:2]
     return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -12,7 +12,7 @@ import numpy as np
 
 from puffer_policies.config.load import load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
-from puffer_policies.runs.folder import METRICS, held
+from puffer_policies.runs.folder import METRICS, contents_hint
 from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
 
 Axis = Literal["steps", "seconds"]
@@ -136,7 +136,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         text = (folder / METRICS).read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines() if line]
     except OSError as error:
-        raise CheckpointError(f"{folder} holds no {METRICS}.", fix=held(folder)) from error
+        raise CheckpointError(f"{folder} holds no {METRICS}.", fix=contents_hint(folder)) from error
     except ValueError as error:
         raise CheckpointError(f"{folder / METRICS} is damaged: {error}.") from error
     # The others tell of the final evaluation, or of what ended the run.
