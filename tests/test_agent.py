@@ -255,7 +255,7 @@ def test_a_checkpoint_without_a_run_loads_with_its_env(tmp_path):
     env = GymVecEnv(SyncVectorEnv([Guess]))
     policy = get_policy("Default", env)
     save_checkpoint(tmp_path / "mine.safetensors", policy, env=env)
-    with pytest.raises(CheckpointError, match="does not say in which env"):
+    with pytest.raises(CheckpointError, match="does not name the env"):
         Agent.load(tmp_path / "mine.safetensors")
     agent = Agent.load(tmp_path / "mine.safetensors", Guess())
     assert agent.act(np.ones(1)) == Agent(policy).act(np.ones(1))

@@ -244,7 +244,7 @@ def test_a_folder_stands_for_its_last_checkpoint_and_for_its_best(tmp_path):
         checkpoint_of(tmp_path, best=True)
     (tmp_path / "best.safetensors").touch()
     assert checkpoint_of(tmp_path, best=True).name == "best.safetensors"
-    with pytest.raises(CheckpointError, match="no best"):
+    with pytest.raises(CheckpointError, match="not a run with a best one"):
         checkpoint_of(tmp_path / "best.safetensors", best=True)
     with pytest.raises(CheckpointError, match=f"Did you mean '{tmp_path.name}'"):
         checkpoint_of(tmp_path.with_name(f"{tmp_path.name}x"))

@@ -189,7 +189,7 @@ def test_a_folder_that_can_t_be_written_is_told_before_training(tmp_path, capsys
         flags = ["--train.data-dir", str(tmp_path / place)]
         code, _, err = run(capsys, "train", "CartPole-v1", *SMALL, *flags)
         assert code == 2
-        assert "No folder for the run can be made" in err
+        assert "No folder for the run can be created" in err
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     with pytest.raises(ConfigError, match=r"metrics\.jsonl can't be written"):

@@ -294,7 +294,7 @@ def test_policies_of_the_guide_are_trained_as_they_are(make, tmp_path):
     path = trainer.save_checkpoint()
     assert path == tmp_path / "latest.safetensors"
     assert read_header(path).config["train"]["gamma"] == trainer.config.gamma
-    with pytest.raises(CheckpointError, match="does not say in which env"):
+    with pytest.raises(CheckpointError, match="does not name the env"):
         evaluate_checkpoint(path)
     trainer.close()
 
