@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import gymnasium
 import pytest
@@ -11,6 +12,7 @@ import torch
 from plain_policies import Plain, PufferLSTM, Split
 from torch import nn
 
+from puffer_policies import discover
 from puffer_policies.assembly import checkpoint, tensorfile
 from puffer_policies.assembly.checkpoint import (
     load_policy,
@@ -145,6 +147,39 @@ def test_a_later_format_is_refused(tmp_path):
         read_header(tmp_path / "m")
 
 
+def test_a_file_that_is_replaced_while_its_policy_is_built_is_loaded_as_it_was(tmp_path):
+    first, second = (get_policy("Default(hidden_size=8)", SPACES) for _ in range(2))
+    path = save_checkpoint(tmp_path / "m", first, env=SPACES)
+    other = save_checkpoint(tmp_path / "other", second, env=SPACES)
+
+    class Hooks:
+        """The trainer of the run saves when the policy is built, and has no weights yet."""
+
+        def policy_built(self, policy, spec):
+            other.replace(path)
+
+    registry = discover(environ={"PUFFER_POLICIES_PLUGINS": ""})
+    registry.hooks = Hooks()
+    assert same(load_policy(path, SPACES, registry=registry), first)
+    assert same(load_policy(path, SPACES), second)
+
+
+def test_a_header_is_read_without_the_tensors(tmp_path):
+    size = 2**36
+    header = read_header(save_checkpoint(tmp_path / "m", Plain(SPACES), env=SPACES)).to_json()
+    entries = {
+        "__metadata__": {"puffer_policies": header},
+        "weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]},
+    }
+    text = json.dumps(entries).encode()
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        # 64 GiB that take no room on the disk, and have none in memory.
+        file.truncate(8 + len(text) + size)
+    assert read_header(path).observation_space == str(SPACES.observation)
+
+
 def damaged(path, kind):
     whole = path.read_bytes()
     if kind == "truncated":
@@ -173,6 +208,8 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(kind, tmp_path):
     damaged(path, kind)
     with pytest.raises(CheckpointError, match="model"):
         load_policy(path, SPACES)
+    with pytest.raises(CheckpointError, match="model"):
+        read_header(path)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""Checkpoints: weights as safetensors, and in the file's header all that rebuilds the policy.
+"""Checkpoints: weights as safetensors, with a header from which the policy is rebuilt.
 
 No pickle is read or written. The header is one line of JSON under the metadata key
-``puffer_policies``: format version, recipe, spaces, run config, provenance of every name, versions.
+``puffer_policies``. It holds the format version, the spec of the policy, its spaces, the config of
+the run, the package of every name, and the versions of what wrote it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
+from puffer_policies.assembly.tensorfile import read_header_text, read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError, PolicyError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.specs import PolicySpec
@@ -30,7 +31,7 @@ PREFIXES = ("_orig_mod.", "module.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Which package a name of the recipe came from."""
+    """The package that a name in the spec came from."""
 
     name: str
     distribution: str
@@ -42,13 +43,13 @@ class Header:
     """Everything in a checkpoint but the weights."""
 
     spec: PolicySpec | None
-    """The recipe; None for a policy that was not built by name."""
+    """What rebuilds the policy; None if it was not built by name."""
     observation_space: str
     action_space: str
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's config, as `Config.to_args` makes it."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """How far training had come: global_step, epoch."""
+    """The progress of training, such as global_step and epoch."""
     origins: tuple[Origin, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Header:
-        """Rebuild a header; `path` is for errors."""
+        """Return the header in one line of JSON; `path` is named in errors."""
         try:
             data = json.loads(text)
             version = data.pop("format_version")
@@ -94,21 +95,21 @@ def save_checkpoint(
     weights: Mapping[str, Tensor] | None = None,
     registry: Registry | None = None,
 ) -> Path:
-    """Write a policy's weights and recipe to `path`, at once or not at all.
+    """Write a policy's weights and header to `path`, at once or not at all.
 
     Args:
         path: the file; its folder must exist.
-        policy: from `get_policy`, else the recipe is missing and loading needs the policy itself.
-        env: whatever `spaces_of` reads; the spaces become the checkpoint's fingerprint.
-        config: the run's config, plain data.
-        training: counters, plain data.
-        weights: `weights_of` the policy at another moment; those that it has now if None.
-        registry: where the recipe's names came from; the default registry if None.
+        policy: one of `get_policy`; any other has no spec, and only `load_weights` loads its file.
+        env: whatever `spaces_of` reads; `load_policy` refuses to build for other spaces.
+        config: the config of the run, as plain data.
+        training: counters, as plain data.
+        weights: `weights_of` the policy at another moment; its present ones if None.
+        registry: where the names of the spec came from; the default registry if None.
     """
     tensors, aliases = _distinct(weights_of(policy) if weights is None else weights)
     header = header_of(policy, env=env, config=config, training=training, registry=registry)
-    told = replace(header, aliases=aliases)
-    return write_tensors(path, tensors, header=told.to_json(), key=METADATA_KEY)
+    text = replace(header, aliases=aliases).to_json()
+    return write_tensors(path, tensors, header=text, key=METADATA_KEY)
 
 
 def header_of(
@@ -119,7 +120,7 @@ def header_of(
     training: Mapping[str, Any] | None = None,
     registry: Registry | None = None,
 ) -> Header:
-    """Return what a checkpoint says of a policy. Arguments are those of `save_checkpoint`."""
+    """Return the header of a policy's checkpoint. Arguments are those of `save_checkpoint`."""
     spec = getattr(policy, "spec", None)
     spec = spec if isinstance(spec, PolicySpec) else None
     spaces = spaces_of(env)
@@ -135,12 +136,58 @@ def header_of(
 
 
 def read_header(path: Path | str) -> Header:
-    """Return the header of a checkpoint.
+    """Return the header of a checkpoint. Its tensors are not read, however many there are.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that we did not write.
+        CheckpointError: the file is missing, damaged, or not a checkpoint.
     """
-    return Header.from_json(read_tensors(path, key=METADATA_KEY)[1], Path(path))
+    return Header.from_json(read_header_text(path, key=METADATA_KEY), Path(path))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A checkpoint in memory, whose header and tensors are from the same bytes of one file."""
+
+    path: Path
+    header: Header
+    tensors: Mapping[str, Tensor]
+    """The weights by their names in the policy."""
+
+    def build_policy(self, env: Any, *, registry: Registry | None = None) -> nn.Module:
+        """Build the policy for `env`, with its weights. Errors are those of `load_policy`."""
+        header = self.header
+        if header.spec is None:
+            raise CheckpointError(
+                f"{self.path} holds weights without a spec, because its policy was not built by "
+                "name.",
+                fix="Build the policy yourself and call load_weights(path, policy).",
+            )
+        require_same_spaces(header, spaces_of(env), self.path)
+        try:
+            policy = get_policy(header.spec, env, registry=registry)
+        except PolicyError as error:
+            packages = {f"{each.distribution} {each.version}".strip() for each in header.origins}
+            raise CheckpointError(
+                f"The policy of {self.path}, {header.spec}, can't be built: {error}",
+                fix=f"It was trained with {', '.join(sorted(packages))}.",
+            ) from error
+        put_weights(policy, self.tensors, path=self.path, owner=header.spec)
+        return policy
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint once, for callers that need its header and its policy.
+
+    A run that is training replaces its checkpoints: a header and weights that are read one after
+    the other can be of two policies.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not a checkpoint.
+    """
+    tensors, text = read_tensors(path, key=METADATA_KEY)
+    header = Header.from_json(text, Path(path))
+    aliases = {alias: tensors[key] for alias, key in header.aliases.items()}
+    return Checkpoint(Path(path), header, tensors | aliases)
 
 
 def load_policy(path: Path | str, env: Any, *, registry: Registry | None = None) -> nn.Module:
@@ -150,52 +197,35 @@ def load_policy(path: Path | str, env: Any, *, registry: Registry | None = None)
         CheckpointError: the file can't be read, was trained on other spaces, names a policy that is
             not installed, or holds other weights than the policy has.
     """
-    header = read_header(path)
-    if header.spec is None:
-        raise CheckpointError(
-            f"{path} holds weights without a recipe: its policy was not built by name.",
-            fix="Build the policy yourself and call load_weights(path, policy).",
-        )
-    require_same_spaces(header, spaces_of(env), path)
-    try:
-        policy = get_policy(header.spec, env, registry=registry)
-    except PolicyError as error:
-        raise CheckpointError(
-            f"The policy of {path}, {header.spec}, can't be built: {error}",
-            fix=f"It was trained with {_told(header.origins)}.",
-        ) from error
-    load_weights(path, policy)
-    return policy
+    return read_checkpoint(path).build_policy(env, registry=registry)
 
 
 def load_weights(path: Path | str, policy: nn.Module) -> Header:
     """Put a checkpoint's weights into `policy` and return the header.
 
     Raises:
-        CheckpointError: names or shapes differ; all differences in one error.
+        CheckpointError: names or shapes differ; all differences are in one error.
     """
-    tensors, text = read_tensors(path, key=METADATA_KEY)
-    header = Header.from_json(text, Path(path))
-    tensors |= {alias: tensors[key] for alias, key in header.aliases.items()}
-    put_weights(policy, tensors, path=path, owner=header.spec)
-    return header
+    checkpoint = read_checkpoint(path)
+    put_weights(policy, checkpoint.tensors, path=path, owner=checkpoint.header.spec)
+    return checkpoint.header
 
 
 def weights_of(policy: nn.Module) -> dict[str, Tensor]:
-    """Return a policy's weights and buffers by the names that stand in checkpoints, not copied."""
+    """Return a policy's weights and buffers by their names in checkpoints, not copied."""
     return _stripped(policy.state_dict())
 
 
 def put_weights(
     policy: nn.Module, tensors: Mapping[str, Tensor], *, path: Path | str, owner: PolicySpec | None
 ) -> None:
-    """Put tensors of `weights_of` into `policy`; `path` and `owner` are for the error.
+    """Put tensors of `weights_of` into `policy`; `path` and `owner` are named in the error.
 
     Raises:
-        CheckpointError: names or shapes differ; all differences in one error.
+        CheckpointError: names or shapes differ; all differences are in one error.
     """
     own = policy.state_dict()
-    # A compiled or distributed policy has the prefix before its own keys.
+    # The keys of a compiled or distributed policy have a prefix, those of checkpoints do not.
     names = dict(zip(_stripped(own), own, strict=True))
     problems = _differences(tensors, {name: own[key] for name, key in names.items()})
     if problems:
@@ -213,9 +243,9 @@ def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> Non
         ("action", header.action_space, str(spaces.action)),
     ]
     lines = [
-        f"  {name} space: trained on {then}\n  {' ' * len(name)}        this env has {now}"
-        for name, then, now in pairs
-        if then != now
+        f"  {name} space: trained on {trained}\n  {' ' * len(name)}        this env has {current}"
+        for name, trained, current in pairs
+        if trained != current
     ]
     if lines:
         raise CheckpointError(
@@ -225,7 +255,7 @@ def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> Non
 
 
 def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop `PREFIXES` that stand before every key; a submodule called ``my_module`` is safe."""
+    """Drop a prefix that every key has, so that a submodule called ``my_module`` keeps its name."""
     for prefix in PREFIXES:
         if tensors and all(key.startswith(prefix) for key in tensors):
             return _stripped({key.removeprefix(prefix): each for key, each in tensors.items()})
@@ -233,23 +263,28 @@ def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _distinct(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Split off keys that share the memory of an earlier one, as PufferLib's LSTM cells do."""
+    """Split off the keys of tensors that share their memory with an earlier one.
+
+    PufferLib's LSTM has its weights twice: in `nn.LSTM` for sequences, in `nn.LSTMCell` for steps.
+    """
     first: dict[tuple[int, Any], str] = {}
     aliases = {}
     for name, tensor in tensors.items():
+        # Views of one memory in other shapes are stored as tensors of their own.
         place = (tensor.data_ptr(), (tuple(tensor.shape), tensor.stride()))
         if tensor.numel() and first.setdefault(place, name) != name:
             aliases[name] = first[place]
     return {name: each for name, each in tensors.items() if name not in aliases}, aliases
 
 
-def _differences(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    problems = [f"  {name}: missing in the file" for name in own if name not in given]
-    problems += [f"  {name}: unknown to the policy" for name in given if name not in own]
+def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    problems = [f"  {name}: missing in the file" for name in own if name not in tensors]
+    problems += [f"  {name}: unknown to the policy" for name in tensors if name not in own]
+    shapes = {name: (tensors[name].shape, own[name].shape) for name in own if name in tensors}
     problems += [
-        f"  {name}: {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the policy"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
+        f"  {name}: {tuple(stored)} in the file, {tuple(current)} in the policy"
+        for name, (stored, current) in shapes.items()
+        if stored != current
     ]
     return problems
 
@@ -261,23 +296,18 @@ def _origins(spec: PolicySpec, registry: Registry | None) -> tuple[Origin, ...]:
 
 def _origin(name: str, registry: Registry) -> Origin:
     try:
-        where = registry.get(name).provenance
+        provenance = registry.get(name).provenance
     except PolicyError:
-        # A class given directly to get_policy is in no registry.
+        # A class that was passed to get_policy directly is in no registry.
         return Origin(name=name, distribution="local", version="")
-    return Origin(name=name, distribution=where.distribution, version=where.version)
-
-
-def _told(origins: tuple[Origin, ...]) -> str:
-    told = {f"{each.distribution} {each.version}".strip() for each in origins}
-    return ", ".join(sorted(told))
+    return Origin(name=name, distribution=provenance.distribution, version=provenance.version)
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("puffer-policies", "torch", "gymnasium", "numpy"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            versions[name] = "unknown"
+    return versions

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import safetensors
@@ -20,7 +22,7 @@ def write_tensors(
 ) -> Path:
     """Write a safetensors file with `header` under metadata `key`, at once or not at all."""
     path = Path(path)
-    # Cloned: views of one tensor, such as tied weights in two shapes, are refused by safetensors.
+    # Cloned, because safetensors refuses views of one tensor, such as tied weights in two shapes.
     data = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
         metadata={key: header},
@@ -33,24 +35,26 @@ def write_at_once(path: Path, data: bytes) -> None:
     """Write a file beside `path` and move it there: a crash at any moment leaves a whole one.
 
     Raises:
-        CheckpointError: it can't be written; what was there is as it was.
+        CheckpointError: the file can't be written; an older one is as it was.
     """
     try:
         _replace(path, data)
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be written: {error}.",
-            fix="Look for room and permissions there; what was written before is whole.",
+            fix="Check the free space and the permissions there. Files that were written before "
+            "are whole.",
         ) from error
 
 
 def _replace(path: Path, data: bytes) -> None:
-    # A name of this thread's own; `tempfile` would make a file that only its owner may read.
+    # The name is this thread's own; `tempfile` would make a file that only its owner may read.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
+            # Without it, a power cut after the move could leave a file of zeros under the name.
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -60,16 +64,47 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]:
-    """Read a file of `write_tensors`: its tensors and its header.
+    """Read the tensors and the header of a file of `write_tensors`, from the same bytes.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that we did not write.
+        CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
     """
-    path = Path(path)
+    with _explained(path):
+        # `safe_open` opens a file twice, once for the header and once for torch's storage: where
+        # another process replaces it in between, they would be of two files.
+        data = Path(path).read_bytes()
+        tensors = safetensors.torch.load(data)
+    # https://huggingface.co/docs/safetensors: the length of the JSON in 8 bytes, and the JSON.
+    (length,) = struct.unpack_from("<Q", data)
+    return tensors, _header(json.loads(data[8 : 8 + length]).get("__metadata__"), path, key)
+
+
+def read_header_text(path: Path | str, *, key: str) -> str:
+    """Read the header of a file of `write_tensors` and leave its tensors on the disk.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
+    """
+    # With "numpy", safetensors maps the file once and touches no more than it is asked for.
+    with _explained(path), safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    return _header(metadata, path, key)
+
+
+def _header(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> str:
+    header = (metadata or {}).get(key)
+    if header is None:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not of the kind asked for: no {key!r} header.",
+            fix="latest.safetensors and best.safetensors of a run hold its policy.",
+        )
+    return header
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(key)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        yield
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be read: {error}.",
@@ -77,12 +112,6 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
         ) from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"{path} is damaged, or no safetensors file: {error}.",
-            fix="Use an earlier checkpoint; ours are written at once or not at all.",
+            f"{path} is damaged, or not a safetensors file: {error}.",
+            fix="Use an earlier checkpoint. Ours are written at once or not at all.",
         ) from error
-    if header is None:
-        raise CheckpointError(
-            f"{path} is a safetensors file, but not of the kind asked for: no {key!r} header.",
-            fix="latest.safetensors and best.safetensors of a run hold its policy.",
-        )
-    return tensors, header

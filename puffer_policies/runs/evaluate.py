@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from puffer_policies.assembly.checkpoint import load_policy, read_header
+from puffer_policies.assembly.checkpoint import read_checkpoint
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
@@ -290,17 +290,17 @@ def load_trained_policy(
         EnvError: the env can't be made.
     """
     path = checkpoint_of(path, best=best)
-    header = read_header(path)
-    if "env_name" not in header.config:
+    checkpoint = read_checkpoint(path)
+    if "env_name" not in checkpoint.header.config:
         raise CheckpointError(
             f"{path} does not name the env in which it was trained.",
             fix="Make the env, load_policy(path, env), and call evaluate(policy, vecenv, config).",
         )
-    args = dict(header.config)
+    args = dict(checkpoint.header.config)
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
     env = single_vecenv_of(config)
     try:
-        policy = load_policy(path, env, registry=registry)
+        policy = checkpoint.build_policy(env, registry=registry)
         return TrainedPolicy(policy, config, spaces_of(env))
     finally:
         env.close()
