@@ -1,7 +1,7 @@
-"""Alarms: silent failures of training, each said in one line as soon as it can be seen.
+"""Alarms: silent failures of training, each reported in one line as soon as it can be detected.
 
-`Reading` holds what was measured in an update, `alarms` is the list of what is wrong with it, and
-`Watch` keeps an alarm from being repeated at every update.
+`Reading` holds the measurements of an update, `alarms` returns what is wrong with them, and `Watch`
+reports each alarm only once in a run.
 """
 
 from __future__ import annotations
@@ -11,37 +11,43 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RATIO_TOLERANCE = 1e-3
-"""Of |ratio - 1| before the first gradient step; float32 gives 1e-6, an LSTM over 1,000 steps 1e-4.
-bfloat16 has its own, `RATIO_TOLERANCE_BF16`."""
+"""Largest |ratio - 1| before the first gradient step. In float32 it is 1e-6, and 1e-4 for an LSTM
+over 1,000 steps."""
 
 RATIO_TOLERANCE_BF16 = 0.2
+"""The same under bfloat16, whose 8 bits of precision move a log-probability by some hundredths."""
 
 DEAD_UNITS = 0.5
-"""Share of hidden units that are constant over a batch: a healthy ReLU layer has up to a third."""
+"""Largest share of hidden units that are constant over a batch; a healthy ReLU layer has up to a
+third."""
 
 ENTROPY_SHARE = 1e-3
-"""Entropy over its maximum: below this the likeliest action has a probability above 0.9999."""
+"""Smallest entropy over its maximum. Below it the likeliest action has a probability of more than
+0.9999."""
 
 SATURATED_LOGIT = 50.0
-"""Spread of a row's logits; float32 rounds a probability of exp(-50) away beside 1."""
+"""Largest spread of a row's logits: beside 1, float32 rounds a probability of exp(-50) to 0."""
 
 VALUE_SHARE = 0.95
-"""Share of the squared gradient that comes from the value loss while the gradient is clipped: the
-policy then learns with a twentieth of the step. A run with raw returns of 13 had 0.99."""
+"""Largest share of the squared gradient that comes from the value loss while the gradient is
+clipped: the policy then learns with a twentieth of the step. A run with raw returns of 13 had 0.99.
+"""
 
 CLIPPED_ACTIONS = 0.5
-"""Share of action elements outside of the Box: they all play as its edge, and learn nothing."""
+"""Largest share of action elements outside of the Box. The env gets the edge of the Box for all of
+them, so the reward does not tell them apart."""
 
 EXPLAINED_VARIANCE = -0.5
-"""Below 0 the values are worse than their mean; as low as this they mislead."""
+"""Smallest explained variance. Below 0 the values are worse than the mean of the returns; as low as
+this they mislead the policy."""
 
 SETTLING = 10
-"""Updates after which values should have been learnt."""
+"""Updates before values are judged: they are far off until they have been learned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an update shows of the health of training; None or empty where it was not measured."""
+    """Measurements of the health of training in an update; None or empty where there are none."""
 
     epoch: int
     """Updates before this one."""
@@ -49,7 +55,7 @@ class Reading:
     """Largest |ratio - 1| of the first minibatch, before any gradient step."""
     ratio_tolerance: float = RATIO_TOLERANCE
     idle_parameters: tuple[str, ...] = ()
-    """Names of parameters that got no gradient, or zeros only."""
+    """Names of parameters whose gradient is missing or zero."""
     dead_units: float | None = None
     """Share of hidden units that are constant over the batch."""
     entropy_share: float | None = None
@@ -67,16 +73,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something wrong: a name for the log, a line for people."""
+    """A failure of training: a name for the log, a line for people."""
 
     name: str
     text: str
 
 
 def alarms(reading: Reading) -> list[Alarm]:
-    """Return what is wrong with a reading."""
+    """Return the alarms that a reading sets off."""
     return [
-        Alarm(rule.name, rule.text.format(r=reading, idle=_some(reading.idle_parameters)))
+        Alarm(rule.name, rule.text.format(r=reading, idle=_first_of(reading.idle_parameters)))
         for rule in _RULES
         if rule.is_broken(reading)
     ]
@@ -87,7 +93,7 @@ class _Rule:
     name: str
     is_broken: Callable[[Reading], bool]
     text: str
-    """Filled in with the reading ``r`` and the names of ``idle`` parameters."""
+    """A format of the reading ``r`` and the names of ``idle`` parameters."""
 
 
 def _above(value: float | None, limit: float) -> bool:
@@ -98,7 +104,7 @@ def _below(value: float | None, limit: float) -> bool:
     return value is not None and value < limit
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _first_of(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}"
 
@@ -114,13 +120,13 @@ _RULES = (
     _Rule(
         "idle",
         lambda r: bool(r.idle_parameters),
-        "no gradient reaches {idle}: not used by the loss, or detached",
+        "no gradient reaches {idle}: the loss does not use it, or it is detached",
     ),
     _Rule(
         "dead_units",
         lambda r: _above(r.dead_units, DEAD_UNITS),
-        "{r.dead_units:.0%} of the hidden units give the same for every observation: a lower "
-        "learning_rate, or scaled observations, keep them alive",
+        "{r.dead_units:.0%} of the hidden units have the same output for every observation: a "
+        "lower learning_rate, or scaled observations, keep them alive",
     ),
     _Rule(
         "entropy",
@@ -135,7 +141,7 @@ _RULES = (
     ),
     _Rule(
         "value_share",
-        # Values that have not been learnt are far off at first.
+        # Untrained values are far off, and a large value loss is right then.
         lambda r: r.epoch >= SETTLING and r.gradient_clipped and _above(r.value_share, VALUE_SHARE),
         "the value loss takes {r.value_share:.1%} of the clipped gradient, so the policy hardly "
         "moves: set scale_rewards, or lower vf_coef",
@@ -156,7 +162,7 @@ _RULES = (
 
 @dataclass(slots=True)
 class Watch:
-    """Tells of each alarm once in a run; the log has every reading."""
+    """Reports each alarm once in a run."""
 
     reported: set[str] = field(default_factory=set)
 

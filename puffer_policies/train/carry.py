@@ -54,6 +54,7 @@ def policy_calls(
             and the recurrent state are float32 in any case.
         compile_mode: the mode of `torch.compile`; None does not compile.
     """
+    # `policy` itself and not its forward(), so that forward hooks run.
     calls: list[Any] = [policy.forward_eval, policy]
     if compile_mode is not None:
         calls = [_compiled(each, compile_mode) for each in calls]
@@ -84,6 +85,7 @@ def _replayed(call: Call, observations: Any, state: dict[str, Any]) -> tuple[Any
 def _autocast(
     call: Call, device_type: str, observations: Any, state: dict[str, Any]
 ) -> tuple[Any, Tensor]:
+    # Matrix products turn the state into bfloat16. Rounding it at every step would add up.
     dtypes = {key: each.dtype for key, each in state.items()}
     with torch.autocast(device_type, torch.bfloat16):
         logits, values = call(observations, state)
@@ -147,6 +149,7 @@ class Carry:
                 raise _undeclared_memory(self._policy, error.args[0]) from error
             raise
         if self.tensors:
+            # A policy puts its next state into the dict that it gets, as in PufferLib.
             self.tensors = {key: state[key] for key in self.tensors}
         return logits, self._flat(values, starts)
 

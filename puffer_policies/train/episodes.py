@@ -26,6 +26,7 @@ class EpisodeTracker:
 
     def update(self, step: Step) -> np.ndarray:
         """Add a step and return the rows (K,) whose episodes it finished."""
+        # A ghost only restarts the env. Some envs pay something in it, which belongs to no episode.
         valid = ~step.ghost
         self._returns += step.rewards * valid
         self._lengths += valid

@@ -72,12 +72,13 @@ class Previous:
 
     def extras(self) -> Arrays:
         """Return both by their state keys; actions as the policy chose them, rewards raw."""
+        # Not copied: whoever reads them copies them to the device, before the next step.
         return {PREV_ACTION: self._actions, PREV_REWARD: self._rewards}
 
     def update(self, actions: np.ndarray, rewards: np.ndarray) -> None:
         """Remember a step."""
         np.copyto(self._actions, actions.reshape(self._actions.shape))
-        np.copyto(self._rewards, rewards, casting="unsafe")
+        np.copyto(self._rewards, rewards, casting="unsafe")  # float64 rewards become float32
 
 
 def previous_of(policy: nn.Module, layout: ActionLayout, num_agents: int) -> Previous | None:
@@ -96,6 +97,7 @@ def to_tensor(array: Any) -> Tensor:
     The tensor shares the memory of the array where torch can do so.
     """
     array = np.asarray(array)
+    # torch.from_numpy refuses negative strides, and warns of memory that must not be written.
     if not (array.flags.writeable and array.flags.c_contiguous):
         array = array.copy()
     tensor = torch.from_numpy(array)

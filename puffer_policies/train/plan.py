@@ -14,15 +14,15 @@ class Plan:
 
     num_agents: int
     batch_size: int
-    """Env steps of a rollout, over all agents."""
+    """Steps of a rollout, over all agents."""
     minibatch_size: int
-    """Env steps of a gradient step."""
+    """Steps that one gradient step learns from."""
     segment: int
     """Steps of a training segment; 1 without memory, so that single transitions are shuffled."""
     num_updates: int
-    """Rollouts of the whole run."""
+    """Rollouts, and so updates, of the whole run."""
     max_minibatch_size: int
-    """Env steps that go through the policy at once in training."""
+    """Steps that go through the policy at once in training."""
 
     @property
     def num_steps(self) -> int:
@@ -54,6 +54,7 @@ def make_plan(
     Raises:
         ConfigError: sizes that do not divide, all with their arithmetic, and the nearest that do.
     """
+    # Without memory no step needs the one before it, and single steps shuffle best.
     segment = config.bptt_horizon if recurrent else 1
     batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
     minibatch = config.minibatch_size
@@ -61,6 +62,7 @@ def make_plan(
         minibatch = _auto_minibatch(batch, segment)
     piece = min(config.max_minibatch_size or minibatch, minibatch)
     agents = _agents(num_agents, num_envs)
+    # All problems are collected first, so that one error reports them together.
     problems = _problems(batch, minibatch, num_agents, segment, agents)
     if piece < segment <= minibatch:
         problems.append(

@@ -92,7 +92,7 @@ def vtrace(
 
 def backward_sums(errors: np.ndarray, decay: np.ndarray) -> np.ndarray:
     """Return ``S[t] = errors[t] + decay[t] * S[t+1]``, (T, N) float32; `errors` is overwritten."""
-    sums = errors
+    sums = errors  # in place: a rollout of many envs has millions of elements
     for t in range(len(errors) - 2, -1, -1):
         sums[t] += decay[t] * sums[t + 1]
     return sums.astype(np.float32, copy=False)
@@ -118,6 +118,7 @@ def discounted_returns(
 
     This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` and from 0 after each end.
     """
+    # In float64, as the statistics over the whole run that are made of it.
     returns, running = np.empty(rewards.shape), start
     for t in range(len(rewards)):
         running = gamma * running + rewards[t]
@@ -150,6 +151,7 @@ class RewardScale:
         returns, self.running_returns = discounted_returns(
             rewards, done, start=self.running_returns, gamma=gamma
         )
+        # Chan, Golub and LeVeque 1983: moments of parts merge exactly; see nn/moments.py.
         added = of_all_processes(moments_of(torch.from_numpy(returns[valid]), ()))
         before = Moments(*(_scalar(each) for each in (self.count, self.mean, self.squares)))
         total = merge_moments(before, added)

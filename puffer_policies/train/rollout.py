@@ -147,6 +147,7 @@ class Collector:
         array, before = actions.cpu().numpy(), time.perf_counter()
         step = self._vecenv.step(array)
         self.env_seconds += time.perf_counter() - before
+        # Before extras() is called again: the next step reads this action and reward.
         self._feed.update(array, step.rewards)
         self.episodes.update(step)
         buffers.write_outcome(t, step)
@@ -196,6 +197,7 @@ class _Buffers:
         self._host_rows = [self._rows[t] if self._is_shared else host_row for t in range(rows)]
         self._arrays = [map_nested(Tensor.numpy, each) for each in self._host_rows]
         self._choices: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Advantages are estimated on the host, so what only they need stays there.
         self._rewards = np.zeros(shape, dtype=np.float32)
         self._terminated, self._truncated, self._ghost = (np.zeros(shape, bool) for _ in range(3))
         self._overrides: list[tuple[int, np.ndarray, Tensor]] = []
@@ -236,6 +238,8 @@ class _Buffers:
         actions, log_probs, values = (
             torch.stack(each) for each in zip(*self._choices, strict=True)
         )
+        # The value of the next observation is predicted anyway, one step later. Only where an
+        # episode is truncated and the env restarts at once does the final one cost a call.
         next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
         for t, rows, final_values in self._overrides:
             next_values[t][rows] = final_values.cpu().numpy()[rows]

@@ -63,6 +63,7 @@ class Trainer:
         self.config, self.vecenv, self.policy, self.world = config, vecenv, policy, world
         self.device = _device_of(policy)
         _require_normalizer(config, policy)
+        # Each process may have built its policy from other random numbers.
         world.broadcast_(policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed + world.rank)
         carry = Carry(
@@ -114,6 +115,7 @@ class Trainer:
             TrainingError: an observation, a reward or the policy's output is not finite.
         """
         start = time.perf_counter()
+        # A caller that evaluates between two updates may have left dropout and the like off.
         self.policy.train()
         rollout = self.collector.collect()
         require_finite(rollout)
@@ -250,6 +252,7 @@ class Trainer:
     def _logs(self, losses: dict[str, float], explained: float) -> dict[str, float]:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
+        # Sums, and not means: the processes may have finished different numbers of episodes.
         totals = torch.tensor(self.collector.episodes.totals(), dtype=torch.float64)
         return {
             "SPS": self.plan.batch_size * self.world.size / seconds,
