@@ -129,5 +129,5 @@ def test_what_is_a_vector_env_already_is_taken_as_one():
     assert ours.num_agents == 2
     assert as_vecenv(ours) is ours
     assert as_vecenv("CartPole-v1").driver_env.single_action_space.n == 2
-    with pytest.raises(EnvError, match="no vector environment"):
+    with pytest.raises(EnvError, match="not a vector environment"):
         as_vecenv(object())

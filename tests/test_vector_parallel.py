@@ -205,15 +205,15 @@ def fail(env, answer):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (forget(0), "agent 'y' plays, and is not in observations"),
-        (forget(1), "agent 'y' plays, and is not in rewards"),
+        (forget(0), "agent 'y' plays, but is not in observations"),
+        (forget(1), "agent 'y' plays, but is not in rewards"),
         (leave, "agent 'y' left 'agents' without an end"),
-        (stay, "agent 'y' ended, and is in 'agents' still"),
-        (intrude, "agent 'z' plays, and is not in 'possible_agents'"),
-        (fraction, r"showed agent 'y' what is no member of Box\(shape=\(2,\), dtype=float32\)"),
+        (stay, "agent 'y' ended, but is still in 'agents'"),
+        (intrude, "agent 'z' plays, but is not in 'possible_agents'"),
+        (fraction, r"gave agent 'y' an observation that is not in Box\(shape=\(2,\), dtype=float"),
         (fail, "KeyError: 'no such unit'"),
         (lambda env, answer: answer[:4], "not enough values to unpack"),
-        (lambda env, answer: [[1.0], *answer[1:]], "observations is no dict by agent, but list"),
+        (lambda env, answer: [[1.0], *answer[1:]], "observations is not a dict by agent, but a li"),
     ],
 )
 def test_what_an_env_does_wrong_names_the_agent_and_the_step(change, text):
@@ -244,7 +244,7 @@ def test_a_function_that_makes_a_gymnasium_env_serves_too():
     assert isinstance(env.env, SyncVectorEnv)
     assert env.num_agents == 3
     assert as_vecenv(gymnasium.make("CartPole-v1")).num_agents == 1
-    with pytest.raises(ConfigError, match="Give a function"):
+    with pytest.raises(ConfigError, match="Pass a function"):
         as_vecenv(Clock(SHORT), 2)
 
 

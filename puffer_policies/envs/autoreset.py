@@ -1,7 +1,7 @@
-"""Gymnasium's autoreset modes, or in words what their absence means.
+"""Gymnasium's autoreset modes, or an error in words where there are none.
 
-An older gymnasium has none. Everything can be imported with it all the same, and policies be built
-and used; only envs in batches, and so training, need a newer one.
+Gymnasium has them since 1.1. With an older one, everything can still be imported, and policies can
+be built and used; only envs in batches, and so training, need a newer one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["AutoresetMode", "require_autoreset"]
 
 
 def require_autoreset() -> None:
-    """Refuse to make envs in batches where gymnasium is too old for it.
+    """Refuse to make envs in batches with a gymnasium that is too old for it.
 
     Raises:
         MissingDependency: a gymnasium without autoreset modes.

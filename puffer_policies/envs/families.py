@@ -198,7 +198,7 @@ _AFTER_IMPORT = {"MinAtar": _register_minatar, "MuJoCo": _log_for_mujoco}
 def preprocessing(
     env_id: str, env_kwargs: Mapping[str, Any], *, native: bool
 ) -> tuple[Options, list[Wrapping]]:
-    """Return the arguments that are left for the env, and what to put around each copy of it.
+    """Return the arguments that are arguments for the env, and what to put around each copy of it.
 
     Args:
         env_id: any id; envs of no family get their arguments back and no wrapper.
@@ -230,11 +230,11 @@ def evaluation_kwargs(env_id: str, env_kwargs: Mapping[str, Any]) -> Options:
 
 
 def _minigrid(env_kwargs: Mapping[str, Any]) -> tuple[Options, list[Wrapping]]:
-    left = dict(env_kwargs)
-    view = left.pop("view", VIEWS[0])
+    arguments = dict(env_kwargs)
+    view = arguments.pop("view", VIEWS[0])
     if view not in VIEWS:
         raise EnvError(f"env.view is {view!r}.", fix=f"Use one of {', '.join(VIEWS)}.")
-    return left, [_image if view == "image" else _codes]
+    return arguments, [_image if view == "image" else _codes]
 
 
 def _image(env: Env) -> Wrapper:

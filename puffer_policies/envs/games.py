@@ -1,6 +1,7 @@
-"""What our own envs have in common: rules for N games at once, and the gymnasium envs around them.
+"""The base of our own envs: rules for N games at once, and the gymnasium envs around them.
 
-Who writes an env here writes a `Game`, in NumPy, and two constructors.
+A new env is a `Game`, in NumPy, and two classes that pass it on. Stepping all copies in one array
+operation is what makes them quick: a `SyncVectorEnv` calls Python for each copy in each step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Game(ABC):
-    """N games side by side. A row whose game is over means nothing until it is restarted.
+    """N games side by side. The row of a finished game has no meaning until it is restarted.
 
     Args:
         num_games: N.
@@ -52,14 +53,14 @@ class Game(ABC):
 
     @abstractmethod
     def step(self, actions: Array) -> Array:
-        """Take actions (N,) and return rewards (N,) float64. The caller keeps neither."""
+        """Take actions (N,) and return rewards (N,) float64, which the caller may change."""
 
     @abstractmethod
     def observe(self) -> Array:
         """Return observations (N, *obs), a new array."""
 
     def infos(self) -> dict[str, Array]:
-        """Return what else is told with the observations: arrays (N, ...)."""
+        """Return the infos that belong to the observations: arrays (N, ...)."""
         return {}
 
     def picture(self, row: int) -> NDArray[np.uint8]:
@@ -113,7 +114,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._game: Game | None = None
         self._steps = np.zeros(num_envs, dtype=np.int64)
-        self._ended = np.zeros(num_envs, dtype=bool)
+        self._finished = np.zeros(num_envs, dtype=bool)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -122,7 +123,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         super().reset(seed=seed, options=options)
         self._game = self._make_game(self.num_envs, self.np_random)
         self._steps[:] = 0
-        self._ended[:] = False
+        self._finished[:] = False
         return self._game.observe(), {**self._game.infos()}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -130,14 +131,15 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         game = self._started()
         rewards = game.step(_checked(actions, game))
         self._steps += 1
-        restarted = self._ended
+        restarted = self._finished
         if restarted.any():
+            # After the step of all rows, so that the live ones need no indexing.
             game.restart(np.flatnonzero(restarted))
             rewards[restarted] = 0.0
             self._steps[restarted] = 0
         terminated = game.over
         truncated = ~terminated & (self._steps >= (self.max_episode_steps or np.inf))
-        self._ended = terminated | truncated
+        self._finished = terminated | truncated
         return game.observe(), rewards, terminated, truncated, {**game.infos()}
 
     def get_state(self) -> dict[str, Any]:
@@ -145,13 +147,13 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         return {
             **_state_of(self, self._game),
             "steps": self._steps.copy(),
-            "ended": self._ended.copy(),
+            "finished": self._finished.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put back what `get_state` returned."""
         self._game = _restored(self, self._make_game, self.num_envs, state)
-        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+        self._steps, self._finished = state["steps"].copy(), state["finished"].copy()
 
     def render(self) -> tuple[Array, ...] | None:
         """Return a picture (H, W, 3) uint8 of every game."""
@@ -235,7 +237,7 @@ def _restored(
 
 def _started(game: Game | None) -> Game:
     if game is None:
-        raise EnvError("The env was stepped or drawn before its first reset().")
+        raise EnvError("The env was stepped or rendered before its first reset().")
     return game
 
 
@@ -244,9 +246,9 @@ def _checked(actions: Array, game: Game) -> Array:
     name, shape, count = type(game).__name__, (game.num_games,), int(game.action_space.n)
     if actions.shape != shape or actions.dtype.kind not in "iu":
         raise EnvError(
-            f"{name} wants integer actions of shape {shape}, "
-            f"found {actions.dtype} of shape {actions.shape}."
+            f"{name} takes integer actions of shape {shape}, "
+            f"got {actions.dtype} of shape {actions.shape}."
         )
     if actions.min() < 0 or actions.max() >= count:
-        raise EnvError(f"{name}'s actions are 0 to {count - 1}, found {actions}.")
+        raise EnvError(f"{name}'s actions are 0 to {count - 1}, got {actions}.")
     return actions

@@ -1,7 +1,8 @@
 """Two games whose values are known in closed form, to judge what a critic learns.
 
-In the chain, episodes are only ever cut, so its values are right only if the trainer looks past the
-cut; in the countdown they only ever end, so they are right only if it does not look past the end.
+Episodes of the chain are only ever truncated, so a critic learns its values only if the trainer
+looks past the cut. Episodes of the countdown only ever terminate, so a critic learns its values
+only if the trainer does not look past the end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Chain(Game):
 
     @classmethod
     def values(cls, gamma: float) -> Array:
-        """Return the value (8,) of each state where one always goes on, without a time limit."""
+        """Return the value (8,) of each state under the best policy, without a time limit."""
+        # The last state pays 1 in every step: a geometric series, discounted by the way to it.
         steps_to_last: Array = np.arange(cls.STATES)[::-1]
         worth: Array = gamma**steps_to_last / (1 - gamma)
         return worth
@@ -47,9 +49,9 @@ class Chain(Game):
 
     def step(self, actions: Array) -> Array:
         """Move."""
-        paid = (self.state == self.STATES - 1) & (actions == 1)
+        at_goal = (self.state == self.STATES - 1) & (actions == 1)
         self.state = np.where(actions == 1, np.minimum(self.state + 1, self.STATES - 1), 0)
-        return np.asarray(paid, dtype=np.float64)
+        return np.asarray(at_goal, dtype=np.float64)
 
     def observe(self) -> Array:
         """Return the states (N,) int64."""
@@ -91,8 +93,8 @@ class Countdown(Game):
     @property
     def over(self) -> Array:
         """(N,) bool: no step is left."""
-        done: Array = self.remaining < 0
-        return done
+        over: Array = self.remaining < 0
+        return over
 
     def restart(self, rows: Array) -> None:
         """Count from the beginning."""

@@ -63,10 +63,10 @@ class RepeatPrevious(Game):
 
     def step(self, actions: Array) -> Array:
         """Judge the answers (N,) and show the next card."""
-        asked = self.position - (self.k - 1)  # (N,), negative while too few cards were shown
-        right = self.suits[np.arange(self.num_games), asked] == actions
+        card = self.position - (self.k - 1)  # (N,), negative while too few cards were dealt
+        right = self.suits[np.arange(self.num_games), card] == actions
         rewards = np.where(right, 1.0, -1.0) / (DECK - self.k)
-        rewards[asked < 0] = 0.0
+        rewards[card < 0] = 0.0
         self.position = np.minimum(self.position + 1, DECK - 1)
         return rewards
 
@@ -126,8 +126,8 @@ class MaskedRecall(Game):
     @property
     def over(self) -> Array:
         """(N,) bool: an illegal action was taken, or the question answered."""
-        ended: Array = self.lost | (self.time > self.delay + 1)
-        return ended
+        over: Array = self.lost | (self.time > self.delay + 1)
+        return over
 
     def restart(self, rows: Array) -> None:
         """Show new cues in these rows."""
@@ -139,17 +139,17 @@ class MaskedRecall(Game):
     def step(self, actions: Array) -> Array:
         """End what was illegal, and pay right answers."""
         self.lost = (self.legal != actions[:, None]).all(axis=1)
-        asked = self.time == self.delay + 1
-        right = ~self.lost & asked & (actions == self.cue)
+        is_question = self.time == self.delay + 1
+        right = ~self.lost & is_question & (actions == self.cue)
         self.time += 1
         self._allow(np.arange(self.num_games))
         return np.asarray(right, dtype=np.float64)
 
     def observe(self) -> Array:
         """Return cues, blanks and questions, (N,) int64."""
-        shown = np.where(self.time == 0, self.cue, self.BLANK)
-        shown[self.time > self.delay] = self.QUESTION
-        return shown
+        observations = np.where(self.time == 0, self.cue, self.BLANK)
+        observations[self.time > self.delay] = self.QUESTION
+        return observations
 
     def infos(self) -> dict[str, Array]:
         """Return the legal actions, (N, 4) int8."""
@@ -159,10 +159,10 @@ class MaskedRecall(Game):
 
     def _allow(self, rows: Array) -> None:
         """Draw the legal actions of these rows: twice the same one, or the cue and another."""
-        asked, cue = self.time[rows] == self.delay + 1, self.cue[rows]
+        is_question, cue = self.time[rows] == self.delay + 1, self.cue[rows]
         other = (cue + self.random.integers(1, self.CUES, size=len(rows))) % self.CUES
         only = self.random.integers(self.CUES, size=len(rows))
-        first, second = np.where(asked, cue, only), np.where(asked, other, only)
+        first, second = np.where(is_question, cue, only), np.where(is_question, other, only)
         self.legal[rows] = np.stack([first, second], axis=1)
 
 

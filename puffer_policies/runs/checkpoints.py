@@ -1,7 +1,7 @@
-"""A run's checkpoints: its last policy, its best, and the one file from which it can go on.
+"""A run's checkpoints: its last policy, its best policy, and the one file from which it resumes.
 
-Each file is written at once or not at all, and none needs another: whenever the process is killed,
-what lies in the folder can be loaded.
+Each file is written at once or not at all, and none needs another. So whenever the process is
+killed, each file in the folder is whole, and the run can be resumed and evaluated.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Best:
     training: Mapping[str, Any]
     """``mean_return`` over the last ``episodes``, ``global_step`` and ``epoch``."""
     settled: bool
-    """Whether as many episodes had ended as are counted: before, a mean is a matter of luck."""
+    """Whether the mean is over as many episodes as count; over fewer, it is a matter of luck."""
     weights: Mapping[str, Tensor]
 
     def beats(self, other: Best | None) -> bool:
-        """Whether this is the better one. Until means are settled, the later one is."""
+        """Whether this is better than `other`. Until the means are settled, the later one is."""
         if other is None or not other.settled:
             return True
         means = (each.training["mean_return"] for each in (self, other))
@@ -55,22 +55,23 @@ class Saver:
         self.folder, self.trainer = folder, trainer
         self.config, self.registry = config, registry
         self.saved_epoch = trainer.epoch
-        """Updates in the file to go on from; 0 if there is none."""
+        """The number of updates in the file to resume from; 0 if there is none."""
         self._snapshot = take_snapshot(trainer)
         window = trainer.collector.episodes.returns.maxlen or 1
         self._best, self._best_is_saved = _best_in(folder / BEST, window), True
         for torn in folder.glob(".*.safetensors.*"):
-            torn.unlink(missing_ok=True)  # a process was killed while it wrote this
+            torn.unlink(missing_ok=True)  # an earlier process was killed while it wrote this file
 
-    def look(self) -> None:
-        """Compare the episodes of a rollout with the best; to be called before it is learnt from.
+    def update_best(self) -> None:
+        """Copy the policy if its last episodes are the best ones; call it between the two phases.
 
-        By then the policy has the weights with which it played, at least at the end.
+        After the rollout and before the update, the policy still has the weights that it played
+        with: at the end of the rollout at least, as older episodes began before earlier updates.
         """
         episodes, trainer = self.trainer.collector.episodes, self.trainer
         if not episodes.returns:
             return
-        found = Best(
+        candidate = Best(
             {
                 "mean_return": float(np.mean(episodes.returns)),
                 "episodes": len(episodes.returns),
@@ -80,24 +81,26 @@ class Saver:
             settled=len(episodes.returns) == episodes.returns.maxlen,
             weights=weights_of(trainer.policy),
         )
-        if found.beats(self._best):
-            copies = {name: each.detach().clone() for name, each in found.weights.items()}
-            self._best, self._best_is_saved = Best(found.training, found.settled, copies), False
+        if candidate.beats(self._best):
+            # Copied only here: a copy in each update would cost time for nothing.
+            copies = {name: each.detach().clone() for name, each in candidate.weights.items()}
+            self._best = Best(candidate.training, candidate.settled, copies)
+            self._best_is_saved = False
 
-    def keep(self) -> None:
-        """Remember the update that was just finished, for the case that the next one fails."""
+    def remember(self) -> None:
+        """Take a snapshot of the update that was just made, in case the next one fails."""
         self._snapshot = take_snapshot(self.trainer)
 
     def save(self) -> None:
-        """Write everything as it is now; to be called between two updates.
+        """Write all checkpoints as they are now; call it between two updates.
 
         Raises:
-            CheckpointError: a file can't be written; those from before are whole.
+            CheckpointError: a file can't be written; the files from before are whole.
         """
         self._write(with_envs(self._snapshot, self.trainer))
 
     def rescue(self) -> str:
-        """Write the last finished update, if it is worth it, and say what there is."""
+        """Write the last update if it is newer than the file and finite; return a text about it."""
         problem = ""
         if self._snapshot.epoch > self.saved_epoch:
             if self._snapshot.is_finite:
@@ -119,6 +122,7 @@ class Saver:
             self._write_policy(BEST, self._best.weights, self._best.training)
             self._best_is_saved = True
         training = {"global_step": snapshot.global_step, "epoch": snapshot.epoch}
+        # Before the policy: if a kill comes between, the run still resumes from this update.
         header = header_of(
             self.trainer.policy,
             env=self.trainer.vecenv,
@@ -144,13 +148,13 @@ class Saver:
         )
 
     def _reward_factor(self) -> float:
-        """Return what rewards are multiplied by before they are learnt from."""
+        """Return the factor by which rewards were multiplied for the update."""
         trainer = self.trainer
         return trainer.reward_scale.factor if trainer.config.scale_rewards else 1.0
 
 
 def _best_in(path: Path, window: int) -> Best | None:
-    """Return the best of the run so far; one that can't be read is no best."""
+    """Return the best policy of the run so far; None if there is none that can be read."""
     if not path.exists():
         return None
     try:

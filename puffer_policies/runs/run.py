@@ -160,9 +160,9 @@ class _Run:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
         while not trainer.finished and not _any_stops(trainer, stop):
             rollout = trainer.collect()
-            self.saver.look()
+            self.saver.update_best()
             logs = trainer.learn(trainer.estimate(rollout))
-            self.saver.keep()
+            self.saver.remember()
             loggers.write({**logs, **_alarm_fields(trainer.alarms)})
             self.display.update(logs)
             for alarm in trainer.alarms:

@@ -2,7 +2,7 @@
 
 Measured with EnvPool 1.2.5: a pool restarts episodes as NEXT_STEP does (the step after an end
 ignores its action, pays 0 and shows the first observation), rewards are float32, ends are bool.
-An episode that ends by itself in its very last allowed step is told as truncated only.
+An episode that terminates in the last step of its time limit is reported as truncated only.
 """
 
 from __future__ import annotations
@@ -101,30 +101,30 @@ def _import() -> Any:
 
 
 def _spec_of(envpool: Any, env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
-    """Return EnvPool's description of an env, having checked what a pool of it is asked for."""
-    known = envpool.list_all_envs()
-    if env_id not in known:
+    """Return EnvPool's description of an env, after its id and options were checked."""
+    ids = envpool.list_all_envs()
+    if env_id not in ids:
         raise EnvError(
-            f"EnvPool has no env {env_id!r} among its {len(known)}.",
-            fix=did_you_mean(env_id, known) or "envpool.list_all_envs() has their ids.",
+            f"EnvPool has no env {env_id!r} among its {len(ids)}.",
+            fix=did_you_mean(env_id, ids) or "envpool.list_all_envs() has their ids.",
         )
-    spec = _described(envpool, env_id, {})
+    spec = _make_spec(envpool, env_id, {})
     options = [each for each in spec.config._fields if each not in _OURS]
     for key in env_kwargs:
         if key not in options:
             raise EnvError(
-                f"The [env] section sets {key!r}, which is no option of EnvPool's {env_id!r}.",
+                f"The [env] section sets {key!r}, which is not an option of EnvPool's {env_id!r}.",
                 fix=did_you_mean(key, options) or f"It has {', '.join(options)}.",
             )
     if spec.config.max_num_players > 1:
         raise EnvError(
-            f"EnvPool's {env_id!r} is played by {spec.config.max_num_players} agents at once.",
+            f"EnvPool's {env_id!r} is for {spec.config.max_num_players} agents at once.",
             fix="EnvPool's envs of one agent can be trained; see PettingZoo's for several.",
         )
-    return _described(envpool, env_id, env_kwargs)
+    return _make_spec(envpool, env_id, env_kwargs)
 
 
-def _described(envpool: Any, env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
+def _make_spec(envpool: Any, env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     try:
         with _quiet():
             return envpool.make_spec(env_id, **env_kwargs)

@@ -95,6 +95,7 @@ def _make_parallel(
 @contextmanager
 def _processes_ended() -> Iterator[None]:
     """End the worker processes that were started here if making the envs fails."""
+    # Where making an `AsyncVectorEnv` raises, nobody has the object that could end its workers.
     before = set(multiprocessing.active_children())
     try:
         with _interrupts_ignored():
@@ -108,9 +109,12 @@ def _processes_ended() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Let processes started meanwhile ignore Ctrl-C, which a terminal sends to all: we end them."""
+    """Let processes that start meanwhile ignore Ctrl-C, which a terminal sends to all of them.
+
+    The main process ends them itself, once it has saved what there is.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say so
+        yield  # only the main thread may set handlers
         return
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -134,11 +138,11 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
     Args:
         env: a `VecEnv` already; a gymnasium `VectorEnv`; a vector env of PufferLib; a PettingZoo
             `ParallelEnv`; a function that makes a gymnasium or a parallel env; or an env's name.
-        num_envs: how many copies to make of what is given by its name or by a function.
+        num_envs: how many copies to make of an env that is a name or a function.
 
     Raises:
-        EnvError: it is nothing of these, or can't be made.
-        ConfigError: fewer than one env, or copies of what is made already.
+        EnvError: it is none of these, or can't be made.
+        ConfigError: fewer than one env, or copies of an env that exists already.
     """
     if isinstance(env, str):
         return make_vecenv(env, num_envs)
@@ -146,7 +150,8 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
         return _as_one([env() for _ in range(num_envs)])
     if num_envs != 1:
         raise ConfigError(
-            f"{num_envs} envs are asked for, of {env!r}.", fix="Give a function that makes one."
+            f"{num_envs} copies of {env!r} are required, which exists once.",
+            fix="Pass a function that makes one.",
         )
     env = env() if callable(env) else env
     if isinstance(env, VectorEnv):
@@ -161,16 +166,16 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
 def _as_one(envs: list[Any]) -> VecEnv:
     """Join single envs, all of a kind, into one `VecEnv`."""
     if all(isinstance(each, gymnasium.Env) for each in envs):
-        return GymVecEnv(SyncVectorEnv([partial(_given, each) for each in envs], copy=False))
+        return GymVecEnv(SyncVectorEnv([partial(_identity, each) for each in envs], copy=False))
     if all(is_parallel(each) for each in envs):
         return ParallelVecEnv(envs)
     turns = ": its agents take turns" if hasattr(envs[0], "agent_iter") else ""
     raise EnvError(
-        f"{envs[0]!r} is no vector environment{turns}.",
-        fix="Give a gymnasium Env or VectorEnv, a PettingZoo ParallelEnv, a vector env of "
+        f"{envs[0]!r} is not a vector environment{turns}.",
+        fix="Pass a gymnasium Env or VectorEnv, a PettingZoo ParallelEnv, a vector env of "
         "PufferLib, or make one with make_vecenv(env_id, num_envs).",
     )
 
 
-def _given(env: Any) -> Any:
+def _identity(env: Any) -> Any:
     return env

@@ -35,7 +35,7 @@ Frame = tuple[str, int, str]
 _GYMNASIUM, _NUMPY = Path(gymnasium.__file__).parent, Path(np.__file__).parent
 _STANDARD, _OURS = Path(re.__file__).parents[1], Path(__file__).parent
 _CALLERS = (_GYMNASIUM / "vector", _GYMNASIUM / "wrappers", _GYMNASIUM / "core.py", _OURS)
-"""Code that calls envs. Gymnasium's own envs are no part of it."""
+"""Code that calls envs: a fault in there means that an env returned something wrong."""
 
 
 class Door:
@@ -45,7 +45,7 @@ class Door:
         self.env = env
         self.num_steps = 0
         self._failed = False
-        bare: Any = env.unwrapped
+        bare: Any = env.unwrapped  # wrappers of vector envs pass attributes on for reading only
         if hasattr(bare, "error_queue"):
             bare.error_queue = _Reports(bare.error_queue)
         if isinstance(bare, SyncVectorEnv):
@@ -84,7 +84,7 @@ class Door:
         return hasattr(bare, "call") and all(self._call(bare, "has_wrapper_attr", name))
 
     def call(self, name: str) -> Any:
-        """Call a method of the vector env, or of each copy, and return what it gives (each).
+        """Call a method of the vector env and return its result, or those of all copies.
 
         Raises:
             EnvError: an env failed.
@@ -96,14 +96,14 @@ class Door:
     def _call(self, bare: Any, *arguments: str) -> Any:
         return self._guarded(functools.partial(bare.call, *arguments))
 
-    def _guarded(self, ask: Callable[[], Any]) -> Any:
+    def _guarded(self, function: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return function()
         except Exception as error:
             raise self._fault("step", error) from error
 
     def close(self) -> None:
-        """Close the envs; after a failure, without a word on what they say to that."""
+        """Close the envs; after a fault, errors in closing would only hide it."""
         with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
             self.env.close()
 
@@ -112,7 +112,7 @@ class Door:
         bare: Any = self.env.unwrapped
         when = f" in step {self.num_steps}" if self.num_steps else " in reset()"
         if isinstance(error, EnvError):
-            fault = error
+            fault = error  # of an env of ours, which says it better
         elif isinstance(error, _WorkerFailed):
             fault = _fault_of(bare, error.index, error.text, error.frames, call, when)
         elif isinstance(error, EOFError | ConnectionError) and (codes := _exit_codes(bare)):

@@ -61,7 +61,7 @@ class GymVecEnv:
 
     @property
     def action_masks(self) -> np.ndarray | None:
-        """(N, A) bool: what may be done next; None if the envs give no masks."""
+        """(N, A) bool: the actions that are allowed next; None if the envs give no masks."""
         return self._masks.current
 
     def reset(self, *, seed: int | None = None) -> Any:
@@ -76,10 +76,10 @@ class GymVecEnv:
         observations, rewards, terminated, truncated, infos = self._door.step(
             self._layout.to_env(actions)
         )
-        ended = _Ended(observations, np.asarray(terminated), np.asarray(truncated), infos)
-        step, restarted = self._finish(self._door, ended, np.asarray(rewards), self._finished)
-        self._finished = ended.terminated | ended.truncated
-        # What has ended, and shows no new beginning, ignores its next action.
+        answer = _Answer(observations, np.asarray(terminated), np.asarray(truncated), infos)
+        step, restarted = self._finish(self._door, answer, np.asarray(rewards), self._finished)
+        self._finished = answer.done
+        # A row that has ended, and does not show a first observation, ignores its next action.
         idle = self._finished & ~step.starts
         self._masks.advance(step.observations, infos, idle=idle, restarted=restarted)
         return step
@@ -113,39 +113,50 @@ class GymVecEnv:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class _Answer:
+    """What the vector env returned for a step, but for the rewards."""
+
     observations: Any
     terminated: np.ndarray
     truncated: np.ndarray
     infos: Mapping[str, Any]
 
+    @property
+    def done(self) -> np.ndarray:
+        ends: np.ndarray = self.terminated | self.truncated
+        return ends
+
 
 _Finished = tuple[Step, Mapping[str, Any]]
 """A step, and the infos of the rows that were restarted apart from it."""
 
-_Finish = Callable[[Door, _Ended, np.ndarray, np.ndarray], _Finished]
+_Finish = Callable[[Door, _Answer, np.ndarray, np.ndarray], _Finished]
+"""Makes a step of an answer, its rewards, and the rows that had ended in the step before."""
 
 
-def _next_step(env: Door, ended: _Ended, rewards: np.ndarray, ghost: np.ndarray) -> _Finished:
-    step = Step(ended.observations, rewards, ended.terminated, ended.truncated, ghost, ghost)
-    return step, {}
+def _next_step(env: Door, answer: _Answer, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
+    # What a finished row is sent next only restarts it: a ghost, and the first of an episode.
+    ends = answer.terminated, answer.truncated
+    return Step(answer.observations, rewards, *ends, starts=finished, ghost=finished), {}
 
 
-def _same_step(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
-    done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
-    final = _final_observations(ended, done) if done.any() else None
-    shown = ended.observations
-    return Step(shown, rewards, ended.terminated, ended.truncated, done, ghost, final), {}
+def _same_step(env: Door, answer: _Answer, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
+    done, ghost = answer.done, np.zeros_like(finished)
+    final = _final_observations(answer, done) if done.any() else None
+    ends = answer.terminated, answer.truncated
+    return Step(answer.observations, rewards, *ends, done, ghost, final), {}
 
 
-def _disabled(env: Door, ended: _Ended, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
-    done, ghost = ended.terminated | ended.truncated, np.zeros_like(finished)
-    shown, final = ended.observations, None
+def _disabled(env: Door, answer: _Answer, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
+    done, ghost = answer.done, np.zeros_like(finished)
+    observations, final = answer.observations, None
     restarted: Mapping[str, Any] = {}
     if done.any():
-        final = map_nested(np.copy, shown)
-        shown, restarted = env.reset(options={"reset_mask": done})
-    return Step(shown, rewards, ended.terminated, ended.truncated, done, ghost, final), restarted
+        # A copy: the reset writes the first observations into the same memory.
+        final = map_nested(np.copy, observations)
+        observations, restarted = env.reset(options={"reset_mask": done})
+    ends = answer.terminated, answer.truncated
+    return Step(observations, rewards, *ends, done, ghost, final), restarted
 
 
 _FINISH: dict[AutoresetMode, _Finish] = {
@@ -166,19 +177,21 @@ def _finish_of(env: VectorEnv[Any, Any, Any]) -> _Finish:
         ) from error
 
 
-def _final_observations(ended: _Ended, done: np.ndarray) -> Any:
+def _final_observations(answer: _Answer, done: np.ndarray) -> Any:
     """Lay the final observations of the finished rows over a copy of the batch."""
-    final = map_nested(np.copy, ended.observations)
-    given = ended.infos.get("final_obs", ended.infos.get("final_observation"))
-    if given is None:
+    final = map_nested(np.copy, answer.observations)
+    # Gymnasium 1.0 renamed "final_observation"; vector envs of others still use it.
+    source = answer.infos.get("final_obs", answer.infos.get("final_observation"))
+    if source is None:
         raise EnvError(
             "An episode ended, and the env's infos hold no 'final_obs'.",
             fix="A SAME_STEP vector env must give the final observations there.",
         )
     for row in np.flatnonzero(done).tolist():
-        observation = given[row] if isinstance(given, np.ndarray) else _row(given, row)
-        for target, source in zip(leaves(final), leaves(_like(final, observation)), strict=True):
-            target[row] = source
+        # An array of objects, one a row, or a batch that is nested as the space is.
+        observation = source[row] if isinstance(source, np.ndarray) else _row(source, row)
+        for target, leaf in zip(leaves(final), leaves(_like(final, observation)), strict=True):
+            target[row] = leaf
     return final
 
 

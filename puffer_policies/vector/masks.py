@@ -1,4 +1,4 @@
-"""The action masks that envs give, in one of three ways, as one array for the rows of a batch.
+"""The action masks of envs, in whichever of three ways they give them, as one array for a batch.
 
 ============  ==================================================================================
 infos         ``info["action_mask"]`` of reset and every step, as in gymnasium's Taxi
@@ -6,14 +6,15 @@ methods       ``env.action_masks()``, as in sb3-contrib; also one of a whole vec
 observations  the key ``action_mask`` of a Dict observation, as in PettingZoo
 ============  ==================================================================================
 
-The first that an env has after a reset is read, and only if somebody asks for masks. `N` rows, `A`
+The first way that an env offers after a reset is used until the next one. Masks are looked for only
+when a policy reads them, because the methods cost a call of each copy in each step. `N` rows, `A`
 options of all choices together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,28 +29,37 @@ METHOD = "action_masks"
 Infos = Mapping[str, Any]
 
 
-class ActionMasks:
-    """The masks of the observations that a batch showed last.
+class _Answer(NamedTuple):
+    """What the envs returned last, as far as masks may be in it."""
 
-    What it keeps between two steps is plain data, which the state of a run can hold.
+    infos: list[tuple[Any, np.ndarray | None]]
+    """Masks, and the rows (N,) bool that they belong to; None: all rows."""
+    observation: Any
+    """The key ``action_mask`` of the observations; None if they have none."""
+    idle: np.ndarray
+    """(N,) bool: the row ignores its next action."""
+
+
+class ActionMasks:
+    """The masks that belong to the last observations of a batch.
 
     Args:
         num_rows: N.
         layout: of the actions; continuous ones are never masked.
-        door: to envs that may have the method; None if there is none to ask.
+        door: to envs that may have the method; None if there are none.
     """
 
     def __init__(self, num_rows: int, layout: ActionLayout, *, door: Door | None = None) -> None:
         self.num_rows, self.nvec, self._door = num_rows, layout.nvec, door
-        self._firsts = np.cumsum((0, *layout.nvec))[:-1]  # (K,): each choice's first option
+        self._offsets = np.cumsum((0, *layout.nvec))[:-1]  # (K,): each choice's first option
         self._source: str | None = None
-        """``infos``, ``methods``, ``observations`` or empty; None until somebody asks."""
-        self._shown: dict[str, Any] | None = None
-        """What is still to be read."""
+        """``infos``, ``methods``, ``observations`` or empty; None before the first reading."""
+        self._answer: _Answer | None = None
+        """The answer of the envs that `current` has not yet read."""
         self._current: np.ndarray | None = None
 
     def start(self, observations: Any, infos: Infos, *, idle: np.ndarray | None = None) -> None:
-        """Take note of what a reset showed; by default nobody is idle."""
+        """Remember the answer to a reset; by default no row is idle."""
         nobody = np.zeros(self.num_rows, dtype=bool)
         self.advance(observations, infos, idle=nobody if idle is None else idle)
         self._source = None
@@ -57,7 +67,7 @@ class ActionMasks:
     def advance(
         self, observations: Any, infos: Infos, *, idle: np.ndarray, restarted: Infos | None = None
     ) -> None:
-        """Take note of what a step showed.
+        """Remember the answer to a step.
 
         Args:
             observations: (N, *obs), nested as the space is.
@@ -65,9 +75,9 @@ class ActionMasks:
             idle: (N,) bool, rows whose next action is ignored: whatever their mask, all is allowed.
             restarted: infos of the rows that were reset after the step, if some were.
         """
-        told = [_mask_and_rows(each) for each in (infos, restarted or {}) if ACTION_MASK in each]
-        observed = observations.get(ACTION_MASK) if isinstance(observations, dict) else None
-        self._shown = {"told": told, "observed": observed, "idle": idle}
+        masks = [_mask_and_rows(each) for each in (infos, restarted or {}) if ACTION_MASK in each]
+        observation = observations.get(ACTION_MASK) if isinstance(observations, dict) else None
+        self._answer = _Answer(masks, observation, idle)
 
     @property
     def current(self) -> np.ndarray | None:
@@ -76,53 +86,54 @@ class ActionMasks:
         Raises:
             EnvError: a row without a mask, one of another shape, or one that allows nothing.
         """
-        shown, self._shown = self._shown, None
-        if shown is not None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
             if self._source is None:
-                self._source = self._found(shown)
-            self._current = self._masks(shown) if self._source else None
+                self._source = self._source_of(answer)
+            self._current = self._masks(answer) if self._source else None
         return self._current
 
     def get_state(self) -> dict[str, Any]:
         """Return where these envs give masks and the current ones, as plain data."""
+        # Before the first reading, reading would choose a source that nobody may need.
         current = None if self._source is None else self.current
         return {"source": self._source, "current": None if current is None else current.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put back what `get_state` returned."""
-        self._source, self._current, self._shown = state["source"], state["current"], None
+        self._source, self._current, self._answer = state["source"], state["current"], None
 
-    def _found(self, shown: dict[str, Any]) -> str:
+    def _source_of(self, answer: _Answer) -> str:
         """Return where these envs give masks; empty if nowhere."""
         if not self.nvec:
             return ""
-        if shown["told"]:
+        if answer.infos:
             return "infos"
         if self._door is not None and self._door.has_method(METHOD):
             return "methods"
-        # One of another shape is no mask of these actions, but something that the policy sees.
+        # An array of another shape does not mask these actions: it is a feature of that name.
         shape = (self.num_rows, sum(self.nvec))
-        return "observations" if np.shape(shown["observed"]) == shape else ""
+        return "observations" if np.shape(answer.observation) == shape else ""
 
-    def _masks(self, shown: dict[str, Any]) -> np.ndarray:
+    def _masks(self, answer: _Answer) -> np.ndarray:
         masks = np.zeros((self.num_rows, sum(self.nvec)), dtype=bool)
-        known = shown["idle"].copy()
-        for given, rows in self._given(shown):
-            _write(masks, given, rows)
-            known |= rows
-        masks[shown["idle"]] = True
-        self._require(known, "gave no action mask, though it did in reset()")
-        left = np.logical_or.reduceat(masks, self._firsts, axis=1)  # (N, K)
-        self._require(left.all(-1), "gave an action mask that allows nothing")
+        covered = answer.idle.copy()
+        for mask, rows in self._parts(answer):
+            _copy_rows(masks, mask, rows)
+            covered |= rows
+        masks[answer.idle] = True
+        self._require(covered, "gave no action mask, though it did in reset()")
+        playable = np.logical_or.reduceat(masks, self._offsets, axis=1)  # (N, K)
+        self._require(playable.all(-1), "gave an action mask that allows nothing")
         return masks
 
-    def _given(self, shown: dict[str, Any]) -> list[tuple[Any, np.ndarray]]:
-        """Return masks, and the rows (N,) that they are of; later ones go before."""
+    def _parts(self, answer: _Answer) -> list[tuple[Any, np.ndarray]]:
+        """Return masks and the rows (N,) that they belong to; later ones replace earlier ones."""
         everyone = np.ones(self.num_rows, dtype=bool)
         if self._source == "infos":
-            return [(mask, everyone if rows is None else rows) for mask, rows in shown["told"]]
+            return [(mask, everyone if rows is None else rows) for mask, rows in answer.infos]
         if self._source == "observations":
-            return [(shown["observed"], everyone)]
+            return [(answer.observation, everyone)]
         assert self._door is not None
         return [(self._door.call(METHOD), everyone)]
 
@@ -136,16 +147,18 @@ class ActionMasks:
 
 def _mask_and_rows(infos: Infos) -> tuple[Any, np.ndarray | None]:
     """Return the masks in the infos of a batch, and which rows have one; None: all."""
+    # Gymnasium's vector envs put beside each array of infos one of the rows that it is valid for.
     return infos[ACTION_MASK], infos.get(f"_{ACTION_MASK}")
 
 
-def _write(target: np.ndarray, given: Any, rows: np.ndarray) -> None:
-    """Copy the masks of `rows` (N,) into `target` (N, A): at once, if they come as one array."""
-    if isinstance(given, np.ndarray) and given.shape == target.shape:
-        np.copyto(target, given.astype(bool, copy=False), where=rows[:, None])
+def _copy_rows(target: np.ndarray, masks: Any, rows: np.ndarray) -> None:
+    """Copy the masks of `rows` (N,) into `target` (N, A)."""
+    # One array is copied at once; of lists and arrays of objects each row has its own.
+    if isinstance(masks, np.ndarray) and masks.shape == target.shape:
+        np.copyto(target, masks.astype(bool, copy=False), where=rows[:, None])
         return
     for row in np.flatnonzero(rows).tolist():
-        mask = _flat(given[row])
+        mask = _flat(masks[row])
         if mask.shape != target[row].shape:
             raise EnvError(
                 f"Env {row} of {len(target)} gave an action mask of {mask.size} options; its "

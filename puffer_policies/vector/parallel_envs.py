@@ -1,9 +1,9 @@
 """PettingZoo's parallel envs as a `VecEnv`: every agent that can play is a row.
 
-A row whose agent does not play is padding: its action is ignored, it pays nothing, it shows what it
-showed last, and it is a ghost, never trained on. That is so from the end of the agent, while others
-play on, until the env restarts, and from a start of the env to the entry of an agent that enters
-later. An env restarts in the very step in which its last agent ends.
+A row whose agent does not play is padding. Its action is ignored, its reward is 0, it repeats its
+last observation, and it is a ghost, which is never trained on. A row is padding from the end of its
+agent until the env restarts, and from the start of the env until its agent enters. An env restarts
+in the very step in which its last agent ends.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ParallelVecEnv:
         member = _member(self.single_observation_space)
         rows = self.num_agents
         self._masks = ActionMasks(rows, self._layout)
-        self._shown = map_nested(lambda leaf: np.stack([leaf] * rows), member)
+        self._observations = map_nested(lambda leaf: np.stack([leaf] * rows), member)
         size = len(self.agents)
         self._copies = [_Copy(env, i, self, i * size) for i, env in enumerate(envs)]
 
@@ -77,8 +77,8 @@ class ParallelVecEnv:
         """Start every env anew, copy i with ``seed + i``, and return observations (N, *obs)."""
         for each in self._copies:
             each.reset(None if seed is None else seed + each.index)
-        self._masks.start(self._shown, self._infos(), idle=self._idle())
-        return self._shown
+        self._masks.start(self._observations, self._infos(), idle=self._idle())
+        return self._observations
 
     @property
     def action_masks(self) -> np.ndarray | None:
@@ -91,10 +91,12 @@ class ParallelVecEnv:
         for each in self._copies:
             each.step(members, step)
         if step.done.any():
-            step = dataclasses.replace(step, final_observations=map_nested(np.copy, self._shown))
+            step = dataclasses.replace(
+                step, final_observations=map_nested(np.copy, self._observations)
+            )
             for each in self._copies:
                 each.restart_if_over(step)
-        self._masks.advance(self._shown, self._infos(), idle=self._idle())
+        self._masks.advance(self._observations, self._infos(), idle=self._idle())
         return step
 
     def get_state(self) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class ParallelVecEnv:
         """
         return {
             "copies": [each.get_state() for each in self._copies],
-            "observations": [leaf.copy() for leaf in leaves(self._shown)],
+            "observations": [leaf.copy() for leaf in leaves(self._observations)],
             "masks": self._masks.get_state(),
         }
 
@@ -117,7 +119,7 @@ class ParallelVecEnv:
         """
         for each, saved in zip(self._copies, state["copies"], strict=True):
             each.set_state(saved)
-        for leaf, saved in zip(leaves(self._shown), state["observations"], strict=True):
+        for leaf, saved in zip(leaves(self._observations), state["observations"], strict=True):
             np.copyto(leaf, saved)
         self._masks.set_state(state["masks"])
 
@@ -129,12 +131,12 @@ class ParallelVecEnv:
 
     def _infos(self) -> dict[str, np.ndarray]:
         """Return the masks in the agents' infos, as gymnasium's vector envs put them together."""
-        told = {row: mask for each in self._copies for row, mask in each.masks.items()}
-        if not told:
+        by_row = {row: mask for each in self._copies for row, mask in each.masks.items()}
+        if not by_row:
             return {}
         masks = np.empty(self.num_agents, dtype=object)
         present = np.zeros(self.num_agents, dtype=bool)
-        for row, mask in told.items():
+        for row, mask in by_row.items():
             masks[row], present[row] = mask, True
         return {ACTION_MASK: masks, f"_{ACTION_MASK}": present}
 
@@ -143,13 +145,13 @@ class ParallelVecEnv:
         rows = self.num_agents
         terminated, truncated, starts = (np.zeros(rows, dtype=bool) for _ in range(3))
         ghost = np.ones(rows, dtype=bool)
-        return Step(self._shown, np.zeros(rows), terminated, truncated, starts, ghost)
+        return Step(self._observations, np.zeros(rows), terminated, truncated, starts, ghost)
 
     def show(self, row: int, observation: Any) -> None:
-        """Write what an agent observes into its row."""
+        """Write an agent's observation into its row."""
         map_nested(
             lambda rows, leaf: np.copyto(rows[row, ...], leaf, casting="same_kind"),
-            self._shown,
+            self._observations,
             observation,
         )
 
@@ -160,7 +162,7 @@ class ParallelVecEnv:
 
 
 class _Copy:
-    """One env, and which of its agents play."""
+    """One env, and the agents of it that play."""
 
     def __init__(self, env: Any, index: int, batch: ParallelVecEnv, first_row: int) -> None:
         self.env, self.index, self._batch = env, index, batch
@@ -185,7 +187,7 @@ class _Copy:
             raise self._wrong("its reset() left no agent in 'agents'")
         for agent in self._playing:
             self._show(agent, observations, "reset")
-        self._take_masks(infos)
+        self._read_masks(infos)
 
     def get_state(self) -> dict[str, Any]:
         """Return the env's state, and which of its agents play, in their order."""
@@ -209,13 +211,13 @@ class _Copy:
         for agent in self._playing:
             row = self._rows[agent]
             batch.ghost[row] = False
-            batch.rewards[row] = self._told(rewards, agent, "rewards")
-            batch.terminated[row] = self._told(terminated, agent, "terminated")
-            batch.truncated[row] = self._told(truncated, agent, "truncated")
+            batch.rewards[row] = self._entry(rewards, agent, "rewards")
+            batch.terminated[row] = self._entry(terminated, agent, "terminated")
+            batch.truncated[row] = self._entry(truncated, agent, "truncated")
             if agent in observations or not batch.terminated[row]:
                 self._show(agent, observations, "step")
         self._go_on(batch, observations)
-        self._take_masks(infos)
+        self._read_masks(infos)
 
     def restart_if_over(self, batch: Step) -> None:
         """Restart the env if nobody plays any more."""
@@ -224,43 +226,44 @@ class _Copy:
             batch.starts[self.playing_rows()] = True
 
     def _go_on(self, batch: Step, observations: Mapping[Any, Any]) -> None:
-        """Take over the env's list of agents, which must fit what was said of their ends."""
-        ended = {agent for agent in self._playing if batch.done[self._rows[agent]]}
-        listed = list(self.env.agents)
-        if ended.issuperset(listed):
-            listed = []  # over, though some forget to clear the list
-        for agent in ended.intersection(listed):
-            raise self._wrong(f"agent {agent!r} ended, and is in 'agents' still")
-        for agent in set(self._playing) - ended - set(listed):
+        """Take over the env's list of agents, which must agree with the ends of their episodes."""
+        finished = {agent for agent in self._playing if batch.done[self._rows[agent]]}
+        agents = list(self.env.agents)
+        if finished.issuperset(agents):
+            agents = []  # the episode is over: some envs do not clear their list
+        for agent in finished.intersection(agents):
+            raise self._wrong(f"agent {agent!r} ended, but is still in 'agents'")
+        for agent in set(self._playing) - finished - set(agents):
             raise self._wrong(f"agent {agent!r} left 'agents' without an end")
-        for agent in listed:
+        for agent in agents:
             if agent not in self._playing:
                 self._show(agent, observations, "step")
                 batch.starts[self._rows[agent]] = True
-        self._playing = listed
+        self._playing = agents
 
-    def _take_masks(self, infos: Any) -> None:
+    def _read_masks(self, infos: Any) -> None:
         infos = infos if isinstance(infos, Mapping) else {}
-        found = {self._rows[agent]: infos.get(agent) or {} for agent in self._playing}
-        self.masks = {row: i[ACTION_MASK] for row, i in found.items() if ACTION_MASK in i}
+        by_row = {self._rows[agent]: infos.get(agent) or {} for agent in self._playing}
+        self.masks = {row: info[ACTION_MASK] for row, info in by_row.items() if ACTION_MASK in info}
 
     def _show(self, agent: Any, observations: Mapping[Any, Any], call: str) -> None:
         if agent not in self._rows:
-            raise self._wrong(f"agent {agent!r} plays, and is not in 'possible_agents'")
-        observation = self._told(observations, agent, "observations")
+            raise self._wrong(f"agent {agent!r} plays, but is not in 'possible_agents'")
+        observation = self._entry(observations, agent, "observations")
         try:
             self._batch.show(self._rows[agent], observation)
         except (KeyError, TypeError, ValueError) as error:
             space = described(self._batch.single_observation_space)
             raise self._wrong(
-                f"{call}() showed agent {agent!r} what is no member of {space}: {first_line(error)}"
+                f"{call}() gave agent {agent!r} an observation that is not in {space}: "
+                f"{first_line(error)}"
             ) from error
 
-    def _told(self, answers: Any, agent: Any, name: str) -> Any:
+    def _entry(self, answers: Any, agent: Any, name: str) -> Any:
         if not isinstance(answers, Mapping):
-            raise self._wrong(f"{name} is no dict by agent, but {type(answers).__name__}")
+            raise self._wrong(f"{name} is not a dict by agent, but a {type(answers).__name__}")
         if agent not in answers:
-            raise self._wrong(f"agent {agent!r} plays, and is not in {name}")
+            raise self._wrong(f"agent {agent!r} plays, but is not in {name}")
         return answers[agent]
 
     @property
@@ -271,7 +274,7 @@ class _Copy:
     def _wrong(self, what: str) -> EnvError:
         return EnvError(
             f"{self._place}: {what}.",
-            fix="pettingzoo.test.parallel_api_test(env) tells what PettingZoo asks of an env.",
+            fix="pettingzoo.test.parallel_api_test(env) checks what PettingZoo requires of an env.",
         )
 
     def _fault(self, call: str, error: Exception) -> EnvError:
@@ -281,7 +284,7 @@ class _Copy:
 
 
 def _agents(envs: Sequence[Any]) -> list[Any]:
-    """Return the agents of all copies, once it is sure that one policy can play them all."""
+    """Return the agents of all copies, which one policy must be able to play."""
     first = getattr(envs[0], "possible_agents", None)
     if not first:
         raise EnvError(
@@ -314,7 +317,8 @@ def _different(
 
 
 def _member(space: Any) -> Any:
-    """Return the same member of `space` each time: encoders may index by what padding shows."""
+    """Return the same member of `space` each time."""
+    # Zeros need not be a member, and encoders index by observations, those of padding included.
     own = copy.deepcopy(space)
     own.seed(0)
     return own.sample()
@@ -360,29 +364,29 @@ def _import_pettingzoo() -> Any:
 
 def _look_up(pettingzoo: Any, name: str) -> tuple[str, str]:
     """Return the family and the id of an env in PettingZoo's registry."""
-    wanted = name.removeprefix(PREFIX)
+    env_name = name.removeprefix(PREFIX)
     parallel, by_turns = (
         _by_name(registry) for registry in (pettingzoo.parallel_registry, pettingzoo.aec_registry)
     )
-    if wanted in parallel:
-        return parallel[wanted]
-    if wanted in by_turns:
+    if env_name in parallel:
+        return parallel[env_name]
+    if env_name in by_turns:
         raise EnvError(
             f"In {name!r} the agents take turns; here they all act in every step.",
             fix="Train a parallel env, or turn it into one: pettingzoo.utils.aec_to_parallel.",
         )
     short = sorted(each for each in parallel if "/" not in each)
     raise EnvError(
-        f"PettingZoo has no env {wanted!r}. {did_you_mean(wanted, short)}".rstrip(),
+        f"PettingZoo has no env {env_name!r}. {did_you_mean(env_name, short)}".rstrip(),
         fix=f"It has {', '.join(short)}.",
     )
 
 
 def _by_name(registry: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return (family, id) by the names that one may use: ``pong_v3`` and ``atari/pong_v3``."""
-    found = {}
+    names = {}
     for spec in registry.values():
         name, env_id = f"{spec.name}_v{spec.version}", f"{spec.name}-v{spec.version}"
         for each in (name, f"{spec.namespace}/{name}"):
-            found[each] = (spec.namespace, env_id)
-    return found
+            names[each] = (spec.namespace, env_id)
+    return names

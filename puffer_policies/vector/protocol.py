@@ -1,4 +1,4 @@
-"""What a trainer sees of N copies of an env: `VecEnv`, and the `Step` that it returns."""
+"""The interface of N copies of an env: `VecEnv`, and the `Step` that it returns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of N envs returned. Arrays are valid until the next step."""
+    """The answer of N envs to one step. Arrays are valid until the next step."""
 
     observations: Any
-    """(N, *obs), nested as the space is: what the policy sees next."""
+    """(N, *obs), nested as the space is: the policy acts on them next."""
     rewards: np.ndarray
     """(N,) float, as the env gave them; 0 in ghosts."""
     terminated: np.ndarray
@@ -31,12 +31,15 @@ class Step:
     @property
     def done(self) -> np.ndarray:
         """(N,) bool: an episode ended in this step."""
-        ended: np.ndarray = self.terminated | self.truncated
-        return ended
+        ends: np.ndarray = self.terminated | self.truncated
+        return ends
 
 
 class VecEnv(Protocol):
-    """N copies of an env that restart by themselves. Rows are agents."""
+    """N copies of an env that restart by themselves. Rows are agents.
+
+    It may offer its state, too, by ``get_state()`` and ``set_state()``: see `vector.state`.
+    """
 
     num_envs: int
     single_observation_space: gymnasium.Space[Any]
@@ -54,7 +57,7 @@ class VecEnv(Protocol):
 
     @property
     def action_masks(self) -> np.ndarray | None:
-        """(N, A) bool for what was shown last, true where an option is allowed; None: no masks.
+        """(N, A) bool for the last observations, true where an option is allowed; None: no masks.
 
         A is n for Discrete, else the sum of nvec; rows whose next action is ignored may all.
         """

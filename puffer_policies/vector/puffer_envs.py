@@ -8,8 +8,8 @@ emulated   envs of gymnasium and PettingZoo: the next ``send`` after an end igno
 native     `PufferEnv`: the ending step returns the first observation, and the final one is lost
 =========  ================================================================================
 
-Hence a cut episode of a native env can't count the value of its final observation: it counts as
-ended, as it does in PufferLib's own trainer.
+Without the final observation, a truncated episode of a native env can't be bootstrapped from its
+value. It counts as terminated, as it does in PufferLib's own trainer.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class PufferVecEnv:
         terminals, truncations, present = (np.asarray(each, dtype=bool) for each in (*flags, masks))
         played = present if self._is_native else present & self._playing
         terminated, truncated = played & terminals, played & truncations
-        ended = terminated | truncated
+        done = terminated | truncated
         if self._is_native:
-            terminated, starts = ended, ended
+            terminated, starts = done, done
         else:
             self._playing = present & ~(terminals | truncations)
             starts = self._playing & ~played
