@@ -46,6 +46,12 @@ def test_policies_share_budget_and_seeds(project):
         assert {result.steps for result in entry.results} == {256}
         again = [evaluate_checkpoint(result.folder).mean for result in entry.results]
         assert list(entry.returns) == again
+        low, high = min(again), max(again)
+        assert (entry.to_dict()["interval"], entry.to_dict()["interval_kind"]) == (
+            (low, high),
+            "range",
+        )
+        assert entry.return_text == f"{entry.mean:.2f}, range [{low:.2f}, {high:.2f}]"
     assert json.loads((project / "new/comparison.json").read_text()) == json.loads(
         json.dumps(found.to_dict())
     )

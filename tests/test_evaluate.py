@@ -30,7 +30,7 @@ from puffer_policies.errors import (
 from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import Evaluation, evaluate, load_trained_policy
 from puffer_policies.runs.folder import checkpoint_of
-from puffer_policies.runs.statistics import mean_interval
+from puffer_policies.runs.statistics import interval_kind, mean_interval
 from puffer_policies.runs.video import record_video, require_video
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
@@ -159,6 +159,26 @@ def played(*returns, episodes=None):
 def test_one_episode_has_no_interval_and_equal_ones_have_a_point():
     assert played(3.7).interval is None
     assert played(*[0.1] * 7).interval == (0.1, 0.1)
+
+
+def test_few_values_have_their_range_and_it_is_called_so():
+    few = played(3.0, 1.0, 2.0)
+    assert few.interval == (1.0, 3.0)
+    assert few.to_dict()["interval_kind"] == "range"
+    assert few.fields()["return"] == "2.00, range [1.00, 3.00]"
+    many = played(*map(float, range(6)))
+    low, high = many.interval
+    assert 0 < low < many.mean < high < 5
+    assert many.to_dict()["interval_kind"] == "95 % CI"
+    assert many.fields()["return"] == f"2.50, 95 % CI [{low:.2f}, {high:.2f}]"
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 6])
+def test_an_interval_is_called_95_percent_only_if_the_range_of_the_values_can_be_one(number):
+    values = np.random.default_rng(0).normal(size=(20_000, number))
+    coverage = np.mean((values.min(1) <= 0) & (values.max(1) >= 0))
+    assert coverage == pytest.approx(1 - 2 / 2**number, abs=0.01)
+    assert (interval_kind(number) == "95 % CI") == (coverage >= 0.95)
 
 
 def test_the_interval_is_that_of_scipy():

@@ -339,6 +339,8 @@ def test_leaving_at_once_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 EARLY = """
 import os, signal, sys
+# The tests may run in the background, where SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Finder:
     def find_spec(self, name, *_):
         if name == sys.argv[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from commands import run
 
 from puffer_policies.config.load import load_config
 from puffer_policies.errors import CheckpointError, ConfigError, MissingDependency
-from puffer_policies.studies.curves import RETURN, gather, labels_of, read_curve
+from puffer_policies.studies.curves import RETURN, Curve, average_curves, labels_of, read_curve
 from puffer_policies.studies.plot import plot_runs
 
 pytestmark = pytest.mark.trainer
@@ -53,13 +54,23 @@ def test_seeds_of_one_config_are_averaged(project):
             write_run(project / "b", [(0, 4.0), (50, 4.0), (200, 4.0)], "--train.seed", "2")
         ),
     ]
-    (series,) = gather(curves, labels_of(curves))
+    (series,) = average_curves(curves, labels_of(curves))
     assert (series.label, series.runs) == ("Default", 2)
     assert series.x.tolist() == [0, 50, 100]
     assert series.mean.tolist() == [2, 4.5, 7]
     assert (series.low <= series.mean).all()
     assert (series.mean <= series.high).all()
-    assert (series.low[0], series.high[0]) == (0, 4)  # of two values the interval is the range
+    assert (series.low[0], series.high[0]) == (0, 4)
+    assert (series.interval_kind, series.last_text) == ("range", "7.00, range [4.00, 10.00]")
+
+
+def test_six_runs_have_a_95_percent_interval():
+    options = {"env_name": "CartPole-v1", "policy_name": "Default"}
+    curves = [Curve(Path(str(y)), options, np.array([0.0]), np.array([float(y)])) for y in range(6)]
+    (series,) = average_curves(curves, ["same"] * 6)
+    low, high = series.last_interval
+    assert 0 < low < 2.5 < high < 5
+    assert series.last_text == f"2.50, 95 % CI [{low:.2f}, {high:.2f}]"
 
 
 def test_groups_are_named_by_what_differs(project):
@@ -80,8 +91,8 @@ def test_runs_without_a_stretch_in_common_are_not_averaged(project):
         read_curve(write_run(project / "a", [(1, 1.0), (2, 2.0)])),
         read_curve(write_run(project / "b", [(5, 1.0), (6, 2.0)])),
     ]
-    with pytest.raises(ConfigError, match="no stretch in common"):
-        gather(curves, labels_of(curves))
+    with pytest.raises(ConfigError, match="do not overlap"):
+        average_curves(curves, labels_of(curves))
 
 
 def test_an_svg_says_what_it_shows(project):
@@ -107,7 +118,7 @@ def test_the_verb_draws_and_tells_the_last_values(capsys, project):
     code, out, _ = run(capsys, "plot", "s1", "s2", "s3", "-o", "curves.png", "--json")
     (group,) = json.loads(out)["envs"]["CartPole-v1"]
     assert (code, group["runs"], group["last"]) == (0, 3, 4.0)
-    assert group["interval"] == [2.0, 6.0]
+    assert (group["interval"], group["interval_kind"]) == ([2.0, 6.0], "range")
     from matplotlib.image import imread
 
     assert np.std(imread(project / "curves.png")) > 0

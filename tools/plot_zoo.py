@@ -15,7 +15,7 @@ from write_zoo_page import CARDS, DOCS, RESULTS
 
 from puffer_policies.cards.card import read_cards
 from puffer_policies.cards.results import LearningResult, read_results
-from puffer_policies.studies.plot import COLOURS
+from puffer_policies.studies.plot import COLORS
 
 PICTURE = DOCS / "zoo.svg"
 REPRODUCIBLE: Any = {"svg.hashsalt": "zoo", "svg.fonttype": "none"}
@@ -39,7 +39,7 @@ def main() -> None:
     figure = Figure(figsize=(12.0, 3.6), layout="constrained")
     costs = figure.subplots(1, len(panels) + 1, sharey=True)
     names = [name.rpartition("/")[2] for name in memories]
-    for axes, colour, (title, numbers) in zip(costs, COLOURS, panels.items(), strict=False):
+    for axes, colour, (title, numbers) in zip(costs, COLORS, panels.items(), strict=False):
         _draw_points(axes, names, numbers, title=title, colour=colour)
     _draw_returns(costs[-1], names, [results.get(name, []) for name in memories])
     with matplotlib.rc_context(REPRODUCIBLE):
@@ -68,7 +68,7 @@ def _draw_returns(
         own = [each for each in results if each.config == LEARNED]
         if own:
             best = max(own, key=lambda each: min(each.returns))
-            axes.scatter(best.returns, [name] * len(best.returns), color=COLOURS[3], alpha=0.6)
+            axes.scatter(best.returns, [name] * len(best.returns), color=COLORS[3], alpha=0.6)
     axes.set_xlim(0, 520)
     _finish(axes, f"return on {LEARNED}, each seed")
 

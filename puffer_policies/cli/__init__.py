@@ -1,1 +1,1 @@
-"""The command line: arguments and printing, no logic."""
+"""The command line. A verb is a module with ``add_arguments(parser)`` and ``run(options)``."""

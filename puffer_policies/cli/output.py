@@ -1,4 +1,4 @@
-"""Prints tables, JSON and errors; rich is imported only by what needs it."""
+"""Printing of tables, fields, JSON and errors; rich is imported only to draw on a terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: drawn to fit on a terminal, whole lines in plain columns into a pipe."""
+    """Print a table, drawn to fit on a terminal, or as plain lines into a pipe."""
     draw = _draw_table if sys.stdout.isatty() else _write_table
     draw(title, columns, [list(row) for row in rows])
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print ``name   value`` lines, empty values left out."""
-    shown = [(name, value) for name, value in fields if value]
-    width = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
+    """Print ``name   value`` lines, without those whose value is empty."""
+    rows = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
         first, *rest = value.splitlines()
         print(f"{name:<{width}}  {first}")
         for line in rest:
@@ -33,7 +33,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def print_error(error: PolicyError) -> None:
-    """Print what went wrong and what to do, to standard error."""
+    """Print the problem and its fix to standard error."""
     print(f"error: {error.problem}", file=sys.stderr)
     if error.fix:
         print(error.fix, file=sys.stderr)
@@ -44,9 +44,9 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     from rich.console import Console
     from rich.table import Table
 
-    # Terminals are narrow: a column without a word in it has no room.
-    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    # Terminals are narrow, so columns without any text are left out.
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.collapse_padding, table.pad_edge = True, False
     for index, column in enumerate(columns):
@@ -57,7 +57,7 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
 
 
 def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
-    """Write what `grep` and `cut` can read. Rich alone takes as long to import as listing names."""
+    """Write aligned columns for `grep` and `cut`, without importing rich, which is slow."""
     cells = [[" ".join(cell.split()) for cell in row] for row in [list(columns), *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print(title)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from puffer_policies.studies.curves import Series
 
 RETURN = "environment/episode_return"
+"""As in `studies.curves`, which needs numpy."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""Configs of runs: typed, layered, each value with its origin. Free of torch and gymnasium."""
+"""Configs of runs: typed values from several sources, with origins. No torch, no gymnasium."""

@@ -1,1 +1,1 @@
-"""What is made of many runs: curves, plots, comparisons, searches for options."""
+"""Studies of several runs: learning curves, plots, comparisons and sweeps."""

@@ -1,4 +1,4 @@
-"""Several policies on one env, with equal steps and seeds: what each reached, in one table."""
+"""Comparisons: several policies on one env, with equal steps and seeds, in one table."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Entry:
     """A policy in a comparison, and its finished runs."""
 
     policy: str
-    """The name or expression by which it was asked for."""
+    """A name or an expression."""
     parameters: int
-    """Of the whole stack."""
+    """Number of parameters, including wrappers."""
     results: tuple[RunResult, ...] = ()
-    """One for each seed that was finished."""
+    """One for each seed whose run finished."""
     error: str = ""
-    """Why it was given up; its runs until then count."""
+    """Why its next run failed, if one did; it is not tried again, and earlier runs count."""
 
     @property
     def returns(self) -> tuple[float, ...]:
-        """Mean return of each run's final evaluation; runs in which no episode ended have none."""
-        played = [result.evaluation for result in self.results]
-        return tuple(each.mean for each in played if each is not None and each.returns)
+        """Mean return of each run's final evaluation, without runs in which no episode ended."""
+        evaluations = [result.evaluation for result in self.results]
+        return tuple(each.mean for each in evaluations if each is not None and each.returns)
 
     @property
     def mean(self) -> float:
@@ -57,12 +57,12 @@ class Entry:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, over all runs."""
+        """Seconds of training, in all runs."""
         return sum(result.seconds for result in self.results)
 
     @property
     def speed(self) -> float | None:
-        """Env steps a second; None without a run."""
+        """Env steps per second; None without a run."""
         steps = sum(result.new_steps for result in self.results)
         return steps / self.seconds if self.results else None
 
@@ -84,11 +84,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a comparison found so far."""
+    """The entries of a comparison, as far as it got."""
 
     env: str
     steps: int
-    """Of each run."""
+    """Env steps of each run."""
     seeds: tuple[int, ...]
     folder: Path
     entries: tuple[Entry, ...]
@@ -116,24 +116,24 @@ def compare(
     registry: Registry | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Comparison:
-    """Train each policy with each seed by `config`, and gather what they reached.
+    """Train each policy with each seed by `config`, and compare their final evaluations.
 
-    All policies run with one seed before any runs with the next, so that what an interrupt leaves
-    can be compared, too. The table is written to ``comparison.json`` in `folder` after each run.
+    All policies run with one seed before any runs with the next, so that an interrupted comparison
+    is fair, too. The table is written to ``comparison.json`` in `folder` after each run.
 
     Args:
-        config: env, budget and options of all; ``train.seed`` is the first seed. Its own wrapper is
-            left out; its [policy] arguments go to the policy that it names, those that were given
-            on the command line to all.
+        config: the env, steps and options of all; ``train.seed`` is the first seed. Its own wrapper
+            is left out. Its [policy] arguments go to the policy that it names, and those from the
+            command line go to all.
         policies: names or expressions.
-        seeds: how many.
-        folder: where table and runs are written; new, or empty.
+        seeds: the number of seeds.
+        folder: a new or empty folder for the table and the runs.
         registry: where names are looked up; the default registry if None.
-        tell: is given a line after each run.
+        tell: called with a line after each run.
 
     Raises:
-        ConfigError: policies that can't be built for the env, all of them in one error, before
-            anything runs; one policy twice; a `folder` that is not empty.
+        ConfigError: policies can't be built for the env, which is checked before anything runs; a
+            policy is repeated; or `folder` is not empty.
         EnvError: the env can't be made.
     """
     configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
@@ -143,21 +143,21 @@ def compare(
 
 
 def config_for(config: Config, policy: str) -> Config:
-    """Return `config` with another policy, and of its [policy] arguments those that stay true."""
-    named = PolicySpec.parse(config.base.policy_name).name
+    """Return `config` with another policy, and with the [policy] arguments that still apply."""
+    own_name = PolicySpec.parse(config.base.policy_name).name
     spec = PolicySpec.parse(policy)
     kwargs = {
         key: value
         for key, value in config.policy.items()
         if key not in spec.kwargs
-        and (spec.name == named or config.origin("policy", key) == "command line")
+        and (spec.name == own_name or config.origin("policy", key) == "command line")
     }
     base = replace(config.base, policy_name=policy, rnn_name=None)
     return replace(config, base=base, policy=kwargs, rnn={})
 
 
 def draw_comparison(comparison: Comparison) -> Path | None:
-    """Draw the learning curves of a comparison into its folder; None if nothing was finished.
+    """Draw the learning curves of a comparison into its folder; None if no run finished.
 
     Raises:
         ConfigError, MissingDependency: as `plot_runs`.
@@ -171,7 +171,7 @@ def draw_comparison(comparison: Comparison) -> Path | None:
 
 
 class _Tournament:
-    """Runs every policy with every seed, and remembers what came of it."""
+    """Runs every policy with every seed, and keeps their results."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class _Tournament:
                     if not self.entries[policy].error and not self.interrupted:
                         self._run_one(policy, seed)
                         self._comparison(seeds)
-        except KeyboardInterrupt:  # between two runs, of which each takes its own
+        except KeyboardInterrupt:  # between two runs; during a run, the run handles it
             self.interrupted = True
         return self._comparison(seeds)
 
@@ -205,8 +205,8 @@ class _Tournament:
                 replace(config, train=train), display="quiet", registry=self.registry
             )
         except Exception as error:  # a policy's own code may raise anything; the others go on
-            self.entries[policy] = replace(entry, error=_told(error))
-            self.tell(f"{policy}, seed {seed}: {_told(error)}")
+            self.entries[policy] = replace(entry, error=_error_text(error))
+            self.tell(f"{policy}, seed {seed}: {_error_text(error)}")
             return
         if result.interrupted:
             self.interrupted = True
@@ -218,9 +218,9 @@ class _Tournament:
         )
 
     def _comparison(self, seeds: tuple[int, ...]) -> Comparison:
-        """Return what is known, and write it down."""
+        """Return the comparison so far, after writing it to the table."""
         config = next(iter(self.configs.values()))
-        found = Comparison(
+        comparison = Comparison(
             env=config.base.env_name,
             steps=config.train.total_timesteps,
             seeds=seeds,
@@ -228,9 +228,9 @@ class _Tournament:
             entries=tuple(sorted(self.entries.values(), key=_rank)),
             interrupted=self.interrupted,
         )
-        text = json.dumps(found.to_dict(), indent=2)
+        text = json.dumps(comparison.to_dict(), indent=2)
         (self.folder / TABLE).write_text(f"{text}\n", encoding="utf-8")
-        return found
+        return comparison
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
@@ -238,14 +238,14 @@ def _rank(entry: Entry) -> tuple[bool, float]:
 
 
 def _distinct(policies: Sequence[str]) -> list[str]:
-    twice = [policy for policy in dict.fromkeys(policies) if policies.count(policy) > 1]
-    if twice:
-        raise ConfigError(f"{twice[0]!r} is given twice.", fix="Name each policy once.")
+    repeats = [policy for policy in dict.fromkeys(policies) if policies.count(policy) > 1]
+    if repeats:
+        raise ConfigError(f"{repeats[0]!r} is given twice.", fix="Name each policy once.")
     return list(policies)
 
 
 def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[str, int]:
-    """Build every policy once and count; all that can't be built are told in one error."""
+    """Build every policy once and count its parameters; report all that can't be built at once."""
     config = next(iter(configs.values()))
     env = single_vecenv_of(config)
     sizes, problems = {}, []
@@ -261,7 +261,7 @@ def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[s
     if problems:
         raise ConfigError(
             "\n".join(problems),
-            fix=f"puffer-policies list --fits {config.base.env_name} names those that fit.",
+            fix=f"List those that fit with: puffer-policies list --fits {config.base.env_name}",
         )
     return sizes
 
@@ -271,7 +271,7 @@ def _new_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(
-                f"{folder} is not empty: a comparison has a folder of its own.",
+                f"{folder} is not empty, but a comparison needs a folder of its own.",
                 fix="Give a new folder, or leave -o out.",
             )
     except OSError as error:
@@ -280,10 +280,10 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _slug(policy: str) -> str:
-    """Return an expression as the name of a folder."""
+    """Return a folder name for an expression."""
     return re.sub(r"[^A-Za-z0-9_.=-]+", "_", policy).strip("_")
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     problem = error.problem if isinstance(error, PolicyError) else str(error)
     return f"{type(error).__name__}: {problem}".strip()

@@ -1,4 +1,4 @@
-"""Learning curves: read from the metrics of runs, gathered by config, averaged over seeds."""
+"""Learning curves: read from the metrics of runs, grouped by config, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _OF_ONE_RUN = (
     "train.num_threads",
     "train.checkpoint_interval",
 )
-"""Options that make no other curve, or another only by chance; so is all of [eval]."""
+"""Options that may differ between runs of one group, as may all of [eval]."""
 _MAX_POINTS = 400
-"""Points of an averaged curve: more than a plot has room for."""
+"""Maximum points of an averaged curve, about as many as a plot has pixels to show."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """What one run measured."""
+    """A metric of one run over its steps or seconds."""
 
     folder: Path
     options: Mapping[str, Any]
     """The run's config, flat: ``train.learning_rate`` -> 0.003."""
     x: np.ndarray
-    """(K,) float64, rising: steps or seconds."""
+    """(K,) float64, increasing: steps or seconds."""
     y: np.ndarray
     """(K,) float64, finite: the metric."""
 
@@ -83,11 +83,11 @@ class Series:
 
 
 def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -> Curve:
-    """Read what a run measured of `metric`, over steps or over seconds of training.
+    """Read a metric of a run, over env steps or over seconds of training.
 
     Raises:
-        CheckpointError: `folder` is no folder of a run, or has no metrics.
-        ConfigError: the run measured no such metric.
+        CheckpointError: `folder` is not the folder of a run, or has no metrics.
+        ConfigError: the run has no such metric.
     """
     folder = Path(folder)
     lines = _lines(folder)
@@ -98,11 +98,11 @@ def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -
     return Curve(folder, _options(folder), array[:, 0], array[:, 1])
 
 
-def gather(curves: Sequence[Curve], labels: Sequence[str]) -> list[Series]:
+def average_curves(curves: Sequence[Curve], labels: Sequence[str]) -> list[Series]:
     """Average the curves that share a label, in the order in which labels first appear.
 
     Raises:
-        ConfigError: curves of one label have no stretch in common.
+        ConfigError: curves of one label do not overlap.
     """
     groups: dict[str, list[Curve]] = {}
     for curve, label in zip(curves, labels, strict=True):
@@ -114,9 +114,10 @@ def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
     """Return the group of each curve.
 
     Args:
-        curves: of any envs; those of different envs may share a label.
-        by: ``config``: everything but the seed and the machine; labels name the options in which
-            the curves differ. ``run``: each by itself. Else an option, ``train.learning_rate``.
+        curves: curves of any envs; those of different envs may share a label.
+        by: ``config`` groups runs that differ only in seed and machine, under the options in which
+            the groups differ; ``run`` puts each run in a group of its own; anything else is an
+            option to group by, such as ``train.learning_rate``.
 
     Raises:
         ConfigError: there is no such option.
@@ -127,11 +128,11 @@ def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
         key = by.replace("-", "_")
         return [f"{key}={_option(curve, key)}" for curve in curves]
     differing = {env: _differing([c for c in curves if c.env == env]) for env in _envs(curves)}
-    return [_described(curve, differing[curve.env]) for curve in curves]
+    return [_label(curve, differing[curve.env]) for curve in curves]
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    """Return what each update of a run measured."""
+    """Return the metrics of each update of a run."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines() if line]
@@ -139,7 +140,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{folder} holds no {METRICS}.", fix=contents_hint(folder)) from error
     except ValueError as error:
         raise CheckpointError(f"{folder / METRICS} is damaged: {error}.") from error
-    # The others tell of the final evaluation, or of what ended the run.
+    # Other lines hold the final evaluation, or an interrupt or an error.
     return [line for line in lines if "SPS" in line]
 
 
@@ -151,24 +152,24 @@ def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tu
         seconds += max(steps - before, 0.0) / line["SPS"]
         place = steps if x == "steps" else seconds
         while points and points[-1][0] >= place:
-            points.pop()  # a run that went on from an earlier checkpoint measures again
+            points.pop()  # a run that resumed from an earlier checkpoint repeats these steps
         if line.get(metric) is not None:
             points.append((place, line[metric]))
     return points
 
 
 def _no_metric(folder: Path, lines: Iterable[Mapping[str, Any]], metric: str) -> ConfigError:
-    known = sorted({key for line in lines for key, value in line.items() if _is_number(value)})
-    if not known:
+    keys = sorted({key for line in lines for key, value in line.items() if _is_number(value)})
+    if not keys:
         return ConfigError(f"{folder} has measured nothing yet.", fix="Wait for its first update.")
     if metric == RETURN:
         return ConfigError(
             f"No episode ended in {folder}, so it has no {metric}.",
-            fix=f"Train longer, or plot another metric: {', '.join(known)}.",
+            fix=f"Train longer, or plot another metric: {', '.join(keys)}.",
         )
-    hint = did_you_mean(metric, [*known, *(key.rpartition("/")[2] for key in known)])
+    hint = did_you_mean(metric, [*keys, *(key.rpartition("/")[2] for key in keys)])
     return ConfigError(
-        f"{folder} has no metric {metric!r}. {hint}".rstrip(), fix=f"It has {', '.join(known)}."
+        f"{folder} has no metric {metric!r}. {hint}".rstrip(), fix=f"It has {', '.join(keys)}."
     )
 
 
@@ -198,10 +199,10 @@ def _flat(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _option(curve: Curve, key: str) -> Any:
     if key not in curve.options:
-        known = ["config", "run", *curve.options]
+        choices = ["config", "run", *curve.options]
         raise ConfigError(
             f"{curve.folder} has no option {key!r} to group by.",
-            fix=did_you_mean(key, known)
+            fix=did_you_mean(key, choices)
             or "Group by config, by run, or by an option such as train.learning_rate.",
         )
     return curve.options[key]
@@ -217,7 +218,7 @@ def _differing(curves: Sequence[Curve]) -> list[str]:
     return [key for key in keys if len({repr(curve.options.get(key)) for curve in curves}) > 1]
 
 
-def _described(curve: Curve, keys: Sequence[str]) -> str:
+def _label(curve: Curve, keys: Sequence[str]) -> str:
     if keys:
         parts = (f"{key.removeprefix('train.')}={curve.options.get(key)}" for key in keys)
         return ", ".join(parts)
@@ -236,13 +237,13 @@ def _averaged(label: str, curves: Sequence[Curve]) -> Series:
 
 
 def _common_grid(label: str, curves: Sequence[Curve]) -> np.ndarray:
-    """Return places where every curve has been measured or lies between two measurements."""
+    """Return x values at which every curve can be interpolated."""
     begin, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     if begin > end:
         raise ConfigError(
-            f"Runs of {label!r} have no stretch in common: one begins at {begin:,.0f}, another "
-            f"ends at {end:,.0f}.",
-            fix="Group by run, or give runs that began alike.",
+            f"Runs of {label!r} do not overlap: one begins at {begin:,.0f}, another ends at "
+            f"{end:,.0f}.",
+            fix="Group by run, or give runs of the same steps.",
         )
     places = np.unique(np.concatenate([curve.x for curve in curves]))
     places = places[(places >= begin) & (places <= end)]

@@ -1,4 +1,4 @@
-"""Learning curves as a picture: a panel for each env, a line and its interval for each group."""
+"""Plots of learning curves: a panel for each env, a line with its interval for each group."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from puffer_policies.studies.curves import (
     Axis,
     Curve,
     Series,
-    gather,
+    average_curves,
     labels_of,
     read_curve,
 )
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart with any colour vision: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Distinguishable with any color vision: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
 LINES = ("-", "--", "-.", ":")
-"""Once the colours are used up."""
+"""The styles of lines after all colors have been used."""
 
 X_LABELS: dict[Axis, str] = {"steps": "environment steps", "seconds": "training time (s)"}
 Y_LABELS = {
@@ -52,32 +52,32 @@ def plot_runs(
     group_by: str = "config",
     labels: Sequence[str] | None = None,
 ) -> dict[str, list[Series]]:
-    """Draw the learning curves of runs, and return what was drawn, by env.
+    """Draw the learning curves of runs, and return the averaged curves by env.
 
     Args:
-        folders: of runs; those of one group are averaged, with the interval of `mean_band`.
-        path: ends in .png, .svg or .pdf; its folder must exist.
+        folders: folders of runs; those of one group are averaged, with the interval of `mean_band`.
+        path: a file that ends in .png, .svg or .pdf, in a folder that exists.
         metric: a key of the runs' metrics.
         x: ``steps`` or ``seconds``.
         group_by: see `labels_of`.
         labels: the group of each folder, instead of `group_by`.
 
     Raises:
-        CheckpointError: a folder is none of a run.
+        CheckpointError: a folder is not the folder of a run.
         ConfigError: no such metric or option, or `path` can't be written.
         MissingDependency: matplotlib is not installed.
     """
     path = require_picture(path)
     curves = [read_curve(folder, metric=metric, x=x) for folder in folders]
-    named = labels_of(curves, by=group_by) if labels is None else labels
-    panels = {env: _panel(curves, named, env) for env in dict.fromkeys(c.env for c in curves)}
+    labels = labels_of(curves, by=group_by) if labels is None else labels
+    panels = {env: _panel(curves, labels, env) for env in dict.fromkeys(c.env for c in curves)}
     draw(panels, path, x_label=X_LABELS[x], y_label=Y_LABELS.get(metric, metric))
     return panels
 
 
 def _panel(curves: Sequence[Curve], labels: Sequence[str], env: str) -> list[Series]:
     own = [(curve, label) for curve, label in zip(curves, labels, strict=True) if curve.env == env]
-    return gather([curve for curve, _ in own], [label for _, label in own])
+    return average_curves([curve for curve, _ in own], [label for _, label in own])
 
 
 def require_picture(path: Path | str) -> Path:
@@ -98,7 +98,7 @@ def require_picture(path: Path | str) -> Path:
 
 
 def draw(panels: Mapping[str, Sequence[Series]], path: Path, *, x_label: str, y_label: str) -> None:
-    """Write the picture. Nothing global of matplotlib is touched: no backend, no style."""
+    """Write the picture without changing any global state of matplotlib: no backend, no style."""
     from matplotlib.figure import Figure
 
     columns = min(len(panels), COLUMNS)
@@ -119,10 +119,10 @@ def draw(panels: Mapping[str, Sequence[Series]], path: Path, *, x_label: str, y_
 
 
 def _styles(panels: Mapping[str, Sequence[Series]]) -> dict[str, tuple[str, str]]:
-    """Give each label one colour and line in all panels."""
+    """Return the color and line style of each label, the same in all panels."""
     labels = dict.fromkeys(each.label for series in panels.values() for each in series)
     return {
-        label: (COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)])
+        label: (COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)])
         for i, label in enumerate(labels)
     }
 
@@ -131,12 +131,12 @@ def _draw_panel(axes: Any, series: Sequence[Series], styles: Mapping[str, tuple[
     from matplotlib.ticker import EngFormatter
 
     for each in series:
-        colour, line = styles[each.label]
+        color, line = styles[each.label]
         label = textwrap.fill(each.label, LEGEND_WIDTH, break_long_words=False)
         label += f" ({each.runs} runs, {each.interval_kind})" if each.runs > 1 else ""
-        marker = "o" if len(each.x) == 1 else None  # one point makes no line
-        axes.plot(each.x, each.mean, line, color=colour, label=label, marker=marker)
-        axes.fill_between(each.x, each.low, each.high, color=colour, alpha=0.2, linewidth=0)
+        marker = "o" if len(each.x) == 1 else None  # a single point would be an invisible line
+        axes.plot(each.x, each.mean, line, color=color, label=label, marker=marker)
+        axes.fill_between(each.x, each.low, each.high, color=color, alpha=0.2, linewidth=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,7 @@
-"""The values that a sweep may give to an option: a range or a choice, from a flag or a file.
+"""Ranges of the options that a sweep searches, from flags or a file.
 
-In text, ``log:1e-4:1e-2`` is a range that is searched by factors, ``0.9:0.999`` one that is
-searched evenly, and ``16,32,64`` a choice. Whole numbers at both ends stay whole in between.
+``log:1e-4:1e-2`` is a range with a logarithmic scale, ``0.9:0.999`` one with a linear scale, and
+``16,32,64`` a choice. If both ends of a range are whole numbers, so are the values in between.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from puffer_policies.tomlfile import TomlFile, read_toml
 
 GRAMMAR = "A range is log:LOW:HIGH or LOW:HIGH, a choice is A,B,C."
 _FIXED = (BaseConfig.section, EvalConfig.section)
-"""Sections whose options a sweep leaves alone: env, policy, and how results are measured."""
+"""Sections that a sweep can't search, as they decide what is trained and how it is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRange:
-    """What may be tried for one option: between `low` and `high`, or one of `choices`."""
+    """The values that a sweep may try for an option: from `low` to `high`, or one of `choices`."""
 
     key: str
     """``section.name``, such as ``train.learning_rate``."""
     low: int | float = 0
     high: int | float = 0
     log: bool = False
-    """Whether equal factors are equally likely, not equal distances."""
+    """Whether the scale is logarithmic, so that equal factors are equally likely."""
     choices: tuple[Any, ...] = ()
 
     @property
     def example(self) -> Any:
-        """A value of the range."""
+        """A value from the range."""
         return self.choices[0] if self.choices else self.low
 
     def suggest(self, trial: Any) -> Any:
-        """Let an Optuna trial choose a value."""
+        """Return a value that an Optuna trial proposes."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -58,23 +58,23 @@ def ranges_of_flags(flags: Iterable[str]) -> dict[str, SearchRange]:
     """Read flags such as ``train.learning-rate=log:1e-4:1e-2``, by key.
 
     Raises:
-        ConfigError: a key that does not exist, with near ones; a range that is none; a value that
-            the option does not take.
+        ConfigError: the key does not exist, the text is not a range, or the option does not accept
+            a value of it.
     """
-    found = {}
+    ranges = {}
     for flag in flags:
-        written, has_range, text = flag.partition("=")
+        key, has_range, text = flag.partition("=")
         if not has_range:
-            raise ConfigError(f"--param {flag}: there is no range behind the key.", fix=GRAMMAR)
-        each = parse_range(written.removeprefix("--"), text, shown=f"--param {flag}")
-        found[each.key] = each
-    return found
+            raise ConfigError(f"--param {flag}: there is no range after the key.", fix=GRAMMAR)
+        each = parse_range(key.removeprefix("--"), text, label=f"--param {flag}")
+        ranges[each.key] = each
+    return ranges
 
 
 def ranges_of_file(path: Path | str) -> dict[str, SearchRange]:
-    """Read the [sweep] section of a TOML file, by key; nothing if it has none.
+    """Read the ranges in the [sweep] section of a TOML file, by key.
 
-    Under ``[sweep.train]`` stands ``learning_rate = "log:1e-4:1e-2"``, or a list of choices.
+    ``[sweep.train]`` may hold ``learning_rate = "log:1e-4:1e-2"``, or a list of choices.
 
     Raises:
         ConfigError: as for flags, with ``path:line``.
@@ -82,7 +82,7 @@ def ranges_of_file(path: Path | str) -> dict[str, SearchRange]:
     file = read_toml(path)
     tables = file.data.get(SWEEP, {})
     if not isinstance(tables, Mapping):
-        raise ConfigError(f"{file.at(SWEEP)}: [{SWEEP}] should be a table, found {tables!r}.")
+        raise ConfigError(f"{file.at(SWEEP)}: [{SWEEP}] must be a table, found {tables!r}.")
     ranges = (
         _of_toml(file, section, name, value)
         for section, table in tables.items()
@@ -91,16 +91,16 @@ def ranges_of_file(path: Path | str) -> dict[str, SearchRange]:
     return {each.key: each for each in ranges}
 
 
-def parse_range(key: str, text: str, *, shown: str) -> SearchRange:
-    """Read the text of one range; `shown` is what errors call it."""
+def parse_range(key: str, text: str, *, label: str) -> SearchRange:
+    """Read the text of a range; `label` names it in errors."""
     log = text.startswith("log:")
     ends = text.removeprefix("log:").split(":")
     if len(ends) == 2:
-        return _between(key, ends, log=log, shown=shown)
+        return _between(key, ends, log=log, label=label)
     choices = text.split(",")
     if log or len(ends) > 2 or len(choices) < 2:
-        raise ConfigError(f"{shown}: {text!r} is no range.", fix=GRAMMAR)
-    return _one_of(key, choices, shown=shown)
+        raise ConfigError(f"{label}: {text!r} is not a range.", fix=GRAMMAR)
+    return _one_of(key, choices, label=label)
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -126,42 +126,42 @@ def _entries(file: TomlFile, section: str, table: Any) -> Iterable[tuple[str, An
 
 
 def _of_toml(file: TomlFile, section: str, name: str, value: Any) -> SearchRange:
-    key, shown = f"{section}.{name}", f"{file.at(SWEEP, section, name)}: {section}.{name}"
+    key, label = f"{section}.{name}", f"{file.at(SWEEP, section, name)}: {section}.{name}"
     if isinstance(value, list) and len(value) > 1:
-        return _one_of(key, list(map(str, value)), shown=shown)
+        return _one_of(key, list(map(str, value)), label=label)
     if isinstance(value, str):
-        return parse_range(key, value, shown=shown)
-    raise ConfigError(f"{shown}: {value!r} is no range.", fix=f"{GRAMMAR} Or a list.")
+        return parse_range(key, value, label=label)
+    raise ConfigError(f"{label}: {value!r} is not a range.", fix=f"{GRAMMAR} Or a list.")
 
 
-def _between(key: str, ends: list[str], *, log: bool, shown: str) -> SearchRange:
-    option, (low, high) = _values(key, ends, shown=shown)
+def _between(key: str, ends: list[str], *, log: bool, label: str) -> SearchRange:
+    option, (low, high) = _values(key, ends, label=label)
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if not numbers or low >= high or (log and low <= 0):
         above = " above 0" if log else ""
         raise ConfigError(
-            f"{shown}: expected two numbers{above}, the smaller first, found {low!r} and {high!r}.",
+            f"{label}: expected two numbers{above}, the smaller first, found {low!r} and {high!r}.",
             fix=GRAMMAR,
         )
     return SearchRange(option, low, high, log=log)
 
 
-def _one_of(key: str, choices: list[str], *, shown: str) -> SearchRange:
-    option, values = _values(key, choices, shown=shown)
+def _one_of(key: str, choices: list[str], *, label: str) -> SearchRange:
+    option, values = _values(key, choices, label=label)
     return SearchRange(option, choices=tuple(values))
 
 
-def _values(key: str, texts: Iterable[str], *, shown: str) -> tuple[str, list[Any]]:
-    """Read texts as values of an option, just as its flag on a command line is read."""
+def _values(key: str, texts: Iterable[str], *, label: str) -> tuple[str, list[Any]]:
+    """Convert texts to values of an option, as its flag on the command line does."""
     flags = [f"--{key}={text}" for text in texts]
     try:
-        read = [next(iter(command_line_source([flag]).values.items())) for flag in flags]
+        pairs = [next(iter(command_line_source([flag]).values.items())) for flag in flags]
     except ConfigError as error:
-        raise ConfigError(f"{shown}: {error.problem}", fix=error.fix) from error
-    section, name = read[0][0]
+        raise ConfigError(f"{label}: {error.problem}", fix=error.fix) from error
+    section, name = pairs[0][0]
     if section in _FIXED:
         raise ConfigError(
-            f"{shown}: a sweep leaves [{section}] alone.",
+            f"{label}: a sweep can't search [{section}].",
             fix="To try several policies, use puffer-policies compare.",
         )
-    return f"{section}.{name}", [value.value for _, value in read]
+    return f"{section}.{name}", [value.value for _, value in pairs]

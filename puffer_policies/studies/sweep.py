@@ -1,4 +1,4 @@
-"""Search for good options: Optuna proposes, a run answers, the folder remembers."""
+"""Sweeps: Optuna proposes values of options, a run evaluates them, and a folder keeps them all."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Outcome = Literal["finished", "pruned", "failed", "interrupted"]
 
 JOURNAL = "journal.log"
 STARTUP = 5
-"""Trials that must have finished before one is pruned."""
+"""Number of finished trials before one may be pruned."""
 WARMUP = 2
-"""Reports that each trial is given, whatever they say."""
+"""Number of reports for which a trial is not pruned."""
 _NAME, _SETUP = "sweep", "setup"
 
 EVALUATION = "evaluation"
-"""The objective that is no metric: the mean return of the final evaluation."""
+"""The objective that is not a metric: the mean return of the final evaluation."""
 BEST_CONFIG = "best.toml"
 REPORTS = 10
-"""Places of a run, evenly spaced, at which it may be pruned."""
+"""Number of evenly spaced moments of a run at which it may be pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Trial:
 
     number: int
     values: Mapping[str, Any]
-    """Of the options that are searched, by ``section.name``."""
+    """Values of the searched options, by ``section.name``."""
     outcome: Outcome
     objective: float | None
-    """Where it finished."""
+    """None unless the trial finished."""
     folder: str = ""
-    """Of the run; empty where there is none."""
+    """Folder of the run; empty if there is none."""
     error: str = ""
 
     @property
@@ -62,13 +62,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep knows so far."""
+    """The trials of a sweep, as far as it got."""
 
     env: str
     folder: Path
     objective: str
     trials: tuple[Trial, ...]
-    """Best first; behind them those without an objective."""
+    """Best first, those without an objective last."""
     interrupted: bool
 
     @property
@@ -107,26 +107,26 @@ def sweep(
     registry: Registry | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Sweep:
-    """Train `trials` times with options from `ranges`, and keep what was best as ``best.toml``.
+    """Train `trials` times with options from `ranges`, and write the best ones to ``best.toml``.
 
-    A trial whose training return is below the median of the others at the same share of its steps
-    is pruned, from the sixth trial on. A sweep in a folder that holds one goes on there.
+    From the sixth trial on, a trial is pruned if its training return is below the median of the
+    others at the same share of its steps. If the folder holds a sweep, it continues.
 
     Args:
-        config: everything that is not searched.
-        ranges: what is searched.
-        trials: how many in all, those that the folder holds already among them.
-        folder: receives the journal, the runs and the best config.
+        config: the config of all trials, but for the searched options.
+        ranges: the options to search, with their ranges.
+        trials: total number of trials, counting those already in the folder.
+        folder: the folder of the journal, the runs and the best config.
         sampler: Optuna's TPE, or random values.
-        objective: ``evaluation``, or a metric of the runs, of which the last value counts.
-        minimize: whether less is better.
+        objective: ``evaluation``, or a metric of the runs, whose last value counts.
+        minimize: whether smaller objectives are better.
         registry: where names are looked up; the default registry if None.
-        tell: is given a line after each trial.
+        tell: called with a line after each trial.
 
     Raises:
         MissingDependency: Optuna is not installed.
-        ConfigError: no ranges, or the folder holds a sweep of something else.
-        PolicyError: env or policy can't be made with values of the ranges.
+        ConfigError: there are no ranges, or the folder holds a sweep with other options.
+        PolicyError: the env or the policy can't be made with values of the ranges.
     """
     import_optional("optuna", extra="sweep", purpose="A sweep")
     if not ranges:
@@ -135,11 +135,13 @@ def sweep(
             fix="Give --param train.learning-rate=log:1e-4:1e-2, or a [sweep] section in the file.",
         )
     _try_out(with_values(config, {each.key: each.example for each in ranges}), registry)
-    search = _Search(config, ranges, Path(folder), objective, minimize, registry, tell)
-    return search.run(trials, sampler)
+    runner = _Sweeper(config, ranges, Path(folder), objective, minimize, registry, tell)
+    return runner.run(trials, sampler)
 
 
-class _Search:
+class _Sweeper:
+    """Runs the trials of a sweep, and keeps the best config up to date."""
+
     def __init__(
         self,
         config: Config,
@@ -157,15 +159,15 @@ class _Search:
 
     def run(self, trials: int, sampler: Sampler) -> Sweep:
         interrupted = False
-        done = sum(each.outcome != "interrupted" for each in self._found())
-        # Another seed for each start: a sweep that goes on would propose the same again.
-        self.study.sampler = make_sampler(sampler, self.config.train.seed + done)
+        finished = sum(each.outcome != "interrupted" for each in self._trials())
+        # With the seed of the first start, a resumed sweep would propose the same values again.
+        self.study.sampler = make_sampler(sampler, self.config.train.seed + finished)
         try:
-            for _ in range(done, trials):
+            for _ in range(finished, trials):
                 if not self._try_once():
                     interrupted = True
                     break
-        except KeyboardInterrupt:  # between two runs, of which each takes its own
+        except KeyboardInterrupt:  # between two runs; during a run, the run handles it
             interrupted = True
         return self._result(interrupted)
 
@@ -175,14 +177,14 @@ class _Search:
         values = {each.key: each.suggest(trial) for each in self.ranges}
         try:
             outcome, value = self._train(trial, values)
-        except PolicyError as error:  # of these values, not of the others
+        except PolicyError as error:  # other values may work
             trial.set_user_attr("error", f"{type(error).__name__}: {error.problem}")
             outcome, value = "failed", None
         trial.set_user_attr("outcome", outcome)
         self.study.tell(trial, value, state=optuna_state(outcome))
         self._keep_best()
-        reached = outcome if value is None else short(value)
-        self.tell(f"trial {trial.number}: {reached} ({values_text(values)})")
+        result = outcome if value is None else short(value)
+        self.tell(f"trial {trial.number}: {result} ({values_text(values)})")
         return outcome != "interrupted"
 
     def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[Outcome, float | None]:
@@ -195,14 +197,14 @@ class _Search:
         trial.set_user_attr("folder", str(result.folder))
         if result.interrupted:
             return ("pruned" if watch.pruned else "interrupted"), None
-        return "finished", self._reached(result, watch.last)
+        return "finished", self._objective_of(result, watch.last)
 
-    def _reached(self, result: RunResult, last: Mapping[str, float]) -> float:
+    def _objective_of(self, result: RunResult, last: Mapping[str, float]) -> float:
         if self.objective in last:
             return last[self.objective]
         if self.objective != EVALUATION:
             raise ConfigError(
-                f"The run measured no {self.objective!r}.", fix=f"It measured {', '.join(last)}."
+                f"The run has no metric {self.objective!r}.", fix=f"It has {', '.join(last)}."
             )
         assert result.evaluation is not None
         if not result.evaluation.returns:
@@ -215,29 +217,33 @@ class _Search:
             text = config_to_toml(with_values(self.config, best.values))
             (self.folder / BEST_CONFIG).write_text(text, encoding="utf-8")
 
-    def _found(self) -> list[Trial]:
+    def _trials(self) -> list[Trial]:
         return [trial_of(each) for each in self.study.get_trials(deepcopy=False)]
 
     def _result(self, interrupted: bool) -> Sweep:
         sign = 1 if self.minimize else -1
         ranked = sorted(
-            self._found(),
+            self._trials(),
             key=lambda each: (each.objective is None, sign * (each.objective or 0.0)),
         )
         name = self.config.base.env_name
         return Sweep(name, self.folder, self.objective, tuple(ranked), interrupted)
 
     def _setup(self) -> dict[str, Any]:
-        """Return what must stay the same for a sweep to go on."""
+        """Return what must be the same for a sweep to continue."""
         args = self.config.to_args()
         del args["train"]["data_dir"]
         ranges = {each.key: str(each) for each in self.ranges}
-        told = {"ranges": ranges, "objective": self.objective, "minimize": self.minimize}
-        return {**told, "config": args}
+        return {
+            "ranges": ranges,
+            "objective": self.objective,
+            "minimize": self.minimize,
+            "config": args,
+        }
 
 
 class _Watch:
-    """Reports a run's training return to Optuna, and says when the run is to be pruned."""
+    """Reports a run's training return to Optuna, and stops the run when Optuna prunes it."""
 
     def __init__(self, trial: Any, total_steps: int, objective: str) -> None:
         self.trial, self.total_steps = trial, total_steps
@@ -253,17 +259,17 @@ class _Watch:
             return False
         self._reported = place
         self.trial.report(logs[self.metric], place)
-        # At its end a run is not pruned: only the evaluation is left.
+        # At the end, pruning would save nothing: only the evaluation remains.
         self.pruned = place < REPORTS and self.trial.should_prune()
         return self.pruned
 
 
 def _try_out(config: Config, registry: Registry | None) -> None:
-    """Make env and policy once: a wrong argument would let every trial fail."""
+    """Make the env and the policy once, as a wrong argument would let every trial fail."""
     if config.rnn and config.base.rnn_name is None:
         raise ConfigError(
             f"rnn.{next(iter(config.rnn))} is searched, but the config has no wrapper.",
-            fix="Set --rnn-name, LSTMWrapper say.",
+            fix="Set --rnn-name, for example to LSTMWrapper.",
         )
     env = single_vecenv_of(config)
     try:
@@ -283,12 +289,12 @@ def short(value: Any) -> str:
 
 
 def open_study(folder: Path, setup: Mapping[str, Any], *, minimize: bool) -> Any:
-    """Return the Optuna study of a folder, a new one if there is none.
+    """Return the Optuna study of a folder, or a new one.
 
     Args:
-        folder: made if it does not exist.
-        setup: plain data that must be the same for a sweep to go on.
-        minimize: whether less is better.
+        folder: the folder of the sweep, which is created if it does not exist.
+        setup: plain data that must be the same for a sweep to continue.
+        minimize: whether smaller objectives are better.
 
     Raises:
         ConfigError: the folder can't be written, or holds a sweep with another `setup`.
@@ -323,7 +329,7 @@ def make_sampler(sampler: Sampler, seed: int) -> Any:
 
 
 def optuna_state(outcome: Outcome) -> Any:
-    """Return what Optuna calls an outcome."""
+    """Return Optuna's name of an outcome."""
     from optuna.trial import TrialState
 
     states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
@@ -331,22 +337,23 @@ def optuna_state(outcome: Outcome) -> Any:
 
 
 def trial_of(frozen: Any) -> Trial:
-    """Return a trial of Optuna's as plain data. One that was killed has no outcome: interrupted."""
-    known = frozen.user_attrs
-    outcome = known.get("outcome", "interrupted")
+    """Return a trial of Optuna's as plain data."""
+    attributes = frozen.user_attrs
+    # A process that was killed left no outcome.
+    outcome = attributes.get("outcome", "interrupted")
     return Trial(
         number=frozen.number,
         values=dict(frozen.params),
         outcome=outcome,
         objective=frozen.value if outcome == "finished" else None,
-        folder=known.get("folder", ""),
-        error=known.get("error", ""),
+        folder=attributes.get("folder", ""),
+        error=attributes.get("error", ""),
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna from telling that it made a study."""
+    """Silence Optuna's message that a study was created."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -358,19 +365,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_same(folder: Path, study: Any, setup: Mapping[str, Any]) -> None:
-    known = study.user_attrs.get(_SETUP)
-    if known is None:
+    earlier = study.user_attrs.get(_SETUP)
+    if earlier is None:
         study.set_user_attr(_SETUP, setup)
         return
-    then, now = _flat(known), _flat(setup)
-    # An option that one of two versions does not know is no difference.
+    then, now = _flat(earlier), _flat(setup)
+    # Options that only one version of the package has are not compared.
     differing = [key for key in then.keys() & now.keys() if then[key] != now[key]]
     differing += [key for key in then.keys() ^ now.keys() if key.startswith("ranges.")]
     if differing:
         lines = (f"  {key}: {then.get(key)} then, {now.get(key)} now" for key in sorted(differing))
         raise ConfigError(
-            f"{folder} holds a sweep of something else:\n" + "\n".join(lines),
-            fix="Give the same options as then, or another folder.",
+            f"{folder} holds a sweep with other options:\n" + "\n".join(lines),
+            fix="Give the same options, or another folder.",
         )
 
 
