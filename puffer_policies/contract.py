@@ -124,8 +124,10 @@ def _signature_offence(
     signature: inspect.Signature, name: str, parameters: tuple[str, ...], *, bound: bool
 ) -> str:
     """Say how a call ``method(observations, state=state)`` would fail, or return ''."""
+    # PufferLib and our trainer pass the observations by position and the state by name.
     kwargs = {p: None for p in parameters if p == "state"}
     args: list[None] = [None] * (len(parameters) - len(kwargs) + (not bound))
+    # With the state and without it, as callers do both.
     try:
         signature.bind(*args, **kwargs)
         signature.bind(*args)

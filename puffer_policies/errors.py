@@ -110,6 +110,7 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str
     # Imported here, as only mistakes need it and every command would wait for it.
     from difflib import get_close_matches
 
+    # Names differ by case more often than by letters: `default`, `lstmwrapper`.
     folded: dict[str, str] = {}
     for candidate in candidates:
         folded.setdefault(candidate.lower(), candidate)

@@ -8,6 +8,7 @@ from typing import Any
 
 def map_nested(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply `function` to every leaf of `tree` and to the leaves at the same place in `others`."""
+    # torch's pytrees do the same, but the modules of spaces and envs import no torch.
     if isinstance(tree, dict):
         return {
             key: map_nested(function, value, *(other[key] for other in others))

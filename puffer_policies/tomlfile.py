@@ -22,6 +22,7 @@ _KEY = r"""(?:[A-Za-z0-9_-]+|"(?:\\.|[^"\\])*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
+# tomllib of Python 3.11 to 3.13 has the place of an error in its message only.
 _ERROR_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
 
@@ -36,6 +37,7 @@ class TomlFile:
 
     def at(self, *keys: str) -> str:
         """Return ``path:line`` of a table or key; of its nearest parent where it has no line."""
+        # Few files have errors, so the text is scanned only when the first line is needed.
         if not self._lines:
             self._lines.update(_lines_of_keys(self.text))
         for length in range(len(keys), 0, -1):
@@ -111,6 +113,7 @@ def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
             lines.setdefault(table, number)
         elif assignment := _ASSIGNMENT.match(line):
             lines.setdefault(table + _split(assignment[1]), number)
+    # A table without a header of its own, such as `a` in [a.b], has the line of its first child.
     for keys, number in list(lines.items()):
         for length in range(1, len(keys)):
             lines.setdefault(keys[:length], number)

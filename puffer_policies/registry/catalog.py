@@ -174,6 +174,7 @@ class _Reader:
 
     def _check_top_level(self) -> bool:
         schema = self.file.data.get("schema")
+        # To Python, True equals 1.
         if schema != SCHEMA or isinstance(schema, bool):
             # A newer schema may mean anything by the other keys: do not judge them.
             self._offend(_schema_offence(schema), "schema")
@@ -228,6 +229,7 @@ class _Reader:
                 provenance=self._place(*keys),
                 search_path=self.search_path,
             )
+            # Each offence starts with its field, which gives it the line of that key.
             for offence in record_offences(record):
                 self._offend(offence, *keys, offence.partition(":")[0])
             self.catalog.records.append(record)
@@ -239,6 +241,8 @@ class _Reader:
             if "policy" not in table:
                 self._offend(f"presets.{name} has no policy", *keys)
                 continue
+            # The names inside are looked up when the preset is used: they may come from packages
+            # that are read later.
             try:
                 PolicySpec.parse(table["policy"])
             except BuildError as error:

@@ -30,6 +30,7 @@ class _Default:
         self._pending: list[Record] = []
 
     def get(self) -> Registry:
+        # Without the lock, as every look-up passes here; the assignment below is atomic.
         if self._registry is not None:
             return self._registry
         with self._lock:
@@ -49,6 +50,7 @@ class _Default:
         _add_decorated(self.get(), record)
 
     def _fill(self) -> Registry:
+        # A registry of its own until it is whole: after an error the next call starts afresh.
         self._filling, self._filler = Registry(), threading.get_ident()
         try:
             fill(self._filling)

@@ -46,6 +46,7 @@ def explanation(
     candidates = [] if resolution.record is not None else list(names)
     related = _related(resolution, failures)
     verdict: Verdict = resolution.verdict
+    # A package that failed to load may offer the name: the user's spelling is not to blame.
     if verdict == "not found" and any(_is_from(error, resolution.name) for error in related):
         verdict = "broken"
     error = lookup_error(resolution, names=candidates, failures=failures)
@@ -163,6 +164,7 @@ def _path_lines(resolution: Resolution) -> Iterable[str]:
 
 
 def _ambiguous(resolution: Resolution) -> AmbiguousName:
+    # Only entries of the strongest layer compete; the weaker ones would not have the name anyway.
     top = resolution.entries[0].provenance.layer
     rivals = [entry for entry in resolution.entries if entry.provenance.layer == top]
     name = rivals[0].name
@@ -222,12 +224,14 @@ def _not_found(name: str, names: Iterable[str], failures: Sequence[PluginError])
 
 def _not_found_fix(name: str, names: list[str]) -> str:
     if ":" in name:
+        # No import path is ever taken for a name: configs and checkpoints come from strangers.
         return (
             "A name is not an import path. Register the class in your registry.toml:\n"
             f'  [policies.{name.rpartition(":")[2] or "MyPolicy"}]\n  target = "{name}"'
         )
     if "(" in name:
         return "That is an expression, which get_policy builds; only a name can be looked up."
+    # The bare name first: qualified names look alike by their long distributions.
     close = nearest(split_name(name)[1], names) or nearest(name, names)
     if close:
         return f"Did you mean {' or '.join(repr(each) for each in close)}?"
@@ -238,6 +242,7 @@ def _related(resolution: Resolution, failures: Sequence[PluginError]) -> list[Pl
     """Return the failures that may explain a missing name: its package's if it names one."""
     if resolution.record is not None:
         return []
+    # A bare name could have come from any package that failed.
     own = [error for error in failures if _is_from(error, resolution.name)]
     return own if "/" in resolution.name else list(failures)
 

@@ -81,6 +81,7 @@ def checked_keywords(function: str, kind: Kind, keywords: Mapping[str, Any]) -> 
         PolicyError: `function` does not take one of them, or its value has the wrong type.
     """
     types = keyword_types(kind)
+    # Unlike TOML, Python has many kinds of lists. Only a string, an iterable of letters, is a slip.
     checked = {}
     for name, value in keywords.items():
         if name not in types:

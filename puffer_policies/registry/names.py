@@ -25,8 +25,10 @@ BUILTIN = "puffer-policies"
 LAYER_NAMES = {Layer.USER: "user", Layer.PROJECT: "project", Layer.PROCESS: "local"}
 """What stands for the distribution where no package is behind a record."""
 
+# ASCII, as names are typed in shells and stand in expressions, files and URLs.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _PRESET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+# PEP 508; installers compare the names as PEP 503 says, see `normalize`.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
@@ -132,6 +134,7 @@ def defaults_offences(defaults: Mapping[str, Any]) -> list[str]:
         for key in defaults
         if not (isinstance(key, str) and key.isidentifier())
     ]
+    # Defaults become part of a spec, which checkpoints hold as JSON.
     for key, value in defaults.items():
         try:
             json.dumps(value)
@@ -151,6 +154,7 @@ def _place_offences(record: Record) -> list[str]:
     if provenance.distribution != normalize(provenance.distribution):
         offences.append(f"distribution: {provenance.distribution!r} is not normalized")
     if provenance.layer is Layer.PLUGIN:
+        # ``user/Net`` must never mean a package that happens to be called so.
         if provenance.distribution in (*LAYER_NAMES.values(), BUILTIN):
             offences.append(f"distribution: the name {provenance.distribution!r} is reserved")
         if record.override:

@@ -27,6 +27,7 @@ MANIFEST = "puffer_policies.manifest"
 PLUGINS = "puffer_policies.plugins"
 GROUPS = (MANIFEST, POLICIES, WRAPPERS, PLUGINS)
 
+# "Object reference" in the entry points specification: module:attr [extra1, extra2].
 _VALUE = re.compile(r"(?P<target>[^\[\]]*?)\s*(?:\[\s*(?P<extra>[^\],]*).*\])?\s*")
 _MANIFEST = re.compile(r"(?P<package>\w+(?:\.\w+)*)\s*:\s*(?P<file>[\w-]+(?:[./][\w-]+)*\.toml)")
 
@@ -127,6 +128,7 @@ def packages_with_policies() -> list[Package]:
         entries = [e for e in entry_points(distribution, "puffer_policies.") if e.group in GROUPS]
         if entries:
             name, version = _identity(distribution, entries[0])
+            # The built-in names come from the shipped manifest, and have a layer of their own.
             if name != BUILTIN:
                 packages.setdefault(name, Package(name, version)).entries.extend(entries)
     return [packages[name] for name in sorted(packages)]
@@ -203,6 +205,7 @@ def distributions() -> dict[str, Distribution]:
     if not _path_is_folders():
         return _distributions_by_library()
     result: dict[str, Distribution] = {}
+    # In the order of the path, so that the copy counts that Python would import.
     for entry in dict.fromkeys(sys.path):
         for name in _listed(entry):
             if name.endswith(_ENDINGS):
@@ -214,6 +217,7 @@ def distributions() -> dict[str, Distribution]:
 def entry_points(distribution: Distribution, prefix: str) -> Iterator[EntryPoint]:
     """Yield the entry points of one distribution in groups that start with `prefix`."""
     text = distribution.read_text("entry_points.txt") or ""
+    # Nearly every package ends here, unparsed: this is what keeps `list` fast among hundreds.
     if prefix not in text:
         return
     group = ""

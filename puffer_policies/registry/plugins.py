@@ -42,6 +42,7 @@ class Plugin:
             plugin: Any = importlib.import_module(module_name)
             for part in filter(None, attribute.split(".")):
                 plugin = getattr(plugin, part)
+        # SystemExit too: a plug-in that calls sys.exit() must not end every command.
         except (Exception, SystemExit) as error:
             raise self.failure("Importing it failed", error) from error
         return plugin
@@ -113,6 +114,8 @@ class Registrar:
     def _add(
         self, method: str, kind: Kind, name: str, target: str | type, keywords: dict[str, Any]
     ) -> None:
+        # Not in the registry yet: half the names of a plug-in whose hook fails would be worse than
+        # none, as its other names may be what they need.
         self.records.append(
             make_record(
                 kind,
@@ -160,6 +163,7 @@ class PluginHooks:
             except PluginError as error:
                 if self.strict:
                     raise
+                # What was built, or is being checked, is fine without this plug-in: go on.
                 self.errors.append(error)
                 warnings.warn(str(error), RuntimeWarning, stacklevel=3)
 
@@ -217,6 +221,7 @@ def _call(
 def _unknown_hooks(manager: pluggy.PluginManager) -> Iterator[str]:
     for plugin in manager.get_plugins():
         for caller in manager.get_hookcallers(plugin) or ():
+            # pluggy ignores a hook without a specification; `optionalhook` says that this is meant.
             optional = all(impl.optionalhook for impl in caller.get_hookimpls())
             if not caller.has_spec() and not optional:
                 yield caller.name

@@ -35,6 +35,8 @@ Kind = Literal["policy", "wrapper"]
 class Layer(enum.IntEnum):
     """Where a record came from, weakest first: a stronger layer wins a bare name."""
 
+    # Packages are weakest: installing one must not change what a name means in an old run. The
+    # nearer a source is to the program that runs, the more it is meant.
     PLUGIN = 0
     BUILTIN = 1
     USER = 2
@@ -136,6 +138,7 @@ class Record(Description):
     provenance: Provenance
     search_path: str = ""
     """A folder from which `target` may be imported: that of the registry file which names it."""
+    # Not compared: the same record, unpickled in a worker, names its class and does not hold it.
     loaded: type | None = field(default=None, compare=False, repr=False)
     """The class itself, where a caller registered one directly."""
 

@@ -61,6 +61,7 @@ class Registry:
             PolicyRemoved: the name has a tombstone.
         """
         resolution = self._resolve(name)
+        # A preset is looked for last, so that it can never hide a policy of the same name.
         if resolution.verdict == "not found" and name in self.presets:
             raise preset_error(self.presets[name])
         error = lookup_error(resolution, names=self._candidates(kind), failures=self.errors)
@@ -112,6 +113,7 @@ class Registry:
             for name, entries in sorted(named.items())
             if name not in self._book.settled
         )
+        # Blocking all rivals but one settles a dispute as well as a line under [resolve] does.
         allowed = ([e for e in rivals if not self._book.block(e)] for rivals in packaged)
         return [rivals for rivals in allowed if len(rivals) > 1]
 
@@ -119,6 +121,7 @@ class Registry:
     def presets(self) -> dict[str, Preset]:
         """The presets by name: bare where the strongest layer has one, and qualified."""
         strongest: dict[str, list[Preset]] = {}
+        # As with policies, the strongest layer has the bare name, and two packages dispute it.
         for preset in sorted(self._presets.values(), key=lambda p: -p.provenance.layer):
             rivals = strongest.setdefault(preset.name, [])
             if not rivals or rivals[0].provenance.layer == preset.provenance.layer:
@@ -136,6 +139,7 @@ class Registry:
             NameTaken: the name is taken and the record has no ``override``.
         """
         offences = record_offences(record)
+        # Check everything before anything changes: a registry is never half updated.
         if offences:
             raise PolicyError(
                 f"Can't register {record.name!r} ({record.provenance.origin}): "
@@ -229,6 +233,7 @@ class Registry:
 
 def _may_stand_beside(holder: Entry, entry: Entry) -> bool:
     """Whether two entries of one bare name can both be registered, whichever came first."""
+    # Both orders must give the same answer, as imports and installs have no order to rely on.
     if holder.provenance.distribution == entry.provenance.distribution:
         return _is_redefinition(holder, entry) or _overrides(entry)
     weaker, stronger = sorted((holder, entry), key=lambda each: each.provenance.layer)

@@ -39,7 +39,7 @@ class Rule(NamedTuple):
 
 @dataclass(slots=True)
 class Book:
-    """Everything registered, and the user's rules about it; distributions are normalised."""
+    """Everything registered, and the user's rules about it; distribution names are normalized."""
 
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     """Bare name -> distribution -> entry."""
@@ -107,6 +107,7 @@ def _follow(book: Book, query: str, name: str, trail: tuple[Pointer, ...]) -> Re
     allowed = [entry for entry in entries if not book.block(entry)]
     if not entries:
         return Resolution(name=query, verdict="broken" if trail else "not found", trail=trail)
+    # A blocked entry makes room for a weaker layer's; only if none is left does the block decide.
     if not allowed:
         rule = book.block(entries[0])
         return Resolution(name=query, verdict="blocked", entries=entries, trail=trail, rule=rule)
@@ -122,6 +123,8 @@ def _follow(book: Book, query: str, name: str, trail: tuple[Pointer, ...]) -> Re
 def _arrive(
     book: Book, query: str, entry: Entry, entries: tuple[Entry, ...], trail: tuple[Pointer, ...]
 ) -> Resolution:
+    # A version limit does not make room, unlike a block: the user wants this entry, only newer, and
+    # would not notice that another package answers for it.
     if refusal := book.refused.get(entry.provenance.distribution):
         return Resolution(name=query, verdict="blocked", entries=entries, trail=trail, rule=refusal)
     if isinstance(entry, Record):
@@ -130,6 +133,7 @@ def _arrive(
     walked = (*trail, entry)
     if entry.kind == "removed":
         return Resolution(name=query, verdict="removed", entries=entries, trail=walked)
+    # A name that comes back to itself; each step lengthens the trail, so this ends.
     if entry in trail:
         return Resolution(name=query, verdict="broken", entries=entries, trail=walked)
     return _follow(book, query, _successor(book, entry), walked)

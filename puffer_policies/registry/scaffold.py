@@ -121,6 +121,7 @@ def _owner(distribution: str, package: str) -> str:
     version = installed_version(distribution)
     if version is not None:
         return f"{distribution} {version} is installed"
+    # Two packages of one name shadow each other, whatever their distributions are called.
     place = locate_package(package)
     # Under `python -m`, the working directory is on the path, and with it an empty target folder.
     if place is None or place.absolute() == Path.cwd() / package:
@@ -130,6 +131,7 @@ def _owner(distribution: str, package: str) -> str:
 
 def _policy_name(distribution: str) -> str:
     words = distribution.split("-")
+    # AcmeNet, not AcmePoliciesNet.
     while len(words) > 1 and words[-1] in _GENERIC_ENDINGS:
         words.pop()
     return "".join(word.capitalize() for word in words) + "Net"
@@ -167,6 +169,7 @@ def _write_at_once(texts: dict[str, str], folder: Path) -> None:
         for name, text in texts.items():
             path = staged / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            # The same bytes on every system: the package may be committed on another.
             path.write_text(text, encoding="utf-8", newline="\n")
         # A folder that came to hold something in the meantime makes this fail, not overwrite.
         staged.rename(folder)

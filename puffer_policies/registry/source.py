@@ -26,6 +26,7 @@ def locate_package(name: str, *, search_path: str = "") -> Path | None:
     spec = find_package(name)
     if spec is None:
         return None
+    # A namespace package has several folders and no file; its first folder stands for it.
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
     return Path(spec.origin) if spec.origin else None
@@ -118,6 +119,7 @@ def _class(tree: ast.Module | None, target: str) -> ast.ClassDef | None:
     body: list[ast.stmt] = tree.body if tree else []
     node: ast.stmt | None = None
     for part in target.partition(":")[2].split("."):
+        # A later definition of the same name replaces the former.
         node = next((each for each in reversed(body) if getattr(each, "name", None) == part), None)
         body = getattr(node, "body", [])
     return node if isinstance(node, ast.ClassDef) else None
@@ -147,6 +149,7 @@ def _signature_text(arguments: ast.arguments) -> str:
     every = [*bare.posonlyargs, *bare.args, *bare.kwonlyargs]
     for argument in [*every, *filter(None, (bare.vararg, bare.kwarg))]:
         argument.annotation = None
+    # Users never pass self.
     first = bare.posonlyargs or bare.args
     del first[:1]
     return f"({ast.unparse(bare)})"

@@ -20,6 +20,7 @@ from typing import Any
 
 from puffer_policies.errors import BuildError
 
+# Strings are matched first, so that a slash inside one is left alone.
 _QUALIFIED = re.compile(
     r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
     r"""|(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z_]\w*)"""
@@ -113,6 +114,7 @@ def _call(name: str, inner: str, kwargs: Mapping[str, Any]) -> str:
 
 
 def _plain(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # There and back: tuples become lists, so that a spec equals the one in its checkpoint.
     try:
         return json.loads(json.dumps(dict(kwargs), allow_nan=True))  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
@@ -169,6 +171,7 @@ class _Reader:
     def name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
             raise _malformed(self.expression, f"{ast.unparse(node)!r} is not a name")
+        # The stand-ins for qualified names begin with an underscore, so no real name may.
         if node.id.startswith("_") and node.id not in self.names:
             raise _malformed(self.expression, f"{node.id!r} is not a name")
         return self.names.get(node.id, node.id)

@@ -14,7 +14,7 @@ from puffer_policies.spaces import spaces_of
 
 
 class Encoder(nn.Module):
-    """Two normalised SiLU layers over the features of any observation space."""
+    """Two normalized SiLU layers over the features of any observation space."""
 
     def __init__(self, space: Any, hidden_size: int) -> None:
         super().__init__()
