@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from puffer_policies.registry.specs import PolicySpec, WrapperSpec
     from puffer_policies.spaces import Spaces
 
+# The docs and plug-ins import these names from here; their modules may move.
 _HOMES = {
     "Agent": "agent",
     "PolicyError": "errors",

@@ -1,4 +1,4 @@
-"""A policy at work: an observation in, an action that the env takes out, memory kept inside."""
+"""`Agent`: a trained policy that maps observations to actions of the env, and has its memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from puffer_policies.wrappers.action_mask import mask_logits
 
 
 class Agent:
-    """A trained policy for whoever steps the env: NumPy in, NumPy out, no gradient.
+    """A trained policy for code that steps envs by itself: NumPy in, NumPy out, no gradient.
 
     One env::
 
@@ -34,14 +34,14 @@ class Agent:
         action = agent.act(observation)
 
     Args:
-        policy: the policy; its weights are used as they are, its mode is put back after each step.
+        policy: it runs in evaluation mode, and has its own mode again after each step.
         env: whatever `spaces_of` reads; needed for a policy that has no ``spaces`` of its own.
-        deterministic: take the likeliest action instead of drawing one.
-        seed: of the drawn actions, apart from torch's own random numbers.
+        deterministic: take the likeliest action instead of a random one.
+        seed: of the random actions; torch's global generator is not used.
         use_rnn: True for a memory of PufferLib's form, without ``initial_state``; see `Carry`.
 
     Raises:
-        BuildError: neither `env` nor the policy says what the spaces are.
+        BuildError: neither `env` nor the policy has spaces.
         IncompatibleSpace: no head serves the action space.
     """
 
@@ -57,14 +57,14 @@ class Agent:
         self.policy, self.deterministic = policy, deterministic
         self.spaces = _spaces(policy, env)
         self._layout = action_layout(self.spaces.action)
-        self._example = create_empty_array(self.spaces.observation, 1)  # (1, *obs), nested
+        self._template = create_empty_array(self.spaces.observation, 1)  # (1, *obs), nested
         parameter = next(policy.parameters(), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._use_rnn = use_rnn
         self._carry: Carry | None = None
         self._previous: Previous | None = None
-        self._taken: np.ndarray | None = None
+        self._actions: np.ndarray | None = None  # of the step before
         self._starts = np.ones(0, dtype=bool)
 
     @classmethod
@@ -89,7 +89,7 @@ class Agent:
             registry: where the policy's names are looked up; the default registry if None.
 
         Raises:
-            CheckpointError: it can't be read, or says nothing of an env and `env` is None.
+            CheckpointError: the file can't be read, or names no env and `env` is None.
         """
         if env is not None:
             policy = load_policy(checkpoint_of(path, best=best), env, registry=registry)
@@ -104,7 +104,7 @@ class Agent:
         )
 
     def reset(self) -> None:
-        """Forget everything: the next observation is the first of an episode, in every row."""
+        """Forget everything. The next observation is the first of an episode in every row."""
         self._carry = None
 
     @torch.no_grad()
@@ -121,77 +121,79 @@ class Agent:
         Args:
             observation: a member of the observation space, or a batch (B, *obs) of them, nested
                 as the space is.
-            episode_start: bool, or (B,) bool: whose observation is the first of an episode, so
-                that their memory starts anew. After `reset` it need not be said.
-            action_mask: (A,) or (B, A), true where an option is allowed: the options of all choices
-                side by side, or a tuple of a mask for each choice. It binds a policy that reads
-                masks and one that does not.
-            reward: float or (B,): what the last action earned. Read by a policy that sees the last
-                action and reward, such as one in a PrevActionRewardWrapper.
+            episode_start: bool or (B,) bool, true where an observation is the first of an episode,
+                so that the memory of its row starts anew. It is not needed after `reset`.
+            action_mask: (A,) or (B, A), true where an option is allowed, with the options of all
+                choices side by side; or a tuple with a mask for each choice. A forbidden action is
+                never taken, also by a policy that does not read masks.
+            reward: float or (B,), the reward of the last action, for a policy that reads it, such
+                as one in a PrevActionRewardWrapper.
 
         Returns:
             For one observation a member of the action space: an int for Discrete, else an array of
             the space's shape and dtype, clipped to a Box. For a batch, (B, *shape).
 
         Raises:
-            IncompatibleSpace: shapes that are not the space's, or another number of rows than
-                before without a `reset`.
+            IncompatibleSpace: the shapes are not those of the space, or there are more or fewer
+                rows than before without a `reset`.
             ContractError: the policy needs a mask or a reward, and there is none.
-            TrainingError: the policy's answer is not finite.
+            TrainingError: the policy's outputs are not finite.
         """
         batch, batched = self._batch(observation)
-        carry = self._remember(len(next(leaves(batch))))
-        starts = self._take_starts(episode_start)
-        # Copied: a policy may keep observations in its state, and envs reuse their arrays.
+        carry = self._carry_of(len(next(leaves(batch))))
+        starts = self._next_starts(episode_start)
+        # Copied, because a policy may keep observations in its state, and envs reuse their arrays.
         tensors = map_nested(lambda leaf: to_tensor(leaf).to(self._device, copy=True), batch)
         mask = self._mask(action_mask, rows=len(starts), batched=batched)
         with evaluation_mode(self.policy):
-            sent = self._sent(mask, reward, starts)
-            logits, _ = carry.step(tensors, starts, extras=sent)
-        # Also for a policy that reads no mask: a forbidden action is never taken.
-        allowed = logits if mask is None else mask_logits(logits, mask)
-        actions = choose_actions(allowed, self._generator, deterministic=self.deterministic)
-        self._taken = actions.cpu().numpy()
-        members = self._layout.to_env(self._taken)
+            extras = self._extras(mask, reward, starts)
+            logits, _ = carry.step(tensors, starts, extras=extras)
+        # A policy that reads the mask has applied it already; for any other it is applied here.
+        masked = logits if mask is None else mask_logits(logits, mask)
+        actions = choose_actions(masked, self._generator, deterministic=self.deterministic)
+        self._actions = actions.cpu().numpy()
+        members = self._layout.to_env(self._actions)
         if batched:
             return members
         return int(members[0]) if self._layout.kind == "discrete" else members[0]
 
     def _batch(self, observation: Any) -> tuple[Any, bool]:
-        """Return `observation` as a batch in the space's dtypes, and whether it was one already."""
+        """Return `observation` as a batch in the space's dtypes, and whether it was a batch."""
         try:
             arrays = map_nested(
-                lambda own, leaf: np.asarray(leaf, dtype=own.dtype), self._example, observation
+                lambda own, leaf: np.asarray(leaf, dtype=own.dtype), self._template, observation
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise _misshapen(f"it can't be read as one ({reason})", self.spaces) from error
-        pairs = list(zip(leaves(self._example), leaves(arrays), strict=True))
-        if all(given.shape == own.shape[1:] for own, given in pairs):
+        expected_shapes = [leaf.shape[1:] for leaf in leaves(self._template)]
+        shapes = [leaf.shape for leaf in leaves(arrays)]
+        if shapes == expected_shapes:
             return map_nested(lambda leaf: leaf[None], arrays), False
-        rows = {len(given) if given.ndim else 0 for _, given in pairs}
-        if len(rows) == 1 and all(given.shape[1:] == own.shape[1:] for own, given in pairs):
+        rows = {shape[0] if shape else 0 for shape in shapes}
+        if len(rows) == 1 and [shape[1:] for shape in shapes] == expected_shapes:
             return arrays, True
-        shapes = ", ".join(str(given.shape) for _, given in pairs)
-        expected = ", ".join(str(own.shape[1:]) for own, _ in pairs)
-        raise _misshapen(f"its shape is {shapes}, expected {expected}", self.spaces)
+        actual = ", ".join(map(str, shapes))
+        expected = ", ".join(map(str, expected_shapes))
+        raise _misshapen(f"its shape is {actual}, expected {expected}", self.spaces)
 
-    def _remember(self, rows: int) -> Carry:
-        """Return the memory of so many rows, a new one after `reset`."""
+    def _carry_of(self, rows: int) -> Carry:
+        """Return the memory of `rows` rows, a new one after `reset`."""
         if self._carry is None:
             self._carry = Carry(self.policy, rows, device=self._device, use_rnn=self._use_rnn)
             self._starts = np.ones(rows, dtype=bool)
             self._previous = previous_of(self.policy, self._layout, rows)
-            self._taken = None
+            self._actions = None
         if len(self._starts) != rows:
             raise IncompatibleSpace(
                 f"The agent remembers {len(self._starts)} envs, and was shown {rows} observations.",
-                fix="Show all envs in each step, or call reset() before others come.",
+                fix="Pass observations of all envs in each step, or call reset() before those of "
+                "other envs.",
             )
         return self._carry
 
-    def _take_starts(self, episode_start: Any) -> torch.Tensor:
-        """Return (B,) bool: what the caller says, and all rows after a reset."""
+    def _next_starts(self, episode_start: Any) -> torch.Tensor:
+        """Return (B,) bool: the rows of `episode_start`, or all rows in the step after a reset."""
         starts = self._starts
         if episode_start is not None:
             try:
@@ -204,28 +206,29 @@ class Agent:
         self._starts = np.zeros_like(starts)
         return torch.from_numpy(starts).to(self._device)
 
-    def _sent(
+    def _extras(
         self, mask: torch.Tensor | None, reward: Any, starts: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return what the policy reads beside observations, by state key."""
-        sent = {} if mask is None else {ACTION_MASK: mask}
+        """Return what the policy reads besides observations, by state key."""
+        extras = {} if mask is None else {ACTION_MASK: mask}
         if self._previous is None:
-            return sent
-        if self._taken is not None:
+            return extras
+        if self._actions is not None:
+            # At the start of an episode, the last action and reward mean nothing.
             if reward is None and not starts.all():
                 raise ContractError(
                     "The policy reads the reward of its last action, and there is none.",
-                    fix="Give what env.step() returned: act(observation, reward=reward).",
+                    fix="Pass the reward of env.step(): act(observation, reward=reward).",
                 )
-            paid = np.zeros(1) if reward is None else np.atleast_1d(reward)
-            self._previous.update(self._taken, paid)
-        return {**sent, **on_device(self._previous.extras(), self._device)}
+            rewards = np.zeros(1) if reward is None else np.atleast_1d(reward)
+            self._previous.update(self._actions, rewards)
+        return {**extras, **on_device(self._previous.extras(), self._device)}
 
-    def _mask(self, given: Any, *, rows: int, batched: bool) -> torch.Tensor | None:
-        """Return a mask as bool (B, A) on the device; each choice has an option left."""
-        if given is None:
+    def _mask(self, action_mask: Any, *, rows: int, batched: bool) -> torch.Tensor | None:
+        """Return a mask as bool (B, A) on the device, in which each choice has an option."""
+        if action_mask is None:
             return None
-        parts = given if isinstance(given, tuple) else (given,)
+        parts = action_mask if isinstance(action_mask, tuple) else (action_mask,)
         arrays = [np.atleast_1d(np.asarray(each, dtype=bool)) for each in parts]
         mask = np.concatenate(arrays, axis=-1)
         mask = mask if batched else mask[None]
@@ -234,10 +237,10 @@ class Agent:
             raise IncompatibleSpace(
                 f"action_mask has shape {mask.shape[1 - batched :]} for {rows} of "
                 f"{described(self.spaces.action)}.",
-                fix=f"It tells of {sum(nvec)} options whether each is allowed.",
+                fix=f"It has a value for each of {sum(nvec)} options, true where it is allowed.",
             )
-        left = [each.any(-1).all() for each in np.split(mask, np.cumsum(nvec)[:-1], axis=-1)]
-        if not all(left):
+        choices = np.split(mask, np.cumsum(nvec)[:-1], axis=-1)
+        if not all(choice.any(-1).all() for choice in choices):
             raise IncompatibleSpace(
                 "action_mask allows nothing.", fix="Allow at least one option of each choice."
             )
@@ -246,8 +249,8 @@ class Agent:
 
 def _misshapen(reason: str, spaces: Spaces) -> IncompatibleSpace:
     return IncompatibleSpace(
-        f"This is no observation of {described(spaces.observation)}: {reason}.",
-        fix="Give what env.reset() or env.step() returned, of one env or of a vector env.",
+        f"This is not an observation of {described(spaces.observation)}: {reason}.",
+        fix="Pass what env.reset() or env.step() returned, of one env or of a vector env.",
     )
 
 
@@ -256,6 +259,6 @@ def _spaces(policy: nn.Module, env: Any) -> Spaces:
     if spaces is None:
         raise BuildError(
             f"{type(policy).__name__} does not say for which spaces it was built.",
-            fix="Give the env, too: Agent(policy, env).",
+            fix="Pass the env as well: Agent(policy, env).",
         )
     return spaces_of(spaces)

@@ -213,7 +213,7 @@ def test_a_plain_policy_needs_the_env_beside_it():
 )
 def test_an_observation_of_another_shape_is_refused(observation):
     agent = Agent(get_policy("Default", "CartPole-v1"))
-    with pytest.raises(IncompatibleSpace, match="no observation of Box"):
+    with pytest.raises(IncompatibleSpace, match="not an observation of Box"):
         agent.act(observation)
 
 

@@ -1,1 +1,1 @@
-"""From a name to a module, and from a module to a file and back."""
+"""Builds policies from names, and saves them to checkpoints and loads them again."""

@@ -1,4 +1,4 @@
-"""`get_policy`: from a name to a policy. Every policy that is built by name is built here."""
+"""`get_policy`, the one builder: whatever is built by name is built by it or by its `Blueprint`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CHECKS = {
     "shapes": "puffer_policies.checks.require_shapes",
     "full": "puffer_policies.checks.require_conformance",
 }
-"""What answers questions that need a policy that runs. It stands above this module: whoever builds
-a policy doesn't import the conformance suite."""
+"""Validations that run the policy, and the functions for them. The functions stand above this
+module, so that building a policy does not import the conformance suite."""
 
 
 def get_policy(
@@ -55,21 +55,21 @@ def get_policy(
         BuildError: wrong arguments, an impossible stack, or a constructor that raised.
     """
     registry = default_registry() if registry is None else registry
-    _require_known(validate)
+    _require_validation(validate)
     blueprint = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
     module = blueprint.build(strict=validate == "static")
     registry.hooks.policy_built(module, blueprint.spec)
     return module
 
 
-def _require_known(validate: str) -> None:
-    known = get_args(Validation)
+def _require_validation(validate: str) -> None:
+    options = get_args(Validation)
     if validate in _CHECKS:
         raise BuildError(
             f"get_policy does not run the policy that it builds, so validate={validate!r} is not "
-            f"one of {' and '.join(map(repr, known))}.",
+            f"one of {' and '.join(map(repr, options))}.",
             fix=f"Call {_CHECKS[validate]}(policy, env) afterwards.",
         )
-    if validate not in known:
-        hint = did_you_mean(validate, known) or f"Known are {', '.join(known)}."
+    if validate not in options:
+        hint = did_you_mean(validate, options) or f"Options are {', '.join(options)}."
         raise BuildError(f"There is no validation {validate!r}.", fix=hint)

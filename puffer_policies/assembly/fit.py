@@ -1,8 +1,8 @@
-"""Which registered policies fit an environment, and why each other one does not; without torch."""
+"""Which registered policies fit an environment, and the reasons of the others. Free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,13 @@ from puffer_policies.spaces.entities import observation_kinds
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One policy's answer to one environment: it fits if there is no reason against it."""
+    """Whether one policy fits one environment, with every reason why it does not."""
 
     name: str
-    """The shortest name that leads to the policy."""
+    """The shortest unambiguous name of the policy."""
     record: PolicyRecord
     reasons: tuple[str, ...]
+    """Empty if the policy fits."""
 
     @property
     def fits(self) -> bool:
@@ -35,10 +36,10 @@ class Fit:
 
 
 def fits(env: Any, *, registry: Registry) -> list[Fit]:
-    """Judge every policy of `registry` against the spaces of `env`.
+    """Compare the capabilities of every policy of `registry` with the spaces of `env`.
 
     Raises:
-        EnvError: `env` is no environment.
+        EnvError: `env` is not an environment.
     """
     spaces = spaces_of(env)
     records = {name: registry.get(name) for name in registry.names("policy")}
@@ -65,9 +66,9 @@ def require_fit(record: PolicyRecord, spaces: Spaces, *, registry: Registry) -> 
 
 
 def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> None:
-    """Raise `BuildError` if a wrapper can't go around what is below it. Nothing is imported.
+    """Raise `BuildError` if a wrapper can't go around what is inside it. Nothing is imported.
 
-    A stack's traits are those of its policy's capabilities and what its wrappers provide.
+    A stack has the traits of its policy and those that its wrappers provide.
     """
     holders = dict.fromkeys(policy.capabilities.traits, policy.name)
     stack = policy.name
@@ -94,10 +95,11 @@ def _observation_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str
         kinds = observation_kinds(spaces.observation)
     except PolicyError as error:
         return [error.problem.rstrip(".")]
-    wanted = capabilities.observations
-    if wanted and not set(kinds) & set(wanted):
-        found = f"{kinds[0]} {described(spaces.observation)}"
-        return [f"it reads {_listed(wanted)} observations, got {found}"]
+    readable = capabilities.observations
+    if readable and not set(kinds) & set(readable):
+        label = f"{kinds[0]} {described(spaces.observation)}"
+        return [f"it reads {' or '.join(readable)} observations, got {label}"]
+    # A stack of convolutions has a smallest input, below which nothing is left to flatten.
     size = image_size(spaces.observation) if kinds[0] == "image" else None
     if size and min(size) < capabilities.min_image_size:
         smallest = capabilities.min_image_size
@@ -111,10 +113,6 @@ def _action_misfits(capabilities: Capabilities, spaces: Spaces) -> list[str]:
     except PolicyError as error:
         return [error.problem.rstrip(".")]
     if capabilities.actions and kind not in capabilities.actions:
-        wanted = _listed(capabilities.actions)
-        return [f"it serves {wanted} actions, got {kind} {described(spaces.action)}"]
+        kinds = " or ".join(capabilities.actions)
+        return [f"it serves {kinds} actions, got {kind} {described(spaces.action)}"]
     return []
-
-
-def _listed(kinds: Sequence[str]) -> str:
-    return " or ".join(kinds)

@@ -1,1 +1,1 @@
-"""Cards: what was measured of every policy and wrapper, and what each has learned."""
+"""Cards with the measurements of each policy and wrapper, and the results of their training."""

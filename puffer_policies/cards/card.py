@@ -1,6 +1,6 @@
-"""Cards of policies and wrappers: what was measured of each, as data, and those that are shipped.
+"""Cards: the measurements of a policy or wrapper as data, and the files that hold them.
 
-`puffer_policies.cards.measurement` measures them.
+`puffer_policies.cards.measurement` takes them.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ _NUMBER = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One parameter of a fresh policy."""
+    """One parameter of a policy as it is before training."""
 
     shape: tuple[int, ...]
-    """Its axes."""
+    """The sizes of its axes."""
     init: str
-    """How it is drawn, as `puffer_policies.nn.init.drawn_as` reads it off."""
+    """How it is initialized, as `puffer_policies.nn.init.drawn_as` recognizes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What was measured of one stack; what is known without building it is in its record."""
+    """The measurements of one stack. Facts that need no built policy are in its record."""
 
     name: str
-    """What was asked for."""
+    """The name of the policy or wrapper."""
     expression: str
-    """What was built: a wrapper stands around Default."""
+    """The stack that was measured. A wrapper is measured around Default."""
     task: str
-    """The key in `cards.measurement.TASKS` of the spaces that the figures below are of."""
+    """The key in `cards.measurement.TASKS` of the spaces that it was built for."""
     parameters: Mapping[str, int]
-    """Numbers that are trained, by task: the reference tasks that fit, and `task`."""
+    """The number of trained values, by task: on the reference tasks that fit, and on `task`."""
     added: Mapping[str, int]
-    """How many more these are than without the wrappers; empty without wrappers."""
+    """The part of `parameters` that the wrappers add; empty without wrappers."""
     weights: Mapping[str, Weight]
     """The parameters on `task`; with wrappers, those outside the innermost policy."""
     parity_error: float | None
-    """Largest difference between steps and sequence over random episode starts, in logits and
-    values, with stirred weights; None without memory."""
+    """The largest difference of logits and values between steps and a sequence with random episode
+    starts, after noise was added to the weights; None without memory."""
     step_ms: float
     """CPU milliseconds of ``forward_eval`` for 64 rows, without gradient."""
     training_ms: float
@@ -53,14 +53,14 @@ class Card:
 
     @property
     def first_weights(self) -> dict[str, str]:
-        """How each parameter is drawn; layers of a stack that are drawn alike are one, ``.*.``."""
-        shorts = {name: _NUMBER.sub(".*.", name) for name in self.weights}
-        ways: dict[str, set[str]] = {}
-        for name, short in shorts.items():
-            ways.setdefault(short, set()).add(self.weights[name].init)
+        """How each parameter is initialized. Equal layers of a stack are one entry, ``.*.``."""
+        patterns = {name: _NUMBER.sub(".*.", name) for name in self.weights}
+        inits: dict[str, set[str]] = {}
+        for name, pattern in patterns.items():
+            inits.setdefault(pattern, set()).add(self.weights[name].init)
         return {
-            short if len(ways[short]) == 1 else name: self.weights[name].init
-            for name, short in shorts.items()
+            pattern if len(inits[pattern]) == 1 else name: self.weights[name].init
+            for name, pattern in patterns.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Card:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Card:
-        """Rebuild a card from `to_dict`, read from JSON or not."""
+        """Return the card of `to_dict`; JSON on the way has made lists of its tuples."""
         weights = {
             name: Weight(tuple(each["shape"]), each["init"])
             for name, each in data["weights"].items()
@@ -83,13 +83,13 @@ class CardFile:
     """The cards of one machine."""
 
     machine: str
-    """Where their figures were taken."""
+    """The machine and the versions that the measurements were taken with."""
     cards: Mapping[str, Card]
     """By qualified name."""
 
 
 def read_cards(path: Path | None) -> CardFile:
-    """Return the cards in a file; none for None."""
+    """Return the cards in a file. None, a package without the file, has no cards."""
     if path is None:
         return CardFile("", {})
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def read_cards(path: Path | None) -> CardFile:
 
 
 def write_cards(path: Path, file: CardFile) -> None:
-    """Write cards, sorted by name."""
+    """Write a file of cards, sorted by name."""
     cards = {name: file.cards[name].to_dict() for name in sorted(file.cards)}
     text = json.dumps({"machine": file.machine, "cards": cards}, indent=1)
     path.write_text(f"{text}\n", encoding="utf-8")

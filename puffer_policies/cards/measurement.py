@@ -1,6 +1,6 @@
 """Measures the card of a policy or wrapper, by building it.
 
-`B` rows, `T` steps. Every figure is of one thread of this machine, on a task of `TASKS`.
+Times are of one thread of this machine, so that they are comparable between policies.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ TASKS: dict[str, Spaces] = {
     "codes": Spaces(MultiDiscrete([8, 8, 8, 8]), Discrete(4)),
     "set": Spaces(Dict(_SET), Discrete(4)),
 }
-"""What cards are measured on: the first that a stack fits is the task of its figures."""
+"""The spaces that cards are measured on. A stack is measured on the first that it fits."""
 
 COUNTED = ("V", "P84")
-"""The reference tasks, for which parameters are counted wherever they fit."""
+"""The reference tasks, on which parameters are counted wherever the stack fits."""
 
 OWN_TASK = "its own smallest"
-"""The task of a policy that fits none of `TASKS`: tiny spaces of the kinds that it declares."""
+"""The task of a policy that fits none of `TASKS`, with tiny spaces of the kinds it declares."""
 
 BATCH = 64
 STEPS = 64
 LARGE = 1024
-"""Numbers in an observation above which it is an image: a pass is then of one step a row."""
+"""The size above which an observation is an image. Its training pass then has one step per row, as
+sequences of images would not fit in the memory of small machines."""
 
 START_SHARE = 0.1
-"""How many steps of the sequences that are compared begin an episode."""
+"""The share of steps that start an episode, in the sequences that are compared with steps."""
 COMPARED_ROWS, COMPARED_DRAWS = 5, 3
 
 TURN_SECONDS = 0.4
@@ -60,7 +61,7 @@ MAX_TURNS = 20
 
 
 def measure_card(name: str, registry: Registry) -> Card:
-    """Build a policy, or a wrapper around Default, and measure it; takes seconds.
+    """Build a policy, or a wrapper around Default, and measure it. Takes seconds.
 
     Args:
         name: a registered name, an expression or a preset.
@@ -69,7 +70,7 @@ def measure_card(name: str, registry: Registry) -> Card:
     Raises:
         PolicyNotFound, AmbiguousName, PolicyRemoved: the name does not lead to one policy.
         PluginError, MissingDependency, ContractError, BuildError: it can't be built.
-        IncompatibleSpace: it fits neither a task nor the spaces that it declares.
+        IncompatibleSpace: it fits neither a task nor spaces of the kinds that it declares.
     """
     spec = PolicySpec.parse(stack_around(name, registry))
     task, blueprint = _first_fit(spec, registry)
@@ -92,11 +93,11 @@ def measure_card(name: str, registry: Registry) -> Card:
 
 
 def count_parameters(policy: nn.Module) -> int:
-    """Return how many numbers a policy trains; shared ones count once."""
+    """Return the number of values that a policy trains. Shared parameters count once."""
     return sum(parameter.numel() for parameter in policy.parameters())
 
 
-# -- what is built ---------------------------------------------------------------------------------
+# -- stacks ---------------------------------------------------------------------------------------
 
 
 def _first_fit(spec: PolicySpec, registry: Registry) -> tuple[str, Blueprint]:
@@ -107,7 +108,7 @@ def _first_fit(spec: PolicySpec, registry: Registry) -> tuple[str, Blueprint]:
     record = registry.get(spec.name, kind="policy")
     raise IncompatibleSpace(
         f"{str(spec)!r} fits none of the tasks that cards are measured on: {', '.join(TASKS)}.",
-        fix=f"Correct what {record.provenance.origin} says of its observations and actions.",
+        fix=f"Correct what {record.provenance.origin} declares of its observations and actions.",
     )
 
 
@@ -130,8 +131,8 @@ def _spaces(spec: PolicySpec, registry: Registry, task: str) -> Spaces:
 
 def _counts(spec: PolicySpec, registry: Registry, task: str) -> dict[str, int]:
     """Return the number of parameters for `task` and for each reference task that fits."""
-    tried = {each: _fitting(spec, registry, each) for each in dict.fromkeys((*COUNTED, task))}
-    return {each: fitting[1] for each, fitting in tried.items() if fitting is not None}
+    fittings = {each: _fitting(spec, registry, each) for each in dict.fromkeys((*COUNTED, task))}
+    return {each: fitting[1] for each, fitting in fittings.items() if fitting is not None}
 
 
 def _weights(policy: nn.Module, *, skipped: str) -> dict[str, Weight]:
@@ -142,7 +143,7 @@ def _weights(policy: nn.Module, *, skipped: str) -> dict[str, Weight]:
     }
 
 
-# -- what is measured ------------------------------------------------------------------------------
+# -- measurements ---------------------------------------------------------------------------------
 
 
 def _parity_error(subject: Subject) -> float:
@@ -151,11 +152,11 @@ def _parity_error(subject: Subject) -> float:
 
 
 def _gap(subject: Subject, policy: nn.Module, seed: int) -> float:
-    seen = subject.observations(COMPARED_ROWS, steps=STEPS, seed=seed)
-    drawn = torch.rand(COMPARED_ROWS, STEPS, generator=torch.Generator().manual_seed(seed))
-    starts = drawn < START_SHARE
-    steps, _ = step_through(subject, policy, seen, starts=starts)
-    return difference(in_sequence(subject, policy, seen, starts=starts), steps)
+    observations = subject.observations(COMPARED_ROWS, steps=STEPS, seed=seed)
+    uniform = torch.rand(COMPARED_ROWS, STEPS, generator=torch.Generator().manual_seed(seed))
+    starts = uniform < START_SHARE
+    steps, _ = step_through(subject, policy, observations, starts=starts)
+    return difference(in_sequence(subject, policy, observations, starts=starts), steps)
 
 
 def _step_ms(subject: Subject) -> float:
@@ -186,21 +187,21 @@ def _training_rows(subject: Subject) -> tuple[int, int]:
 
 
 def _fastest_ms(run: Callable[[], object]) -> float:
-    """Return the CPU milliseconds of the fastest turn: what disturbs a machine only ever adds."""
-    run()
+    """Return the CPU milliseconds of the fastest turn, as a busy machine only ever adds time."""
+    run()  # warms up: the first call compiles, allocates and fills caches
     turns: list[float] = []
     while len(turns) < 2 or (sum(turns) < TURN_SECONDS and len(turns) < MAX_TURNS):
-        begun = time.process_time()
+        start = time.process_time()
         run()
-        turns.append(time.process_time() - begun)
+        turns.append(time.process_time() - start)
     return round(min(turns) * 1e3, 3)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)

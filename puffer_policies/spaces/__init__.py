@@ -1,6 +1,6 @@
-"""Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
+"""Gymnasium spaces: those of an env, the kind of each, and the layout of actions.
 
-Gymnasium's names stand here too, as in ``pufferlib.spaces``.
+Gymnasium's own names can be imported from here as well, as from ``pufferlib.spaces``.
 """
 
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple

@@ -1,8 +1,8 @@
-"""Observation spaces that hold a set of entities, told by their form and by the names of keys.
+"""Observation spaces that hold a set of entities, recognized by their shape and their keys.
 
-`E` entities at most, `F` numbers of each. A set is a Box (E, F), or a Dict with such a Box under
-``entities``. The Dict may have a ``mask`` (E,), 1 where there is an entity and 0 where there is
-none; its other keys describe what the entities have in common.
+A set has at most `E` entities of `F` numbers each. It is a Box (E, F), or a Dict with such a Box
+under ``entities``. The Dict may have a ``mask`` (E,), which is 1 where there is an entity and 0
+elsewhere. Its other keys describe what the entities have in common.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.spaces import described, observation_kind
 
 KIND = "entities"
-"""What a record calls such spaces among the kinds of observation that it reads."""
+"""The kind of such spaces, by which a record declares that its policy reads them."""
 
 ENTITIES, MASK = "entities", "mask"
-"""The keys of a Dict that are read as entities, and as which of them are there."""
+"""The keys of a Dict that hold the entities, and the mask of those that exist."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EntityLayout:
-    """Where the entities of an observation are."""
+    """Where an observation has its entities, and how many of which size."""
 
     num_entities: int
-    """E."""
+    """E, the largest number of entities."""
     num_features: int
-    """F."""
+    """F, the numbers of one entity."""
     key: str = ""
-    """The key that holds the entities; empty if the observation is a tensor of them."""
+    """The key of the entities; empty if the observation is itself their tensor."""
     masked: bool = False
-    """Whether there is a mask."""
+    """Whether the observation has a mask."""
     common: Dict | None = None
-    """The space of what entities have in common."""
+    """The space of what the entities have in common; None if there is nothing."""
 
 
 def observation_kinds(space: Any) -> tuple[str, ...]:
-    """Return every kind of an observation space: its own, and ``entities`` if it holds a set.
+    """Return the kinds of an observation space: its own, and ``entities`` if it holds a set.
 
     Raises:
         IncompatibleSpace: no encoder reads the space.
@@ -51,7 +51,7 @@ def observation_kinds(space: Any) -> tuple[str, ...]:
 
 @singledispatch
 def find_entities(space: Any) -> EntityLayout | None:
-    """Return where a space holds a set of entities; None if it holds none."""
+    """Return the layout of the set of entities in a space; None if it holds none."""
     return None
 
 
@@ -62,16 +62,17 @@ def _(space: Box) -> EntityLayout | None:
 
 @find_entities.register
 def _(space: Dict) -> EntityLayout | None:
-    found = find_entities(space.spaces.get(ENTITIES))
-    masked = MASK in space.spaces
-    if found is None or found.key:
+    layout = find_entities(space.spaces.get(ENTITIES))
+    # A Dict under the key could hold a set of its own, but not one of this space.
+    if layout is None or layout.key:
         return None
-    if masked and not is_mask(space.spaces[MASK], found.num_entities):
+    masked = MASK in space.spaces
+    if masked and not is_mask(space.spaces[MASK], layout.num_entities):
         return None
     common = {name: each for name, each in space.spaces.items() if name not in (ENTITIES, MASK)}
     return EntityLayout(
-        found.num_entities,
-        found.num_features,
+        layout.num_entities,
+        layout.num_features,
         key=ENTITIES,
         masked=masked,
         common=Dict(common) if common else None,
@@ -80,7 +81,7 @@ def _(space: Dict) -> EntityLayout | None:
 
 @singledispatch
 def is_mask(space: Any, num_entities: int) -> bool:
-    """Whether a space says of each entity whether it is there: MultiBinary, or a Box of 0 to 1."""
+    """Return whether a space has a 0 or 1 for each entity: MultiBinary, or a Box from 0 to 1."""
     return False
 
 
@@ -97,17 +98,17 @@ def _(space: Box, num_entities: int) -> bool:
 
 
 def require_entities(space: Any, policy: str) -> EntityLayout:
-    """Return where `space` holds a set of entities.
+    """Return the layout of the set of entities in a space, or refuse the space.
 
     Raises:
-        IncompatibleSpace: with the policy, the space, what holds a set, and a policy that fits.
+        IncompatibleSpace: with the space, what a set looks like, and a policy that fits.
     """
     layout = find_entities(space)
     if layout is None:
         raise IncompatibleSpace(
             f"{policy!r} does not fit the observation space {described(space)}: it is of kind "
             f"{observation_kind(space)!r}, and {policy!r} wants {KIND!r}: a Box (E, F), or a Dict "
-            f"with one as {ENTITIES!r} and, if it has a {MASK!r}, that of (E,) zeros and ones.",
+            f"with one as {ENTITIES!r}, whose {MASK!r}, if it has one, is (E,) zeros and ones.",
             fix="'MultiInput' fits this space.",
         )
     return layout

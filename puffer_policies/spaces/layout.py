@@ -1,8 +1,7 @@
-"""Gymnasium spaces read once: the pair of an env, the kind of each, and the layout of actions.
+"""Gymnasium spaces: those of an env, the kind of each, and the layout of actions.
 
 Every dispatch on the type of a space is here or in `puffer_policies.nn.features`. A package with a
-space of its own registers it there: ``action_layout.register(MySpace)``. Gymnasium's names stand
-here too, as in ``pufferlib.spaces``.
+space of its own registers it with these functions: ``action_layout.register(MySpace)``.
 """
 
 from __future__ import annotations
@@ -24,32 +23,33 @@ MAKER = "puffer_policies.envs.factory:make_for_spaces"
 maker is named here and loaded when somebody asks for the spaces of an id."""
 
 MAX_INTEGER_CHOICES = 4096
-"""Largest range of an integer Box that becomes one categorical choice per element."""
+"""Largest range of an integer Box that becomes one categorical choice per element. A head has an
+output for each option, so a larger one would be all output layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spaces:
-    """A single agent's observation and action space. It serves wherever an env is asked for."""
+    """A single agent's observation and action space. It can be passed wherever an env can."""
 
     observation: gymnasium.Space[Any]
     action: gymnasium.Space[Any]
 
     @property
     def single_observation_space(self) -> gymnasium.Space[Any]:
-        """The name that vector envs and PufferLib use."""
+        """The observation space, by the name that vector envs and PufferLib use."""
         return self.observation
 
     @property
     def single_action_space(self) -> gymnasium.Space[Any]:
-        """The name that vector envs and PufferLib use."""
+        """The action space, by the name that vector envs and PufferLib use."""
         return self.action
 
 
 def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
-    """Return one agent's spaces of a `Spaces`, an Env, a vector env, a PufferLib env or an env id.
+    """Return the spaces of one agent of an env.
 
     Args:
-        env: what has the spaces.
+        env: an Env, a vector env, a PufferLib env, an env id, or `Spaces`.
         make: makes the env of an id; if None, the maker that `MAKER` names, which also knows our
             own ids and those of the packages in `puffer_policies.envs.families`.
 
@@ -64,7 +64,8 @@ def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
             return spaces_of(instance)
         finally:
             instance.close()
-    # Before 1.0, gymnasium's wrappers warn when asked for what only vector envs have.
+    # A vector env has both names, and the plain ones are of the whole batch. Before 1.0,
+    # gymnasium's wrappers warn when they are asked for an attribute that only vector envs have.
     for prefix in ("",) if isinstance(env, gymnasium.Wrapper) else ("single_", ""):
         observation = getattr(env, f"{prefix}observation_space", None)
         action = getattr(env, f"{prefix}action_space", None)
@@ -78,7 +79,7 @@ def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
 
 @singledispatch
 def described(space: Any) -> str:
-    """Return a space in a few words, for messages: a Box without its bounds."""
+    """Return a space as text for messages. A Box comes without its bounds, which can be long."""
     return str(space)
 
 
@@ -91,13 +92,16 @@ def _(space: Box) -> str:
 def observation_kind(space: Any) -> str:
     """Return the kind of an observation space.
 
-    One of ``vector``, ``array``, ``image``, ``discrete``, ``multidiscrete``, ``multibinary``,
-    ``dict``, ``tuple``.
+    Kinds are ``vector``, ``array``, ``image``, ``discrete``, ``multidiscrete``, ``multibinary``,
+    ``dict`` and ``tuple``.
+
+    Raises:
+        IncompatibleSpace: no encoder reads the space.
     """
     raise IncompatibleSpace(
         f"Observation space {described(space)} is of a kind that no encoder reads.",
-        fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple; register others "
-        "with puffer_policies.nn.features.make_features.register.",
+        fix="Encoders read Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple. Register "
+        "other spaces with puffer_policies.nn.features.make_features.register.",
     )
 
 
@@ -119,25 +123,27 @@ for _kind, _space_type in {
 
 
 class Image(Box):
-    """A Box (C, h, w) or (h, w, C) that says which: for images whose shape does not show it."""
+    """A Box that is (C, h, w) or (h, w, C) by declaration, for shapes that leave it open."""
 
     def __init__(self, low: Any, high: Any, *, layout: str, dtype: Any) -> None:
         if layout not in ("CHW", "HWC"):
-            raise IncompatibleSpace(f"An Image's layout is {layout!r}.", fix="Use 'CHW' or 'HWC'.")
+            raise IncompatibleSpace(
+                f"An Image can't have the layout {layout!r}.", fix="Use 'CHW' or 'HWC'."
+            )
         super().__init__(low, high, dtype=dtype)
         self.layout = layout
 
     def __repr__(self) -> str:
-        """Show what a Box shows, and the layout."""
+        """Return the shape, the dtype and the layout."""
         return f"Image({self.shape}, {self.dtype}, {self.layout})"
 
 
 def image_layout(space: Box) -> str:
     """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.
 
-    An image has three axes; its channels are the axis that is smaller than both others, and the
-    last one if both ends are. Ambiguous sizes such as (3, 3, 3) count as no image, unless the space
-    is an `Image`.
+    An image has three axes. Its channels are the first or the last axis, whichever is smaller than
+    both others, and the last if both are. A Box of an ambiguous shape such as (3, 3, 3) is not an
+    image, unless it is an `Image`.
     """
     if isinstance(space, Image):
         return space.layout
@@ -150,7 +156,7 @@ def image_layout(space: Box) -> str:
 
 
 def image_size(space: Any) -> tuple[int, int]:
-    """Return height and width in pixels of a space whose kind is ``image``."""
+    """Return the height and the width in pixels of a space of the kind ``image``."""
     height, width = space.shape[:2] if image_layout(space) == "HWC" else space.shape[1:]
     return int(height), int(width)
 
@@ -163,10 +169,17 @@ def require_kinds(
     actions: tuple[str, ...] = (),
     instead: str = "Default",
 ) -> None:
-    """Refuse spaces that `policy` is not made for; `instead` fits. An empty tuple means any.
+    """Refuse spaces that `policy` can't read or serve.
+
+    Args:
+        spaces: those that it is built for.
+        policy: its name.
+        observations: the kinds that it reads; any if empty.
+        actions: the kinds that it serves; any if empty.
+        instead: the name of a policy that fits.
 
     Raises:
-        IncompatibleSpace: with the policy, the space, the kinds it reads and the other policy.
+        IncompatibleSpace: with the space, its kind, the kinds of the policy, and `instead`.
     """
     if observations:
         kind = observation_kind(spaces.observation)
@@ -176,21 +189,21 @@ def require_kinds(
         _require(policy, f"action space {spaces.action}", kind, actions, instead)
 
 
-def _require(policy: str, space: str, kind: str, wanted: tuple[str, ...], instead: str) -> None:
-    if kind not in wanted:
+def _require(policy: str, space: str, kind: str, kinds: tuple[str, ...], instead: str) -> None:
+    if kind not in kinds:
         raise IncompatibleSpace(
             f"{policy!r} does not fit the {space}: it is of kind {kind!r}, and {policy!r} wants "
-            f"{' or '.join(map(repr, wanted))}.",
+            f"{' or '.join(map(repr, kinds))}.",
             fix=f"{instead!r} fits this space.",
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionLayout:
-    """How an action space is parametrised, and how samples become its members.
+    """How a policy acts in an action space, and how its actions become members of the space.
 
-    A policy's action is (N,) int64 for one choice, (N, K) int64 for several, and
-    (N, *shape) float32 for Box.
+    A policy's actions are (N,) int64 for one choice, (N, K) int64 for K choices, and
+    (N, *shape) float32 for a Box of real numbers.
     """
 
     kind: str
@@ -200,11 +213,13 @@ class ActionLayout:
     dtype: np.dtype[Any]
     """Dtype of a member."""
     nvec: tuple[int, ...] = ()
-    """Number of options of each choice; empty if continuous."""
+    """Number of options of each choice; empty for real numbers."""
     start: np.ndarray | None = None
     """First option of each choice, shaped like a member."""
     low: np.ndarray | None = None
+    """Lower bounds of real numbers."""
     high: np.ndarray | None = None
+    """Upper bounds of real numbers."""
 
     @property
     def is_continuous(self) -> bool:
@@ -213,13 +228,16 @@ class ActionLayout:
 
     @property
     def policy_shape(self) -> tuple[int, ...]:
-        """Shape of one action as a policy draws it."""
+        """Shape of one action as the policy returns it."""
         if self.is_continuous:
             return self.shape
         return () if self.kind == "discrete" else (len(self.nvec),)
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """(N, ...) actions of the policy -> (N, *shape) members of the space. Boxes are clipped."""
+        """(N, ...) actions of the policy -> (N, *shape) members of the space.
+
+        Real numbers are clipped to the bounds, as a Gaussian has none.
+        """
         members = actions.reshape(len(actions), *self.shape)
         if self.is_continuous:
             members = np.clip(members, self.low, self.high)
@@ -230,15 +248,15 @@ class ActionLayout:
 
 @singledispatch
 def action_layout(space: Any) -> ActionLayout:
-    """Return how actions of `space` are parametrised.
+    """Return the layout of an action space.
 
     Raises:
         IncompatibleSpace: no head serves the space.
     """
     raise IncompatibleSpace(
         f"Action space {described(space)} is of a kind that no head serves.",
-        fix="Known are Discrete, MultiDiscrete, MultiBinary and Box; flatten others in the env, or "
-        "register them with puffer_policies.spaces.action_layout.register.",
+        fix="Heads serve Discrete, MultiDiscrete, MultiBinary and Box. Flatten other spaces in the "
+        "env, or register them with puffer_policies.spaces.action_layout.register.",
     )
 
 
@@ -250,7 +268,7 @@ def _(space: Discrete) -> ActionLayout:
 
 @action_layout.register
 def _(space: MultiDiscrete) -> ActionLayout:
-    # `start` came after gymnasium 0.29.
+    # Gymnasium 0.29 has no `start`.
     start = np.broadcast_to(np.asarray(getattr(space, "start", 0), dtype=np.int64), space.shape)
     nvec = tuple(int(n) for n in space.nvec.reshape(-1))
     return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, start)
@@ -271,12 +289,12 @@ def _(space: Box) -> ActionLayout:
 
 
 def _integer_layout(space: Box) -> ActionLayout:
-    # In floats first: the width of the whole int64 overflows int64.
+    # Floats, because the width of the whole range of int64 overflows int64.
     options = space.high.astype(np.float64) - space.low.astype(np.float64) + 1
     if not space.is_bounded() or options.max(initial=1) > MAX_INTEGER_CHOICES:
         raise IncompatibleSpace(
             f"Action space {described(space)} has over {MAX_INTEGER_CHOICES} integers in one "
-            "element: too many for a choice, and no continuous head draws integers.",
+            "element, which are too many for a choice, and no continuous head draws integers.",
             fix="Use a float Box, or Discrete or MultiDiscrete with fewer options.",
         )
     nvec = tuple(int(n) for n in options.reshape(-1))
