@@ -82,7 +82,8 @@ def _malformed(path: Path, text: str, message: str) -> ConfigError:
     place = _ERROR_PLACE.search(message)
     if place:
         where = f"{path}:{place[1]}:{place[2]}"
-        line = _line(text, int(place[1])).strip()
+        lines = [*text.splitlines(), ""]  # the place may be behind the last line
+        line = lines[min(int(place[1]), len(lines)) - 1].strip()
     else:
         # tomllib says "(at end of document)" where it found no end.
         where, line = f"{path}:{text.count(chr(10)) + 1}", ""
@@ -97,11 +98,6 @@ def _fix(reason: str) -> str:
     if reason.startswith("Invalid value"):
         return "Text needs quotes in TOML; numbers, true and false stand without."
     return ""
-
-
-def _line(text: str, number: int) -> str:
-    lines = text.splitlines()
-    return lines[number - 1] if number <= len(lines) else ""
 
 
 def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from puffer_policies.errors import (
@@ -219,20 +219,23 @@ def _absent(name: str, names: list[str]) -> PluginError:
 def _add_declared(registry: Registry, package: Package) -> None:
     """Register what a package declares as data; nothing of it is imported."""
     for entry in package.values(MANIFEST):
-        _attempt(registry, package, partial(_add_manifest, registry, package, entry.value))
-    for record in package.records():
-        _attempt(registry, package, partial(registry.add, record))
+        with _errors_of(package, registry):
+            path = manifest_path(entry.value)
+            read_catalog(path, package.place(str(path))).add_to(registry)
+    _add_records(registry, package, package.records())
 
 
-def _add_manifest(registry: Registry, package: Package, value: str) -> None:
-    path = manifest_path(value)
-    read_catalog(path, package.place(str(path))).add_to(registry)
+def _add_records(registry: Registry, package: Package, records: Iterable[Record]) -> None:
+    for record in records:
+        with _errors_of(package, registry):
+            registry.add(record)
 
 
-def _attempt(registry: Registry, package: Package, step: Callable[[], None]) -> None:
-    """Run a step of a package's registration; its error does not reach other packages."""
+@contextlib.contextmanager
+def _errors_of(package: Package, registry: Registry) -> Iterator[None]:
+    """Keep an error as this package's: its other names and other packages go on."""
     try:
-        step()
+        yield
     except PolicyError as error:
         registry.errors.append(package.failure(error))
 
@@ -249,8 +252,7 @@ def _add_plugins(registry: Registry, package: Package) -> list[Plugin]:
         else:
             loaded.append(plugin)
             registry.errors += misspelled
-            for record in records:
-                _attempt(registry, package, partial(registry.add, record))
+            _add_records(registry, package, records)
         registry.timings[f"{package.distribution}:{plugin.name}"] = timing_since(start, had_torch)
     return loaded
 

@@ -112,7 +112,11 @@ def _follow(book: Book, query: str, name: str, trail: tuple[Pointer, ...]) -> Re
         rule = book.block(entries[0])
         return Resolution(name=query, verdict="blocked", entries=entries, trail=trail, rule=rule)
     rule = None if distribution else book.settled.get(bare)
-    winners = _settled(allowed, rule) if rule else _strongest(allowed)
+    if rule:
+        winners = [entry for entry in allowed if entry.provenance.distribution == rule.text]
+    else:  # those of the strongest layer, which come first
+        top = allowed[0].provenance.layer
+        winners = [entry for entry in allowed if entry.provenance.layer == top]
     if len(winners) != 1:
         verdict: Verdict = "ambiguous" if winners else "broken"
         return Resolution(name=query, verdict=verdict, entries=entries, trail=trail, rule=rule)
@@ -148,23 +152,11 @@ def _successor(book: Book, pointer: Pointer) -> str:
     return own if book.named(name, distribution) and not is_itself else pointer.text
 
 
-def _settled(entries: list[Entry], rule: Rule) -> list[Entry]:
-    return [entry for entry in entries if entry.provenance.distribution == rule.text]
-
-
-def _strongest(entries: list[Entry]) -> list[Entry]:
-    """Return the entries of the strongest layer that offers the name."""
-    top = entries[0].provenance.layer
-    return [entry for entry in entries if entry.provenance.layer == top]
-
-
 def _verdict(book: Book, query: str, record: Record, trail: tuple[Pointer, ...]) -> Verdict:
     if any(pointer.kind == "deprecated" for pointer in trail):
         return "deprecated"
     if trail:
         return "alias"
-    return "shadowed" if "/" in query and not _owns_bare_name(book, record) else "found"
-
-
-def _owns_bare_name(book: Book, record: Record) -> bool:
-    return _follow(book, record.name, record.name, ()).record is record
+    if "/" in query and resolve(book, record.name).record is not record:
+        return "shadowed"
+    return "found"

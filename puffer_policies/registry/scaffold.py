@@ -142,15 +142,12 @@ def _require_free(into: Path, folder: Path) -> None:
         raise ConfigError(f"{into} is a file, not a folder to write into.")
     if not into.is_dir():
         raise ConfigError(f"There is no folder {into} to write into.", fix=f"mkdir -p {into}")
-    if folder.is_symlink() or (folder.exists() and not _is_empty_folder(folder)):
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.is_symlink() or (folder.exists() and not is_empty):
         raise ConfigError(
             f"{folder} is there already; nothing was written.",
             fix="Take another name, or another folder with --into.",
         )
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _template_text(name: str) -> str:
