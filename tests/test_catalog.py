@@ -16,7 +16,7 @@ ACME = Provenance(layer=Layer.PLUGIN, distribution="acme-nets", version="1.2")
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_registry(tmp_path):
     """Return a function that writes a registry.toml and gives its path."""
 
     def write(text):
@@ -36,9 +36,9 @@ def refusal(path, place=PROJECT):
 # -- TOML files ----------------------------------------------------------------------------------
 
 
-def test_a_key_knows_its_line(written):
+def test_a_key_knows_its_line(write_registry):
     file = read_toml(
-        written(
+        write_registry(
             '''\
             top = 1
             [a]  # comment
@@ -79,7 +79,7 @@ def test_a_key_knows_its_line(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "said"),
+    ("text", "place", "expected"),
     [
         ("a = 1\na = 2\n", ":2:6", "may stand in a file only once"),
         ("[a]\nb = 1\n[a]", ":3:3", "may stand in a file only once"),
@@ -88,11 +88,11 @@ def test_a_key_knows_its_line(written):
         ("a = 1\nb", ":2", "this is not TOML"),
     ],
 )
-def test_malformed_toml_is_told_by_line_and_column(written, text, place, said):
+def test_malformed_toml_is_told_by_line_and_column(write_registry, text, place, expected):
     with pytest.raises(ConfigError) as caught:
-        read_toml(written(text))
+        read_toml(write_registry(text))
     assert f"registry.toml{place}" in str(caught.value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path):
@@ -116,9 +116,9 @@ def test_files_that_can_not_be_read_say_why(tmp_path):
 # -- registry.toml -------------------------------------------------------------------------------
 
 
-def test_the_format_in_the_docstring_is_read(written):
+def test_the_format_in_the_docstring_is_read(write_registry):
     text = re.search(r"```toml\n(.*)```", FORMAT, re.DOTALL)[1]
-    catalog = read_catalog(written(text), PROJECT)
+    catalog = read_catalog(write_registry(text), PROJECT)
     net, wrapper = catalog.records
     assert isinstance(net, PolicyRecord)
     assert net.defaults == {"hidden_size": 256}
@@ -132,15 +132,15 @@ def test_the_format_in_the_docstring_is_read(written):
     assert [limit.specifier for limit in catalog.requirements] == [">=1.2"]
 
 
-def test_a_record_knows_its_line_and_whose_it_is(written):
-    path = written('schema = 1\n\n[policies.Net]\ntarget = "acme.nets:Net"\n')
+def test_a_record_knows_its_line_and_whose_it_is(write_registry):
+    path = write_registry('schema = 1\n\n[policies.Net]\ntarget = "acme.nets:Net"\n')
     (record,) = read_catalog(path, ACME).records
     assert record.provenance.origin == f"{path}:3"
     assert record.qualified_name == "acme-nets/Net"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "expected"),
     [
         ('[policies.Net]\ntraget = "a:B"', 3, "unknown key 'traget'. Did you mean 'target'?"),
         ("[policy.Net]", 2, "unknown key 'policy'. Did you mean 'policies'?"),
@@ -185,15 +185,15 @@ def test_a_record_knows_its_line_and_whose_it_is(written):
         ("distribution = 3", 2, "3 is not a distribution name"),
     ],
 )
-def test_an_offence_is_told_by_line(written, text, line, said):
-    told = refusal(written(f"schema = 1\n{text}\n"))
-    assert f"registry.toml:{line}: " in told
-    assert said in told
-    assert "\n" not in told
+def test_an_offence_is_told_by_line(write_registry, text, line, expected):
+    text = refusal(write_registry(f"schema = 1\n{text}\n"))
+    assert f"registry.toml:{line}: " in text
+    assert expected in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
-    ("first", "said"),
+    ("first", "expected"),
     [
         ("", "write `schema = 1` as its first line"),
         ("schema = 2", "has schema 2, this puffer_policies reads 1: upgrade"),
@@ -201,39 +201,39 @@ def test_an_offence_is_told_by_line(written, text, line, said):
         ("schema = true", "schema should be 1, got True"),
     ],
 )
-def test_another_schema_is_refused_before_anything_else(written, first, said):
-    assert said in refusal(written(f"{first}\n[nonsense]\n"))
+def test_another_schema_is_refused_before_anything_else(write_registry, first, expected):
+    assert expected in refusal(write_registry(f"{first}\n[nonsense]\n"))
 
 
-def test_all_offences_of_a_file_come_in_one_error(written):
-    told = refusal(written("schema = 1\n[zzz]\n[policies.a]\n[alias]\nB = 2\n"))
-    assert "has 3 errors:" in told
-    assert [int(n) for n in re.findall(r"registry.toml:(\d+): ", told)] == [2, 3, 5]
+def test_all_offences_of_a_file_come_in_one_error(write_registry):
+    text = refusal(write_registry("schema = 1\n[zzz]\n[policies.a]\n[alias]\nB = 2\n"))
+    assert "has 3 errors:" in text
+    assert [int(n) for n in re.findall(r"registry.toml:(\d+): ", text)] == [2, 3, 5]
 
 
-def test_one_name_in_two_tables_is_an_offence(written):
-    told = refusal(
-        written("schema = 1\n[policies.Net]\ntarget = 'a:B'\n[removed]\nNet = 'it went'\n")
+def test_one_name_in_two_tables_is_an_offence(write_registry):
+    text = refusal(
+        write_registry("schema = 1\n[policies.Net]\ntarget = 'a:B'\n[removed]\nNet = 'it went'\n")
     )
-    assert "registry.toml:5: 'Net' stands in [policies] too" in told
+    assert "registry.toml:5: 'Net' stands in [policies] too" in text
 
 
 @pytest.mark.parametrize(
     "table", ["[resolve]\nA = 'b'", "[block]\nnames = ['A']", "[require]\na = '>1'"]
 )
-def test_a_package_manifest_can_not_rule_over_names(written, table):
-    told = refusal(written(f"schema = 1\n{table}\n"), ACME)
-    assert "registry.toml:2: " in told
-    assert "for a user's or a project's registry.toml" in told
+def test_a_package_manifest_can_not_rule_over_names(write_registry, table):
+    text = refusal(write_registry(f"schema = 1\n{table}\n"), ACME)
+    assert "registry.toml:2: " in text
+    assert "for a user's or a project's registry.toml" in text
 
 
-def test_a_package_manifest_can_not_override(written):
-    path = written("schema = 1\n[policies.Net]\ntarget = 'a:B'\noverride = true\n")
+def test_a_package_manifest_can_not_override(write_registry):
+    path = write_registry("schema = 1\n[policies.Net]\ntarget = 'a:B'\noverride = true\n")
     assert "registry.toml:4: override: a package can't" in refusal(path, ACME)
     assert read_catalog(path, PROJECT).records[0].override
 
 
-def test_a_manifest_of_another_package_is_refused(written):
-    path = written("schema = 1\ndistribution = 'other'\n")
+def test_a_manifest_of_another_package_is_refused(write_registry):
+    path = write_registry("schema = 1\ndistribution = 'other'\n")
     assert "manifest is of 'other', but 'acme-nets'" in refusal(path, ACME)
-    assert read_catalog(written("schema = 1\ndistribution = 'Acme_Nets'\n"), ACME)
+    assert read_catalog(write_registry("schema = 1\ndistribution = 'Acme_Nets'\n"), ACME)

@@ -91,17 +91,17 @@ def test_a_decorated_method_is_judged_by_what_it_wraps():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "expected"),
     [
         ("hidden_size", 4.0, "hidden_size should be int, got 4.0"),
         ("hidden_size", True, "hidden_size should be int, got True"),
         ("is_continuous", 0, "is_continuous should be bool, got 0"),
     ],
 )
-def test_attributes_of_the_wrong_type_are_offences(name, value, said):
+def test_attributes_of_the_wrong_type_are_offences(name, value, expected):
     policy = Good()
     setattr(policy, name, value)
-    assert missing_members(policy) == [said]
+    assert missing_members(policy) == [expected]
 
 
 def test_the_error_lists_every_offence_at_once():

@@ -108,7 +108,7 @@ def install_plugin(site, body, *, distribution="acme-plugin"):
     )
 
 
-def told(registry):
+def error_text(registry):
     return "\n".join(map(str, registry.errors))
 
 
@@ -287,7 +287,7 @@ def test_the_manifest_of_a_namespace_package_is_found_in_any_of_its_folders(site
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         ("acme:gone.toml", "acme/gone.toml"),
         ("nowhere_at_all:registry.toml", "there is no package 'nowhere_at_all'"),
@@ -295,14 +295,14 @@ def test_the_manifest_of_a_namespace_package_is_found_in_any_of_its_folders(site
         ("acme", "can't be read"),
     ],
 )
-def test_a_manifest_that_is_not_there_is_an_error_of_its_package(site, find, value, said):
+def test_a_manifest_that_is_not_there_is_an_error_of_its_package(site, find, value, expected):
     site.install(
         "acme-nets",
         entry_points={"manifest": {"acme": value}, "policies": {"Net": "a:B"}},
         files={"acme/__init__.py": ""},
     )
     registry = find()
-    assert said in told(registry)
+    assert expected in error_text(registry)
     assert registry.errors[0].distribution == "acme-nets"
     assert registry.get("Net")
 
@@ -314,7 +314,7 @@ def test_a_wrong_manifest_is_told_by_line_and_registers_nothing(site, find):
         files={"acme/__init__.py": "", "acme/registry.toml": MANIFEST + "zzz = 1\n"},
     )
     registry = find()
-    assert "registry.toml:7" in told(registry)
+    assert "registry.toml:7" in error_text(registry)
     assert registry.names("policy") == BUILTINS
     with pytest.raises(PolicyNotFound, match=r"acme-nets 1\.0"):
         registry.get("Net")
@@ -347,7 +347,7 @@ def test_a_plugin_registers_by_its_hook(site, find):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
         ("1 / 0", "Importing it failed: ZeroDivisionError"),
         ("raise SystemExit('no licence')", "SystemExit: no licence"),
@@ -359,12 +359,12 @@ def test_a_plugin_registers_by_its_hook(site, find):
         (PLUGIN.replace("summary=", "sumary="), "unexpected keyword argument 'sumary'"),
     ],
 )
-def test_a_plugin_that_breaks_breaks_alone_and_leaves_no_name(site, find, body, said):
+def test_a_plugin_that_breaks_breaks_alone_and_leaves_no_name(site, find, body, expected):
     install_plugin(site, body)
     install_plugin(site, PLUGIN.replace("Made", "Other"), distribution="zeta")
     registry = find()
     (error,) = registry.errors
-    assert said in str(error)
+    assert expected in str(error)
     assert "acme-plugin 1.0" in str(error)
     assert (error.distribution, error.version) == ("acme-plugin", "1.0")
     assert error.__cause__ is not None
@@ -377,15 +377,15 @@ def test_a_misspelt_hook_is_reported_with_the_nearest_and_the_rest_works(site, f
     misspelt = "\n    @hookimpl\n    def register_polices(registrar): ...\n"
     install_plugin(site, PLUGIN + misspelt)
     registry = find()
-    assert "'register_polices', which does not exist" in told(registry)
-    assert "Did you mean 'register_policies'" in told(registry)
+    assert "'register_polices', which does not exist" in error_text(registry)
+    assert "Did you mean 'register_policies'" in error_text(registry)
     assert registry.get("Made")
 
 
 def test_a_record_that_is_wrong_does_not_take_the_others_along(site, find):
     install_plugin(site, PLUGIN.replace('"Wrapped",', '"not a name",'))
     registry = find()
-    assert "'not a name'" in told(registry)
+    assert "'not a name'" in error_text(registry)
     assert registry.get("Made")
 
 
@@ -432,7 +432,7 @@ def test_a_hook_that_raises_after_a_build_is_kept_and_warned_of(site, find):
     registry = find()
     with pytest.warns(RuntimeWarning, match="Its hook policy_built failed: ZeroDivisionError"):
         registry.hooks.policy_built("policy", "spec")
-    assert "policy_built" in told(registry)
+    assert "policy_built" in error_text(registry)
     with pytest.raises(PluginError):
         find(strict=True).hooks.policy_built("policy", "spec")
 
@@ -461,8 +461,8 @@ def test_a_list_loads_only_its_packages(site, find, listed):
 def test_a_listed_package_that_is_not_there_is_reported_with_the_nearest(site, find):
     site.install("acme-nets", **GOOD)
     registry = find(environ={"PUFFER_POLICIES_PLUGINS": "acme-net"})
-    assert "'acme-net'" in told(registry)
-    assert "Did you mean 'acme-nets'" in told(registry)
+    assert "'acme-net'" in error_text(registry)
+    assert "Did you mean 'acme-nets'" in error_text(registry)
     with pytest.raises(ConfigError, match="should be a list"):
         find(plugins="acme-nets")
 
@@ -517,7 +517,7 @@ def test_another_tool_file_is_skipped_and_said_so(tmp_path, find):
     write_files(tmp_path, {"registry.toml": "[crates]\nio = 1\n"})
     registry = find(cwd=tmp_path)
     assert registry.names("policy") == BUILTINS
-    assert "has no schema, so it was taken for another tool's file" in told(registry)
+    assert "has no schema, so it was taken for another tool's file" in error_text(registry)
 
 
 def test_the_variable_names_the_file_or_none(tmp_path, find):
@@ -574,20 +574,20 @@ def test_a_blocked_package_is_listed_but_its_plugin_never_imported(site, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"),
+    ("limit", "expected"),
     [
         ("acme-nets = '>=2'", "Acme-nets >=2 is required, and 1.0 is installed"),
         ("gone-nets = '>=2'", "Gone-nets >=2 is required, and it is not installed"),
     ],
 )
 def test_a_version_limit_that_is_missed_is_reported_with_the_cure(
-    site, tmp_path, find, limit, said
+    site, tmp_path, find, limit, expected
 ):
     site.install("acme-nets", **GOOD)
     write_files(tmp_path, {"work/registry.toml": f"schema = 1\n[require]\n{limit}\n"})
     registry = find()
-    assert said in told(registry)
-    assert "pip install '" in told(registry)
+    assert expected in error_text(registry)
+    assert "pip install '" in error_text(registry)
     if limit.startswith("acme"):
         with pytest.raises(PolicyNotFound, match=r"is required[\s\S]*registry.toml:3"):
             registry.get("Net")
@@ -605,14 +605,16 @@ def test_a_version_limit_that_is_kept_says_nothing(site, tmp_path, find):
 
 
 def test_the_default_registry_is_one_for_every_thread(fresh_default):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(default_registry())) for _ in range(8)]
+    registries = []
+    threads = [
+        threading.Thread(target=lambda: registries.append(default_registry())) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(map(id, found))) == 1
-    assert len(found) == 8
+    assert len(set(map(id, registries))) == 1
+    assert len(registries) == 8
 
 
 def test_decorating_in_one_thread_does_not_wait_for_another_that_discovers(

@@ -24,7 +24,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-def found_in(registry: Registry, *, slow_seconds: float = 60.0) -> dict[str, Finding]:
+def findings_of(registry: Registry, *, slow_seconds: float = 60.0) -> dict[str, Finding]:
     findings = examine(registry, slow_seconds=slow_seconds)
     return {f.subject: f for f in findings if not f.subject.startswith("puffer-policies/")}
 
@@ -41,7 +41,7 @@ def test_a_healthy_package_is_ok(site):
     site.install(
         "acme", entry_points={"policies": {"Net": "acme_a:Net"}}, files={"acme_a.py": GOOD}
     )
-    assert found_in(discovered("acme"))["acme/Net"].verdict == "ok"
+    assert findings_of(discovered("acme"))["acme/Net"].verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_healthy_package_is_ok(site):
 )
 def test_what_ails_a_package_is_named(site, source, verdict, detail):
     site.install("ill", entry_points={"policies": {"Net": "ill_a:Net"}}, files={"ill_a.py": source})
-    finding = found_in(discovered("ill"))["ill/Net"]
+    finding = findings_of(discovered("ill"))["ill/Net"]
     assert finding.verdict == verdict
     assert detail in finding.detail
 
@@ -66,9 +66,9 @@ def test_a_missing_extra_is_no_problem_but_a_broken_import_is(site):
     site.install("ill", entry_points={"policies": {"A": "ill_b:A", "B": "ill_c:B"}})
     Path(site.folder, "ill_b.py").write_text("import no_such_module_anywhere")
     Path(site.folder, "ill_c.py").write_text("1 / 0")
-    found = found_in(discovered("ill"))
-    assert not found["ill/A"].is_problem
-    assert found["ill/B"].is_problem
+    findings = findings_of(discovered("ill"))
+    assert not findings["ill/A"].is_problem
+    assert findings["ill/B"].is_problem
 
 
 def test_a_slow_import_is_called_slow(site):
@@ -76,7 +76,7 @@ def test_a_slow_import_is_called_slow(site):
     site.install(
         "slow", entry_points={"policies": {"Net": "slow_a:Net"}}, files={"slow_a.py": slow}
     )
-    finding = found_in(discovered("slow"), slow_seconds=0.1)["slow/Net"]
+    finding = findings_of(discovered("slow"), slow_seconds=0.1)["slow/Net"]
     assert finding.verdict == "slow"
 
 
@@ -103,7 +103,7 @@ def test_a_blocked_package_is_not_imported(site, tmp_path):
     )
     own = tmp_path / "registry.toml"
     own.write_text('schema = 1\n[block]\nnames = ["bad/Net"]\n')
-    finding = found_in(discovered("bad", PUFFER_POLICIES_REGISTRY=str(own)))["bad/Net"]
+    finding = findings_of(discovered("bad", PUFFER_POLICIES_REGISTRY=str(own)))["bad/Net"]
     assert finding.verdict == "blocked"
     assert not finding.is_problem
     assert "bad_a" not in sys.modules
@@ -118,17 +118,17 @@ def test_a_plug_in_that_imports_torch_is_found_out(site):
     code = (
         "from puffer_policies.registry import discover\n"
         "from puffer_policies.registry.doctor import examine\n"
-        "found = examine(discover(plugins=['heavy']))\n"
-        "print([f.verdict for f in found if f.subject.startswith('heavy')])"
+        "findings = examine(discover(plugins=['heavy']))\n"
+        "print([f.verdict for f in findings if f.subject.startswith('heavy')])"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(site.folder), "PATH": "", "HOME": str(site.folder)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "['imports torch']"
+    assert result.stdout.strip() == "['imports torch']"
 
 
 def test_problems_come_first():
@@ -145,8 +145,8 @@ def test_an_alias_or_a_preset_that_leads_nowhere_is_found(tmp_path):
         '[presets.small]\npolicy = "Nope"\n[presets.round]\npolicy = "round"\n'
         '[presets.fine]\npolicy = "LSTMWrapper(Default)"\n'
     )
-    found = examine(discover(plugins=(), environ={}, cwd=tmp_path))
-    ill = {finding.subject: finding for finding in found if finding.is_problem}
+    findings = examine(discover(plugins=(), environ={}, cwd=tmp_path))
+    ill = {finding.subject: finding for finding in findings if finding.is_problem}
     assert sorted(ill) == ["project/Tiny", "project/round", "project/small"]
     assert {finding.verdict for finding in ill.values()} == {"broken"}
     assert "'Nope'" in ill["project/small"].detail

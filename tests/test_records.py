@@ -90,8 +90,8 @@ def test_a_module_that_breaks_at_import_is_a_plugin_error_with_its_cause(tmp_pat
 def test_a_file_beside_a_registry_file_can_be_imported_but_shadows_nothing(tmp_path):
     with site_in(tmp_path / "elsewhere"):
         write_files(tmp_path, {"my_own_nets.py": "class Net: ...", "json.py": "1 / 0"})
-        found = policy(target="my_own_nets:Net", search_path=str(tmp_path)).load()
-        assert found.__module__ == "my_own_nets"
+        cls = policy(target="my_own_nets:Net", search_path=str(tmp_path)).load()
+        assert cls.__module__ == "my_own_nets"
         assert policy(target="json:JSONDecoder", search_path=str(tmp_path)).load()
 
 

@@ -431,11 +431,11 @@ def test_a_spawned_worker_resolves_every_name_as_its_parent():
     results = context.SimpleQueue()
     worker = context.Process(target=answer_in_worker, args=(registry, results))
     worker.start()
-    told, loaded = results.get()
+    explanations, loaded = results.get()
     worker.join()
     results.close()
     assert worker.exitcode == 0
-    assert told == answers(registry)
+    assert explanations == answers(registry)
     assert loaded == "TopLevel"
 
 

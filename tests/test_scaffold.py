@@ -73,10 +73,10 @@ def test_the_import_name_of_another_distribution_is_taken(tmp_path):
 
 
 def test_the_package_is_written_into_a_folder_of_its_name(tmp_path):
-    written = write_package("Acme_Policies", into=tmp_path)
-    assert written.folder == tmp_path / "acme-policies"
-    assert files_of(tmp_path) == sorted(f"acme-policies/{name}" for name in written.files)
-    assert "src/acme_policies/nets.py" in written.files
+    scaffold = write_package("Acme_Policies", into=tmp_path)
+    assert scaffold.folder == tmp_path / "acme-policies"
+    assert files_of(tmp_path) == sorted(f"acme-policies/{name}" for name in scaffold.files)
+    assert "src/acme_policies/nets.py" in scaffold.files
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -86,15 +86,15 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
 def test_nothing_is_overwritten(tmp_path, kind):
-    target, kept = tmp_path / "acme", tmp_path / "kept"
-    kept.mkdir()
+    target, elsewhere = tmp_path / "acme", tmp_path / "elsewhere"
+    elsewhere.mkdir()
     if kind == "folder":
         target.mkdir()
         (target / "notes.txt").write_text("mine")
     elif kind == "file":
         target.write_text("mine")
     else:
-        target.symlink_to(kept)
+        target.symlink_to(elsewhere)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="is there already; nothing was written"):
         write_package("acme", into=tmp_path)
@@ -109,11 +109,11 @@ def test_a_missing_parent_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch, error):
-    write, written = Path.write_text, []
+    write, paths = Path.write_text, []
 
     def fail_at_the_fourth(path, *args, **kwargs):
-        written.append(path)
-        if len(written) == 4:
+        paths.append(path)
+        if len(paths) == 4:
             raise error
         return write(path, *args, **kwargs)
 
@@ -121,7 +121,7 @@ def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch, error):
     expected = ConfigError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         write_package("acme", into=tmp_path)
-    assert len(written) == 4
+    assert len(paths) == 4
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,9 +140,9 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_no_name_of_the_template_is_left(tmp_path):
-    written = write_package("acme", into=tmp_path)
-    for name in written.files:
-        text = f"{name}\n{(written.folder / name).read_text()}"
+    scaffold = write_package("acme", into=tmp_path)
+    for name in scaffold.files:
+        text = f"{name}\n{(scaffold.folder / name).read_text()}"
         assert not [token for token in TEMPLATE_NAMES if token in text], name
 
 
@@ -191,9 +191,9 @@ def test_new_shows_every_derived_name(in_an_empty_folder, capsys):
 def test_new_as_json_lists_the_files(in_an_empty_folder, capsys):
     (in_an_empty_folder / "a folder").mkdir()
     assert main(["new", "acme", "--into", "a folder", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["policy"] == "acme/AcmeNet"
-    assert all((in_an_empty_folder / told["folder"] / name).is_file() for name in told["files"])
+    data = json.loads(capsys.readouterr().out)
+    assert data["policy"] == "acme/AcmeNet"
+    assert all((in_an_empty_folder / data["folder"] / name).is_file() for name in data["files"])
 
 
 def test_a_refused_name_is_exit_code_2(in_an_empty_folder, capsys):
@@ -219,5 +219,5 @@ def test_python_dash_m_fills_an_empty_folder_in_the_working_directory(tmp_path):
 
 
 def files_of(folder: Path) -> list[str]:
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    paths = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.trainer
 
 
 def run(environment: Environment, command: str, folder: Path) -> str:
-    done = environment.run(command, cwd=folder)
-    assert done.returncode == 0, f"$ {command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    result = environment.run(command, cwd=folder)
+    assert result.returncode == 0, f"$ {command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,14 @@ def test_an_installed_package_is_listed(installed):
 
 def test_an_installed_package_passes_the_suite(installed):
     environment, _, work = installed
-    told = run(environment, "puffer-policies check acme-policies/AcmeNet --env CartPole-v1", work)
-    assert " failed" not in told
+    output = run(environment, "puffer-policies check acme-policies/AcmeNet --env CartPole-v1", work)
+    assert " failed" not in output
 
 
 def test_an_installed_package_passes_its_own_tests(installed):
     environment, source, _ = installed
-    told = run(environment, "pytest -q -p no:cacheprovider -k array-discrete", source)
-    assert " passed" in told
+    output = run(environment, "pytest -q -p no:cacheprovider -k array-discrete", source)
+    assert " passed" in output
 
 
 def test_a_broken_policy_fails_its_packages_own_tests(tmp_path):
@@ -72,17 +72,16 @@ def test_a_broken_policy_fails_its_packages_own_tests(tmp_path):
     nets = source / "src" / "acme" / "nets.py"
     nets.write_text(nets.read_text().replace("return hidden\n", "return hidden.detach()\n"))
     run(environment, "pip install --no-deps -e .", source)
-    done = environment.run("pytest -q -x -p no:cacheprovider", cwd=source)
-    assert done.returncode == 1, done.stdout[-2000:]
+    result = environment.run("pytest -q -x -p no:cacheprovider", cwd=source)
+    assert result.returncode == 1, result.stdout[-2000:]
 
 
-def test_an_installed_package_trains(installed):
+def test_an_installed_package_trains_inside_a_memory(installed):
+    """Without one it is trained below."""
     environment, _, work = installed
-    name = "--policy-name acme-policies/AcmeNet"
-    told = run(environment, f"puffer-policies train CartPole-v1 {name} {QUICK}", work)
-    assert "return" in told
-    wrapped = f"{name} --rnn-name LSTMWrapper"
-    run(environment, f"puffer-policies train CartPole-v1 {wrapped} {QUICK}", work)
+    names = "--policy-name acme-policies/AcmeNet --rnn-name LSTMWrapper"
+    output = run(environment, f"puffer-policies train CartPole-v1 {names} {QUICK}", work)
+    assert "return" in output
 
 
 def test_the_four_commands_work_from_an_empty_folder(tmp_path):
@@ -90,14 +89,14 @@ def test_the_four_commands_work_from_an_empty_folder(tmp_path):
     work.mkdir()
     install = "puffer-policies new acme && cd acme && pip install -e . && pytest"
     train = f"puffer-policies train CartPole-v1 --policy-name acme/AcmeNet {QUICK}"
-    run(environment, f"{install} && {train}", work)
+    assert "return" in run(environment, f"{install} && {train}", work)
 
 
 def build(target: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    [built] = [path for path in folder.iterdir() if path.is_file()]
-    return built
+    [archive] = [path for path in folder.iterdir() if path.is_file()]
+    return archive
 
 
 def test_our_wheel_carries_the_template_the_cards_and_the_results(tmp_path):
