@@ -55,7 +55,7 @@ class NameTaken(PolicyError):
 
 
 class PolicyRemoved(PolicyError):
-    """The name existed once; its tombstone says why it went."""
+    """The name existed once; its tombstone explains why it was removed."""
 
 
 class PluginError(PolicyError):

@@ -1,4 +1,4 @@
-"""TOML files whose every key knows its line, for errors and origins of the form ``path:line``."""
+"""Reads TOML files with the line of every key, for errors and origins such as ``path:line``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ERROR_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
 @dataclass(frozen=True, slots=True)
 class TomlFile:
-    """A parsed file: its data, and where in the text each key stands."""
+    """A parsed file: its data, and the line of each key."""
 
     path: Path
     data: dict[str, Any]
@@ -37,7 +37,7 @@ class TomlFile:
 
     def at(self, *keys: str) -> str:
         """Return ``path:line`` of a table or key; of its nearest parent where it has no line."""
-        # Few files have errors, so the text is scanned only when the first line is needed.
+        # The text is scanned at the first call only: a config without errors never needs a line.
         if not self._lines:
             self._lines.update(_lines_of_keys(self.text))
         for length in range(len(keys), 0, -1):
@@ -94,9 +94,9 @@ def _malformed(path: Path, text: str, message: str) -> ConfigError:
 
 def _fix(reason: str) -> str:
     if "overwrite" in reason or "twice" in reason:
-        return "A key or table may stand in a file only once: merge the two."
+        return "A key or table may appear in a file only once: merge the two."
     if reason.startswith("Invalid value"):
-        return "Text needs quotes in TOML; numbers, true and false stand without."
+        return "Text needs quotes in TOML; numbers, true and false need none."
     return ""
 
 

@@ -81,8 +81,8 @@ def test_a_key_knows_its_line(write_registry):
 @pytest.mark.parametrize(
     ("text", "place", "expected"),
     [
-        ("a = 1\na = 2\n", ":2:6", "may stand in a file only once"),
-        ("[a]\nb = 1\n[a]", ":3:3", "may stand in a file only once"),
+        ("a = 1\na = 2\n", ":2:6", "may appear in a file only once"),
+        ("[a]\nb = 1\n[a]", ":3:3", "may appear in a file only once"),
         ("a = yes", ":1:5", "Text needs quotes"),
         ("a = [1,", ":1", "this is not TOML"),
         ("a = 1\nb", ":2", "this is not TOML"),
@@ -215,7 +215,7 @@ def test_one_name_in_two_tables_is_an_offence(write_registry):
     text = refusal(
         write_registry("schema = 1\n[policies.Net]\ntarget = 'a:B'\n[removed]\nNet = 'it went'\n")
     )
-    assert "registry.toml:5: 'Net' stands in [policies] too" in text
+    assert "registry.toml:5: 'Net' is in [policies] as well" in text
 
 
 @pytest.mark.parametrize(

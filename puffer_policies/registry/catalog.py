@@ -131,7 +131,7 @@ class Catalog:
 def read_catalog(
     path: str | os.PathLike[str], provenance: Provenance, *, search_path: str = ""
 ) -> Catalog:
-    """Read a registry.toml; `provenance` says whose it is, each record's origin is its line.
+    """Read a registry.toml whose owner is `provenance`; the origin of each record is its line.
 
     Raises:
         ConfigError: the file can't be read, or something in it is wrong; every offence is listed.
@@ -209,7 +209,7 @@ class _Reader:
         for table in (*_RECORD_TABLES, *_POINTER_TABLES):
             for name in self._table(table):
                 if name in tables:
-                    self._offend(f"{name!r} stands in [{tables[name]}] too", table, name)
+                    self._offend(f"{name!r} is in [{tables[name]}] as well", table, name)
                 tables[name] = table
 
     # -- names -----------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class _Reader:
                 provenance=self._place(*keys),
                 search_path=self.search_path,
             )
-            # Each offence starts with its field, which gives it the line of that key.
+            # Each offence starts with the name of its field, so the line of that key is known.
             for offence in record_offences(record):
                 self._offend(offence, *keys, offence.partition(":")[0])
             self.catalog.records.append(record)

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 # Only the signatures of these two are used. Comparing and printing are left out, as every command
 # would wait for the half millisecond in which `dataclass` writes them.
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PolicyKeywords(Description, Capabilities):
+class PolicyKeywords(Capabilities, Description):
     """The keywords of ``@register_policy``."""
 
     name: str = ""
@@ -39,7 +39,7 @@ class PolicyKeywords(Description, Capabilities):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WrapperKeywords(Description, Traits):
+class WrapperKeywords(Traits, Description):
     """The keywords of ``@register_wrapper``."""
 
     name: str = ""
@@ -63,7 +63,8 @@ def _with_keywords_of(
     """Give a function the keywords of a dataclass, for type checkers, editors and ``help()``."""
 
     def decorate(function: Any) -> _Decorator[P]:
-        function.__signature__ = inspect.signature(keywords)
+        signature = inspect.signature(keywords)
+        function.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)
         return function  # type: ignore[no-any-return]
 
     return decorate

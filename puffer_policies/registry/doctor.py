@@ -95,7 +95,7 @@ def _of_pointers(registry: Registry) -> Iterator[Finding]:
 
 
 def _of_presets(registry: Registry) -> Iterator[Finding]:
-    # A preset stands in the mapping twice, under its bare and its qualified name.
+    # The mapping has each preset twice, under its bare and its qualified name.
     for preset in {id(each): each for each in registry.presets.values()}.values():
         spec = PolicySpec.parse(preset.policy)
         for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):

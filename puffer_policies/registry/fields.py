@@ -1,4 +1,4 @@
-"""The one door for what is said of a name: manifests, decorators and plug-ins all come through it.
+"""The one door to a record's fields: manifests, decorators and plug-ins all come through it.
 
 The keywords are the fields of the dataclasses in `puffer_policies.registry.records`, and the type
 of each is that of its default. So whoever adds a field there has added a key of registry.toml and

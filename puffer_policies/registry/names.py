@@ -25,10 +25,10 @@ BUILTIN = "puffer-policies"
 LAYER_NAMES = {Layer.USER: "user", Layer.PROJECT: "project", Layer.PROCESS: "local"}
 """What stands for the distribution where no package is behind a record."""
 
-# ASCII, as names are typed in shells and stand in expressions, files and URLs.
+# ASCII, as names are typed in shells and used in expressions, file names and URLs.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _PRESET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-# PEP 508; installers compare the names as PEP 503 says, see `normalize`.
+# PEP 508; `normalize` returns the form in which installers compare names.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 

@@ -174,7 +174,7 @@ def _folders(package: str) -> list[str]:
 def _identity(distribution: Distribution, entry: EntryPoint) -> tuple[str, str]:
     """Return the normalized name and the version of a distribution."""
     values = headers(distribution)
-    # Without metadata (an installation that broke off), its top-level package stands in.
+    # An interrupted installation may have no metadata; then its top-level package is the name.
     return normalize(values.get("name") or _top_level(entry)), values.get("version", "")
 
 
@@ -262,6 +262,6 @@ def _distributions_by_library() -> dict[str, Distribution]:
 
     result: dict[str, Distribution] = {}
     for number, each in enumerate(metadata.distributions()):
-        # Without metadata (an installation that broke off) there is no name; keep them apart.
+        # An interrupted installation may have no metadata, and so no name; keep those apart.
         result.setdefault(normalize(headers(each).get("name") or f"?{number}"), each)
     return result

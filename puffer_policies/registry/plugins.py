@@ -114,8 +114,8 @@ class Registrar:
     def _add(
         self, method: str, kind: Kind, name: str, target: str | type, keywords: dict[str, Any]
     ) -> None:
-        # Not in the registry yet: half the names of a plug-in whose hook fails would be worse than
-        # none, as its other names may be what they need.
+        # Not in the registry yet: if the hook fails later on, none of its names must remain, as an
+        # alias or preset of the plug-in could lead to a missing one.
         self.records.append(
             make_record(
                 kind,
@@ -221,7 +221,7 @@ def _call(
 def _unknown_hooks(manager: pluggy.PluginManager) -> Iterator[str]:
     for plugin in manager.get_plugins():
         for caller in manager.get_hookcallers(plugin) or ():
-            # pluggy ignores a hook without a specification; `optionalhook` says that this is meant.
+            # pluggy ignores a hook without a specification; `optionalhook` marks one on purpose.
             optional = all(impl.optionalhook for impl in caller.get_hookimpls())
             if not caller.has_spec() and not optional:
                 yield caller.name

@@ -22,8 +22,8 @@ OBSERVATION_KINDS = (
     "tuple",
     "entities",
 )
-"""The kinds of observation space that a record may name. `puffer_policies.spaces` says which one a
-space is; an array or a dict can be ``entities`` besides (`puffer_policies.spaces.entities`)."""
+"""The kinds of observation space that a record may name. `puffer_policies.spaces` finds the kind of
+a space; an array or a dict can be ``entities`` besides (`puffer_policies.spaces.entities`)."""
 
 ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
 """The kinds of action space that a record may name."""
@@ -60,9 +60,9 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What can be said of every name, whoever registers it; each field is a keyword of every door.
+    """The description of a name, policy or wrapper; each field is a keyword wherever one registers.
 
-    Without slots, as a class may inherit from two of these.
+    It has no slots, because a class can't inherit from two classes with slots.
     """
 
     summary: str = ""
@@ -154,7 +154,7 @@ class Record(Description):
 
     @property
     def features(self) -> Mapping[str, Any]:
-        """What only this kind of record says: the capabilities of a policy, a wrapper's traits."""
+        """The fields of this kind only: the capabilities of a policy, the traits of a wrapper."""
         raise NotImplementedError
 
     def load(self) -> type:
@@ -232,7 +232,7 @@ class WrapperRecord(Record, Traits):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointer:
-    """A registered name without a class: it leads to another name, or says why there is none."""
+    """A registered name without a class: it leads to another name, or explains its absence."""
 
     name: str
     kind: Literal["alias", "deprecated", "removed"]

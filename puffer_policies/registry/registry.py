@@ -210,7 +210,7 @@ class Registry:
         self._book.entries.setdefault(entry.name, {})[entry.provenance.distribution] = entry
 
     def _is_repeated(self, record: Record) -> bool:
-        """Whether a package has registered this already, say by a manifest and an entry point."""
+        """Whether a package has registered this already, by a manifest and an entry point."""
         return record.provenance.layer is Layer.PLUGIN and any(
             isinstance(holder, Record) and holder.target == record.target
             for holder in self._book.named(record.name, record.provenance.distribution)
@@ -259,7 +259,7 @@ def _is_redefinition(holder: Entry, entry: Entry) -> bool:
 
 def _name_taken(holder: Entry, entry: Entry) -> NameTaken:
     cure = (
-        "pass override=True" if entry.provenance.layer is Layer.PROCESS else "say override = true"
+        "pass override=True" if entry.provenance.layer is Layer.PROCESS else "set override = true"
     )
     return NameTaken(
         f"{entry.qualified_name} ({entry.provenance.origin}) can't be called {entry.name!r}: "

@@ -115,7 +115,7 @@ def _target(tree: ast.Module, name: ast.expr, target: str) -> str:
 
 
 def _class(tree: ast.Module | None, target: str) -> ast.ClassDef | None:
-    """Return the statement of the class ``module:Class``, which may stand in another class."""
+    """Return the statement of the class ``module:Class``, which may be inside another class."""
     body: list[ast.stmt] = tree.body if tree else []
     node: ast.stmt | None = None
     for part in target.partition(":")[2].split("."):
