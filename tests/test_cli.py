@@ -204,14 +204,14 @@ def test_a_run_is_resumed_by_its_folder_alone(capsys, project):
 
 
 def test_looking_imports_no_torch(project):
-    for argv in (["list"], ["show", "Default"], ["why", "Default"], ["list", "--json"]):
-        code = (
-            "import sys; from puffer_policies.cli.main import main;"
-            f"assert main({argv!r}) == 0;"
-            "heavy = {'torch', 'numpy', 'gymnasium'} & set(sys.modules);"
-            "assert not heavy, heavy"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    code = (
+        "import sys; from puffer_policies.cli.main import main\n"
+        "for argv in (['list'], ['show', 'Default'], ['why', 'Default'], ['list', '--json']):\n"
+        "    assert main(argv) == 0\n"
+        "    heavy = {'torch', 'numpy', 'gymnasium'} & set(sys.modules)\n"
+        "    assert not heavy, (argv, heavy)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_the_help_of_every_verb_needs_nothing_heavy(project):

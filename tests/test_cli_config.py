@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -154,7 +153,8 @@ def test_a_mistake_in_training_is_told_its_cure(capsys, argv, expected):
     assert [text for text in expected if text not in err] == []
 
 
-def test_a_refused_name_is_never_imported(project, monkeypatch):
+def test_a_refused_name_is_never_imported(capsys, project, monkeypatch):
+    monkeypatch.syspath_prepend(project)
     (project / "evil.py").write_text("open('imported', 'w').close()\nclass Net: pass\n")
     (project / "run.toml").write_text(
         '[base]\nenv_name = "CartPole-v1"\npolicy_name = "evil:Net"\n'
@@ -165,13 +165,9 @@ def test_a_refused_name_is_never_imported(project, monkeypatch):
         ["cartpole", "--rnn-name=evil"],
     )
     for words in named:
-        done = subprocess.run(
-            [sys.executable, "-m", "puffer_policies", "show-config", *words],
-            capture_output=True,
-            text=True,
-            env={"PYTHONPATH": str(project), "PATH": ""},
-        )
-        assert done.stderr
+        _, _, err = run(capsys, "show-config", *words)
+        assert err
+        assert "evil" not in sys.modules
         assert not (project / "imported").exists()
 
 

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from puffer_policies.config.values import Range, Refused, convert, type_text
@@ -254,10 +255,16 @@ def field_docs(cls: type[Section]) -> dict[str, str]:
     }
 
 
-def field_types(cls: type[Section]) -> dict[str, Any]:
-    """Return the annotation of each field of a section, limits included."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {each.name: hints[each.name] for each in fields(cls)}
+def field_types(cls: type[Section]) -> Mapping[str, Any]:
+    """Return the annotation of each field of a section, including limits."""
+    return _all_field_types()[cls]
+
+
+@cache
+def _all_field_types() -> dict[type[Section], dict[str, Any]]:
+    # Cached: evaluating annotations is slow, and every key that is read needs them.
+    hints = {cls: get_type_hints(cls, include_extras=True) for cls in SECTIONS.values()}
+    return {cls: {each.name: hints[cls][each.name] for each in fields(cls)} for cls in hints}
 
 
 def field_defaults(cls: type[Section]) -> dict[str, Any]:
