@@ -219,12 +219,12 @@ def test_the_known_values_are_what_the_game_pays(game):
 
 @pytest.mark.parametrize("game", [Chain, Countdown])
 def test_a_critic_learns_to_look_past_a_cut_and_not_past_an_end(game):
-    gamma, limits = 0.8, {"learning_rate": 1e-2, "minibatch_size": 256, "ent_coef": 0.0}
+    gamma, limits = 0.8, {"learning_rate": 1e-2, "minibatch_size": 128, "ent_coef": 0.0}
     one_thread_seed(0)
     env = make_vecenv(f"{OWN}/{game.__name__}-v0", 16)
     policy = get_policy("Default", env, hidden_size=32)
     config = TrainConfig(
-        total_timesteps=40_000, gamma=gamma, scale_rewards=False, bptt_horizon=64, **limits
+        total_timesteps=16_000, gamma=gamma, scale_rewards=False, bptt_horizon=64, **limits
     )
     trainer = Trainer(config, env, policy)
     run(trainer)

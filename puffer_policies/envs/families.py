@@ -7,7 +7,7 @@ may come from a stranger, and to import what it names would be to run code that 
 What the literature of a family does to its envs before a policy sees them is applied by id, too:
 
 ======== =========================================================================================
-Atari    grey 84 x 84 pixels, 4 frames a step, 4 frames stacked, up to 30 no-ops at the start: the
+Atari    gray 84 x 84 pixels, 4 frames a step, 4 frames stacked, up to 30 no-ops at the start: the
          choices of Mnih et al. 2015 as Machado et al. 2018 (arXiv:1709.06009) list them, made by
          ALE's own vector env in C++, and by it alone.
 MiniGrid the 7 x 7 view as codes: object, color and state of each cell, which encoders of choices
