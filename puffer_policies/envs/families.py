@@ -118,6 +118,7 @@ def bring_env(name: str) -> str:
     env_id = _without_module(name)
     family = family_of(env_id)
     if family is not None:
+        # Also if gymnasium knows the id already: what `_AFTER_IMPORT` adds is needed all the same.
         _import(family, env_id)
     return env_id
 
@@ -141,6 +142,7 @@ def _import(family: Family, env_id: str) -> None:
         with _quiet_import():
             package = import_module(family.package)
     except ModuleNotFoundError as error:
+        # Our list of ids serves where the package can't be asked.
         near = "" if env_id in family.ids else did_you_mean(env_id, family.ids)
         raise MissingDependency(
             f"{env_id!r} is one of the {family.name} envs, which need {error.name}: it is not "
@@ -157,6 +159,7 @@ def _quiet_import() -> Iterator[None]:
     Box2D's bindings are deprecated by Python itself; MinAtar misses drawing tools that training
     does not need, through ``logging.warning``, which would also set up the root logger.
     """
+    # `logging.warning` sets up a root logger that has no handlers: give it one for that time.
     root, silent = logging.getLogger(), logging.NullHandler()
     level = root.manager.disable
     root.addHandler(silent)
@@ -245,6 +248,7 @@ def _image(env: Env) -> Wrapper:
 def _codes(env: Env) -> Wrapper:
     """Keep the view as (7, 7, 3) int64 choices, in a space that says how many each has."""
     shape = _image_space(env).shape
+    # The env's own space says 0 to 255 for each number, where codes end at 10.
     nvec = np.broadcast_to([OBJECTS, COLORS, STATES], shape)
     return gymnasium.wrappers.TransformObservation(env, _codes_of, spaces.MultiDiscrete(nvec))
 

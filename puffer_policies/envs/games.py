@@ -107,6 +107,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         self.max_episode_steps = max_episode_steps
         self.render_mode = render_mode
         self._make_game = make_game
+        # For its spaces alone: options of a game may change them.
         rules = make_game(1, np.random.default_rng(0))
         self.single_observation_space = rules.observation_space
         self.single_action_space = rules.action_space
@@ -121,6 +122,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start every game anew; a seed makes all that follows repeatable."""
         super().reset(seed=seed, options=options)
+        # Made anew, as a seed replaces the generator that the games draw from.
         self._game = self._make_game(self.num_envs, self.np_random)
         self._steps[:] = 0
         self._finished[:] = False
@@ -138,6 +140,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
             rewards[restarted] = 0.0
             self._steps[restarted] = 0
         terminated = game.over
+        # A game that ends by its rules in the last step that it has is not truncated.
         truncated = ~terminated & (self._steps >= (self.max_episode_steps or np.inf))
         self._finished = terminated | truncated
         return game.observe(), rewards, terminated, truncated, {**game.infos()}

@@ -102,6 +102,7 @@ class Countdown(Game):
 
     def step(self, actions: Array) -> Array:
         """Count one down."""
+        # Not below -1, as a finished row is stepped once more before it restarts.
         self.remaining = np.maximum(self.remaining - 1, -1)
         return np.ones(self.num_games)
 

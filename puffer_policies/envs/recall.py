@@ -66,7 +66,8 @@ class RepeatPrevious(Game):
         card = self.position - (self.k - 1)  # (N,), negative while too few cards were dealt
         right = self.suits[np.arange(self.num_games), card] == actions
         rewards = np.where(right, 1.0, -1.0) / (DECK - self.k)
-        rewards[card < 0] = 0.0
+        rewards[card < 0] = 0.0  # a negative index has read a card from the end of the deck
+        # A finished row is stepped once more before it restarts: it must stay within the deck.
         self.position = np.minimum(self.position + 1, DECK - 1)
         return rewards
 
@@ -161,6 +162,7 @@ class MaskedRecall(Game):
         """Draw the legal actions of these rows: twice the same one, or the cue and another."""
         is_question, cue = self.time[rows] == self.delay + 1, self.cue[rows]
         other = (cue + self.random.integers(1, self.CUES, size=len(rows))) % self.CUES
+        # Drawn for all rows, so that the number of draws does not depend on where the games are.
         only = self.random.integers(self.CUES, size=len(rows))
         first, second = np.where(is_question, cue, only), np.where(is_question, other, only)
         self.legal[rows] = np.stack([first, second], axis=1)

@@ -63,6 +63,7 @@ class Snapshot:
 def take_snapshot(trainer: Trainer) -> Snapshot:
     """Return a copy of everything but the envs; it is cheap enough for every update."""
     return Snapshot(
+        # The next rollout and update write over the tensors.
         trainer=copy.deepcopy(trainer.state_dict()),
         policy={name: each.detach().clone() for name, each in weights_of(trainer.policy).items()},
         plan=_plan_of(trainer),
@@ -90,6 +91,7 @@ def put_snapshot(
         CheckpointError: the snapshot is of another policy, optimizer, kind of device or batch.
     """
     _require_same_plan(trainer, snapshot, path)
+    # Weights first: their error names each parameter that differs, the optimizer's none.
     put_weights(trainer.policy, snapshot.policy, path=path, owner=owner)
     try:
         trainer.load_state_dict(snapshot.trainer)
@@ -126,7 +128,7 @@ def _put_envs(trainer: Trainer, snapshot: Snapshot) -> str:
 def _generators_of(device: torch.device) -> dict[str, Any]:
     states = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
+        "numpy": np.random.get_state(legacy=False),  # `PufferVecEnv` draws its seeds from it
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":

@@ -60,6 +60,7 @@ class EnvPoolVectorEnv(_VectorEnv):
     ) -> tuple[Any, dict[str, Any]]:
         """Start every env anew; with a seed, in a pool of its own."""
         if self._pool is None or seed is not None:
+            # Threads of the old pool would run on.
             self.close_extras()
             self._pool = self._make(0 if seed is None else seed)
         observations, infos = self._pool.reset()

@@ -158,6 +158,7 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
         return GymVecEnv(env)
     if is_pufferlib(env):
         return PufferVecEnv(env)
+    # A `VecEnv` by its shape: a runtime check of a Protocol with attributes differs by version.
     if hasattr(env, "driver_env"):
         return env  # type: ignore[no-any-return]
     return _as_one([env])

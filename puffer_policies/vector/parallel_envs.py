@@ -91,6 +91,7 @@ class ParallelVecEnv:
         for each in self._copies:
             each.step(members, step)
         if step.done.any():
+            # A copy, as restarts write first observations into the same rows.
             step = dataclasses.replace(
                 step, final_observations=map_nested(np.copy, self._observations)
             )
@@ -319,6 +320,7 @@ def _different(
 def _member(space: Any) -> Any:
     """Return the same member of `space` each time."""
     # Zeros need not be a member, and encoders index by observations, those of padding included.
+    # A copy, as drawing from the env's own space would change what it draws later.
     own = copy.deepcopy(space)
     own.seed(0)
     return own.sample()

@@ -96,6 +96,7 @@ class PufferVecEnv:
         else:
             self._playing = present & ~(terminals | truncations)
             starts = self._playing & ~played
+        # Ghosts pay nothing, whatever the rows of agents that are gone hold.
         rewards = np.where(played, rewards, 0)
         return Step(observations, rewards, terminated, truncated, starts, ~played)
 

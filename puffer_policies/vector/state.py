@@ -112,7 +112,7 @@ def set_state(env: Any, state: Any) -> None:
                 f"{' in '.join(map(_class_name, layers))}."
             )
         for layer, (_, saved) in zip(layers, state, strict=True):
-            _put(layer, copy.deepcopy(saved))
+            _set_layer(layer, copy.deepcopy(saved))
     except EnvError:
         raise
     except Exception as error:  # set_state of any env
@@ -169,9 +169,12 @@ def _state_of(layer: Any) -> Any:
         # The other arrays of a SyncVectorEnv are written anew in each step before they are read.
         return {"copies": copies, "autoreset": layer._autoreset_envs.copy()}
     if name in ENV_ATTRIBUTES:
-        return {**_read(layer, ENV_ATTRIBUTES[name]), "random": layer.np_random.bit_generator.state}
+        return {
+            **_copy_attributes(layer, ENV_ATTRIBUTES[name]),
+            "random": layer.np_random.bit_generator.state,
+        }
     if name in WRAPPER_ATTRIBUTES:
-        return _read(layer, WRAPPER_ATTRIBUTES[name])
+        return _copy_attributes(layer, WRAPPER_ATTRIBUTES[name])
     raise EnvError(f"{name} has no get_state() and set_state(), so its state cannot be saved.")
 
 
@@ -186,26 +189,28 @@ def _own_state(layer: Any, name: str) -> Any:
     return copy.deepcopy(state)
 
 
-def _put(layer: Any, state: Any) -> None:
+def _set_layer(layer: Any, state: Any) -> None:
     name = _class_name(layer)
     if offers_state(layer):
         layer.set_state(state)
     elif name == _SYNC:
+        # Private, but there is no other way: it alone says which copies restart in the next step.
         layer._autoreset_envs = state["autoreset"]
         for each, saved in zip(layer.envs, state["copies"], strict=True):
             set_state(each, saved)
     else:
         if "random" in state:
+            # Into the generator that is there, as other objects of the env may hold it.
             layer.np_random.bit_generator.state = state.pop("random")
-        _write(layer, state)
+        _set_attributes(layer, state)
 
 
-def _read(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
+def _copy_attributes(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
     values = {name: copy.deepcopy(getattr(layer, name, None)) for name in names}
     return {name: list(v) if isinstance(v, deque) else v for name, v in values.items()}
 
 
-def _write(layer: Any, values: dict[str, Any]) -> None:
+def _set_attributes(layer: Any, values: dict[str, Any]) -> None:
     for name, value in values.items():
         current = getattr(layer, name, None)
         if isinstance(current, deque):  # of a length that stays as the wrapper was made
