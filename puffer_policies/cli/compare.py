@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _default_folder(config: Config) -> Path:
+    # The time makes it a new folder: a comparison never mixes with the runs of another one.
     folder = folder_beside_runs(config, "comparisons")
     return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 

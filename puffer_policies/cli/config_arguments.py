@@ -53,6 +53,7 @@ def split_overrides(arguments: Sequence[str], own: Iterable[str]) -> tuple[list[
         ConfigError: an unknown flag that is closest to one of the verb's.
     """
     own_flags = set(own)
+    # The verb's own flags are known, so that the config's reader does not take their values.
     flags, others = read_flags(arguments, others=own_flags)
     config_flags = {
         flag_of(name, key) for name, cls in SECTIONS.items() for key in field_types(cls)
@@ -102,6 +103,8 @@ def require_registered(config: Config) -> None:
         PolicyError: as `get_policy`, with near names.
     """
     registry = default_registry()
+    # Without this check, a misspelled policy would be reported only after the env was made, which
+    # may take seconds.
     spec = registry.spec(config.base.policy_name)
     registry.get(spec.name, kind="policy")
     wrappers = [each.name for each in spec.wrappers]
@@ -119,6 +122,7 @@ def folder_beside_runs(config: Config, kind: str) -> Path:
 @contextmanager
 def _printed_warnings() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
+        # "always": Python shows a warning once per place, but two files may have the same problem.
         warnings.simplefilter("always", ConfigWarning)
         yield
     for warning in caught:

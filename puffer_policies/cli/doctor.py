@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Import everything and print the findings; 1 if one is a problem."""
+    # This is the one verb that imports every plug-in and class, which is why it may be slow.
     findings = examine(default_registry(), slow_seconds=options.slow)
     problems = sum(finding.is_problem for finding in findings)
     if options.json:

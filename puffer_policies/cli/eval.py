@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from puffer_policies.runs.evaluate import evaluate_config, load_trained_policy  # torch
     from puffer_policies.runs.video import record_video, require_video
 
+    # Checked first: a wrong path should not be found after minutes of playing.
     if options.video is not None:
         require_video(options.video)
         # Pictures need no screen; without one SDL, with which gymnasium draws, complains.
@@ -78,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the flags change of the [eval] section."""
+    # Only flags that were given: the others must not replace what the run was trained with.
     flags = {key: getattr(options, key) for key in ("episodes", "seed", "max_steps")}
     overrides = {key: value for key, value in flags.items() if value is not None}
     return {**overrides, "deterministic": False} if options.stochastic else overrides

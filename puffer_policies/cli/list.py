@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         from puffer_policies.assembly.fit import fits  # needs gymnasium
 
+        # All policies are tried before the pattern applies, as fits() makes the env only once.
         every = fits(options.fits, registry=default_registry())
         _list_fits(options, [fit for fit in every if matches(fit.name, options.pattern)])
     return 0
@@ -65,6 +66,7 @@ def _list_names(options: argparse.Namespace, registry: Registry) -> None:
     if not records and not presets:
         print(f"Nothing matches {options.pattern!r}.")
     if registry.errors:
+        # Broken plug-ins must not hide the names of the others, so they are only counted here.
         number = len(registry.errors)
         print(f"{number} plug-in problem{'s' * (number > 1)}: see 'puffer-policies doctor'.")
 
@@ -76,6 +78,7 @@ def _list_fits(options: argparse.Namespace, fits: list[Fit]) -> None:
     if not fits:
         print(f"Nothing matches {options.pattern!r}.")
         return
+    # The sort is stable: within each half, names stay in alphabetical order.
     fits.sort(key=lambda fit: not fit.fits)
     rows = [(fit.name, "yes" if fit.fits else "no", "; ".join(fit.reasons)) for fit in fits]
     print_table(f"Policies for {options.fits}", ("name", "fits", "why not"), rows)

@@ -17,6 +17,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     try:
+        # Imported by name, inside the try: the imports take most of the time of `list`, and Ctrl-C
+        # during them should end in a word, not in a traceback.
         code: int = importlib.import_module("puffer_policies.cli.parser").run(argv)
         return code
     except KeyboardInterrupt:

@@ -48,6 +48,7 @@ def _data(scaffold: Scaffold) -> dict[str, object]:
 
 def _fields(scaffold: Scaffold) -> list[tuple[str, str]]:
     names = scaffold.names
+    # Quoted for a shell, so that the lines can be pasted even if the path has spaces.
     commands = (
         f"cd {shlex.quote(str(scaffold.folder))}",
         "pip install -e '.[test]'",

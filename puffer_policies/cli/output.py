@@ -12,6 +12,7 @@ from puffer_policies.errors import PolicyError
 
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON."""
+    # default=str: paths and the like have no JSON form of their own.
     print(json.dumps(data, indent=2, default=str))
 
 
@@ -58,6 +59,7 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
 
 def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
     """Write aligned columns for `grep` and `cut`, without importing rich, which is slow."""
+    # A cell may hold line breaks, such as a summary from a plug-in; a row must stay one line.
     cells = [[" ".join(cell.split()) for cell in row] for row in [list(columns), *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print(title)

@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def _hint(self, message: str) -> str:
         _, is_choice, rest = message.partition("invalid choice: ")
+        # Argparse reports a wrong verb or flag only as text, so the wrong word is taken from there.
         verbs = [verb for action in self._actions for verb in action.choices or ()]
         hint = did_you_mean(rest.split("(")[0].strip(" '\""), verbs) if is_choice else ""
         _, is_flag, rest = message.partition("unrecognized arguments: ")
@@ -93,6 +94,7 @@ def run(argv: Sequence[str] | None) -> int:
     traceback = "--traceback" in arguments
     try:
         code = _run([each for each in arguments if each != "--traceback"])
+        # A full disk or a closed pipe shows only when the buffer is written: here, and not at exit.
         sys.stdout.flush()
         return code
     except PolicyError as error:
@@ -121,6 +123,7 @@ def make_parser(arguments: Sequence[str]) -> tuple[Parser, Any]:
         "--traceback shows the whole traceback of an error.",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version")
+    # Plug-ins add their verbs to these sub-parsers after ours, so that none can replace a verb.
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     # No option before the verb takes a value, so the first word without a dash is the verb.
     verb = next((word for word in arguments if not word.startswith("-")), "")
@@ -164,6 +167,7 @@ def count(value: str) -> int:
 def _complete(parser: argparse.ArgumentParser, verb: str) -> None:
     """Import a verb and give the parser its arguments."""
     module = importlib.import_module(f"puffer_policies.cli.{verb.replace('-', '_')}")
+    # Before the arguments of the verb, so that --json is in the same place in every help.
     parser.add_argument("--json", action="store_true", help="print JSON")
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
@@ -173,6 +177,8 @@ def _run(arguments: list[str]) -> int:
     parser, verbs = make_parser(arguments)
     default_registry().hooks.register_commands(verbs)
     options, rest = parser.parse_known_args(arguments)
+    # The flags of a config are taken out first, and argparse parses the rest a second time: it
+    # would abbreviate, refuse or misplace flags that it does not know.
     if split := getattr(options, "split_overrides", None):
         own, overrides = split(arguments, flags_of(verbs.choices[options.verb]))
         options, rest = parser.parse_known_args(own)
@@ -193,4 +199,5 @@ def _replace_unprintable_characters() -> None:
 def _discard_output() -> None:
     """Point stdout at nothing, so that Python's exit, which writes the rest, is quiet."""
     with contextlib.suppress(OSError, ValueError):
+        # A second error at exit, when Python flushes stdout, could not be caught anywhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
         _print(description, measure_card(options.name, registry), "this machine", options)
     else:
+        # Cards ship with the package: to build a policy here would import torch for seconds.
         file, card = shipped_card(description.data["qualified_name"])
         _print(description, card, file.machine, options)
     return 0
@@ -81,6 +82,7 @@ def describe(name: str, registry: Registry) -> Description:
     record = registry.get(name)
     own = record.qualified_name
     expression = f"{own}(Default)" if record.kind == "wrapper" else own
+    # Read from the source text, because importing the class would import torch.
     arguments = constructor_signature(record.target, search_path=record.search_path)
     data = {**record.to_dict(), "arguments": arguments}
     return Description(data, _record_fields(record, arguments), expression)

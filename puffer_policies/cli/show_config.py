@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:
         # It may be the config of a run that was made where more was installed.
         print(f"warning: {error}", file=sys.stderr)
+    # Only the config goes to stdout, so that it can be redirected into a file.
     if not options.json:
         print(config_to_toml(config, origins=options.origin), end="")
     else:

@@ -78,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = config_of(options)
     ranges = ranges_of_file(options.name) if Path(options.name).suffix == ".toml" else {}
+    # Flags take precedence over the file, as everywhere.
     ranges |= ranges_of_flags(options.param)
     result = sweep(
         config,
@@ -97,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED
     if result.best is None:
+        # All trials failed: the reason of the last is likely that of all.
         raise TrainingError(f"No trial finished. The last one: {result.trials[-1].error}")
     return 0
 

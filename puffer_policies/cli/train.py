@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.options:
         _list_options(options, None if options.name is None else config_of(options))
         return 0
+    # Without a name, a run that is resumed has its own config.
     if options.resume is None:
         require_name(options)
     config = config_of(options)

@@ -49,6 +49,7 @@ class Config:
     """Entries of files that have no effect here, with the reason."""
 
     def __post_init__(self) -> None:
+        # Checked here and not in a section, because it concerns two of them.
         if self.base.rnn_name is not None and self.train.use_rnn is False:
             raise ConfigError(
                 f"train.use_rnn is False, but base.rnn_name is {self.base.rnn_name!r}.",
@@ -106,6 +107,7 @@ class Config:
 def _sections(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     base = tables.get("base", {})
     if base.get("env_name") is None:
+        # The only option without a default.
         raise ConfigError("base.env_name is missing.", fix="Name a gymnasium id there.")
     sections: dict[str, Any] = {
         name: cls.from_dict(tables[name]) for name, cls in SECTIONS.items() if name in tables
@@ -158,8 +160,10 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
+        # 1_000_000 is easier to read, and TOML allows it.
         return f"{value:_}"
     if isinstance(value, float):
+        # repr() is the shortest text that reads back as the same float.
         return repr(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"

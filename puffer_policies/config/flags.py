@@ -45,6 +45,7 @@ def read_flags(
     """
     flags: list[Flag] = []
     rest: list[str] = []
+    # A stack in reverse order, so that a flag can take the next word as its value.
     queue = list(reversed(words))
     while queue:
         word = queue.pop()
@@ -86,6 +87,7 @@ def key_of(flag: str) -> Key:
 
 def near_flags(name: str) -> str:
     """Return a hint at the flags that are closest to an unknown key."""
+    # "--train 5" is more likely a forgotten key than a misspelled flag.
     if name in (*SECTIONS, *FREE_SECTIONS):
         return f"[{name}] is a section: write --{name}.KEY VALUE."
     homes = {key: section for section, cls in SECTIONS.items() for key in field_types(cls)}

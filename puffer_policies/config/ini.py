@@ -134,6 +134,7 @@ def parse_ini(text: str, *, path: str) -> IniFile:
 
 def _text_of(path: Path) -> str:
     try:
+        # "utf-8-sig": editors on Windows put a byte order mark in front.
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}", fix="Check the path.") from error
@@ -141,6 +142,7 @@ def _text_of(path: Path) -> str:
 
 def _without_comment(line: str) -> str:
     # A '#' inside quotes is text, as in color = "#fff".
+    # With a group in the pattern, split() keeps the quoted parts: they have the odd indices.
     pieces = _QUOTED.split(line)
     for index in range(0, len(pieces), 2):
         before = pieces[index]
@@ -173,6 +175,7 @@ class _Reader:
             self._refuse(number, f"{content.strip()!r} is not a section, a key or a comment.")
 
     def _open(self, number: int, name: str) -> None:
+        # The key is cleared: an indented line after a section continues nothing.
         self.section, self.key = name, ""
         if name in self.file.data:
             self._refuse(number, f"[{name}] is already on line {self.file.lines[(name,)]}.")
@@ -181,6 +184,7 @@ class _Reader:
         self.file.lines[(name,)] = number
 
     def _set(self, number: int, key: str, value: str) -> None:
+        # As in configparser, and so in PufferLib: keys are case-insensitive.
         self.key = key = key.lower()
         place = (self.section, key)
         if place in self.file.lines:
@@ -195,6 +199,7 @@ class _Reader:
 
 def reason_section_ignored(section: str) -> str:
     """Return why this section of a PufferLib file has no effect, or '' if it is applied."""
+    # PufferLib's sweeps have a section for each option: [sweep.train.gamma].
     bare = section.partition(".")[0]
     return "" if section in SECTIONS else IGNORED_SECTIONS.get(bare, "")
 

@@ -88,6 +88,7 @@ def find_shipped(name: str) -> ShippedConfig | None:
     Patterns are those of a shell: ``ALE/*`` matches every Atari game.
     """
     configs = shipped_configs().values()
+    # Exact names first: a pattern of another config must not win over an alias.
     for config in configs:
         if name == config.name or name in config.aliases:
             return config
@@ -123,6 +124,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool
     path = Path(name)
     if find_shipped(name) is None and _is_run(path):
         return load_run_config(path, overrides, allow_unknown=allow_unknown)
+    # Read before any file, because flags choose the env among those that a file lists.
     flags = command_line_source(overrides)
     is_file = path.suffix in FILE_TYPES
     sources = _file_sources(name, flags, allow_unknown) if is_file else _name_sources(name)
@@ -146,6 +148,7 @@ def load_run_config(
     """
     flags = command_line_source(overrides)
     path = Path(folder)
+    # The config itself may be given, as copied from a run's folder.
     path = path if path.suffix == ".json" else path / CONFIG_FILE
     saved = args_source(_read_args(path, folder), origin=str(path), allow_unknown=allow_unknown)
     ignored = _warn_of_ignored([saved])
@@ -210,6 +213,7 @@ def _file_sources(name: str, flags: ConfigSource, allow_unknown: bool) -> list[C
 
 def _read_source(path: Path, allow_unknown: bool) -> tuple[ConfigSource, bool]:
     """Return the values of a file, and whether it is complete."""
+    # A missing file whose stem is close to a config's name: the suffix was probably the mistake.
     if not path.is_file() and (near := did_you_mean(path.stem, shipped_configs())):
         raise ConfigError(f"There is no file {path}.", fix=f"{near} That is the name of a config.")
     if path.suffix == ".ini":
@@ -259,6 +263,7 @@ def _with_env_id(source: ConfigSource) -> ConfigSource:
 
 
 def _family_files() -> Iterator[TomlFile]:
+    # As resources, so that the package also works from a zip file.
     folder = files("puffer_policies.config") / "families"
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
         if entry.name.endswith(".toml"):

@@ -48,6 +48,7 @@ class RegisteredName:
 
     def check(self, value: str) -> None:
         """Raise `Refused` for an import path and for text that can't be a name."""
+        # Before the grammar of names, so that the error tells what to do instead.
         if _IMPORT_PATH.fullmatch(value):
             raise Refused(self._path_problem(value))
         if self.kind == "wrapper" and (offence := reference_offence(value)):
@@ -243,6 +244,7 @@ FREE_SECTIONS = ("env", "policy", "rnn")
 
 def field_docs(cls: type[Section]) -> dict[str, str]:
     """Return the line of text under each field of a section, by field name."""
+    # From the source: Python keeps no docstrings of fields, and the text should stand once.
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
     return {
@@ -307,6 +309,7 @@ def flag_of(section: str, key: str) -> str:
 def _converted(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     types = field_types(cls)
     converted: dict[str, Any] = {}
+    # All wrong values are reported together, so that they can be mended in one go.
     offences = []
     for key, value in values.items():
         try:

@@ -106,6 +106,7 @@ class _Collector:
 
     def add_problem(self, problem: str, origin: str) -> None:
         """Add a problem, with its place unless that is the command line."""
+        # Flags name themselves in the problem, so a place would repeat it.
         self.problems.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
 
     def finish(self, fix: str) -> ConfigSource:
@@ -157,6 +158,7 @@ def toml_source(
             collector.add_unknown_section(section, where)
         else:
             origins = {key: file.at(*prefix, section, key) for key in table}
+            # Typed sections convert "None" by their annotation; free ones have none to go by.
             values = with_none(table) if section in FREE_SECTIONS else table
             _read_table(collector, section, values, origins)
     return collector.finish(f"Sections are {_listed(ALL_SECTIONS)}.")
@@ -217,6 +219,7 @@ def args_source(
         ConfigError: unknown sections and keys, and wrong values, each with `origin`.
     """
     collector = _Collector(allow_unknown)
+    # PufferLib's nested dict keeps the keys of [base] at the top.
     base = {key: value for key, value in args.items() if key in field_types(BaseConfig)}
     for section, table in {**args, BaseConfig.section: base}.items():
         if section in base:
@@ -237,6 +240,7 @@ def command_line_source(overrides: Sequence[str]) -> ConfigSource:
         ConfigError: unknown flags, flags without a value, and wrong values.
     """
     collector = _Collector()
+    # A loose word is usually a value whose flag was forgotten, or a second config.
     flags, loose = read_flags(overrides)
     for word in loose:
         collector.problems.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
@@ -264,6 +268,7 @@ def _read_flag(collector: _Collector, flag: Flag) -> None:
 def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
     section, name = key
     if section in FREE_SECTIONS:
+        # The name becomes a keyword argument, so it must be able to be one.
         if not name.isidentifier():
             raise ValueError("expected the name of a keyword argument.")
         return parse_literal(value) if is_text else value
@@ -277,6 +282,7 @@ def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
 
 def _near_key(name: str, section: str) -> str:
     """Return a hint at the same key in another section, or else at the nearest key in this one."""
+    # A key in the wrong section is a more common mistake than a misspelled one.
     homes = [each for each, cls in SECTIONS.items() if name in field_types(cls)]
     if homes:
         return f"It is a key of [{homes[0]}]: {flag_of(homes[0], name)}."
@@ -301,6 +307,7 @@ def merge(sources: Iterable[ConfigSource]) -> dict[Key, Value]:
     """
     merged: dict[Key, Value] = {}
     for source in sources:
+        # Compared with what is merged so far: naming the same policy again keeps its arguments.
         changed = {section for owner, section in _OWNERS.items() if _differs(merged, source, owner)}
         sizes = _SIZES if "policy" in changed else ()
         merged = {

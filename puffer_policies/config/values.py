@@ -73,6 +73,7 @@ def parse_literal(text: str) -> Any:
         ValueError: a literal that TOML and JSON can't hold, such as a set.
     """
     stripped = text.strip()
+    # Python's own words only: "yes" and "on" may well be names of something.
     word = stripped.lower()
     if word in ("true", "false"):
         return word == "true"
@@ -89,6 +90,7 @@ def parse_literal(text: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    # Tables of TOML and JSON have keys of text only.
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(each) for key, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
@@ -176,6 +178,7 @@ def _to_float(value: Any, expected: str = "a number") -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise _wrong(value, expected) from None
+    # float() accepts "nan" and "inf", which no option can mean.
     if not math.isfinite(number):
         raise _wrong(value, f"{expected} that is finite")
     return number

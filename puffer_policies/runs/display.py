@@ -65,6 +65,7 @@ def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None
     from rich.console import Console
 
     console = console or Console()
+    # A dumb terminal, such as that of Emacs, can't move its cursor.
     if kind == "auto":
         kind = "live" if console.is_terminal and not console.is_dumb_terminal else "plain"
     if kind == "quiet":
@@ -91,6 +92,7 @@ class Lines(Display):
 
     def _print(self, data: Mapping[str, Any]) -> None:
         sys.stdout.write(json_line(data))
+        # Another program may be reading the lines as they come.
         sys.stdout.flush()
 
 
@@ -113,12 +115,15 @@ class Plain(Display):
 
     def seconds_left(self, logs: Mapping[str, float]) -> float:
         """Return an estimate of the rest of the run, which this update's speed refines."""
+        # The first update has no past; without this, the estimate would start ten times too long.
         past = SMOOTHING if self._speed else 0.0
         self._speed = past * self._speed + (1 - past) * logs["SPS"]
+        # A resumed run may have more steps than its config asks for.
         return max(self.total_steps - logs["agent_steps"], 0) / self._speed
 
     def note(self, text: str) -> None:
         """Print a line without wrapping it, so that paths can be copied."""
+        # No markup: paths and messages may contain square brackets.
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
@@ -219,6 +224,7 @@ def shares(logs: Mapping[str, float]) -> list[str]:
 
 def duration(seconds: float) -> str:
     """Return ``5 s``, ``2:05 min`` or ``1:02:05 h``."""
+    # Rounded first, so that 59.7 s is 1:00 min and not 60 s.
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

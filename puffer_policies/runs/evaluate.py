@@ -141,6 +141,7 @@ def evaluate(
 @contextmanager
 def evaluation_mode(policy: nn.Module) -> Iterator[None]:
     """Put `policy` into evaluation mode, and afterwards each module back into its own mode."""
+    # Each module by itself: a part that its owner keeps in evaluation mode must stay there.
     training = [module for module in policy.modules() if module.training]
     if training:
         policy.eval()
@@ -171,6 +172,7 @@ class _Player:
     def __init__(
         self, policy: nn.Module, vecenv: VecEnv, config: EvalConfig, use_rnn: bool | None
     ) -> None:
+        # A policy without parameters, such as a random one, runs on the CPU.
         parameter = next(policy.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.vecenv, self.config = vecenv, config
@@ -215,6 +217,7 @@ class _Player:
                 self.counted.append((row, place))
 
     def _result(self) -> Evaluation:
+        # In the order of envs, and not of time, so that vectorization does not change the order.
         places = [place for _, place in sorted(self.counted)]
         if not np.isfinite([self.tracker.returns[place] for place in places]).all():
             raise TrainingError("The env returned a non-finite reward.")
@@ -232,6 +235,7 @@ def evaluate_config(
     policy: nn.Module, config: Config, *, stopped: Callable[[], bool] = lambda: False
 ) -> Evaluation:
     """Evaluate `policy` in new envs of a run's config, by its [eval] section."""
+    # With fewer episodes than envs, some envs would play for nothing.
     num_envs = min(config.eval.episodes, NUM_ENVS)
     vecenv = make_vecenv(
         config.base.env_name,
@@ -298,6 +302,7 @@ def load_trained_policy(
         )
     args = dict(checkpoint.header.config)
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
+    # A single env is enough, as only the spaces are needed.
     env = single_vecenv_of(config)
     try:
         policy = checkpoint.build_policy(env, registry=registry)

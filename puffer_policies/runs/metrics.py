@@ -35,6 +35,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, epoch: int = 0) -> None:
         self.path = path
         try:
+            # "a+": a lock needs the file open, and opening must not empty another run's file.
             self._file = path.open("a+", encoding="utf-8", newline="\n")
         except OSError as error:
             raise ConfigError(
@@ -85,6 +86,7 @@ def _lock(file: TextIO, folder: Path) -> None:
     if fcntl is None:
         return
     try:
+        # The lock goes with the process, so that a killed run blocks nobody.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
@@ -99,6 +101,7 @@ def _length_up_to(path: Path, epoch: int) -> int:
     """Return the length in bytes of the lines up to an update, without one cut off by a kill."""
     length = 0
     for line in path.read_bytes().splitlines(keepends=True):
+        # Lines after it belong to updates that the checkpoint does not know.
         if not line.endswith(b"\n") or not _is_update(line, epoch):
             break
         length += len(line)
@@ -147,6 +150,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         import_optional("tensorboard", extra="tensorboard", purpose="log.tensorboard")
+        # Imported here, as it costs a second even where no TensorBoard is wanted.
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
@@ -183,7 +187,13 @@ class WeightsAndBiases:
         wandb: Any = import_optional("wandb", extra="wandb", purpose="log.wandb")
         name = folder.name
         self._run = wandb.init(
-            project=project, name=name, id=name, resume="allow", config=config, dir=str(folder)
+            # The folder's name is still known when the run resumes, which an id of wandb's is not.
+            project=project,
+            name=name,
+            id=name,
+            resume="allow",
+            config=config,
+            dir=str(folder),
         )
 
     def write(self, metrics: Mapping[str, Any]) -> None:
@@ -216,6 +226,7 @@ class Loggers:
 
     def close(self) -> None:
         """Close each, even if another one fails."""
+        # Popped before it is closed: if close() raises, the recursion closes the others only.
         while self._loggers:
             try:
                 self._loggers.pop().close()

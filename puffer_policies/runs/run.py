@@ -78,12 +78,14 @@ def train_from_config(
         EnvError: the env can't be made, or fails.
         TrainingError: a number that is not finite, or any failure that is not a `PolicyError`.
     """
+    # Before anything draws random numbers: envs and weights depend on the seed.
     prepare_process(config.train)
     with joined(device_of(config.train).type) as world:
         vecenv = vecenv_of(config, world)
         try:
             policy = policy_of(config, vecenv, registry=registry)
             trainer = Trainer(config.train, vecenv, policy, world=world)
+            # One process prints; two panels on one terminal would overwrite each other.
             kind = display if world.is_main else "quiet"
             with make_display(kind, total_steps=config.train.total_timesteps) as screen:
                 result = _run(config, trainer, screen, registry, resume, stop_when)
@@ -139,6 +141,7 @@ class _Run:
         )
         with all_loggers as loggers, interruptible() as stop:
             text = json.dumps(self.config.to_args(), indent=2) + "\n"
+            # Also when resumed: from then on the folder is described by the new config.
             write_at_once(self.folder / CONFIG_FILE, text.encode())
             try:
                 return self._train(loggers, stop, stop_when)
@@ -169,6 +172,7 @@ class _Run:
                 self.display.note(f"alarm at {trainer.global_step:,} steps: {alarm.text}")
             if interval and trainer.epoch % interval == 0:
                 self._save(loggers)
+            # After the checkpoint, so that what stopped the run is saved.
             if stop_when(logs):
                 stop.signal = "stop_when"
 
@@ -198,6 +202,7 @@ class _Run:
             problem = error.problem
         else:
             problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        # The disk may be full, which may be the error itself.
         with suppress(PolicyError, OSError):
             loggers.write({"error": problem, "agent_steps": self.trainer.global_step})
         if isinstance(error, PolicyError):

@@ -32,6 +32,7 @@ def prepare_process(config: TrainConfig) -> None:
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.num_threads)
     torch.backends.cudnn.deterministic = config.torch_deterministic
+    # The search for the fastest kernel may choose another one in each run.
     torch.backends.cudnn.benchmark = not config.torch_deterministic
 
 
@@ -45,6 +46,7 @@ def device_of(config: TrainConfig) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        # The only sure test: torch may know a kind of device that this machine lacks.
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -85,6 +87,7 @@ def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> 
     rnn = config.base.rnn_name
     spec = spec_of(config.base.policy_name, registry)
     if config.train.normalize_observations:
+        # Inside, not outside: memories and masks around it would otherwise see normalized values.
         spec = spec.wrapped_inside(WrapperSpec(NORMALIZER))
     policy = get_policy(
         spec,

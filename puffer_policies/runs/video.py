@@ -108,7 +108,9 @@ def _rendering_env(config: Config) -> Any:
     """Make one env that renders frames, in this process."""
     name = config.base.env_name
     kwargs = dict(evaluation_kwargs(name, config.env))
+    # Asked for below, once the env is known to have it.
     kwargs.pop("render_mode", None)
+    # Made once without rendering, as gymnasium raises on an unknown mode before one can ask.
     plain = make_vecenv(name, vectorization="sync", env_kwargs=kwargs)
     try:
         modes = _single(plain).metadata.get("render_modes") or ()
@@ -167,7 +169,9 @@ def _writer(path: Path, fps: float) -> Any:
     suffix = path.suffix.lower()
     imageio = _import_writers(suffix)
     if suffix == ".gif":
+        # Pillow takes the duration of a frame in milliseconds.
         return imageio.get_writer(path, mode="I", duration=1000 / min(fps, MAX_GIF_FPS), loop=0)
+    # macro_block_size=1: imageio would scale the frames to multiples of 16 otherwise.
     return imageio.get_writer(path, fps=fps, macro_block_size=1)
 
 

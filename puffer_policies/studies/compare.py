@@ -136,6 +136,7 @@ def compare(
             policy is repeated; or `folder` is not empty.
         EnvError: the env can't be made.
     """
+    # Everything is checked before the first of many minutes of training.
     configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
     sizes = _parameters(configs, registry)
     tournament = _Tournament(configs, sizes, _new_folder(Path(folder)), registry, tell)
@@ -208,6 +209,7 @@ class _Tournament:
             self.entries[policy] = replace(entry, error=_error_text(error))
             self.tell(f"{policy}, seed {seed}: {_error_text(error)}")
             return
+        # Half a run is not comparable with whole ones.
         if result.interrupted:
             self.interrupted = True
             return
@@ -234,6 +236,7 @@ class _Tournament:
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
+    # Policies without any return go last, and NaN would not sort at all.
     return (not entry.returns, -entry.mean if entry.returns else 0.0)
 
 

@@ -214,6 +214,7 @@ def _envs(curves: Iterable[Curve]) -> list[str]:
 
 def _differing(curves: Sequence[Curve]) -> list[str]:
     """Return the options in which curves of one env differ."""
+    # dict, not set: labels name options in the order of the config.
     keys = dict.fromkeys(key for curve in curves for key in curve.options)
     return [key for key in keys if len({repr(curve.options.get(key)) for curve in curves}) > 1]
 
@@ -232,6 +233,7 @@ def _averaged(label: str, curves: Sequence[Curve]) -> Series:
         (curve,) = curves
         return Series(label, 1, curve.x, curve.y, curve.y, curve.y)
     grid = _common_grid(label, curves)
+    # Seeds are measured at different steps when episodes or envs differ, hence the common grid.
     values = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])  # (S, K)
     return Series(label, len(curves), grid, values.mean(0), *mean_band(values))
 

@@ -101,8 +101,10 @@ def draw(panels: Mapping[str, Sequence[Series]], path: Path, *, x_label: str, y_
     """Write the picture without changing any global state of matplotlib: no backend, no style."""
     from matplotlib.figure import Figure
 
+    # Three panels fit on a page next to each other.
     columns = min(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
+    # Figure instead of pyplot, which would choose a backend and keep the figure alive.
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     styles = _styles(panels)
@@ -132,6 +134,7 @@ def _draw_panel(axes: Any, series: Sequence[Series], styles: Mapping[str, tuple[
 
     for each in series:
         color, line = styles[each.label]
+        # Expressions can be long, and a legend would otherwise cover the curves.
         label = textwrap.fill(each.label, LEGEND_WIDTH, break_long_words=False)
         label += f" ({each.runs} runs, {each.interval_kind})" if each.runs > 1 else ""
         marker = "o" if len(each.x) == 1 else None  # a single point would be an invisible line

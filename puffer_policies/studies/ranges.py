@@ -109,6 +109,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: values that contradict each other.
     """
+    # By way of plain data, so that the values are checked like those of a file.
     args = config.to_args()
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -136,6 +137,7 @@ def _of_toml(file: TomlFile, section: str, name: str, value: Any) -> SearchRange
 
 def _between(key: str, ends: list[str], *, log: bool, label: str) -> SearchRange:
     option, (low, high) = _values(key, ends, label=label)
+    # bool is an int to Python, but false:true is not a range.
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if not numbers or low >= high or (log and low <= 0):
         above = " above 0" if log else ""
@@ -153,6 +155,7 @@ def _one_of(key: str, choices: list[str], *, label: str) -> SearchRange:
 
 def _values(key: str, texts: Iterable[str], *, label: str) -> tuple[str, list[Any]]:
     """Convert texts to values of an option, as its flag on the command line does."""
+    # The same reader as for flags, so that a sweep can't try values that training refuses.
     flags = [f"--{key}={text}" for text in texts]
     try:
         pairs = [next(iter(command_line_source([flag]).values.items())) for flag in flags]

@@ -134,6 +134,7 @@ def sweep(
             "There is nothing to search.",
             fix="Give --param train.learning-rate=log:1e-4:1e-2, or a [sweep] section in the file.",
         )
+    # Most mistakes show with any values, and here they cost no trial.
     _try_out(with_values(config, {each.key: each.example for each in ranges}), registry)
     runner = _Sweeper(config, ranges, Path(folder), objective, minimize, registry, tell)
     return runner.run(trials, sampler)
@@ -214,6 +215,7 @@ class _Sweeper:
     def _keep_best(self) -> None:
         best = self._result(interrupted=False).best
         if best is not None:
+            # Written after each trial, so that a killed sweep leaves its best config, too.
             text = config_to_toml(with_values(self.config, best.values))
             (self.folder / BEST_CONFIG).write_text(text, encoding="utf-8")
 
@@ -232,6 +234,7 @@ class _Sweeper:
     def _setup(self) -> dict[str, Any]:
         """Return what must be the same for a sweep to continue."""
         args = self.config.to_args()
+        # The folder may be moved, or named by another path.
         del args["train"]["data_dir"]
         ranges = {each.key: str(each) for each in self.ranges}
         return {
