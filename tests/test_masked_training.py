@@ -42,9 +42,14 @@ def trainer_of(vecenv: Any, stack: str, config: TrainConfig = CONFIG) -> Trainer
     return Trainer(config, vecenv, get_policy(stack, vecenv))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", LAMPS)
-@pytest.mark.parametrize("stack", STACKS)
+# How an env gives masks depends on the mode; where the wrapper stands is the policy's own affair.
+@pytest.mark.parametrize(
+    ("stack", "kind", "mode"),
+    [
+        *((STACKS[1], kind, mode) for kind in LAMPS for mode in MODES),
+        *((stack, LampsInInfo, MODES[0]) for stack in (STACKS[0], STACKS[2])),
+    ],
+)
 def test_no_illegal_action_is_ever_taken(stack: str, kind: Any, mode: AutoresetMode) -> None:
     trainer = trainer_of(lamps(kind, mode, cut=mode is AutoresetMode.SAME_STEP), stack)
     for _ in range(2):
@@ -61,8 +66,10 @@ def test_a_mask_in_the_observation_is_taken_out_by_the_wrapper_with_a_key() -> N
     assert LampsInObservation.illegal == 0
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    ("stack", "mode"),
+    [*((STACKS[1], mode) for mode in MODES), (STACKS[0], MODES[0]), (STACKS[2], MODES[0])],
+)
 def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
     stack: str, mode: AutoresetMode
 ) -> None:
@@ -113,7 +120,7 @@ def test_a_masked_game_of_memory_is_solved_without_one_illegal_action() -> None:
     vecenv = make_vecenv("puffer_policies/MaskedRecall-v0", 32, env_kwargs={"delay": 2})
     policy = get_policy("LSTMWrapper(ActionMaskWrapper(Default(hidden_size=32)))", vecenv)
     config = TrainConfig(
-        total_timesteps=12_000,
+        total_timesteps=10_240,
         bptt_horizon=16,
         learning_rate=1e-2,
         ent_coef=0.005,
@@ -150,7 +157,7 @@ def test_a_row_without_options_is_named_on_the_host_before_the_policy_sees_it() 
 def test_a_compiled_policy_heeds_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("puffer_policies.train.carry.BACKEND", "eager")
     config = dataclasses.replace(CONFIG, compile=True)
-    trainer = trainer_of(lamps(LampsInInfo), STACKS[1], config)
+    trainer = trainer_of(lamps(LampsInInfo), STACKS[0], config)
     for _ in range(2):
         update(trainer)
     assert LampsInInfo.illegal == 0

@@ -44,8 +44,10 @@ def statistics(policy: Any) -> Any:
     return wrapper.moments[0]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    ("stack", "mode"),
+    [*((STACKS[0], mode) for mode in MODES), (STACKS[1], MODES[0]), (STACKS[2], MODES[0])],
+)
 def test_statistics_are_of_all_that_was_acted_on_and_change_after_the_update(
     stack: str, mode: AutoresetMode
 ) -> None:
@@ -90,7 +92,7 @@ def test_what_differs_little_far_from_zero_is_learnt_only_normalised(
 ) -> None:
     vecenv = GymVecEnv(SyncVectorEnv([FarAway] * 8, autoreset_mode=AutoresetMode.NEXT_STEP))
     config = dataclasses.replace(
-        CONFIG, total_timesteps=8_000, learning_rate=1e-2, normalize_observations=normalised
+        CONFIG, total_timesteps=4_096, learning_rate=1e-2, normalize_observations=normalised
     )
     trainer = trainer_of(vecenv, STACKS[0] if normalised else "Default", config)
     run(trainer)

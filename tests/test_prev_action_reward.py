@@ -193,7 +193,7 @@ def test_a_bandit_within_the_episode_is_solved_only_by_who_knows_what_was_paid()
         trainer = trainer_of(
             arms(32),
             name,
-            total_timesteps=16_000,
+            total_timesteps=12_288,
             bptt_horizon=16,
             learning_rate=1e-2,
             ent_coef=0.005,

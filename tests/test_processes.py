@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import torch
 from torch import nn
 
 from puffer_policies.assembly.checkpoint import read_header
+from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ConfigError
+from puffer_policies.runs import run
 from puffer_policies.spaces import spaces_of
 from puffer_policies.train.batch import Segments
 from puffer_policies.train.carry import Carry
@@ -55,8 +59,8 @@ def batch_of(rows: slice) -> Segments:
     )
 
 
-def learnt(rows: slice, world: World) -> nn.Module:
-    """The policy after a gradient step on a part of the batch."""
+def policy_after_a_step(rows: slice, world: World) -> nn.Module:
+    """A policy after a gradient step on a part of the batch."""
     torch.manual_seed(1)
     policy = Default(spaces_of("CartPole-v1"), hidden_size=8)
     config, count = TrainConfig(norm_adv=False, bptt_horizon=1), len(range(ROWS)[rows])
@@ -74,39 +78,15 @@ def learnt(rows: slice, world: World) -> nn.Module:
 
 
 PART = """
-import sys, torch
+import pathlib, sys, torch
 sys.path.insert(0, {tests!r})
-from test_processes import ROWS, learnt
+from test_processes import ROWS, policy_after_a_step
 from puffer_policies.train.distributed import joined
 
 with joined("cpu") as world:
     half = ROWS // world.size
-    policy = learnt(slice(world.rank * half, (world.rank + 1) * half), world)
+    policy = policy_after_a_step(slice(world.rank * half, (world.rank + 1) * half), world)
     torch.save(policy.state_dict(), f"after-{{world.rank}}.pt")
-"""
-
-
-def test_two_halves_make_the_step_of_the_whole(tmp_path):
-    script = tmp_path / "part.py"
-    script.write_text(PART.format(tests=str(Path(__file__).parent)))
-    done = torchrun(str(script), folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole = learnt(slice(None), ALONE).state_dict()
-    first, second = (torch.load(tmp_path / f"after-{rank}.pt") for rank in (0, 1))
-    for name, each in whole.items():
-        assert torch.equal(first[name], second[name])
-        torch.testing.assert_close(first[name], each, atol=1e-6, rtol=1e-5)
-
-
-LEAVE = """
-import os, pathlib, torch
-from puffer_policies.train.distributed import joined
-
-with joined("cpu") as world:
-    layer = torch.nn.Linear(2, 2)
-    layer(torch.ones(1, 2)).sum().backward()
-    world.mean_(layer.weight.grad)
-    torch.optim.Adam(layer.parameters()).step()
 
 tasks = pathlib.Path("/proc/self/task").glob("*/comm")
 names = [task.read_text() for task in tasks]
@@ -114,12 +94,16 @@ assert not [name for name in names if "gloo" in name], names
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_nothing_of_the_group_outlives_it(tmp_path):
-    script = tmp_path / "leave.py"
-    script.write_text(LEAVE)
-    done = torchrun(str(script), folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_two_halves_make_the_step_of_the_whole_and_no_thread_outlives_the_group(tmp_path):
+    script = tmp_path / "part.py"
+    script.write_text(PART.format(tests=str(Path(__file__).parent)))
+    process = torchrun(str(script), folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    whole = policy_after_a_step(slice(None), ALONE).state_dict()
+    first, second = (torch.load(tmp_path / f"after-{rank}.pt") for rank in (0, 1))
+    for name, each in whole.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], each, atol=1e-6, rtol=1e-5)
 
 
 RUN = ("-m", "puffer_policies", "train")
@@ -128,14 +112,14 @@ SIZES = ("--vec.num-envs", "8", "--train.bptt-horizon", "32", "--eval.episodes",
 
 def test_two_processes_train_one_run(tmp_path):
     flags = (*SIZES, "--train.total-timesteps", "1024", "--json")
-    done = torchrun(*RUN, "CartPole-v1", *flags, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = torchrun(*RUN, "CartPole-v1", *flags, folder=tmp_path)
+    assert process.returncode == 0, process.stderr
     (folder,) = (tmp_path / "runs").iterdir()
-    lines = [json.loads(each) for each in done.stdout.splitlines()]
+    lines = [json.loads(each) for each in process.stdout.splitlines()]
     assert "2 processes with 4 of 8 agents each: updates of 256 steps" in lines[0]["note"]
-    told = [json.loads(each) for each in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [each["agent_steps"] for each in told[:-1]] == [256, 512, 768, 1024]
-    assert told[-1]["evaluation"]["episodes"] == 4
+    logged = [json.loads(each) for each in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [each["agent_steps"] for each in logged[:-1]] == [256, 512, 768, 1024]
+    assert logged[-1]["evaluation"]["episodes"] == 4
     assert lines[-1]["steps"] == 1024
     assert json.loads((folder / "config.json").read_text())["vec"]["num_envs"] == 8
     more = ("--resume", str(folder), "--train.total-timesteps", "1536", "--quiet")
@@ -144,10 +128,11 @@ def test_two_processes_train_one_run(tmp_path):
     assert read_header(folder / "latest.safetensors").training["global_step"] == 1536
 
 
-def test_envs_that_processes_cannot_share_are_told_before_anything_starts(tmp_path):
-    done = torchrun(*RUN, "CartPole-v1", "--vec.num-envs", "9", folder=tmp_path)
-    assert done.returncode != 0
-    assert "vec.num_envs 9 / 2 processes = 4.5 each" in done.stderr
+def test_envs_that_processes_cannot_share_are_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "joined", lambda _: nullcontext(World(rank=0, size=2)))
+    flags = ["--vec.num-envs", "9", "--train.data-dir", str(tmp_path / "runs")]
+    with pytest.raises(ConfigError, match=r"vec\.num_envs 9 / 2 processes = 4\.5 each"):
+        run.train_from_config(load_config("CartPole-v1", flags), display="quiet")
     assert not (tmp_path / "runs").exists()
 
 
@@ -176,9 +161,9 @@ def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_pa
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     flags = (*SIZES, "--train.checkpoint-interval", "1", "--quiet")
-    done = torchrun(str(script), *flags, folder=tmp_path)
-    assert done.returncode != 0
-    assert "Another process of this run is gone" in done.stderr
-    assert "go on with --resume" in done.stderr
+    process = torchrun(str(script), *flags, folder=tmp_path)
+    assert process.returncode != 0
+    assert "Another process of this run is gone" in process.stderr
+    assert "go on with --resume" in process.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_header(folder / "latest.safetensors").training["epoch"] >= 1
