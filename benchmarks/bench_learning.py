@@ -1,13 +1,13 @@
 """Train every config that has a target, with several seeds, and write docs/results.md.
 
-Each run is a process of its own, started as a user starts it: ``puffer-policies train NAME``. A
-line of JSON for each is kept in docs/results.jsonl, from which the page is written.
+Each run is a process of its own, started as a user starts it: ``puffer-policies train NAME``. Each
+adds a line of JSON to docs/results.jsonl, from which the page is written.
 
     python benchmarks/bench_learning.py                     all configs, seeds 1 2 3
     python benchmarks/bench_learning.py --only acrobot      one config
     python benchmarks/bench_learning.py --memories          every memory on three memory tasks
     python benchmarks/bench_learning.py --zoo               every other policy and wrapper on one
-    python benchmarks/bench_learning.py --write             the page alone, from the lines there are
+    python benchmarks/bench_learning.py --write             only the page, from earlier runs
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LINES, PAGE = DOCS / "results.jsonl", DOCS / "results.md"
 
 @dataclass(frozen=True)
 class Target:
-    """A config, and what its final evaluation should reach."""
+    """A config, and the return that its final evaluation should reach."""
 
     config: str
     at_least: float | None = None
@@ -44,7 +44,7 @@ class Target:
         return " ".join([self.config, *self.flags])
 
     @property
-    def wanted(self) -> str:
+    def bound(self) -> str:
         return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
 
     def reached(self, mean: float) -> bool:
@@ -77,7 +77,7 @@ SHORT = ("--train.total-timesteps", "150000")
 
 
 def gap(memory: str, *options: str) -> list[Target]:
-    """Return what a memory should reach on three tasks that need one; "None" should not."""
+    """Return the targets of a memory on three tasks that need one. "None" must fail them."""
     flags = ("--rnn-name", memory, *options)
     if memory == "None":
         return [
@@ -91,7 +91,7 @@ def gap(memory: str, *options: str) -> list[Target]:
     ]
 
 
-# Of PufferLib 4.0: its default core.
+# The default core of PufferLib 4.0.
 PUFFER4 = ("--rnn.num-layers", "4", "--rnn.highway", "True", "--train.learning-rate", "1e-2")
 
 GAPS = [
@@ -118,7 +118,7 @@ GAPS = [
 def inside(
     config: str, at_least: float, *policies: str, flags: tuple[str, ...] = ()
 ) -> list[Target]:
-    """Return what each policy should reach in place of a config's own."""
+    """Return the targets of policies that replace the one of a config."""
     return [
         Target(config, at_least=at_least, flags=("--policy-name", policy, *flags))
         for policy in policies
@@ -143,29 +143,29 @@ ZOO = [
 
 
 def train(target: Target, seed: int) -> dict[str, Any]:
-    """Run one training and return what is kept of it."""
+    """Run one training and return its line of results."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "puffer_policies", "train", target.config, *target.flags),
             *("--train.seed", str(seed), "--train.data-dir", folder, "--json", "--quiet"),
         ]
         environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+        process = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{process.stderr}")
+    result = json.loads(process.stdout.strip().splitlines()[-1])
     return {
         "name": target.name,
         "stack": stack(target),
         "seed": seed,
-        "steps": told["steps"],
-        "seconds": round(told["seconds"], 1),
-        "evaluation": told["evaluation"],
+        "steps": result["steps"],
+        "seconds": round(result["seconds"], 1),
+        "evaluation": result["evaluation"],
     }
 
 
 def stack(target: Target) -> list[str]:
-    """Return whom a run speaks for: every wrapper of its stack, and the policy, if not Default."""
+    """Return the names that a run is a result of: every wrapper, and the policy unless Default."""
     base, registry = load_config(target.config, target.flags).base, default_registry()
     policy = PolicySpec.parse(base.policy_name)
     names = [each.name for each in policy.wrappers] + ([base.rnn_name] if base.rnn_name else [])
@@ -175,19 +175,19 @@ def stack(target: Target) -> list[str]:
 
 
 def lines() -> list[dict[str, Any]]:
-    """Return the runs that are kept."""
+    """Return the runs in the file."""
     if not LINES.exists():
         return []
     return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
 
 
-def kept() -> set[tuple[str, int]]:
-    """Return the names and seeds of the runs that are kept."""
+def finished() -> set[tuple[str, int]]:
+    """Return the names and seeds of the runs in the file."""
     return {(each["name"], each["seed"]) for each in lines()}
 
 
-def keep(run: dict[str, Any]) -> None:
-    """Keep a run in place of an earlier one of that name and seed."""
+def save(run: dict[str, Any]) -> None:
+    """Add a run to the file, in place of an earlier one of that name and seed."""
     others = [
         each for each in lines() if (each["name"], each["seed"]) != (run["name"], run["seed"])
     ]
@@ -238,19 +238,19 @@ def _rows(target: Target, runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _row(target: Target, run: dict[str, Any]) -> str:
-    told = run["evaluation"]
-    kind = "" if told["deterministic"] else " sampled"
-    verdict = "reached" if target.reached(told["mean"]) else "**missed**"
+    evaluation = run["evaluation"]
+    kind = "" if evaluation["deterministic"] else " sampled"
+    verdict = "reached" if target.reached(evaluation["mean"]) else "**missed**"
     return (
-        f"| `{target.name}` | {target.wanted} | {run['seed']} | {told['mean']:.2f} ± "
-        f"{told['std']:.2f}{kind} | {run['steps']:,} | {run['seconds']:.0f} | {verdict} |"
+        f"| `{target.name}` | {target.bound} | {run['seed']} | {evaluation['mean']:.2f} ± "
+        f"{evaluation['std']:.2f}{kind} | {run['steps']:,} | {run['seconds']:.0f} | {verdict} |"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="configs to train; all by default")
-    parser.add_argument("--missing", action="store_true", help="leave out runs that are kept")
+    parser.add_argument("--missing", action="store_true", help="skip runs that the file has")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--write", action="store_true", help="only write the page")
     parser.add_argument("--memories", action="store_true", help="train the memories instead")
@@ -260,10 +260,10 @@ def main() -> None:
         if options.write or (options.only and target.config not in options.only):
             continue
         for seed in options.seeds:
-            if options.missing and (target.name, seed) in kept():
+            if options.missing and (target.name, seed) in finished():
                 continue
             run = train(target, seed)
-            keep(run)
+            save(run)
             print(json.dumps({**asdict(target), **run}), flush=True)
     PAGE.write_text(page(), encoding="utf-8")
 

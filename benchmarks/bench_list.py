@@ -37,10 +37,10 @@ def make_packages(site: Path, number: int) -> None:
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{index}\n\n{description}"
         )
-        (info / "entry_points.txt").write_text(_declared_by(index, name, site))
+        (info / "entry_points.txt").write_text(_entry_points(index, name, site))
 
 
-def _declared_by(index: int, name: str, site: Path) -> str:
+def _entry_points(index: int, name: str, site: Path) -> str:
     names = [f"Net{index}", f"Conv{index}"]
     if index % 2:
         lines = "".join(f"{each} = {name}.nets:{each}\n" for each in names)
@@ -53,17 +53,17 @@ def _declared_by(index: int, name: str, site: Path) -> str:
 
 def cpu_milliseconds(code: str, *, site: Path, runs: int) -> list[float]:
     """Return the CPU time of each of several fresh interpreters that run `code`."""
-    # With byte code written, as an installed package has it; in a place that goes away again.
+    # Bytecode is cached, as for an installed package, but in a folder that is removed afterwards.
     environ = os.environ | {"PYTHONPATH": str(site), "PYTHONPYCACHEPREFIX": str(site / "cache")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    spent = []
+    times = []
     for _ in range(runs):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], check=True, env=environ, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        spent.append(seconds * 1e3)
-    return spent
+        times.append(seconds * 1e3)
+    return times
 
 
 def main() -> None:
@@ -80,9 +80,9 @@ def main() -> None:
         ):
             if install is not None:
                 install(site, packages)
-            spent = cpu_milliseconds(code, site=site, runs=runs + 1)[1:]  # the first compiles
+            times = cpu_milliseconds(code, site=site, runs=runs + 1)[1:]  # the first compiles
             print(
-                f"{title:<32} median {statistics.median(spent):6.1f} ms  best {min(spent):6.1f} ms"
+                f"{title:<32} median {statistics.median(times):6.1f} ms  best {min(times):6.1f} ms"
             )
 
 

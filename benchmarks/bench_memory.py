@@ -1,10 +1,10 @@
 """Forward and backward of every memory with episode resets, beside torch's LSTM without any.
 
 ``python benchmarks/bench_memory.py [--time 64 256] [--rounds R]``. One thread, 64 rows, 128 wide.
-All candidates take turns in one process, and the fastest turn of each counts: what disturbs a
-shared machine only ever adds. Nothing that is freed goes back to the system: whose turn it was to
-fault the pages in again would decide up to two fifths of a row. sb3-contrib's and TorchRL's own
-functions over the same weights are run where they are installed; else their rows are left out.
+All candidates take turns in one process, and the fastest turn of each counts, because other
+processes on a shared machine only ever add time. Memory that is freed does not go back to the
+system: otherwise up to two fifths of a row would depend on who has to fault the pages in again.
+sb3-contrib's and TorchRL's own functions run on weights of the same size where they are installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_":
 """For glibc; it reads them once, at the start of a process."""
 
 SHARES = (0.0, 0.005, 0.05, 0.3, 0.95)
-"""How many steps begin an episode."""
+"""The shares of steps that start an episode."""
 
 Run = Callable[[Tensor, Tensor], Tensor]
 """(B, T, H) features and (B, T) episode starts -> (B, T, H)."""
@@ -43,12 +43,12 @@ def of_core(core: Core) -> Run:
 
 
 def of_loop(core: Core) -> Run:
-    """Run one step after the other, as who knows no better way to reset."""
+    """Run one step after the other, which is the obvious way to reset."""
     return lambda x, starts: core.step_through(x, core.initial_state(BATCH), starts)[0]
 
 
 def of_torch() -> Run:
-    """Run torch's fused LSTM, which never resets: the floor."""
+    """Run torch's fused LSTM, which never resets, as the lower bound."""
     lstm = nn.LSTM(HIDDEN, HIDDEN, batch_first=True)
     return lambda x, starts: lstm(x)[0]
 
@@ -84,8 +84,8 @@ def of_torchrl() -> Run:
         data = {"x": x, "is_init": starts.unsqueeze(-1)}
         names = ("recurrent_state_h", "recurrent_state_c")
         with set_recurrent_mode(True):
-            told: Any = module(TensorDict(data | dict.fromkeys(names, state), batch_size=shape))
-        output: Tensor = told["y"]
+            outputs: Any = module(TensorDict(data | dict.fromkeys(names, state), batch_size=shape))
+        output: Tensor = outputs["y"]
         return output
 
     return run
@@ -93,7 +93,7 @@ def of_torchrl() -> Run:
 
 def candidates() -> dict[str, Run]:
     """Return every candidate that can run here, by name."""
-    found = {
+    runs = {
         "torch LSTM, no resets": of_torch(),
         "LSTM": of_core(LSTMCore(HIDDEN, HIDDEN)),
         "LSTM, step by step": of_loop(LSTMCore(HIDDEN, HIDDEN)),
@@ -107,18 +107,18 @@ def candidates() -> dict[str, Run]:
         ("TorchRL LSTM", "torchrl", of_torchrl),
     ):
         if find_spec(package):
-            found[name] = make()
+            runs[name] = make()
         else:
             print(f"{name}: not installed, left out")
-    return found
+    return runs
 
 
 def seconds(run: Run, x: Tensor, starts: Tensor) -> float:
     """Return the CPU seconds of a forward and a backward pass."""
     x.grad = None
-    begun = time.process_time()
+    start = time.process_time()
     run(x, starts).sum().backward()  # type: ignore[no-untyped-call]
-    return time.process_time() - begun
+    return time.process_time() - start
 
 
 def race(length: int, rounds: int) -> None:
@@ -134,8 +134,8 @@ def race(length: int, rounds: int) -> None:
     print(f"\n{BATCH} x {length}, {HIDDEN} wide; ms and ratio to torch's LSTM, by share of starts")
     print(f"{'':24}" + "".join(f"{share:>16.1%}" for share in SHARES))
     for name in runs:
-        told = [best[name, share] for share in SHARES]
-        print(f"{name:24}" + "".join(f"{t * 1e3:>9.1f} ({t / floor:.2f})" for t in told))
+        times = [best[name, share] for share in SHARES]
+        print(f"{name:24}" + "".join(f"{t * 1e3:>9.1f} ({t / floor:.2f})" for t in times))
 
 
 def main() -> None:

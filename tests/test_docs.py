@@ -30,7 +30,7 @@ def is_for_later(name: str, text: str) -> bool:
 def script(page: Path) -> str:
     """Return the page as one program: named blocks become files, console blocks are run."""
     parts = [f"import pathlib, sys; sys.path.append({str(ROOT / 'tests')!r})"]
-    parts.append("from console import run_console")
+    parts.append(f"from console import Console; console = Console(fork={not installs(page)})")
     for language, text in blocks(page):
         named = FILE_NAME.match(text)
         if named:
@@ -38,13 +38,17 @@ def script(page: Path) -> str:
         if language == "python" and not (named and is_for_later(named[1], text)):
             parts.append(text)
         if language == "console":
-            parts.append(f"run_console({text!r})")
+            parts.append(f"console.run({text!r})")
     return "\n".join(parts)
+
+
+def installs(page: Path) -> bool:
+    return any(language == "console" and "pip install" in text for language, text in blocks(page))
 
 
 def variables(page: Path, folder: Path) -> dict[str, str]:
     """Return the shell variables for a page; one that installs has an environment of its own."""
-    if any(language == "console" and "pip install" in text for language, text in blocks(page)):
+    if installs(page):
         return make_environment(folder).variables
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path}
@@ -59,10 +63,11 @@ def test_page_runs(page, tmp_path):
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
     environ = {**variables(page, tmp_path / "env"), "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
+    process = subprocess.run(
         ["python", program.name], cwd=tmp_path, env=environ, capture_output=True, text=True
     )
-    assert done.returncode == 0, f"{page.name}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    output = f"{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
+    assert process.returncode == 0, f"{page.name}\n{output}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -1,7 +1,7 @@
-"""Measures policies and wrappers of this repository, and keeps their cards in docs/cards.json.
+"""Measures policies and wrappers of this repository, and writes their cards to docs/cards.json.
 
-python tools/measure_cards.py             every card, in minutes
-python tools/measure_cards.py GRUWrapper  one again, on the machine of the others
+python tools/measure_cards.py             every card; takes minutes
+python tools/measure_cards.py GRUWrapper  one card again, on the machine of the others
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from puffer_policies.registry import default_registry
 
 
 def measure(names: Iterable[str]) -> None:
-    """Measure cards beside those that are kept; all of them are of one machine."""
-    file, known, names = read_cards(CARDS if CARDS.exists() else None), records(), list(names)
-    kept = dict(file.cards)
-    if kept and file.machine != machine() and not known.keys() <= set(names):
-        raise SystemExit(f"The others were measured on {file.machine}: measure all.")
+    """Measure cards, and keep the others of the file, which must be of the same machine."""
+    file = read_cards(CARDS if CARDS.exists() else None)
+    all_records, names = records(), list(names)
+    cards = dict(file.cards)
+    # Times of two machines can't be compared, and the page names one.
+    if cards and file.machine != machine() and not all_records.keys() <= set(names):
+        raise SystemExit(f"The other cards were measured on {file.machine}. Measure all again.")
     for name in names:
-        kept[known[name].qualified_name] = measure_card(name, default_registry())
+        cards[all_records[name].qualified_name] = measure_card(name, default_registry())
         print(f"measured {name}", flush=True)
-    ours = {record.qualified_name for record in known.values()}
-    cards = {name: card for name, card in kept.items() if name in ours}
-    write_cards(CARDS, CardFile(machine(), cards))
+    current = {record.qualified_name for record in all_records.values()}
+    write_cards(CARDS, CardFile(machine(), {k: v for k, v in cards.items() if k in current}))
 
 
 def machine() -> str:
-    """Return the processor and torch's version."""
+    """Return the name of the processor and the version of torch."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Draws docs/zoo.svg, what each memory costs and learns. Run it after measuring.
+"""Draws docs/zoo.svg, the costs and returns of each memory. Run it after measuring.
 
 No test compares the picture: other versions of matplotlib write other bytes.
 """
@@ -20,10 +20,10 @@ from puffer_policies.studies.plot import COLORS
 PICTURE = DOCS / "zoo.svg"
 REPRODUCIBLE: Any = {"svg.hashsalt": "zoo", "svg.fonttype": "none"}
 
-LEARNED = "cartpole_novel"
+TASK = "cartpole_novel"
 
 LARGE = 1000
-"""Numbers from here on are written whole."""
+"""Numbers from this size are written without rounding to three digits."""
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
     figure = Figure(figsize=(12.0, 3.6), layout="constrained")
     costs = figure.subplots(1, len(panels) + 1, sharey=True)
     names = [name.rpartition("/")[2] for name in memories]
-    for axes, colour, (title, numbers) in zip(costs, COLORS, panels.items(), strict=False):
-        _draw_points(axes, names, numbers, title=title, colour=colour)
+    for axes, color, (title, numbers) in zip(costs, COLORS, panels.items(), strict=False):
+        _draw_points(axes, names, numbers, title=title, color=color)
     _draw_returns(costs[-1], names, [results.get(name, []) for name in memories])
     with matplotlib.rc_context(REPRODUCIBLE):
         figure.savefig(PICTURE, metadata={"Date": None})
@@ -48,10 +48,10 @@ def main() -> None:
 
 
 def _draw_points(
-    axes: Axes, names: Sequence[str], numbers: Sequence[float], *, title: str, colour: str
+    axes: Axes, names: Sequence[str], numbers: Sequence[float], *, title: str, color: str
 ) -> None:
-    """Draw a point a memory: on a logarithmic axis, the length of a bar would mean nothing."""
-    axes.scatter(numbers, names, color=colour)
+    """Draw a point per memory, as the length of a bar means nothing on a logarithmic axis."""
+    axes.scatter(numbers, names, color=color)
     for name, number in zip(names, numbers, strict=True):
         text = f"{number:,.3g}" if number < LARGE else f"{number:,.0f}"
         axes.annotate(text, (number, name), (6, -3), textcoords="offset points", fontsize="x-small")
@@ -61,16 +61,16 @@ def _draw_points(
 
 
 def _draw_returns(
-    axes: Axes, names: Sequence[str], learned: Sequence[Sequence[LearningResult]]
+    axes: Axes, names: Sequence[str], results: Sequence[Sequence[LearningResult]]
 ) -> None:
-    """Draw a point a seed, of the best result of each memory."""
-    for name, results in zip(names, learned, strict=True):
-        own = [each for each in results if each.config == LEARNED]
+    """Draw a point per seed for the best result of each memory."""
+    for name, candidates in zip(names, results, strict=True):
+        own = [each for each in candidates if each.config == TASK]
         if own:
             best = max(own, key=lambda each: min(each.returns))
             axes.scatter(best.returns, [name] * len(best.returns), color=COLORS[3], alpha=0.6)
     axes.set_xlim(0, 520)
-    _finish(axes, f"return on {LEARNED}, each seed")
+    _finish(axes, f"return on {TASK}, each seed")
 
 
 def _finish(axes: Axes, title: str) -> None:

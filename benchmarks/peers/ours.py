@@ -37,11 +37,11 @@ def trainer(*, memory: bool) -> Trainer:
 
 def main() -> None:
     """Build the trainer and take turns."""
-    built = trainer(memory=turns.wants_memory())
+    candidate = trainer(memory=turns.wants_memory())
 
     def train(num_updates: int) -> None:
         for _ in range(num_updates):
-            built.learn(built.estimate(built.collect()))
+            candidate.learn(candidate.estimate(candidate.collect()))
 
     turns.take_turns(train)
 

@@ -42,7 +42,7 @@ def model(*, memory: bool) -> BaseAlgorithm:
 
         size = {"lstm_hidden_size": turns.HIDDEN_SIZE}
         network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
-    built: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
+    trainer: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
         "MlpLstmPolicy" if memory else "MlpPolicy",
         make_vec_env(turns.ENV_ID, turns.NUM_ENVS, seed=turns.SEED),
         n_steps=turns.NUM_STEPS,
@@ -59,16 +59,16 @@ def model(*, memory: bool) -> BaseAlgorithm:
         seed=turns.SEED,
         device="cpu",
     )
-    return built
+    return trainer
 
 
 def main() -> None:
     """Build the model and take turns."""
-    built = model(memory=turns.wants_memory())
+    trainer = model(memory=turns.wants_memory())
 
     def train(num_updates: int) -> None:
         steps = num_updates * BATCH_SIZE
-        built.learn(steps, reset_num_timesteps=False, log_interval=10**9)
+        trainer.learn(steps, reset_num_timesteps=False, log_interval=10**9)
 
     turns.take_turns(train)
 
