@@ -59,9 +59,9 @@ def test_values_may_be_far_off_at_first():
     assert alarms(early) == []
 
 
-def test_a_lasting_alarm_is_told_once():
+def test_a_lasting_alarm_is_reported_once():
     watch = Watch()
-    found = alarms(SICK["dead_units"])
-    assert watch.new(found) == found
-    assert watch.new(found) == []
-    assert [each.name for each in watch.new(found + alarms(SICK["ratio"]))] == ["ratio"]
+    current = alarms(SICK["dead_units"])
+    assert watch.new(current) == current
+    assert watch.new(current) == []
+    assert [each.name for each in watch.new(current + alarms(SICK["ratio"]))] == ["ratio"]

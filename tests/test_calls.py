@@ -94,9 +94,9 @@ def test_gradients_are_those_of_the_plain_policy_and_float32(make, options, tole
     torch.manual_seed(1)
     exact = gradients(policy, PLAIN)
     torch.manual_seed(1)
-    found = gradients(policy, options)
-    assert found.dtype is torch.float32
-    torch.testing.assert_close(found, exact, atol=tolerance * exact.abs().max(), rtol=tolerance)
+    actual = gradients(policy, options)
+    assert actual.dtype is torch.float32
+    torch.testing.assert_close(actual, exact, atol=tolerance * exact.abs().max(), rtol=tolerance)
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -111,7 +111,7 @@ def test_a_compiled_step_is_the_plain_one_and_brings_the_state_up_to_date(make):
     assert list(policy.state_dict()) == keys
 
 
-def test_neither_steps_nor_other_episode_starts_are_compiled_anew(monkeypatch):
+def test_neither_steps_nor_other_episode_starts_are_compiled_again(monkeypatch):
     graphs = []
 
     def counting(module, _):

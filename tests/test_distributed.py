@@ -1,4 +1,4 @@
-"""What several processes add up, with two gloo processes on this machine."""
+"""The world of a run: shares of its sizes, and the case of a single process."""
 
 from __future__ import annotations
 

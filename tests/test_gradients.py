@@ -13,16 +13,16 @@ from puffer_policies.train.optim import Gradients
 
 def network():
     torch.manual_seed(0)
-    made = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 1))
-    made[2].double()
-    made[3].requires_grad_(False)
-    return made
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 1))
+    net[2].double()
+    net[3].requires_grad_(False)
+    return net
 
 
-def backward(made):
+def backward(net):
     images = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
-    hidden = made[2](made[1](made[0](images)).double())
-    made[3](hidden.float()).square().sum().backward()
+    hidden = net[2](net[1](net[0](images)).double())
+    net[3](hidden.float()).square().sum().backward()
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 1e6])
@@ -40,18 +40,18 @@ def test_clipping_is_that_of_torch(max_norm):
 
 
 def test_parameters_that_are_not_trained_get_no_gradient():
-    made = network()
-    Gradients(made.parameters()).clear()
-    assert [each.grad is None for each in made.parameters()] == [False] * 4 + [True] * 2
+    net = network()
+    Gradients(net.parameters()).clear()
+    assert [each.grad is None for each in net.parameters()] == [False] * 4 + [True] * 2
 
 
 def test_clearing_takes_back_what_zero_grad_threw_away():
-    made = network()
-    gradients = Gradients(made.parameters())
-    made.zero_grad()
+    net = network()
+    gradients = Gradients(net.parameters())
+    net.zero_grad()
     gradients.clear()
-    backward(made)
-    once = copy.deepcopy([each.grad for each in made.parameters()][:4])
+    backward(net)
+    once = copy.deepcopy([each.grad for each in net.parameters()][:4])
     gradients.clear()
-    backward(made)
-    assert all(torch.equal(p.grad, g) for p, g in zip(made.parameters(), once, strict=False))
+    backward(net)
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), once, strict=False))

@@ -32,9 +32,9 @@ def batch_of(policy, *, scale=1.0, actions=None):
     observations = torch.randn(M, L, WIDTH)
     with torch.no_grad():
         logits, values = policy(observations)
-        drawn = distribution(logits)
-        actions = drawn.sample() if actions is None else actions
-        log_probs = drawn.log_prob(actions)
+        choice = distribution(logits)
+        actions = choice.sample() if actions is None else actions
+        log_probs = choice.log_prob(actions)
     advantages = torch.randn(M * L)
     numbers = Transitions(
         log_probs,
@@ -69,7 +69,7 @@ def test_the_policy_that_played_has_ratio_one():
     assert reading(policy, batch_of(policy)).ratio_error < 1e-5
 
 
-def test_another_policy_than_played_is_seen():
+def test_a_policy_other_than_the_one_that_played_is_detected():
     policy = policy_for()
     batch = batch_of(policy)
     with torch.no_grad():
@@ -116,9 +116,9 @@ def test_the_parameters_keep_their_gradients():
 def test_actions_outside_of_the_box_are_counted():
     policy = policy_for(BOX)
     actions = torch.tensor([[0.5, 3.0]]).repeat(M * L, 1)
-    told = reading(policy, batch_of(policy, actions=actions), space=BOX)
-    assert told.clipped_actions == pytest.approx(0.5)
-    assert told.logit_spread is None
+    result = reading(policy, batch_of(policy, actions=actions), space=BOX)
+    assert result.clipped_actions == pytest.approx(0.5)
+    assert result.logit_spread is None
 
 
 def test_the_spread_of_logits_leaves_forbidden_options_out():

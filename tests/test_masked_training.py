@@ -70,7 +70,7 @@ def test_a_mask_in_the_observation_is_taken_out_by_the_wrapper_with_a_key() -> N
     ("stack", "mode"),
     [*((STACKS[1], mode) for mode in MODES), (STACKS[0], MODES[0]), (STACKS[2], MODES[0])],
 )
-def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
+def test_the_update_scores_actions_under_the_masks_of_the_rollout(
     stack: str, mode: AutoresetMode
 ) -> None:
     trainer = trainer_of(lamps(LampsInInfo, mode, cut=True), stack)
@@ -79,16 +79,16 @@ def test_the_update_scores_actions_under_the_masks_they_were_drawn_under(
         rollout = trainer.collect()
         segments = trainer.estimate(rollout).segments
         new = trainer.ppo.predict(segments)[1]
-        drawn = segments.transitions.log_probs
-        torch.testing.assert_close(new.log_probs, drawn, atol=1e-5, rtol=1e-5)
+        old = segments.transitions
+        torch.testing.assert_close(new.log_probs, old.log_probs, atol=1e-5, rtol=1e-5)
         assert not rollout.extras["action_mask"].all()
 
 
 def test_evaluation_heeds_masks() -> None:
     vecenv = lamps(LampsInInfo)
     policy = get_policy(STACKS[1], vecenv)
-    told = evaluate(policy, vecenv, EvalConfig(episodes=12, deterministic=False))
-    assert told.lengths == (4,) * 12
+    evaluation = evaluate(policy, vecenv, EvalConfig(episodes=12, deterministic=False))
+    assert evaluation.lengths == (4,) * 12
     assert LampsInInfo.illegal == 0
 
 
@@ -131,8 +131,8 @@ def test_a_masked_game_of_memory_is_solved_without_one_illegal_action() -> None:
         update(trainer)
         # An illegal action ends a game before its fourth step.
         assert set(trainer.collector.episodes.lengths) <= {4}
-    told = evaluate(policy, vecenv, EvalConfig(episodes=100))
-    assert told.mean > 0.95
+    evaluation = evaluate(policy, vecenv, EvalConfig(episodes=100))
+    assert evaluation.mean > 0.95
 
 
 def test_without_its_mask_the_same_game_hardly_gets_to_the_question() -> None:
@@ -169,6 +169,6 @@ def test_a_run_goes_on_bit_for_bit_under_the_same_masks(kind: Any) -> None:
     update(trainer)
     snapshot = with_envs(take_snapshot(trainer), trainer)
     assert put_snapshot(other, snapshot, path="state", owner=None) == ""
-    expected, found = trainer.collect(), other.collect()
-    assert torch.equal(expected.actions, found.actions)
-    assert torch.equal(expected.extras["action_mask"], found.extras["action_mask"])
+    expected, actual = trainer.collect(), other.collect()
+    assert torch.equal(expected.actions, actual.actions)
+    assert torch.equal(expected.extras["action_mask"], actual.extras["action_mask"])

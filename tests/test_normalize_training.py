@@ -1,4 +1,4 @@
-"""Training on normalised observations: when statistics change, from what, and what for."""
+"""Training on normalized observations: when statistics change, from what, and what for."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_statistics_are_of_all_that_was_acted_on_and_change_after_the_update(
     stack: str, mode: AutoresetMode
 ) -> None:
     trainer = trainer_of(clocks(mode), stack)
-    moments, seen = statistics(trainer.policy), []
+    moments, observations = statistics(trainer.policy), []
     while not trainer.finished:
         before = moments.mean.clone()
         rollout = trainer.collect()
-        seen.append(rollout.observations[torch.from_numpy(~rollout.ghost)].clone())
+        observations.append(rollout.observations[torch.from_numpy(~rollout.ghost)].clone())
         assert torch.equal(moments.mean, before)
         trainer.learn(trainer.estimate(rollout))
-    everything = torch.cat(seen).double()
+    everything = torch.cat(observations).double()
     assert float(moments.count) == len(everything)
     np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.var, everything.var(0, correction=0), rtol=1e-10)
@@ -86,18 +86,18 @@ class FarAway(Guess):
         return 5000 + super()._draw()
 
 
-@pytest.mark.parametrize(("normalised", "solved"), [(True, True), (False, False)])
-def test_what_differs_little_far_from_zero_is_learnt_only_normalised(
-    normalised: bool, solved: bool
+@pytest.mark.parametrize(("normalize", "solved"), [(True, True), (False, False)])
+def test_small_differences_far_from_zero_are_learned_only_if_normalized(
+    normalize: bool, solved: bool
 ) -> None:
     vecenv = GymVecEnv(SyncVectorEnv([FarAway] * 8, autoreset_mode=AutoresetMode.NEXT_STEP))
     config = dataclasses.replace(
-        CONFIG, total_timesteps=4_096, learning_rate=1e-2, normalize_observations=normalised
+        CONFIG, total_timesteps=4_096, learning_rate=1e-2, normalize_observations=normalize
     )
-    trainer = trainer_of(vecenv, STACKS[0] if normalised else "Default", config)
+    trainer = trainer_of(vecenv, STACKS[0] if normalize else "Default", config)
     run(trainer)
-    told = evaluate(trainer.policy, vecenv, EvalConfig(episodes=50))
-    assert (told.mean > 3.9) == solved
+    evaluation = evaluate(trainer.policy, vecenv, EvalConfig(episodes=50))
+    assert (evaluation.mean > 3.9) == solved
 
 
 def config_of(*flags: str, folder: Path) -> Any:
@@ -111,8 +111,8 @@ SET = ("--train.normalize-observations", "True")
 def test_the_option_puts_the_wrapper_right_around_the_policy(tmp_path: Path) -> None:
     names = ("--policy-name", "LSTMWrapper(Default)")
     policy = policy_of(config_of(*SET, *names, folder=tmp_path), "CartPole-v1")
-    found = [wrapper.name.rpartition("/")[2] for wrapper in policy.spec.wrappers]
-    assert found == [NAME, "LSTMWrapper"]
+    names_of_wrappers = [wrapper.name.rpartition("/")[2] for wrapper in policy.spec.wrappers]
+    assert names_of_wrappers == [NAME, "LSTMWrapper"]
     plain = policy_of(config_of(*names, folder=tmp_path), "CartPole-v1")
     assert len(plain.spec.wrappers) == 1
 

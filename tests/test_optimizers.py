@@ -1,4 +1,4 @@
-"""Optimisers: which parameters Muon takes, what each part does, and that its state goes on."""
+"""Optimizers: which parameters Muon takes, what each part does, and that its state goes on."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def parameters_of(module):
     return {name: each.detach().clone() for name, each in module.named_parameters()}
 
 
-def names_of(module, chosen):
-    ids = {id(each) for each in chosen}
+def names_of(module, parameters):
+    ids = {id(each) for each in parameters}
     return {name for name, each in module.named_parameters() if id(each) in ids}
 
 
@@ -66,10 +66,10 @@ def test_muon_is_meant_for_hidden_matrices_only():
 
 def test_heads_stay_heads_inside_wrappers_and_a_memory_is_hidden():
     policy = get_policy("LSTMWrapper(Default)", guesses())
-    chosen = names_of(policy, hidden_matrices(policy))
-    memory = {name.rpartition(".")[2] for name in chosen if name.startswith("core.")}
+    names = names_of(policy, hidden_matrices(policy))
+    memory = {name.rpartition(".")[2] for name in names if name.startswith("core.")}
     assert memory == {"weight_ih_l0", "weight_hh_l0"}
-    assert not [name for name in chosen if "actor" in name or "critic" in name]
+    assert not [name for name in names if "actor" in name or "critic" in name]
 
 
 def test_a_tied_matrix_is_stepped_once():
@@ -96,10 +96,10 @@ def test_matrices_take_torchs_muon_and_the_rest_torchs_adam():
     descend(make_optimizer(ADAM, adams), adams, seeds=range(3))
     matrices = names_of(module, hidden_matrices(module))
     expected = {**parameters_of(adams), **{k: parameters_of(muons)[k] for k in matrices}}
-    found = parameters_of(module)
-    assert found.keys() == expected.keys()
+    actual = parameters_of(module)
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+        torch.testing.assert_close(actual[name], value, msg=name)
 
 
 @needs_muon
@@ -145,10 +145,10 @@ def test_the_state_goes_on_where_it_was_saved():
     descend(make_optimizer(MUON, whole), whole, seeds=range(4))
     first = make_optimizer(MUON, before)
     descend(first, before, seeds=range(2))
-    saved = copy.deepcopy(first.state_dict())
+    state = copy.deepcopy(first.state_dict())
     after = copy.deepcopy(before)
     second = make_optimizer(MUON, after)
-    second.load_state_dict(saved)
+    second.load_state_dict(state)
     descend(second, after, seeds=range(2, 4))
     for name, value in parameters_of(whole).items():
         assert torch.equal(parameters_of(after)[name], value), name

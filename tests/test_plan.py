@@ -31,16 +31,16 @@ def config_of(horizon, batch, minibatch):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_nearest_sizes_that_fit_are_offered(case):
-    agents, horizon, recurrent, batch, minibatch, *offered = case
+    agents, horizon, recurrent, batch, minibatch, *offers = case
     config = config_of(horizon, batch, minibatch)
     with pytest.raises(ConfigError) as caught:
         make_plan(config, agents, recurrent=recurrent)
-    for text in offered:
+    for text in offers:
         assert text in caught.value.fix
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_is_offered_fits(case):
+def test_the_sizes_on_offer_fit(case):
     agents, horizon, recurrent, batch, minibatch, *_ = case
     config = config_of(horizon, batch, minibatch)
     with pytest.raises(ConfigError) as caught:
@@ -49,7 +49,7 @@ def test_what_is_offered_fits(case):
         [int(each) for each in re.findall(r"\d+", text)]
         for text in re.findall(r"_size ((?:\d+)(?: or \d+)?)", caught.value.fix)
     )
-    chosen = int(re.search(r"with (\d+)", caught.value.fix)[1])
+    batch_size = int(re.search(r"with (\d+)", caught.value.fix)[1])
     for size in batches:
         make_plan(
             dataclasses.replace(config, batch_size=size, minibatch_size="auto"),
@@ -58,13 +58,13 @@ def test_what_is_offered_fits(case):
         )
     for size in minibatches:
         make_plan(
-            dataclasses.replace(config, batch_size=chosen, minibatch_size=size),
+            dataclasses.replace(config, batch_size=batch_size, minibatch_size=size),
             agents,
             recurrent=recurrent,
         )
 
 
-def test_agents_of_several_to_an_env_are_told_as_the_product_that_they_are():
+def test_several_agents_of_an_env_are_reported_as_a_product():
     with pytest.raises(ConfigError, match=r"100 / 12 agents \(vec.num_envs 4 x 3\) = 8.33333"):
         make_plan(config_of(8, 100, "auto"), 12, recurrent=False, num_envs=4)
     with pytest.raises(ConfigError, match=r"100 / 12 agents = 8.33333"):

@@ -1,15 +1,25 @@
-"""The loss against the formulas of the paper."""
+"""PPO's loss against the formulas of the paper, and how often each segment is in a minibatch."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.batch import Transitions
-from puffer_policies.train.ppo import Prediction, piece_loss, ppo_loss, prepared
+from puffer_policies.train.ppo import (
+    Prediction,
+    annealed_beta,
+    importance_weights,
+    minibatches,
+    piece_loss,
+    ppo_loss,
+    prepared,
+    probabilities,
+)
 
 CONFIG = TrainConfig(norm_adv=False, ent_coef=0.1, vf_coef=0.5)
 
@@ -81,7 +91,7 @@ def test_a_ghost_has_no_gradient():
     assert [each.grad[-1].item() for each in new] == [0, 0, 0]
 
 
-def test_normalised_advantages_do_not_depend_on_scale_and_shift():
+def test_normalized_advantages_do_not_depend_on_scale_and_shift():
     old, config = sample(), dataclasses.replace(CONFIG, norm_adv=True)
     other = old._replace(advantages=old.advantages * 50 + 7)
     one = ppo_loss(old, prediction(old, 0.1), config).part("policy")
@@ -117,10 +127,103 @@ def test_pieces_of_a_prepared_minibatch_add_up_to_it(norm_adv):
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_what_counts_twice_is_there_twice():
+def test_a_weight_of_two_counts_as_two_copies():
     config = dataclasses.replace(CONFIG, norm_adv=True)
     old, importance = sample(3), torch.tensor([1.0, 2.0, 1.0])
     rows = torch.tensor([0, 1, 1, 2])
     twice = Transitions(*(each[rows] for each in old))
     weighed = piece_loss(prepared(old, config, importance=importance), prediction(old), config)
     torch.testing.assert_close(weighed.parts, ppo_loss(twice, prediction(twice), config).parts)
+
+
+# Minibatches --------------------------------------------------------------------------------
+
+ADVANTAGES = torch.tensor([[1.0, -1.0], [0.0, 0.0], [-3.0, 5.0], [4.0, 100.0]])
+WEIGHTS = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8, 1.0, 2.0])
+def test_chances_go_with_a_power_of_the_summed_sizes(alpha):
+    actual = probabilities(ADVANTAGES, WEIGHTS, alpha=alpha)
+    sums = np.array([2.0, 1e-30, 8.0, 4.0]) ** alpha
+    np.testing.assert_allclose(actual, sums / sums.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_segment_without_advantages_can_be_chosen_and_one_of_ghosts_can_not():
+    weights = WEIGHTS.clone()
+    weights[2] = 0
+    actual = probabilities(ADVANTAGES, weights, alpha=0.5)
+    assert actual[1] > 0
+    assert actual[2] == 0
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, torch.zeros(4, 2)])
+def test_without_advantages_all_are_equal(weights):
+    actual = probabilities(torch.zeros(4, 2), weights, alpha=0.8)
+    np.testing.assert_allclose(actual, 0.25)
+
+
+def test_full_weights_make_the_mean_that_of_all_segments():
+    values = torch.tensor([5.0, -2.0, 7.0, 1.0])
+    chances = probabilities(ADVANTAGES, torch.ones(4, 2), alpha=0.6)
+    every = torch.arange(4)
+    weighted = chances * importance_weights(chances, every, beta=1.0) * values
+    torch.testing.assert_close(weighted.sum(), values.mean())
+
+
+def test_full_weights_count_only_possible_segments():
+    chances = torch.tensor([0.25, 0.75, 0.0])
+    values = torch.tensor([4.0, 8.0, 1000.0])
+    rows = torch.tensor([0, 1])
+    weighted = chances[rows] * importance_weights(chances, rows, beta=1.0) * values[rows]
+    torch.testing.assert_close(weighted.sum(), torch.tensor(6.0))
+
+
+def test_no_weights_without_beta():
+    rows = torch.tensor([0, 2, 2])
+    actual = importance_weights(torch.tensor([0.1, 0.3, 0.6]), rows, beta=0.0)
+    assert torch.equal(actual, torch.ones(3))
+
+
+def test_beta_rises_linearly_to_one_and_stays():
+    actual = [annealed_beta(0.2, progress) for progress in (0.0, 0.5, 1.0, 3.0)]
+    assert actual == pytest.approx([0.2, 0.6, 1.0, 1.0])
+
+
+def epoch(config, *, copies=3, size=3, progress=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = ADVANTAGES.repeat(copies, 1), WEIGHTS.repeat(copies, 1)
+    return list(minibatches(config, *rows, size=size, progress=progress, generator=generator))
+
+
+def test_segments_are_chosen_as_often_as_their_probabilities_say():
+    (minibatch,) = epoch(TrainConfig(prio_alpha=0.6), copies=10_000, size=40_000)
+    frequencies = (minibatch.rows % 4).bincount(minlength=4) / 40_000
+    expected = probabilities(ADVANTAGES, WEIGHTS, alpha=0.6)
+    np.testing.assert_allclose(frequencies, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+def test_one_seed_chooses_one_sequence(alpha):
+    first, second, other = (epoch(TrainConfig(prio_alpha=alpha), seed=each) for each in (3, 3, 4))
+    assert [each.rows.tolist() for each in first] == [each.rows.tolist() for each in second]
+    assert [each.rows.tolist() for each in first] != [each.rows.tolist() for each in other]
+
+
+def test_without_priorities_every_segment_comes_once_and_counts_the_same():
+    actual = epoch(TrainConfig())
+    assert sorted(torch.cat([each.rows for each in actual]).tolist()) == list(range(12))
+    assert [each.importance for each in actual] == [None] * 4
+
+
+def test_with_priorities_there_are_as_many_minibatches_and_small_segments_count_for_more():
+    actual = epoch(TrainConfig(prio_alpha=0.5, prio_beta0=0.5))
+    assert [len(each.rows) for each in actual] == [3] * 4
+    counts = {int(r) % 4: float(w) for each in actual for r, w in zip(*each, strict=True)}
+    assert counts[0] > counts[3] > counts[2]
+
+
+def test_what_segments_count_for_moves_with_the_run():
+    early, late = (epoch(TrainConfig(prio_alpha=1.0), progress=each)[0] for each in (0.0, 1.0))
+    assert torch.equal(early.rows, late.rows)
+    torch.testing.assert_close(late.importance, early.importance.pow(5.0))  # from 0.2 to 1
