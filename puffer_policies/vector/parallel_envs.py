@@ -101,7 +101,7 @@ class ParallelVecEnv:
         return step
 
     def get_state(self) -> dict[str, Any]:
-        """Return the state of the envs, of their agents and of what was shown, as plain data.
+        """Return the state of the envs, their agents and their last observations, as plain data.
 
         Raises:
             EnvError: the envs do not offer their state.
