@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -166,7 +167,7 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
 def _as_one(envs: list[Any]) -> VecEnv:
     """Join single envs, all of a kind, into one `VecEnv`."""
     if all(isinstance(each, gymnasium.Env) for each in envs):
-        return GymVecEnv(SyncVectorEnv([lambda env=each: env for each in envs], copy=False))
+        return GymVecEnv(SyncVectorEnv([partial(_itself, each) for each in envs], copy=False))
     if all(is_parallel(each) for each in envs):
         return ParallelVecEnv(envs)
     turns = ": its agents take turns" if hasattr(envs[0], "agent_iter") else ""
@@ -175,3 +176,7 @@ def _as_one(envs: list[Any]) -> VecEnv:
         fix="Pass a gymnasium Env or VectorEnv, a PettingZoo ParallelEnv, a vector env of "
         "PufferLib, or make one with make_vecenv(env_id, num_envs).",
     )
+
+
+def _itself(env: Any) -> Any:
+    return env
