@@ -109,9 +109,11 @@ def _first_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:3])}{more}"
 
 
+# A new alarm is a field of `Reading`, a limit above with its reason, and a rule here.
 _RULES = (
     _Rule(
         "ratio",
+        # Nothing has changed since the rollout, so that any other ratio is an error of the policy.
         lambda r: _above(r.ratio_error, r.ratio_tolerance),
         "before the first gradient step the probability ratio is off 1 by {r.ratio_error:.2g}: "
         "forward and forward_eval disagree, or memory is not reset the same way "
@@ -124,6 +126,7 @@ _RULES = (
     ),
     _Rule(
         "dead_units",
+        # A ReLU that is 0 for every observation gets no gradient, and never comes back.
         lambda r: _above(r.dead_units, DEAD_UNITS),
         "{r.dead_units:.0%} of the hidden units have the same output for every observation: a "
         "lower learning_rate, or scaled observations, keep them alive",

@@ -31,6 +31,7 @@ class Feed:
     def __init__(self, vecenv: VecEnv, policy: nn.Module) -> None:
         self._vecenv = vecenv
         self._reads_masks = _reads(policy, NEEDS_MASK)
+        # Only for a policy that reads them: PufferLib's policies know no such keys.
         self._previous = previous_of(
             policy, action_layout(vecenv.single_action_space), vecenv.num_agents
         )

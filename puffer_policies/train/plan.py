@@ -80,7 +80,7 @@ def make_plan(
 
 
 def _auto_minibatch(batch: int, segment: int) -> int:
-    """A quarter of the batch, as in CleanRL; a whole number of segments in any case."""
+    """A quarter of the batch, as in CleanRL, rounded so that it holds whole segments."""
     minibatch = max(batch // segment // 4, 1) * segment
     while batch % minibatch and minibatch < batch:
         minibatch += segment
@@ -97,6 +97,7 @@ def _nearest_sizes(batch: int, minibatch: int, num_agents: int, segment: int) ->
     """Return the sizes nearest to the configured ones with which a run can start."""
     unit = num_agents * segment
     batches = _nearest(batch, [unit * k for k in (batch // unit, batch // unit + 1) if k])
+    # The minibatch must divide the batch that the message proposes, not the one that failed.
     best = min(batches, key=lambda size: abs(size - batch))
     segments = best // segment
     divisors = [k for k in range(1, segments + 1) if segments % k == 0]

@@ -85,6 +85,8 @@ def vtrace(
     next target. The other arguments are those of `gae`.
     """
     rho, c = np.minimum(ratios, clips.rho), np.minimum(ratios, clips.c)
+    # Section 4.1 of the paper: rho moves the fixed point of the values from that of the policy that
+    # played to that of the current one, c changes only how fast it is reached.
     errors = rewards + gamma * ~terminated * next_values - values
     decay = (gamma * gae_lambda) * c * ~done
     return backward_sums(rho * errors, decay)
@@ -148,6 +150,7 @@ class RewardScale:
         self, rewards: np.ndarray, *, done: np.ndarray, valid: np.ndarray, gamma: float
     ) -> float:
         """Add a rollout, (T, N) each, of every process, and return the factor for rewards."""
+        # Of returns and not of rewards: the values that the critic learns are returns.
         returns, self.running_returns = discounted_returns(
             rewards, done, start=self.running_returns, gamma=gamma
         )

@@ -174,6 +174,7 @@ class Trainer:
         require_finite_losses(losses, self.policy, update=self.epoch + 1)
         # Not before: the update scores actions by the observations as the rollout normalized them.
         _update_statistics(self.policy, rollout)
+        # Of the values predicted during the rollout, which advantages were estimated with.
         valid = ~rollout.ghost
         explained = explained_variance(
             (batch.returns - batch.advantages)[valid], batch.returns[valid]
@@ -207,6 +208,7 @@ class Trainer:
         Raises:
             ValueError: the optimizer's state belongs to other parameters.
         """
+        # First, as it is the one part that checks what it gets.
         self.ppo.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.global_step = state["epoch"], state["global_step"]
         self.generator.set_state(state["generator"].cpu())
@@ -220,6 +222,7 @@ class Trainer:
 
     def restart_episodes(self) -> None:
         """Start new episodes in every env."""
+        # Plus the number of updates, else a resumed run would play its first episodes again.
         seed = self.config.seed + self.epoch + self.world.rank * self.vecenv.num_envs
         self.collector.restart(seed=seed)
         self.reward_scale.restart()
@@ -233,6 +236,7 @@ class Trainer:
         interval = self.config.alarm_interval
         if not interval or self.epoch % interval:
             return Reading(epoch=self.epoch)
+        # The first piece holds the first segments of many envs, which is sample enough.
         piece = next(batch.segments.split(self.plan.segments_per_piece))
         return inspect(
             self.policy,
