@@ -18,8 +18,11 @@ from puffer_policies.assembly.blueprint import Blueprint, prepare
 from puffer_policies.cards.card import Card, Weight
 from puffer_policies.checks.engine.matrix import spaces_for
 from puffer_policies.checks.engine.targets import stack_around, subject_of
-from puffer_policies.checks.probes.rollouts import in_sequence, judged, step_through
-from puffer_policies.checks.probes.subject import Subject, difference, numbers, seeded
+from puffer_policies.checks.probes.outputs import flatten_logits
+from puffer_policies.checks.probes.rollouts import in_sequence, step_through
+from puffer_policies.checks.probes.subject import Subject, seeded
+from puffer_policies.checks.probes.tolerances import difference
+from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nested import leaves
 from puffer_policies.nn.init import drawn_as
@@ -147,7 +150,7 @@ def _weights(policy: nn.Module, *, skipped: str) -> dict[str, Weight]:
 
 
 def _parity_error(subject: Subject) -> float:
-    policy = judged(subject)
+    policy = perturbed_copy(subject)
     return max(_gap(subject, policy, seed) for seed in range(COMPARED_DRAWS))
 
 
@@ -160,21 +163,21 @@ def _gap(subject: Subject, policy: nn.Module, seed: int) -> float:
 
 
 def _step_ms(subject: Subject) -> float:
-    policy = subject.copied().eval()
+    policy = subject.copy_policy()
     observations, state = subject.observations(BATCH), subject.state(BATCH, policy)
     starts = torch.zeros(BATCH, dtype=torch.bool)
     return _fastest_ms(lambda: subject.step(observations, state, starts=starts, policy=policy))
 
 
 def _training_ms(subject: Subject) -> float:
-    policy = subject.copied().train()
+    policy = subject.copy_policy(training=True)
     batch, steps = _training_rows(subject)
     observations = subject.observations(batch, steps=steps)
     starts = torch.zeros(batch, steps, dtype=torch.bool)
 
     def run() -> None:
         logits, values = subject.sequence(observations, starts=starts, policy=policy, grad=True)
-        loss: Tensor = numbers(logits).sum() + values.sum()
+        loss: Tensor = flatten_logits(logits).sum() + values.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         policy.zero_grad()
 

@@ -22,7 +22,7 @@ from puffer_policies.checks.engine.suite import (
 )
 from puffer_policies.checks.engine.targets import CheckedPolicy, subject_of_module, targets_for
 from puffer_policies.checks.model import Report, by_code
-from puffer_policies.checks.probes.subject import numbers
+from puffer_policies.checks.probes.outputs import flatten_logits
 from puffer_policies.errors import ContractError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.spaces import ActionLayout, spaces_of
@@ -123,9 +123,9 @@ def require_shapes(policy: nn.Module, env: Any) -> None:
     observations, sequence = subject.observations(ROWS), subject.observations(ROWS, steps=TIME)
     with untouched(), torch.no_grad():
         twin = copy.deepcopy(policy).cpu()
-        state = subject.unmasked({}, observations)
+        state = subject.add_required({}, observations)
         step: tuple[Any, Tensor] = twin.forward_eval(observations, state)  # type: ignore[operator]
-        whole: tuple[Any, Tensor] = twin(sequence, subject.unmasked({}, sequence))
+        whole: tuple[Any, Tensor] = twin(sequence, subject.add_required({}, sequence))
     # Values of a policy without memory may keep the rows of its merged batch.
     allowed = [(ROWS, TIME)] if recurrent else [(ROWS * TIME, 1), (ROWS, TIME)]
     offences = [
@@ -149,7 +149,7 @@ def _wrong_shapes(
         yield f"{method}: values {tuple(values.shape)}, expected {expected}"
     # A number for each option; for real actions a mean and a scale each.
     width = sum(layout.nvec) if layout.nvec else 2 * math.prod(layout.shape)
-    expected_logits, shape = (math.prod(allowed[0]), width), tuple(numbers(logits).shape)
+    expected_logits, shape = (math.prod(allowed[0]), width), tuple(flatten_logits(logits).shape)
     if shape != expected_logits:
         yield f"{method}: logits {shape}, expected {expected_logits}"
 

@@ -224,8 +224,8 @@ def _overlap(codes: str, reason: str) -> dict[str, str]:
 
 
 FORM = "nothing can be computed from logits of a wrong form"
-UNMERGED_LOGITS = _overlap("A5 N2 N6 N7 N8 P1 P2 P6 P8 P9 R1 R2 R4 R5 R6 R7 R8 R9 R10 R11", FORM)
-UNMERGED_NORMAL = _overlap("N6 N8 P1 P2 P6 P8 P9 R6", FORM)
+UNMERGED_LOGITS = _overlap("A5 N2 N6 N7 N8 P6 R7 R11", FORM)
+UNMERGED_NORMAL = _overlap("N6 N8 P6", FORM)
 ONE_CHOICE = _overlap("A1 A3 A4 A5 N1 N5 N7 N8", FORM)
 FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N7 N8", FORM)
 STEPS_DIFFER = _overlap(

@@ -16,9 +16,10 @@ from mutants_actions import MUTANTS_ACTIONS, DeafToMasks
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
+from puffer_policies.checks import promises
 from puffer_policies.checks.model import Status
 from puffer_policies.checks.probes.density import Slices, sampling_gap, total_mass
-from puffer_policies.checks.promises import actions, families, numerics
+from puffer_policies.checks.promises import actions, numerics
 from puffer_policies.nn.distributions import Gaussian, distribution
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces, action_layout
@@ -157,4 +158,4 @@ class _Ring(Gaussian):
 @pytest.mark.parametrize("spaces", [DISCRETE, SEVERAL], ids=str)
 def test_a_policy_that_needs_a_mask_is_given_one_by_every_check(base: type, spaces: Spaces) -> None:
     needing = Capabilities(needs_mask=True)
-    assert_passes(families.CHECKS, subject_of(insisting(base), spaces, capabilities=needing))
+    assert_passes(promises.CHECKS, subject_of(insisting(base), spaces, capabilities=needing))

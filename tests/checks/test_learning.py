@@ -15,7 +15,7 @@ from torch import nn
 
 from puffer_policies.checks.model import Status, Tier
 from puffer_policies.checks.probes.bandits import Problem, cues, distinct, right_actions
-from puffer_policies.checks.promises import gradients, learning
+from puffer_policies.checks.promises.learnability import every_parameter_learns, fits_one_batch
 from puffer_policies.checks.promises.learning import CHECKS
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.wrappers.memory import LSTMWrapper
@@ -27,7 +27,7 @@ SCALAR = Spaces(VECTOR, gym.Box(-2.0, 0.5, ()))
 
 @pytest.mark.parametrize("mutant", MUTANTS_LEARNING, ids=str)
 def test_each_mutant_is_caught_by_its_own_check(mutant: Mutant) -> None:
-    assert_caught((*gradients.CHECKS, *learning.CHECKS), mutant)
+    assert_caught((every_parameter_learns, fits_one_batch, *CHECKS), mutant)
 
 
 def test_every_check_has_a_plain_and_a_disguised_mutant_and_runs_on_request_only() -> None:

@@ -22,12 +22,12 @@ from puffer_policies.assembly.factory import get_policy
 from puffer_policies.checks.model import CheckFailed, Status
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.promises import recurrence
+from puffer_policies.checks.promises.export import compile_parity
 from puffer_policies.checks.promises.persistence import (
     CHECKS,
     absent_plugin_is_named,
     survives_a_fresh_process,
 )
-from puffer_policies.checks.promises.portable import compile_parity
 from puffer_policies.spaces import Spaces
 
 QUICK = tuple(check for check in CHECKS if not check.once)

@@ -20,7 +20,7 @@ from puffer_policies.checks.engine.matrix import kinds, spaces_for, wrappers_for
 from puffer_policies.checks.engine.runner import run, run_check
 from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, select_checks
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
-from puffer_policies.checks.probes.snippets import brief, written
+from puffer_policies.checks.probes.snippets import brief, space_source
 from puffer_policies.errors import ConfigError, IncompatibleSpace, PolicyError
 from puffer_policies.registry import discover
 from puffer_policies.registry.records import Capabilities, PolicyRecord
@@ -275,14 +275,14 @@ def test_wrappers_that_can_not_stack_are_left_out():
 
 @pytest.mark.parametrize("space", [*OBSERVATIONS.values(), *ACTIONS.values()], ids=str)
 def test_a_space_can_be_pasted_back(space):
-    assert eval(written(space), {"np": np, "gym": gym}) == space
+    assert eval(space_source(space), {"np": np, "gym": gym}) == space
 
 
 @pytest.mark.parametrize("high", [1, np.array([True, False])], ids=["equal", "unequal"])
 def test_a_box_of_bools_can_be_pasted_back(high):
     shape = np.broadcast_shapes(np.shape(high), (2,))
     space = gym.Box(np.zeros(shape, np.bool_), np.full(shape, high, np.bool_), dtype=np.bool_)
-    assert eval(written(space), {"np": np, "gym": gym}) == space
+    assert eval(space_source(space), {"np": np, "gym": gym}) == space
 
 
 def test_every_pair_of_the_matrix_can_be_pasted_back():
@@ -290,7 +290,7 @@ def test_every_pair_of_the_matrix_can_be_pasted_back():
     pairs = [*spaces_for(Capabilities()), *sets, DISCRETE]
     for pair, side in product(pairs, ("observation", "action")):
         space = getattr(pair, side)
-        assert eval(written(space), {"np": np, "gym": gym}) == space
+        assert eval(space_source(space), {"np": np, "gym": gym}) == space
 
 
 def test_spaces_are_short_in_tables():

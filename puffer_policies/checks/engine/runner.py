@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import random
@@ -12,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -62,18 +61,13 @@ def gate_of(subject: Subject) -> Gate:
             policy = subject.policy
     except IncompatibleSpace as error:
         reason = f"it refuses these spaces: {error.problem}"
-        return Gate(reason, refused=may_refuse(subject))
+        return Gate(reason, refused=subject.may_refuse)
     except (Exception, SystemExit) as error:
         return Gate(f"it can't be built: {error_text(error)}")
     if not isinstance(policy, nn.Module):
         return Gate("it is not an nn.Module")
     lacking = [offence for offence in missing_members(policy) if "no method" in offence]
     return Gate(f"it can't be run: {'; '.join(lacking)}" if lacking else "")
-
-
-def may_refuse(subject: Subject) -> bool:
-    """Whether these spaces were only an attempt: no record declares that the policy serves them."""
-    return subject.capabilities is None or bool(subject.declared.get("may_refuse"))
 
 
 def run(
@@ -113,7 +107,7 @@ def run_check(subject: Subject, check: Check, *, expected: ExpectedFailures = EX
     """Run one check on a copy of the policy. Anything raised except Ctrl-C becomes a result."""
     start = time.perf_counter()
     with untouched():
-        result = _judge(_isolated_copy(subject), check)
+        result = _judge(subject.with_policy_copy(), check)
     result = dataclasses.replace(result, seconds=time.perf_counter() - start)
     reason = reason_for(subject.name, kinds(subject.spaces), check.code, expected=expected)
     return _as_expected(result, reason) if reason else result
@@ -224,15 +218,6 @@ def _as_expected(result: Result, reason: str) -> Result:
 
 
 # -- what a check may change ----------------------------------------------------------------------
-
-
-def _isolated_copy(subject: Subject) -> Subject:
-    """Return the subject with a copy of its policy, so that no check sees another's changes."""
-    other = dataclasses.replace(subject)
-    # Where a policy can't be built or copied, the check builds it anew and meets the error itself.
-    with suppress(Exception, SystemExit):
-        other.__dict__["policy"] = copy.deepcopy(subject.policy)
-    return other
 
 
 @contextmanager

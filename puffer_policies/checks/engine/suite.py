@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from puffer_policies.checks import promises
 from puffer_policies.checks.engine.isolation import TIME_LIMIT, run_here, run_isolated
 from puffer_policies.checks.engine.runner import EXPECTED, error_result
 from puffer_policies.checks.engine.targets import Target
@@ -18,7 +19,6 @@ from puffer_policies.checks.model import (
     Tier,
     by_code,
 )
-from puffer_policies.checks.promises import families
 from puffer_policies.errors import ConfigError, PolicyError, did_you_mean
 from puffer_policies.registry import Registry
 
@@ -40,9 +40,9 @@ class CheckRegistrar:
             PolicyError: the code is not capital letters and a number, or of a family of the suite.
         """
         match = _CODE.fullmatch(check.code)
-        if not match or match[1] in _families(families.CHECKS):
+        if not match or match[1] in _families(promises.CHECKS):
             raise PolicyError(
-                f"A check can't be called {check.code!r}: {_families(families.CHECKS)} are the "
+                f"A check can't be called {check.code!r}: {_families(promises.CHECKS)} are the "
                 "suite's own families.",
                 fix="Use capital letters of your own and a number, such as 'ACME1'.",
             )
@@ -53,7 +53,7 @@ class CheckRegistrar:
 
 def all_checks(registry: Registry | None = None) -> tuple[Check, ...]:
     """Return the checks of the suite, then those of the plug-ins of `registry`."""
-    registrar = CheckRegistrar(by_code(families.CHECKS).values())
+    registrar = CheckRegistrar(by_code(promises.CHECKS).values())
     if registry is not None:
         registry.hooks.register_checks(registrar)
     return tuple(registrar.checks)

@@ -1,4 +1,4 @@
-"""Integrates a distribution's density over a grid, and compares it with its samples.
+"""Integrate a distribution's density over a grid, and compare it with its samples.
 
 `B` rows, `D` dimensions, `G` points. Only dimensions that are independent given the observation
 can be done one by one: then log p(x) is a sum over dimensions. With I_d the integral along
@@ -13,18 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.checks.probes.outputs import draws
+from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
 POINTS = 401
+"""Points of a grid over three times the range of the samples: about 20 for a standard deviation,
+where the trapezoid rule is exact to float32 for a Gaussian."""
+
 SAMPLES = 2000
+"""Samples of each row; `tolerances.SAMPLING_GAP` depends on their number."""
+
 FAR = 8.0
 """Where tanh is 1 within float32: grids of a bounded density end there."""
 
 
 class InterdependentError(Exception):
-    """The log-density is no sum over the dimensions."""
+    """The log-density is not a sum over the dimensions."""
 
 
 class Slices:
@@ -32,7 +37,7 @@ class Slices:
 
     def __init__(self, dist: Distribution, layout: ActionLayout) -> None:
         self.dist, self.shape = dist, layout.shape
-        samples = draws(dist, SAMPLES)
+        samples = draw(dist, SAMPLES)
         self.samples = samples.reshape(*samples.shape[:2], -1).double()  # (S, B, D)
         self.point = self.samples[0]  # (B, D)
         self.low, self.high = (
@@ -41,10 +46,10 @@ class Slices:
         )
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """(B, D) float64 -> (B,) float64; what is no number has no density."""
-        given = actions.float().reshape(len(actions), *self.shape)
-        found = self.dist.log_prob(given).detach().double()
-        return found.nan_to_num(nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+        """(B, D) float64 -> (B,) float64; a point where it is NaN has no density."""
+        action = actions.float().reshape(len(actions), *self.shape)
+        log_prob = self.dist.log_prob(action).detach().double()
+        return log_prob.nan_to_num(nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
     @cached_property
     def curves(self) -> list[tuple[Tensor, Tensor]]:
@@ -74,7 +79,7 @@ class Slices:
         middle, half = (low + high) / 2, (high - low) / 2
         inner = _spread(torch.atanh(((samples - middle) / half).clamp(-1 + 1e-7, 1 - 1e-7)))
         inner = inner.clamp(-FAR, FAR)
-        # Clamped ends repeat a point: their step is worth nothing, as their gap is 0.
+        # The ends are clamped to the same point, where a step of the grid is worth nothing.
         gaps = torch.diff(inner, dim=0).amax(0)
         moving = torch.diff(inner, dim=0, prepend=inner[:1] - 1).abs() > 0
         slopes = half * (1 - torch.tanh(inner) ** 2) * gaps * moving

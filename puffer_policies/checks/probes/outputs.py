@@ -1,7 +1,8 @@
-"""What a policy answers, as plain tensors, and the lines with which an example begins.
+"""From logits and values to plain numbers, and what a distribution says of given actions.
 
-`B` rows. Logits of a type that a package registered itself have no numbers that could be compared;
-log-probabilities of fixed actions stand for them.
+`N` rows, `n` numbers a row. Checks that compare a policy with itself use `numbers`: every number of
+the logits, and the value. Checks of probabilities use `describe`: log-probabilities of fixed
+actions, and the entropy.
 """
 
 from __future__ import annotations
@@ -9,26 +10,68 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributions import Normal
 
+from puffer_policies.checks.model import CheckFailed
 from puffer_policies.checks.probes.subject import Subject, seeded
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
 FIXED_ACTIONS = 3
 
-_SUBJECT = 'subject = Subject("policy", spaces, build=lambda: policy)'
+
+def tensors_of(logits: Any) -> list[Tensor] | None:
+    """Return the tensors of logits, loc and scale of a Normal; None for a type of another kind."""
+    if isinstance(logits, Tensor):
+        return [logits]
+    if isinstance(logits, tuple | list) and all(isinstance(each, Tensor) for each in logits):
+        return list(logits)
+    return [logits.loc, logits.scale] if isinstance(logits, Normal) else None
 
 
-def example(*lines: str) -> str:
-    """Return lines of Python that go on from `policy` and `spaces` with a batch of observations."""
-    start = ("from puffer_policies.checks.probes.subject import Subject", _SUBJECT)
-    return "\n".join((*start, "observations = subject.observations()", *lines))
+def flatten_logits(logits: Any) -> Tensor:
+    """Return all numbers of logits beside each other, (N, n), with the rows that the policy gave.
+
+    Raises:
+        CheckFailed: the logits are of no type that the contract names.
+    """
+    tensors = tensors_of(logits)
+    if tensors is None:
+        raise CheckFailed(
+            "logits that are a Tensor, a tuple of Tensors or torch.distributions.Normal",
+            f"logits of type {type(logits).__name__}",
+        )
+    return torch.cat(
+        [each.flatten(1) if each.ndim > 1 else each.unsqueeze(1) for each in tensors], 1
+    )
 
 
-def still(subject: Subject) -> nn.Module:
-    """Return a copy of the policy in evaluation mode: no dropout, no statistics that move."""
-    return subject.copied().eval()
+def numbers(subject: Subject, logits: Any, values: Tensor, rows: int) -> Tensor:
+    """Return (rows, n): all numbers of the logits, and the value, whatever axes the policy uses.
+
+    Logits of a type that a package registered have no numbers that could be compared; their
+    description stands for them. Values of a wrong size are left out, as S1 judges them.
+
+    Raises:
+        CheckFailed: the logits can't be shared out among the rows.
+    """
+    tensors = tensors_of(logits) or [describe(subject, logits)]
+    if any(each.numel() % rows for each in tensors):
+        shapes = [tuple(each.shape) for each in tensors]
+        raise CheckFailed(f"logits with {rows} rows", f"logits of shapes {shapes}")
+    if values.numel() == rows:
+        tensors.append(values)
+    return torch.cat([each.detach().reshape(rows, -1).double() for each in tensors], 1)
+
+
+def describe(subject: Subject, logits: Any) -> Tensor:
+    """Return (N, n): log-probabilities of fixed actions, and the entropy."""
+    dist = subject.distribution(logits)
+    entropy = dist.entropy()
+    actions = (fixed_actions(subject.layout, len(entropy), seed=i) for i in range(FIXED_ACTIONS))
+    columns = [dist.log_prob(action) for action in actions]
+    return torch.stack([*columns, entropy], 1)
 
 
 def fixed_actions(layout: ActionLayout, rows: int, *, seed: int = 0) -> Tensor:
@@ -40,28 +83,14 @@ def fixed_actions(layout: ActionLayout, rows: int, *, seed: int = 0) -> Tensor:
     return columns[0] if layout.kind == "discrete" else torch.stack(columns, 1)
 
 
-def draws(dist: Distribution, count: int, *, seed: int = 0) -> Tensor:
+def draw(dist: Distribution, count: int, *, seed: int = 0) -> Tensor:
     """Return `count` samples of every row, (count, N, ...)."""
     with seeded(seed):
         return torch.stack([dist.sample() for _ in range(count)])
 
 
-def answer(subject: Subject, policy: nn.Module, observations: Any) -> tuple[Tensor, Tensor]:
-    """Run one step from the initial state -> what describes its actions (B, n), values (B, 1)."""
-    logits, values, _ = subject.step(observations, policy=policy)
-    return described(subject, logits), values.reshape(len(values), -1)
-
-
-def described(subject: Subject, logits: Any) -> Tensor:
-    """(N, n) log-probabilities of fixed actions, and the entropy."""
-    dist = subject.distribution(logits)
-    entropy = dist.entropy()
-    actions = (fixed_actions(subject.layout, len(entropy), seed=i) for i in range(FIXED_ACTIONS))
-    columns = [dist.log_prob(action) for action in actions]
-    return torch.stack([*columns, entropy], 1)
-
-
-def flat_grads(policy: nn.Module) -> Tensor:
-    """Return the gradients of all parameters in one row."""
-    grads = [p.grad.reshape(-1) for p in policy.parameters() if p.grad is not None]
-    return torch.cat([grad.double() for grad in grads]) if grads else torch.zeros(0)
+def sum_of_outputs(dist: Distribution, values: Tensor) -> Tensor:
+    """Return the sum of a log-probability, the entropy and the values: a loss that reaches all."""
+    log_prob = dist.log_prob(draw(dist, 1)[0])
+    total: Tensor = log_prob.sum() + dist.entropy().sum() + values.sum()
+    return total

@@ -1,103 +1,62 @@
-"""Runs a policy step by step and in one sequence, for the checks that compare the two.
+"""Run a policy step by step and in one sequence, and cut observations and states to size.
 
-`B` rows, `T` steps, `n` outputs a row: all numbers of the logits, and the value.
+`B` rows, `T` steps, `n` numbers a row (see `outputs.numbers`). All runs read copies of what they
+are given, so that a policy that writes into its inputs (S7) spoils no other check.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed
-from puffer_policies.checks.probes.subject import (
-    STEPS,
-    TOLERANCE,
-    Subject,
-    difference,
-    numbers,
-    seeded,
-)
+from puffer_policies.checks.model import CheckSkipped
+from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.probes.subject import STEPS, Subject
+from puffer_policies.nested import leaves, map_nested
 
 State = dict[str, Any]
 
 FLAG = 3
-"""The step at which probes begin an episode."""
+"""The step at which probes begin an episode: in the middle, with steps before and after it."""
 
 
-def judged(subject: Subject, *, training: bool = False, seed: int = 1) -> nn.Module:
-    """Return a copy of the policy with stirred weights, in eval mode unless `training`.
+# -- runs ------------------------------------------------------------------------------------------
 
-    Stirred, because a memory behind a gate that begins at zero would look unused, and a leak
-    behind it harmless.
+
+def each_step(
+    subject: Subject,
+    policy: nn.Module,
+    observations: Any,
+    *,
+    state: State | None = None,
+    starts: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Iterator[tuple[Any, Tensor, State]]:
+    """Step through (B, T, *obs) -> logits, values and the state after it, of each step.
+
+    Args:
+        subject: what is checked.
+        policy: a copy of its policy.
+        observations: a batch of sequences.
+        state: the state before the first step; that of a new episode if None.
+        starts: bool (B, T), where episodes start.
+        mask: bool (B, T, A), the allowed options.
     """
-    return stirred(duplicate(subject), seed=seed).train(training)
-
-
-def duplicate(subject: Subject) -> nn.Module:
-    """Return a copy of the policy, or another of the same seed where copies fail (P8)."""
-    try:
-        twin = copy.deepcopy(subject.policy)
-    except Exception:
-        return subject.fresh()
-    # Scripted modules are copied into parameters that no optimiser takes.
-    return twin if all(each.is_leaf for each in twin.parameters()) else subject.fresh()
-
-
-def stirred(policy: nn.Module, *, seed: int = 1) -> nn.Module:
-    """Add noise to every weight that is trained."""
-    with seeded(seed), torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.requires_grad and parameter.is_floating_point() and _is_made(parameter):
-                scale = 0.02 + 0.1 * float(parameter.square().mean().sqrt())
-                parameter.add_(torch.randn_like(parameter), alpha=scale)
-    return policy
-
-
-def _is_made(parameter: Tensor) -> bool:
-    return not isinstance(parameter, nn.parameter.UninitializedParameter) and parameter.numel() > 0
-
-
-def outputs(logits: Any, values: Tensor) -> Tensor:
-    """Return (N, n): what decides, and the value. Values of a wrong size are left to S1."""
-    found = numbers(logits)
-    if values.numel() != len(found):
-        return found
-    return torch.cat([found, values.reshape(-1, 1).to(found.dtype)], 1)
-
-
-def part(subject: Subject, observations: Any, index: Any) -> Any:
-    """Return ``leaf[index]`` of every leaf of nested observations."""
-    return subject.map(lambda leaf: leaf[index], observations)
-
-
-def joined(subject: Subject, first: Any, second: Any, *, cut: int) -> Any:
-    """Return observations (B, T, *obs): `first` before step `cut`, `second` from there on."""
-    tails = iter(_leaves(subject, part(subject, second, (slice(None), slice(cut, None)))))
-    return subject.map(lambda leaf: torch.cat([leaf[:, :cut], next(tails)], 1), first)
-
-
-def _leaves(subject: Subject, observations: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    subject.map(found.append, observations)
-    return found
-
-
-def kept(state: State) -> State:
-    """Return a copy of a state that later steps can't reach."""
-    return {
-        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-        for key, value in state.items()
-    }
-
-
-def picked(state: State, rows: Any) -> State:
-    """Return the rows of a state."""
-    return {
-        key: value[rows] if isinstance(value, Tensor) else value for key, value in state.items()
-    }
+    batch, steps = lead_of(observations)
+    state = subject.state(batch, policy) if state is None else state
+    for t in range(steps):
+        logits, values, state = subject.step(
+            map_nested(torch.clone, select(observations, (slice(None), t))),
+            copy_state(state),
+            starts=None if starts is None else starts[:, t].clone(),
+            mask=None if mask is None else mask[:, t],
+            policy=policy,
+        )
+        yield logits, values, copy_state(state)
 
 
 def step_through(
@@ -108,17 +67,22 @@ def step_through(
     state: State | None = None,
     starts: Tensor | None = None,
 ) -> tuple[Tensor, list[State]]:
-    """Run a step at a time -> outputs (B, T, n), the T + 1 states before, between and after."""
-    batch, steps = _lead(subject, observations)
-    states = [kept(subject.state(batch, policy) if state is None else state)]
+    """Step through (B, T, *obs) -> outputs (B, T, n), the T + 1 states before and after steps."""
+    batch, _ = lead_of(observations)
+    states = [copy_state(subject.state(batch, policy) if state is None else state)]
     rows = []
-    for t in range(steps):
-        seen = part(subject, observations, (slice(None), t))
-        start = None if starts is None else starts[:, t]
-        logits, values, after = subject.step(seen, kept(states[-1]), starts=start, policy=policy)
-        rows.append(outputs(logits, values))
-        states.append(kept(after))
+    for logits, values, after in each_step(
+        subject, policy, observations, state=states[0], starts=starts
+    ):
+        rows.append(numbers(subject, logits, values, batch))
+        states.append(after)
     return torch.stack(rows, 1), states
+
+
+def one_step(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
+    """Run one step on (B, *obs) from the initial state -> outputs (B, n)."""
+    outputs, _ = step_through(subject, policy, map_nested(lambda x: x.unsqueeze(1), observations))
+    return outputs[:, 0]
 
 
 def in_sequence(
@@ -129,17 +93,105 @@ def in_sequence(
     state: State | None = None,
     starts: Tensor | None = None,
 ) -> Tensor:
-    """Run ``forward`` once -> outputs (B, T, n)."""
-    batch, steps = _lead(subject, observations)
-    given = None if state is None else sequence_state(policy, kept(state))
-    logits, values = subject.sequence(observations, given, starts=starts, policy=policy)
-    found = outputs(logits, values)
-    if len(found) != batch * steps:
-        raise CheckFailed(
-            f"one row of logits for each of {batch} x {steps} observations from forward",
-            f"{len(found)} rows",
-        )
-    return found.reshape(batch, steps, -1)
+    """Run ``forward`` once on (B, T, *obs) -> outputs (B, T, n)."""
+    batch, steps = lead_of(observations)
+    logits, values = subject.sequence(
+        map_nested(torch.clone, observations),
+        None if state is None else sequence_state(policy, copy_state(state)),
+        starts=starts,
+        policy=policy,
+    )
+    return numbers(subject, logits, values, batch * steps).reshape(batch, steps, -1)
+
+
+def run_both_ways(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
+    """Return outputs (2, B, T, n) of steps and of the sequence, with episodes starting inside."""
+    batch, steps = lead_of(observations)
+    starts = subject.starts(batch, steps=steps, at=[(0, 0), (1, steps // 2), (3, steps - 1)])
+    by_step, _ = step_through(subject, policy, observations, starts=starts)
+    return torch.stack([by_step, in_sequence(subject, policy, observations, starts=starts)])
+
+
+# -- observations ----------------------------------------------------------------------------------
+
+
+def lead_of(observations: Any) -> tuple[int, int]:
+    """Return B and T of observations (B, T, *obs)."""
+    batch, steps = next(leaves(observations)).shape[:2]
+    return int(batch), int(steps)
+
+
+def select(observations: Any, index: Any) -> Any:
+    """Return ``leaf[index]`` of every leaf of nested observations."""
+    return map_nested(lambda leaf: leaf[index], observations)
+
+
+def from_step(observations: Any, step: int) -> Any:
+    """Return observations (B, T - step, *obs): those from a step on."""
+    return select(observations, (slice(None), slice(step, None)))
+
+
+def join(first: Any, second: Any, *, cut: int) -> Any:
+    """Return observations (B, T, *obs): `first` before step `cut`, `second` from there on."""
+    return map_nested(lambda a, b: torch.cat([a[:, :cut], b[:, cut:]], 1), first, second)
+
+
+def two_pasts(subject: Subject, *, until: int = FLAG) -> tuple[Any, Any]:
+    """Return two batches of sequences that differ before step `until` and are equal from there."""
+    observations = subject.observations(steps=STEPS)
+    return observations, join(subject.observations(steps=STEPS, seed=9), observations, cut=until)
+
+
+def replace_at(subject: Subject, observations: Any, index: tuple[int, ...]) -> Any:
+    """Return `observations` with another observation at `index`, a row or a row and a step.
+
+    Raises:
+        CheckSkipped: the space seems to hold only one.
+    """
+    lead = tuple(next(leaves(observations)).shape[: len(index)])
+    steps = lead[1] if len(lead) == 2 else None
+
+    def put(leaf: Tensor, other: Tensor) -> Tensor:
+        changed = leaf.clone()
+        changed[index] = other[index]
+        return changed
+
+    for seed in range(1, 6):  # a space of few members may give the same one again
+        others = subject.observations(lead[0], steps=steps, seed=seed)
+        changed = map_nested(put, observations, others)
+        if differs(changed, observations):
+            return changed
+    raise CheckSkipped("its observation space holds one observation only")
+
+
+def differs(first: Any, second: Any) -> bool:
+    """Whether two nested observations differ anywhere."""
+    return any(not torch.equal(a, b) for a, b in zip(leaves(first), leaves(second), strict=True))
+
+
+def to_double(observations: Any) -> Any:
+    """Return observations whose floating-point leaves are float64."""
+    return map_nested(
+        lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, observations
+    )
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+
+def copy_state(state: State) -> State:
+    """Return a copy of a state that later steps can't reach."""
+    return {
+        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for key, value in state.items()
+    }
+
+
+def state_rows(state: State, rows: Any) -> State:
+    """Return some rows of a state."""
+    return {
+        key: value[rows] if isinstance(value, Tensor) else value for key, value in state.items()
+    }
 
 
 def sequence_state(policy: nn.Module, state: State) -> State:
@@ -150,63 +202,15 @@ def sequence_state(policy: nn.Module, state: State) -> State:
 
 
 def warm_state(subject: Subject, policy: nn.Module, batch: int) -> State:
-    """Return the state after a few steps: not that of a beginning."""
-    seen = subject.observations(batch, steps=3, seed=77)
-    return step_through(subject, policy, seen)[1][-1]
+    """Return the state after a few steps, which is not that of a beginning."""
+    observations = subject.observations(batch, steps=3, seed=77)
+    return step_through(subject, policy, observations)[1][-1]
 
 
-def is_same(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results agree to `TOLERANCE`, scaled by their magnitude."""
-    return difference(found, expected) <= TOLERANCE * _magnitude(expected)
-
-
-def require_same(
-    found: Tensor, expected: Tensor, promise: str, *, where: str, example: str = ""
-) -> None:
-    """Raise `CheckFailed` unless both agree; outputs (B, T, n) are told by their first bad step."""
-    if is_same(found, expected):
-        return
-    gap = difference(found, expected)
-    limit = TOLERANCE * _magnitude(expected)
-    told = f"a difference of {gap:.2g} {where}"
-    if found.ndim == 3 and found.shape == expected.shape:
-        by_step = (found - expected).abs().amax((0, 2))
-        bad = int((~(by_step <= limit)).nonzero()[0])
-        told += f", first at step {bad} of {found.shape[1]}"
-    raise CheckFailed(f"{promise}, to {limit:.1g}", told, example=example)
-
-
-def _magnitude(values: Tensor) -> float:
-    finite = values[torch.isfinite(values)]
-    return max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
-
-
-def _lead(subject: Subject, observations: Any) -> tuple[int, int]:
-    first = _leaves(subject, observations)[0]
-    return int(first.shape[0]), int(first.shape[1])
-
-
-def two_pasts(subject: Subject, *, until: int = FLAG) -> tuple[object, object]:
-    """Return two batches of sequences that differ before step `until` and are equal from there."""
-    seen = subject.observations(steps=STEPS)
-    return seen, joined(subject, subject.observations(steps=STEPS, seed=9), seen, cut=until)
-
-
-def require_forgotten(one: Tensor, two: Tensor, path: str) -> None:
-    """Raise `CheckFailed` unless steps after a start are equal for two pasts."""
-    if is_same(one, two):
-        return
-    raise CheckFailed(
-        f"the steps after a start to be the same whatever came before it, when {path}",
-        f"a difference of {difference(one, two):.2g}: the last episode leaks into the next",
-        example="# step with state['episode_start'] true: the outputs still depend on the past",
-    )
-
-
-def without_memory(subject: Subject) -> str:
-    """Return why checks of memory do not apply, or ''."""
+def needs_memory(subject: Subject) -> str:
+    """Return why a check of memory does not apply, or an empty string."""
     try:
         return "" if subject.recurrent else "the policy has no memory"
     except Exception as error:
-        # The check that this breaks says so: R6 for a state that can't be read, else S and B.
+        # The check whose promise this breaks reports it: R6, or S and B.
         return f"its memory can't be looked at: {type(error).__name__}: {error}"

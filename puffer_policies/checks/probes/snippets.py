@@ -1,4 +1,8 @@
-"""Writes spaces as Python, to be pasted and run, and in short, for tables."""
+"""Lines of Python that a reader pastes to see a failure, and other texts of reports.
+
+An example consists of two parts: lines that build ``policy`` for ``spaces``, which the engine puts
+first (see `snippet`), and those of the check, for which `example` gives names to start from.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces as gym
 
+from puffer_policies.checks.probes.subject import BATCH
 from puffer_policies.spaces import Spaces
 
 HEADER = """\
@@ -26,18 +31,45 @@ def snippet(spaces: Spaces, *, imports: str, policy: str) -> str:
         imports: lines after those that every snippet has.
         policy: an expression of the policy.
     """
-    pair = f"Spaces({written(spaces.observation)}, {written(spaces.action)})"
+    pair = f"Spaces({space_source(spaces.observation)}, {space_source(spaces.action)})"
     return f"{HEADER}{imports}\n\nspaces = {pair}\ntorch.manual_seed(0)\npolicy = {policy}"
 
 
-# Spaces are told apart here only to be written down: their own repr can't be evaluated.
+def example(*lines: str, batch: int = BATCH, steps: int | None = None) -> str:
+    """Return lines of Python that go on from ``policy`` and ``spaces``.
+
+    They may use ``torch``, ``subject`` (a `Subject` of the policy), ``observations`` and ``state``
+    (what comes before the first step).
+
+    Args:
+        lines: what shows the failure, with a ``print``.
+        batch: rows of the observations.
+        steps: steps of the observations, if they are sequences.
+    """
+    shape = f"{batch}" if steps is None else f"{batch}, steps={steps}"
+    start = (
+        "import torch",
+        "from puffer_policies.checks import Subject",
+        'subject = Subject("policy", spaces, build=lambda: policy)',
+        f"observations, state = subject.observations({shape}), subject.state({batch})",
+    )
+    return "\n".join((*start, *lines))
+
+
+def error_line(error: BaseException) -> str:
+    """Return an exception in a line: its type, and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+# The one place outside spaces/ and nn/ that tells spaces apart: their own repr can't be evaluated.
 @singledispatch
-def written(space: Any) -> str:
+def space_source(space: Any) -> str:
     """Return an expression of `space`, for code that imports ``numpy as np`` and ``spaces``."""
     return repr(space)
 
 
-@written.register
+@space_source.register
 def _(space: gym.Box) -> str:
     dtype = f"np.{space.dtype.type.__name__}"  # np.bool_ before NumPy 2
     # A Box takes no Python bool as a bound.
@@ -49,41 +81,41 @@ def _(space: gym.Box) -> str:
     return f"gym.Box({', '.join(arrays)}, dtype={dtype})"
 
 
-@written.register
+@space_source.register
 def _(space: gym.Discrete) -> str:
     start = f", start={int(space.start)}" if space.start else ""
     return f"gym.Discrete({int(space.n)}{start})"
 
 
-@written.register
+@space_source.register
 def _(space: gym.MultiDiscrete) -> str:
     # `start` came after gymnasium 0.29.
     start = np.asarray(getattr(space, "start", 0))
-    shown = f", start={start.tolist()}" if start.any() else ""
-    return f"gym.MultiDiscrete({space.nvec.tolist()}{shown})"
+    text = f", start={start.tolist()}" if start.any() else ""
+    return f"gym.MultiDiscrete({space.nvec.tolist()}{text})"
 
 
-@written.register
+@space_source.register
 def _(space: gym.MultiBinary) -> str:
     size = space.shape[0] if len(space.shape) == 1 else list(space.shape)
     return f"gym.MultiBinary({size})"
 
 
-@written.register
+@space_source.register
 def _(space: gym.Dict) -> str:
-    return f"gym.Dict({{{', '.join(f'{k!r}: {written(v)}' for k, v in space.items())}}})"
+    return f"gym.Dict({{{', '.join(f'{k!r}: {space_source(v)}' for k, v in space.items())}}})"
 
 
-@written.register
+@space_source.register
 def _(space: gym.Tuple) -> str:  # type: ignore[type-arg]
-    members = "".join(f"{written(member)}, " for member in space)
+    members = "".join(f"{space_source(member)}, " for member in space)
     return f"gym.Tuple(({members.rstrip()}))"
 
 
 @singledispatch
 def brief(space: Any) -> str:
     """Return a space in a few words, for people: a Box without its bounds."""
-    return " ".join(written(space).split()).removeprefix("gym.")
+    return " ".join(space_source(space).split()).removeprefix("gym.")
 
 
 @brief.register

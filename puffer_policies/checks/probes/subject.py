@@ -1,24 +1,22 @@
-"""What is checked: a way to build one policy for one pair of spaces, and the probes that run it.
+"""The policy under check: one policy on one pair of spaces, with what builds and runs it.
 
-`B` rows, `T` steps. Checks use only this interface, so that one suite serves registered policies,
-plain classes, policies of PufferLib 3.0 and those that a test makes on the spot.
+`B` rows, `T` steps. Checks see a policy through `Subject` only, so that one suite serves registered
+policies, plain classes, policies of PufferLib 3.0 and those that a test makes on the spot.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 
-from puffer_policies.checks.model import CheckFailed
 from puffer_policies.contract import (
     ACTION_MASK,
     EPISODE_START,
@@ -33,11 +31,12 @@ from puffer_policies.nn.observations import batch_layout
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 
+# Small, unequal and above 1: an axis that is mistaken for another shows in the shapes.
 BATCH = 5
 STEPS = 6
-TOLERANCE = 1e-5
-LARGE = 1e6
-"""Samples above this are brought to size; how extremes are borne is N2's question."""
+
+LARGEST_SAMPLE = 1e6
+"""Sampled observations beyond this are scaled down. How a policy bears extremes is up to N2."""
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Subject:
     Args:
         name: what reports call it.
         spaces: what it is built for.
-        build: makes a fresh policy; the caller seeds torch.
+        build: makes a new policy; the caller seeds torch.
         source: lines of Python that make the same policy as ``policy``, for examples.
         cls: its class, where it is one that can be looked at.
         capabilities: what its record declares; None where there is no record.
@@ -62,7 +61,7 @@ class Subject:
     capabilities: Capabilities | None = None
     declared: dict[str, Any] = field(default_factory=dict)
 
-    # -- build -----------------------------------------------------------------------------------
+    # -- the policy ------------------------------------------------------------------------------
 
     def fresh(self, seed: int = 0) -> nn.Module:
         """Build a new policy under a seed, and leave the global generators as they were."""
@@ -71,19 +70,48 @@ class Subject:
 
     @cached_property
     def policy(self) -> nn.Module:
-        """The policy that checks share; one that changes it works on `copied`."""
+        """The one policy of this subject. A check that changes weights or modes copies it first."""
         return self.fresh()
 
-    def copied(self) -> nn.Module:
-        """Return a fresh policy with the weights of `policy`."""
-        other = self.fresh()
-        other.load_state_dict(self.policy.state_dict())
+    def copy_policy(self, *, training: bool = False) -> nn.Module:
+        """Return a copy of `policy` that a check may change, in eval mode unless `training`.
+
+        A copy costs a tenth of a build, which draws orthogonal weights. Where copying fails, which
+        is P8's matter, it is a new build under the same seed.
+        """
+        try:
+            twin = copy.deepcopy(self.policy)
+        except Exception:
+            twin = self.fresh()
+        if not all(each.is_leaf for each in twin.parameters()):
+            # Scripted modules are copied into parameters that no optimizer takes.
+            twin = self.fresh()
+        for parameter in twin.parameters():
+            parameter.grad = None  # a policy that was built and trained elsewhere may bring some
+        return twin.train(training)
+
+    def with_policy_copy(self) -> Subject:
+        """Return this subject with a copy of its policy, so that a check leaves nothing behind.
+
+        What is known of the policy already, such as whether it has memory, is kept.
+        """
+        other = replace(self)
+        known = ("layout", "recurrent", "reads_rows_only", "_steps_lstm_state", "_required_inputs")
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in known})
+        # A failure is seen again, and told, by the check that asks for the policy.
+        with suppress(Exception, SystemExit):
+            other.__dict__["policy"] = copy.deepcopy(self.policy)
         return other
 
     @cached_property
     def layout(self) -> ActionLayout:
-        """How the action space is parametrised."""
+        """The action space as heads and distributions parametrize it."""
         return action_layout(self.spaces.action)
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether these spaces are only an attempt: no record says that the policy serves them."""
+        return self.capabilities is None or bool(self.declared.get("may_refuse"))
 
     @cached_property
     def recurrent(self) -> bool:
@@ -91,16 +119,16 @@ class Subject:
         return bool(self.state(1))
 
     @cached_property
-    def knows_no_time(self) -> bool:
+    def reads_rows_only(self) -> bool:
         """Whether it has no memory, and reads (B, *obs) but raises at (B, T, *obs)."""
         if self.recurrent:
             return False
-        policy = self.fresh()
+        policy = self.copy_policy()
         with torch.no_grad(), seeded(0):
             rows, sequence = self.observations(2), self.observations(2, steps=2)
-            policy(rows, self.unmasked({}, rows))
+            policy(rows, self.add_required({}, rows))
             try:
-                policy(sequence, self.unmasked({}, sequence))
+                policy(sequence, self.add_required({}, sequence))
             except Exception:
                 return True
         return False
@@ -113,50 +141,18 @@ class Subject:
         space.seed(seed)
         rows = [space.sample() for _ in range(batch * (steps or 1))]
         lead = (batch,) if steps is None else (batch, steps)
-        return _stacked(rows, lead)
-
-    def unmasked(self, state: dict[str, Any], observations: Any) -> dict[str, Any]:
-        """Put into `state` what the policy asks for: a mask that allows all, and a last step.
-
-        The last action and reward are 1 everywhere, so that steps and sequences agree.
-        """
-        wanted = {key: form for key, form in self._asked.items() if key not in state}
-        if wanted:
-            _, lead = batch_layout(self.spaces.observation).flatten(observations)
-            device = next(leaves(observations)).device
-            for key, (shape, dtype) in wanted.items():
-                state[key] = torch.ones((*lead, *shape), dtype=dtype, device=device)
-        return state
-
-    @property
-    def reads_previous(self) -> bool:
-        """Whether the policy asks for the last action and reward."""
-        return PREV_ACTION in self._asked
-
-    @cached_property
-    def _asked(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of a row of each state key that the policy asks for."""
-        layout, asked = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
-        if layout.nvec and self.capabilities is not None and self.capabilities.needs_mask:
-            asked[ACTION_MASK] = (sum(layout.nvec),), torch.bool
-        if any(getattr(module, NEEDS_PREVIOUS, False) for module in self.policy.modules()):
-            number = torch.float32 if layout.is_continuous else torch.int64
-            asked[PREV_ACTION] = layout.policy_shape, number
-            asked[PREV_REWARD] = (), torch.float32
-        return asked
-
-    def map(self, function: Callable[[Tensor], Any], observations: Any) -> Any:
-        """Apply `function` to every tensor of nested observations."""
-        return map_nested(function, observations)
+        return _stack(rows, lead)
 
     def starts(self, batch: int = BATCH, *, steps: int = STEPS, at: Any = ()) -> Tensor:
-        """Return bool (B, T), true at the (row, step) pairs of `at`."""
+        """Return bool (B, T), true at the (row, step) pairs of `at`, where episodes start."""
         starts = torch.zeros(batch, steps, dtype=torch.bool)
         for row, step in at:
             starts[row, step] = True
         return starts
 
-    # -- runs ------------------------------------------------------------------------------------
+    def map(self, function: Callable[[Tensor], Any], observations: Any) -> Any:
+        """Apply `function` to every tensor of nested observations."""
+        return map_nested(function, observations)
 
     def state(self, batch: int, policy: nn.Module | None = None) -> dict[str, Tensor]:
         """Return the recurrent state before the first step; empty for a policy without memory."""
@@ -164,7 +160,28 @@ class Subject:
         initial_state = getattr(policy, "initial_state", None)
         if callable(initial_state):
             return dict(initial_state(batch, torch.device("cpu")))
-        return self._lstm_state(policy, batch) if self._is_pufferlib_recurrent else {}
+        return _lstm_state(policy, batch) if self._steps_lstm_state else {}
+
+    def add_required(self, state: dict[str, Any], observations: Any) -> dict[str, Any]:
+        """Put what the policy requires beside its memory into `state`, and return it.
+
+        That is a mask that allows all options, and a last action and reward, which are 1 everywhere
+        so that steps and sequences agree.
+        """
+        missing = {key: form for key, form in self._required_inputs.items() if key not in state}
+        if missing:
+            _, lead = batch_layout(self.spaces.observation).flatten(observations)
+            device = next(leaves(observations)).device
+            for key, (shape, dtype) in missing.items():
+                state[key] = torch.ones((*lead, *shape), dtype=dtype, device=device)
+        return state
+
+    @property
+    def reads_previous(self) -> bool:
+        """Whether the policy asks for the last action and reward."""
+        return PREV_ACTION in self._required_inputs
+
+    # -- runs ------------------------------------------------------------------------------------
 
     def step(
         self,
@@ -172,21 +189,20 @@ class Subject:
         state: dict[str, Any] | None = None,
         *,
         starts: Tensor | None = None,
+        mask: Tensor | None = None,
         policy: nn.Module | None = None,
     ) -> tuple[Any, Tensor, dict[str, Tensor]]:
         """Run ``forward_eval`` without gradient -> logits, values, the state after it.
 
-        `state` is not mutated: the policy is given a copy.
+        `state` is not mutated, as the policy gets a copy of the dict.
         """
         policy = self.policy if policy is None else policy
-        carried = dict(state) if state is not None else self._initial_for(observations, policy)
-        keys = list(carried)
-        if starts is not None:
-            carried[EPISODE_START] = starts
-        self.unmasked(carried, observations)
+        carry = dict(state) if state is not None else self._initial_for(observations, policy)
+        keys = list(carry)
+        self._add_inputs(carry, observations, starts, mask)
         with torch.no_grad():
-            logits, values = policy.forward_eval(observations, carried)  # type: ignore[operator]
-        return logits, values, {key: carried[key] for key in keys}
+            logits, values = policy.forward_eval(observations, carry)  # type: ignore[operator]
+        return logits, values, {key: carry[key] for key in keys}
 
     def sequence(
         self,
@@ -194,26 +210,27 @@ class Subject:
         state: dict[str, Any] | None = None,
         *,
         starts: Tensor | None = None,
+        mask: Tensor | None = None,
         policy: nn.Module | None = None,
         grad: bool = False,
     ) -> tuple[Any, Tensor]:
         """Run ``forward`` on (B, T, *obs), or (B, *obs) -> logits of B*T rows, values.
 
-        Policies of PufferLib without memory know no time, and trainers merge it with the batch for
-        them: so does this.
+        A policy of PufferLib without memory reads rows only. Trainers merge time with the batch for
+        it, and so does this.
         """
         policy = self.policy if policy is None else policy
-        if self.knows_no_time:
+        if self.reads_rows_only:
             observations, lead = batch_layout(self.spaces.observation).flatten(observations)
-            starts = starts.flatten() if starts is not None and len(lead) == 2 else starts
-        carried = dict(state) if state is not None else self._initial_for(observations, policy)
+            if len(lead) == 2:
+                starts = None if starts is None else starts.flatten()
+                mask = None if mask is None else mask.flatten(0, 1)
+        carry = dict(state) if state is not None else self._initial_for(observations, policy)
         if state is None and not callable(getattr(policy, "initial_state", None)):
-            carried = dict.fromkeys(carried)  # PufferLib's trainer starts every segment from None
-        if starts is not None:
-            carried[EPISODE_START] = starts
-        self.unmasked(carried, observations)
+            carry = dict.fromkeys(carry)  # PufferLib's trainer starts every segment from None
+        self._add_inputs(carry, observations, starts, mask)
         with torch.set_grad_enabled(grad):
-            logits, values = policy(observations, carried)
+            logits, values = policy(observations, carry)
         return logits, values
 
     def distribution(self, logits: Any) -> Distribution:
@@ -223,23 +240,41 @@ class Subject:
     # -- inside ----------------------------------------------------------------------------------
 
     @cached_property
-    def _is_pufferlib_recurrent(self) -> bool:
-        """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``."""
+    def _required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of a row of each state key that the policy requires."""
+        layout, required = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
+        if layout.nvec and self.capabilities is not None and self.capabilities.needs_mask:
+            required[ACTION_MASK] = (sum(layout.nvec),), torch.bool
+        if any(getattr(module, NEEDS_PREVIOUS, False) for module in self.policy.modules()):
+            number = torch.float32 if layout.is_continuous else torch.int64
+            required[PREV_ACTION] = layout.policy_shape, number
+            required[PREV_REWARD] = (), torch.float32
+        return required
+
+    @cached_property
+    def _steps_lstm_state(self) -> bool:
+        """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``, as PufferLib's memories do."""
         if not isinstance(getattr(self.policy, "hidden_size", None), int):
             return False
-        policy = self.fresh()  # a step may move statistics, and checks compare copies of `policy`
-        state = self._lstm_state(policy, 1)
+        policy = self.copy_policy()  # a step may move statistics
+        state = _lstm_state(policy, 1)
         before = {key: state[key].clone() for key in LSTM_STATE}
-        with torch.no_grad(), seeded(0):  # once only, so it must draw nothing from the caller's
+        with torch.no_grad(), seeded(0):  # runs once only, so it must not move the generators
             observations = self.observations(1)
-            policy.forward_eval(observations, self.unmasked(state, observations))  # type: ignore[operator]
+            policy.forward_eval(observations, self.add_required(state, observations))  # type: ignore[operator]
         return any(not torch.equal(state[key], before[key]) for key in before)
-
-    def _lstm_state(self, policy: nn.Module, batch: int) -> dict[str, Tensor]:
-        return {key: torch.zeros(batch, int(policy.hidden_size)) for key in LSTM_STATE}  # type: ignore[arg-type]
 
     def _initial_for(self, observations: Any, policy: nn.Module) -> dict[str, Tensor]:
         return self.state(len(next(leaves(observations))), policy)
+
+    def _add_inputs(
+        self, carry: dict[str, Any], observations: Any, starts: Tensor | None, mask: Tensor | None
+    ) -> None:
+        if starts is not None:
+            carry[EPISODE_START] = starts
+        if mask is not None:
+            carry[ACTION_MASK] = mask
+        self.add_required(carry, observations)
 
 
 @contextmanager
@@ -255,47 +290,28 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def numbers(logits: Any) -> Tensor:
-    """Return all parameters of logits as one Tensor with a row a decision, (N, n).
-
-    Raises:
-        CheckFailed: the logits are of no type that the contract names.
-    """
-    if isinstance(logits, Tensor):
-        return logits.flatten(1) if logits.ndim > 1 else logits.unsqueeze(1)
-    if isinstance(logits, tuple | list):
-        return torch.cat([numbers(each) for each in logits], 1)
-    if isinstance(logits, Normal):
-        return torch.cat([numbers(logits.loc), numbers(logits.scale)], 1)
-    raise CheckFailed(
-        "logits that are a Tensor, a tuple of Tensors or torch.distributions.Normal",
-        f"logits of type {type(logits).__name__}",
-    )
+def _lstm_state(policy: nn.Module, batch: int) -> dict[str, Tensor]:
+    return {key: torch.zeros(batch, int(policy.hidden_size)) for key in LSTM_STATE}  # type: ignore[arg-type]
 
 
-def difference(a: Tensor, b: Tensor) -> float:
-    """Return the largest absolute difference; infinite where shapes or NaNs differ."""
-    if a.shape != b.shape:
-        return float("inf")
-    if not a.numel():
-        return 0.0
-    gap = (a.double() - b.double()).abs().max()
-    return float("inf") if torch.isnan(gap) else float(gap)
-
-
-def _stacked(rows: list[Any], lead: tuple[int, ...]) -> Any:
+def _stack(rows: list[Any], lead: tuple[int, ...]) -> Any:
     first = rows[0]
     if isinstance(first, dict):
-        return {key: _stacked([row[key] for row in rows], lead) for key in first}
+        return {key: _stack([row[key] for row in rows], lead) for key in first}
     if isinstance(first, tuple):
-        return tuple(_stacked([row[i] for row in rows], lead) for i in range(len(first)))
-    array = _tamed(np.stack([np.asarray(row) for row in rows]))
+        return tuple(_stack([row[i] for row in rows], lead) for i in range(len(first)))
+    array = _scale_down(np.stack([np.asarray(row) for row in rows]))
     return torch.from_numpy(array).reshape(*lead, *array.shape[1:])
 
 
-def _tamed(array: np.ndarray) -> np.ndarray:
-    """Bring to size what no env sends: bounds such as the largest float are sampled evenly."""
+def _scale_down(array: np.ndarray) -> np.ndarray:
+    """Replace numbers that no env sends by their logarithms.
+
+    Bounds such as the largest float, which CartPole has, are sampled evenly: every number would be
+    around 1e38.
+    """
     if not np.issubdtype(array.dtype, np.floating):
         return array
     size = np.abs(array)
-    return np.where(size > LARGE, np.sign(array) * np.log10(np.maximum(size, 1)), array)
+    logarithm = np.sign(array) * np.log10(np.maximum(size, 1))
+    return np.where(size > LARGEST_SAMPLE, logarithm, array)

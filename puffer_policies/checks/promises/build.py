@@ -9,17 +9,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.assembly.fit import misfits
-from puffer_policies.checks.engine.runner import may_refuse
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
-from puffer_policies.checks.probes.effects import side_effects
-from puffer_policies.checks.probes.hidden import unregistered
-from puffer_policies.checks.probes.probing import built, given, needs_constructor, rebuilt
+from puffer_policies.checks.probes.construction import (
+    needs_constructor,
+    policy_or_skip,
+    rebuild,
+    side_effects,
+    unregistered,
+)
+from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
 
 TYPO = "hiden_size"
-"""A keyword argument that no constructor means."""
+"""A misspelled argument, which no constructor has."""
 
 
 @check(
@@ -32,17 +36,17 @@ TYPO = "hiden_size"
     tier=Tier.STATIC,
 )
 def builds_from_spaces(subject: Subject) -> None:
-    """Build, and judge what is raised."""
+    """Build, and tell a refusal of the spaces from an accident."""
     try:
         _ = subject.policy
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-        if not _speaks_of_space(error, subject):
-            raise CheckFailed("a policy, or an error that names the space", found) from error
-        declared = None if may_refuse(subject) else subject.capabilities
+        text = f"{type(error).__name__}: {error}"
+        if not _names_space(error, subject):
+            raise CheckFailed("a policy, or an error that names the space", text) from error
+        declared = None if subject.may_refuse else subject.capabilities
         if declared is not None and not misfits(declared, subject.spaces):
-            raise CheckFailed("a policy, as its record declares these spaces", found) from error
-        raise CheckSkipped(f"it does not serve these spaces, and says so: {found}") from error
+            raise CheckFailed("a policy, as its record declares these spaces", text) from error
+        raise CheckSkipped(f"it does not serve these spaces, and says so: {text}") from error
 
 
 @check(
@@ -57,9 +61,9 @@ def builds_from_spaces(subject: Subject) -> None:
 )
 def has_the_members(subject: Subject) -> None:
     """Inspect signatures and attributes; nothing is called."""
-    policy = built(subject)
-    if offences := missing_members(policy):
-        raise CheckFailed("every member of the contract", "; ".join(offences))
+    policy = policy_or_skip(subject)
+    if offenses := missing_members(policy):
+        raise CheckFailed("every member of the contract", "; ".join(offenses))
     if policy.is_continuous != subject.layout.is_continuous:
         raise CheckFailed(
             f"is_continuous = {subject.layout.is_continuous} for this action space",
@@ -86,8 +90,11 @@ def widths_agree(subject: Subject) -> None:
         hidden = policy.encode_observations(subject.observations(rows))  # type: ignore[operator]
     shape = tuple(hidden.shape)
     if len(shape) != 2 or shape[0] != rows or not (shape[1] == width or subject.recurrent):
-        example = given(subject, rows) + "print(policy.encode_observations(observations).shape)"
-        raise CheckFailed(f"hidden of shape {(rows, width)}", f"shape {shape}", example=example)
+        raise CheckFailed(
+            f"hidden of shape {(rows, width)}",
+            f"shape {shape}",
+            example=example("print(policy.encode_observations(observations).shape)", batch=rows),
+        )
     _decode(policy, torch.zeros(rows, width))
 
 
@@ -101,13 +108,14 @@ def widths_agree(subject: Subject) -> None:
 )
 def modules_registered(subject: Subject) -> None:
     """Walk what the modules refer to, and look for parameters that PyTorch does not know."""
-    policy = built(subject)
+    policy = policy_or_skip(subject)
     if not isinstance(policy, nn.Module) or "_modules" not in vars(policy):
         raise CheckFailed("a torch.nn.Module", f"{type(policy).__mro__[:-1]}")
     if hidden := unregistered(policy):
-        example = "print([name for name, _ in policy.named_parameters()])"
         raise CheckFailed(
-            "every parameter in policy.parameters()", "; ".join(hidden), example=example
+            "every parameter in policy.parameters()",
+            "; ".join(hidden),
+            example="print([name for name, _ in policy.named_parameters()])",
         )
 
 
@@ -124,7 +132,7 @@ def parameters_there_at_once(subject: Subject) -> None:
     policy = subject.fresh()
     before = dict(policy.named_parameters())
     if lazy := [name for name, each in before.items() if is_lazy(each)]:
-        raise CheckFailed("parameters with shapes", f"uninitialised: {', '.join(lazy)}")
+        raise CheckFailed("parameters with shapes", f"uninitialized: {', '.join(lazy)}")
     subject.step(subject.observations(), policy=policy)
     subject.sequence(subject.observations(steps=2), policy=policy)
     after = dict(policy.named_parameters())
@@ -133,10 +141,11 @@ def parameters_there_at_once(subject: Subject) -> None:
         raise CheckFailed(
             "the same parameters before and after a run",
             f"added, lost or replaced: {', '.join(changed)}",
-            example=given(subject)
-            + "before = [id(each) for each in policy.parameters()]\n"
-            + "policy.forward_eval(observations, state)\n"
-            + "print(before == [id(each) for each in policy.parameters()])",
+            example=example(
+                "before = [id(each) for each in policy.parameters()]",
+                "policy.forward_eval(observations, state)",
+                "print(before == [id(each) for each in policy.parameters()])",
+            ),
         )
 
 
@@ -144,8 +153,8 @@ def parameters_there_at_once(subject: Subject) -> None:
     "B6",
     "arguments-mean-something",
     promise="Refuses keyword arguments that it does not know; hidden_size sets hidden_size.",
-    why="A misspelt option in a config is otherwise a run with the default; a misplaced one lands "
-    "in another slot (7 of PufferLib's recurrent policies).",
+    why="A misspelled option in a config is otherwise a run with the default; a misplaced one "
+    "lands in another slot (7 of PufferLib's recurrent policies).",
     fix="Name the arguments instead of **kwargs, or raise TypeError for what is left over; pass "
     "them on by keyword.",
     tier=Tier.STATIC,
@@ -153,9 +162,10 @@ def parameters_there_at_once(subject: Subject) -> None:
 )
 def arguments_mean_something(subject: Subject) -> None:
     """Build once with a typo, and once twice as wide."""
-    built(subject)
+    policy_or_skip(subject)
     assert subject.cls is not None
     parameters = inspect.signature(subject.cls).parameters
+    # Without **kwargs Python itself refuses what is unknown.
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         _require_refusal(subject)
     default = parameters["hidden_size"].default if "hidden_size" in parameters else None
@@ -175,18 +185,17 @@ def arguments_mean_something(subject: Subject) -> None:
 )
 def building_is_pure(subject: Subject) -> None:
     """Build under watch, in an empty directory."""
-    if not isinstance(built(subject), nn.Module):
-        raise CheckSkipped("it is no nn.Module (B4)")
+    if not isinstance(policy_or_skip(subject), nn.Module):
+        raise CheckSkipped("it is not an nn.Module (B4)")
     first, second = (_weights(subject.fresh(3)) for _ in range(2))
-    differing = [name for name in first if not torch.equal(first[name], second[name])]
-    if differing:
+    if differing := [name for name in first if not torch.equal(first[name], second[name])]:
         raise CheckFailed(
             "equal weights from two builds under one seed",
             f"they differ: {', '.join(differing)}",
             example="# build twice after torch.manual_seed(0) and compare the state_dicts",
         )
-    if found := side_effects(subject.build):
-        raise CheckFailed("a build without side effects", "; ".join(found))
+    if effects := side_effects(subject.build):
+        raise CheckFailed("a build without side effects", "; ".join(effects))
 
 
 CHECKS = (
@@ -200,8 +209,8 @@ CHECKS = (
 )
 
 
-def _speaks_of_space(error: Exception, subject: Subject) -> bool:
-    """Whether it was raised to refuse the space, rather than by stumbling over it."""
+def _names_space(error: Exception, subject: Subject) -> bool:
+    """Whether an error was raised to refuse the space, rather than by stumbling over it."""
     if isinstance(error, IncompatibleSpace):
         return True
     kinds = {type(each).__name__ for each in (subject.spaces.observation, subject.spaces.action)}
@@ -211,9 +220,10 @@ def _speaks_of_space(error: Exception, subject: Subject) -> bool:
 
 
 def _cannot_probe(policy: nn.Module) -> str:
-    needed = ("encode_observations", "decode_actions", "hidden_size")
-    offences = missing_members(policy)
-    return "; ".join(each for each in offences if any(name in each for name in needed))
+    """Return what both halves lack, or ''."""
+    members = ("encode_observations", "decode_actions", "hidden_size")
+    offenses = missing_members(policy)
+    return "; ".join(each for each in offenses if any(name in each for name in members))
 
 
 def _decode(policy: nn.Module, hidden: Tensor) -> None:
@@ -224,14 +234,14 @@ def _decode(policy: nn.Module, hidden: Tensor) -> None:
     except Exception as error:
         raise CheckFailed(
             f"decode_actions reads hidden of shape {shape}, as hidden_size says",
-            f"{type(error).__name__}: {error}",
-            example=f"import torch\npolicy.decode_actions(torch.zeros{shape})",
+            error_line(error),
+            example=f"import torch\nprint(policy.decode_actions(torch.zeros{shape}))",
         ) from error
 
 
 def _require_refusal(subject: Subject) -> None:
     try:
-        rebuilt(subject, arguments={TYPO: 1})
+        rebuild(subject, arguments={TYPO: 1})
     except Exception:
         return
     name = subject.cls.__name__ if subject.cls else subject.name
@@ -244,17 +254,17 @@ def _require_refusal(subject: Subject) -> None:
 
 def _require_effect(subject: Subject, default: int) -> None:
     """If the attribute echoes the argument's default, it follows the argument too."""
-    if rebuilt(subject).hidden_size != default:
+    if rebuild(subject).hidden_size != default:
         return
-    found: object
+    width: object
     try:
-        found = rebuilt(subject, arguments={"hidden_size": 2 * default}).hidden_size
+        width = rebuild(subject, arguments={"hidden_size": 2 * default}).hidden_size
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    if found != 2 * default:
+        width = error_line(error)
+    if width != 2 * default:
         raise CheckFailed(
             f"hidden_size={2 * default} builds a policy of that width",
-            f"hidden_size is {found}",
+            f"hidden_size is {width}",
             example=f"print(type(policy)(spaces, hidden_size={2 * default}).hidden_size)",
         )
 

@@ -1,12 +1,9 @@
-"""Checks that train for seconds, on request: a policy learns a bandit, a context and a cue.
+"""T: trained for seconds, on request, a policy learns a bandit, a context and a cue.
 
-`B` rows, `T` steps. The problems fit any pair of spaces; see `bandits`.
+`B` rows, `T` steps. The problems fit any pair of spaces; see `probes.bandits`.
 """
 
 from __future__ import annotations
-
-from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +14,14 @@ from puffer_policies.checks.probes.bandits import (
     Problem,
     cues,
     distinct,
-    played,
+    last_distribution,
     right_actions,
     train,
 )
-from puffer_policies.checks.probes.outputs import still
+from puffer_policies.checks.probes.rollouts import needs_memory
 from puffer_policies.checks.probes.subject import Subject
-from puffer_policies.nested import leaves, map_nested
+from puffer_policies.checks.probes.weights import trained_parameters
+from puffer_policies.nested import map_nested
 
 SHORT, LONG = 4, 300
 """Updates of PPO."""
@@ -47,25 +45,22 @@ RERUN = "from puffer_policies.checks import check_policy"
 )
 def short_run_moves_everything(subject: Subject) -> None:
     """Train on fresh random observations with a random right action."""
-    policy = still(subject)
+    policy = subject.copy_policy()
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     losses = train(subject, policy, lambda update: _random(subject, update), updates=SHORT)
     if not all(torch.isfinite(torch.tensor(losses))):
-        found = f"{[round(loss, 3) for loss in losses]}"
-        raise CheckFailed("finite losses", found, example=_again("T1"))
-    patterns = subject.declared.get("frozen", ())
-    still_there = [
+        actual = f"{[round(loss, 3) for loss in losses]}"
+        raise CheckFailed("finite losses", actual, example=_run_again("T1"))
+    unmoved = [
         name
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad
-        and torch.equal(parameter.detach(), before[name])
-        and not any(fnmatchcase(name, pattern) for pattern in patterns)
+        for name, parameter in trained_parameters(subject, policy).items()
+        if torch.equal(parameter.detach(), before[name])
     ]
-    if still_there:
+    if unmoved:
         raise CheckFailed(
             "every parameter moved",
-            f"these did not: {', '.join(still_there)}",
-            example=_again("T1"),
+            f"these did not: {', '.join(unmoved)}",
+            example=_run_again("T1"),
         )
 
 
@@ -79,7 +74,7 @@ def short_run_moves_everything(subject: Subject) -> None:
 )
 def entropy_falls(subject: Subject) -> None:
     """Train on one observation with one right action, and compare entropies."""
-    policy = still(subject)
+    policy = subject.copy_policy()
     problem = _contexts(subject, 1)
     first = _entropy(subject, policy, problem)
     if not first.requires_grad:
@@ -89,11 +84,14 @@ def entropy_falls(subject: Subject) -> None:
     def fell() -> bool:
         return float(_entropy(subject, policy, problem).mean().detach()) < start - 0.1
 
-    train(subject, policy, lambda _: problem, updates=LONG, done=fell, entropy=0.0)
+    train(subject, policy, lambda _: problem, updates=LONG, stop=fell, entropy=0.0)
     end = float(_entropy(subject, policy, problem).mean().detach())
     if not end < start - 0.05:
-        found = f"{start:.3f} -> {end:.3f}"
-        raise CheckFailed("an entropy that falls on a constant bandit", found, example=_again("T2"))
+        raise CheckFailed(
+            "an entropy that falls on a constant bandit",
+            f"{start:.3f} -> {end:.3f}",
+            example=_run_again("T2"),
+        )
 
 
 @check(
@@ -109,7 +107,7 @@ def beats_random(subject: Subject) -> None:
     problem = _contexts(subject, 2)
     if not distinct(cues(subject, 2)):
         raise CheckSkipped("its observation space has a single member")
-    _require_learnt(subject, problem, "two contexts", "T3")
+    _require_learning(subject, problem, "two contexts", "T3")
 
 
 @check(
@@ -119,7 +117,7 @@ def beats_random(subject: Subject) -> None:
     why="A memory that is not read, or whose gradient is cut between steps, is only cost.",
     fix="Differentiate through the sequence in forward; detach only what is written to `state`.",
     tier=Tier.TRAINABILITY,
-    applies=lambda subject: "" if subject.recurrent else "the policy has no memory",
+    applies=needs_memory,
 )
 def recalls_a_cue(subject: Subject) -> None:
     """Train on sequences that differ in their first observation only; the last action counts."""
@@ -134,39 +132,39 @@ def recalls_a_cue(subject: Subject) -> None:
         problem.observations,
         blank,
     )
-    _require_learnt(subject, Problem(sequence, problem.targets, problem.layout), "a cue", "T4")
+    _require_learning(subject, Problem(sequence, problem.targets, problem.layout), "a cue", "T4")
 
 
-def _require_learnt(subject: Subject, problem: Problem, what: str, code: str) -> None:
-    policy = still(subject)
-    constant = problem.constant
-    wanted = constant + MARGIN * (1 - constant)
+def _require_learning(subject: Subject, problem: Problem, what: str, code: str) -> None:
+    policy = subject.copy_policy()
+    constant = problem.constant_reward
+    required = constant + MARGIN * (1 - constant)
 
-    def learnt() -> bool:
-        return _earned(subject, policy, problem) >= wanted
+    def has_learned() -> bool:
+        return _reward(subject, policy, problem) >= required
 
-    train(subject, policy, lambda _: problem, updates=LONG, done=learnt)
-    end = _earned(subject, policy, problem)
-    if not end >= wanted:
+    train(subject, policy, lambda _: problem, updates=LONG, stop=has_learned)
+    end = _reward(subject, policy, problem)
+    if not end >= required:
         raise CheckFailed(
-            f"a mean reward of {wanted:.2f} with {what}; the best constant action earns "
+            f"a mean reward of {required:.2f} with {what}; the best constant action earns "
             f"{constant:.2f}",
             f"{end:.2f} after {LONG} updates",
-            example=_again(code),
+            example=_run_again(code),
         )
 
 
-def _earned(subject: Subject, policy: nn.Module, problem: Problem) -> float:
+def _reward(subject: Subject, policy: nn.Module, problem: Problem) -> float:
     """Return the mean reward of the likeliest actions."""
-    actions = played(subject, policy, problem).mode()
+    actions = last_distribution(subject, policy, problem).mode()
     return float(problem.reward(actions.unsqueeze(0)).mean())
 
 
 def _contexts(subject: Subject, count: int) -> Problem:
     """Return B rows of T = 1 that share `count` observations and their right actions."""
     which = torch.arange(ROWS) % count
-    seen = map_nested(lambda leaf: leaf[which].unsqueeze(1), cues(subject, count))
-    return Problem(seen, right_actions(subject.layout, count)[which], subject.layout)
+    observations = map_nested(lambda leaf: leaf[which].unsqueeze(1), cues(subject, count))
+    return Problem(observations, right_actions(subject.layout, count)[which], subject.layout)
 
 
 def _random(subject: Subject, update: int) -> Problem:
@@ -177,13 +175,12 @@ def _random(subject: Subject, update: int) -> Problem:
 
 
 def _entropy(subject: Subject, policy: nn.Module, problem: Problem) -> Tensor:
-    one: Any = map_nested(lambda leaf: leaf[:1], problem.observations)
-    assert len(next(leaves(one))) == 1
-    logits, _ = subject.sequence(one, policy=policy, grad=True)
+    first = map_nested(lambda leaf: leaf[:1], problem.observations)
+    logits, _ = subject.sequence(first, policy=policy, grad=True)
     return subject.distribution(logits).entropy()
 
 
-def _again(code: str) -> str:
+def _run_again(code: str) -> str:
     return f'{RERUN}\nprint(check_policy(policy, spaces, select="{code}", isolate=False))'
 
 

@@ -1,11 +1,11 @@
-"""Checks of numbers: extremes stay finite, scales positive, float32 near float64.
+"""N: NaN stays visible, extremes stay finite, scales positive, float32 near float64.
 
-`B` rows. N1 is in `poison`; N4 and N5 in `initial`, N6 and N7 in `gradients`.
+`B` rows, `T` steps. First weights (N4, N5) and gradients (N6, N7) are in learnability.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,149 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
-from puffer_policies.checks.probes.outputs import described, draws, example, flat_grads, still
-from puffer_policies.checks.probes.subject import BATCH, Subject, difference
-from puffer_policies.checks.promises import gradients, initial, poison
-from puffer_policies.nested import leaves
+from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
+from puffer_policies.checks.probes.rollouts import to_double
+from puffer_policies.checks.probes.snippets import error_line, example
+from puffer_policies.checks.probes.subject import BATCH, Subject
+from puffer_policies.checks.probes.tolerances import (
+    CHANGE,
+    LIMIT,
+    PRECISION,
+    difference,
+    is_same,
+    magnitude,
+)
+from puffer_policies.checks.probes.weights import flat_gradients
+from puffer_policies.checks.promises import learnability
+from puffer_policies.nested import leaves, map_nested
+
+HUGE = 1e30
+"""Stands for a number so large that an infinity should act alike; its square overflows float32."""
 
 LARGE_OBSERVATION = 1e6
+
 LONG, LONG_IMAGES = 1024, 64
 MANY_NUMBERS = 1000
-"""Observations of more numbers than this get `LONG_IMAGES` steps instead of `LONG`."""
+"""Observations of more numbers than this get `LONG_IMAGES` steps instead of `LONG`: a convolution
+over 1024 images takes seconds."""
 
-DRIVEN = 200.0
-DOUBLE_TOLERANCE = 1e-4
+DRIVE = 200.0
+"""What is added to the parameters of a scale: exp(200) and exp(-200) leave the range of float32."""
 
 
-# -- N2 --------------------------------------------------------------------------------------------
+# -- NaN and infinity ------------------------------------------------------------------------------
+
+
+@check(
+    "N1",
+    "nan-stays-visible",
+    promise="A NaN in an observation or a weight raises or makes NaN of what depends on it; an "
+    "infinity does so too, or acts as a very large number.",
+    why="A NaN that is turned into an ordinary action hides a broken sensor or a diverged run.",
+    fix="Drop nan_to_num and its like; raise with the name of the layer, or let the NaN through.",
+)
+def nan_stays_visible(subject: Subject) -> None:
+    """Poison the first row of each observation leaf, then each weight.
+
+    Guards against NaN in encoders and heads show by a comparison with the answer to clean numbers.
+    """
+    policy, observations = subject.copy_policy(), subject.observations()
+    clean = _answer(subject, policy, observations)
+    floats = [leaf.is_floating_point() for leaf in leaves(observations)]
+    for index in (i for i, is_float in enumerate(floats) if is_float):
+        dirty = _poison(observations, index, float("nan"), whole=True)
+        where = "observations[0]" if len(floats) == 1 else f"leaf {index} of observations[0]"
+        _require_visible(subject, policy, dirty, clean, where, rows=1)
+        _require_limit(subject, policy, observations, index)
+    for name, parameter in policy.named_parameters():
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.fill_(float("nan"))
+            try:
+                where = f"the parameter {name}"
+                _require_visible(subject, policy, observations, clean, where, rows=BATCH)
+            finally:
+                parameter.copy_(before)
+
+
+def _answer(subject: Subject, policy: nn.Module, observations: Any) -> tuple[Tensor, Tensor]:
+    """Run one step -> what describes its actions (B, n), values (B, 1)."""
+    logits, values, _ = subject.step(observations, policy=policy)
+    return describe(subject, logits), values.reshape(len(values), -1)
+
+
+def _poison(observations: Any, index: int, value: float, *, whole: bool) -> Any:
+    """Return observations whose leaf `index` has `value` in all, or one, of its first row."""
+    numbers = count()
+
+    def poison(leaf: Tensor) -> Tensor:
+        if next(numbers) != index:
+            return leaf
+        leaf = leaf.clone()
+        row = leaf[0].reshape(-1)
+        row[: None if whole else 1] = value
+        leaf[0] = row.reshape(leaf[0].shape)
+        return leaf
+
+    return map_nested(poison, observations)
+
+
+def _require_visible(
+    subject: Subject,
+    policy: nn.Module,
+    observations: Any,
+    clean: tuple[Tensor, Tensor],
+    where: str,
+    *,
+    rows: int,
+) -> None:
+    """Refuse finite answers that a NaN has changed; unchanged ones do not depend on it."""
+    try:
+        dirty = _answer(subject, policy, observations)
+    except Exception:
+        return
+    for what, before, after in zip(("log-probabilities", "values"), clean, dirty, strict=True):
+        if not bool(torch.isfinite(before[:rows]).all()):
+            continue
+        if bool(torch.isfinite(after[:rows]).all()) and difference(before, after) > CHANGE:
+            raise CheckFailed(
+                f"an error, or NaN {what}, after NaN in {where}",
+                f"ordinary finite {what}",
+                example=_poison_example(where),
+            )
+
+
+def _require_limit(subject: Subject, policy: nn.Module, observations: Any, index: int) -> None:
+    """Refuse an answer to infinity that is neither NaN nor that to a very large number."""
+    for sign in (1, -1):
+        values = (sign * float("inf"), sign * HUGE)
+        inputs = [_poison(observations, index, value, whole=False) for value in values]
+        try:
+            infinite, large = (torch.cat(_answer(subject, policy, each), 1)[0] for each in inputs)
+        except Exception:
+            return
+        both = torch.isfinite(infinite) & torch.isfinite(large)
+        if not is_same(infinite[both], large[both], LIMIT):
+            gap = difference(infinite[both], large[both])
+            raise CheckFailed(
+                f"an error, NaN, or the answer to {values[1]:g}, after {values[0]:g} in "
+                "observations[0]",
+                f"an ordinary answer that differs by {gap:.3g}",
+                example=_poison_example("observations[0]"),
+            )
+
+
+def _poison_example(where: str) -> str:
+    poison = "subject.map(lambda leaf: leaf.fill_(torch.nan), observations)"
+    if where.startswith("the parameter"):
+        name = where.removeprefix("the parameter ")
+        poison = f"policy.get_parameter({name!r}).data.fill_(torch.nan)"
+    return example(poison, "print(policy.forward_eval(observations, state))")
+
+
+# -- extremes --------------------------------------------------------------------------------------
 
 
 @check(
@@ -36,7 +164,7 @@ DOUBLE_TOLERANCE = 1e-4
     promise="Log-probabilities, entropy, values and gradients are finite for the largest and "
     "smallest observations (1e6 where the space has no bound), and over long sequences.",
     why="One large observation, or one long segment, makes every weight NaN.",
-    fix="Normalise or squash inputs, clamp what goes into exp, work in log space in scans.",
+    fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans.",
 )
 def finite_at_extremes(subject: Subject) -> None:
     """Run and differentiate at both ends of the space, then over T = 1024 if there is memory."""
@@ -45,8 +173,8 @@ def finite_at_extremes(subject: Subject) -> None:
         extreme = _extreme(subject.spaces.observation, observations, value)
         _require_finite(subject, extreme, f"at observations of {value:g} (or the space's bound)")
     if subject.recurrent:
-        numbers = sum(leaf[0, 0].numel() for leaf in leaves(observations))
-        steps = LONG if numbers <= MANY_NUMBERS else LONG_IMAGES
+        size = sum(leaf[0, 0].numel() for leaf in leaves(observations))
+        steps = LONG if size <= MANY_NUMBERS else LONG_IMAGES
         _require_finite(subject, subject.observations(1, steps=steps), f"after {steps} steps")
 
 
@@ -65,32 +193,27 @@ def _extreme(space: Any, observations: Any, value: float) -> Any:
 
 
 def _require_finite(subject: Subject, observations: Any, when: str) -> None:
-    policy = still(subject)
+    policy = subject.copy_policy()
     logits, values = subject.sequence(observations, policy=policy, grad=True)
     dist = subject.distribution(logits)
-    log_prob, entropy = dist.log_prob(draws(dist, 1)[0]), dist.entropy()
-    torch.autograd.backward(log_prob.sum() + entropy.sum() + values.sum())
-    found = {
-        "log-probabilities": log_prob,
-        "entropy": entropy,
+    torch.autograd.backward(sum_of_outputs(dist, values))
+    for what, tensor in {
+        "log-probabilities": dist.log_prob(draw(dist, 1)[0]),
+        "entropy": dist.entropy(),
         "values": values,
-        "gradients": flat_grads(policy),
-    }
-    for what, tensor in found.items():
+        "gradients": flat_gradients(policy),
+    }.items():
         if not bool(torch.isfinite(tensor).all()):
-            largest = float(subject.map(lambda leaf: leaf, next(leaves(observations))).max())
+            largest = float(next(leaves(observations)).max())
             raise CheckFailed(
                 f"finite {what} {when}",
                 f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not",
                 example=example(
-                    f"observations = subject.map(lambda x: torch.full_like(x, {largest:g}), "
+                    f"extreme = subject.map(lambda x: torch.full_like(x, {largest:g}), "
                     "observations)",
-                    "print(policy(observations, subject.state(5)))",
+                    "print(policy(extreme, state))",
                 ),
             )
-
-
-# -- N3 --------------------------------------------------------------------------------------------
 
 
 @check(
@@ -105,19 +228,19 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
 )
 def scale_bounded_in_log_space(subject: Subject) -> None:
     """Find the parameters that move the scale and nothing else, and drive them both ways."""
-    found = _scale_parameters(subject)
+    slopes = _scale_slopes(subject)
     for sign in (1.0, -1.0):
-        policy = still(subject)
+        policy = subject.copy_policy()
         parameters = dict(policy.named_parameters())
         with torch.no_grad():
-            for name, slope in found.items():
-                parameters[name].add_(slope.sign() * sign * DRIVEN)
-        _require_scale(subject, policy, f"{sign * DRIVEN:+g}", sorted(found))
+            for name, slope in slopes.items():
+                parameters[name].add_(slope.sign() * sign * DRIVE)
+        _require_scale(subject, policy, f"{sign * DRIVE:+g}", sorted(slopes))
 
 
-def _scale_parameters(subject: Subject) -> dict[str, Tensor]:
-    """Return the slope of the scale in each parameter's elements that leave location and values."""
-    policy = still(subject)
+def _scale_slopes(subject: Subject) -> dict[str, Tensor]:
+    """Return the slope of the scale in those elements of parameters that move nothing else."""
+    policy = subject.copy_policy()
     with torch.enable_grad():
         logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         if not hasattr(logits, "scale") or not hasattr(logits, "loc"):
@@ -125,58 +248,68 @@ def _scale_parameters(subject: Subject) -> dict[str, Tensor]:
         if not logits.scale.requires_grad:
             raise CheckSkipped("no parameter moves its scale")
         names, parameters = zip(*policy.named_parameters(), strict=True)
-        slopes = _slopes(logits.scale.sum(), parameters)
-        others = [_slopes(each, parameters) for each in (logits.loc.abs().sum(), values.sum())]
-    found = {}
-    for name, slope, loc, value in zip(names, slopes, *others, strict=True):
-        alone = slope * (loc == 0) * (value == 0)
-        if bool(alone.any()) and slope.ndim <= max(1, len(subject.layout.shape)):
-            found[name] = alone
-    if not found:
-        raise CheckSkipped("no bias or log_std moves its scale alone")
-    return found
+        scale, loc, value = (
+            _slopes(output, parameters)
+            for output in (logits.scale.sum(), logits.loc.abs().sum(), values.sum())
+        )
+    # Weights of a layer are left alone: driven as far, they would make NaN of any layer's output.
+    most_axes = max(1, len(subject.layout.shape))
+    slopes = {
+        name: slope * (of_loc == 0) * (of_value == 0)
+        for name, slope, of_loc, of_value in zip(names, scale, loc, value, strict=True)
+        if slope.ndim <= most_axes
+    }
+    if alone := {name: slope for name, slope in slopes.items() if bool(slope.any())}:
+        return alone
+    raise CheckSkipped("no bias or log_std moves its scale alone")
 
 
 def _inputs(subject: Subject, policy: nn.Module) -> tuple[Any, dict[str, Any]]:
     observations = subject.observations()
-    return observations, subject.unmasked(dict(subject.state(BATCH, policy)), observations)
+    return observations, subject.add_required(subject.state(BATCH, policy), observations)
 
 
 def _slopes(output: Tensor, parameters: Any) -> list[Tensor]:
-    if not output.requires_grad:
-        return [torch.zeros_like(p) for p in parameters]
-    wanted = [p for p in parameters if p.requires_grad]
-    grads = iter(torch.autograd.grad(output, wanted, retain_graph=True, allow_unused=True))
-    found = [next(grads) if p.requires_grad else None for p in parameters]
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    """Return the gradient of an output in each parameter; 0 where it does not depend on it."""
+    trained = [p for p in parameters if p.requires_grad]
+    grads: Any = [None] * len(trained)
+    if output.requires_grad:
+        grads = torch.autograd.grad(output, trained, retain_graph=True, allow_unused=True)
+    by_id = {id(p): grad for p, grad in zip(trained, grads, strict=True)}
+    slopes = [by_id.get(id(p)) for p in parameters]
+    return [
+        torch.zeros_like(p) if slope is None else slope
+        for p, slope in zip(parameters, slopes, strict=True)
+    ]
 
 
 def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[str]) -> None:
     with torch.enable_grad():
-        logits, _ = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
+        logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         dist = subject.distribution(logits)
-        log_prob = dist.log_prob(draws(dist, 1)[0])
-        torch.autograd.backward(log_prob.sum() + dist.entropy().sum())
-    scale = logits.scale.detach()
-    for what, good in {
-        f"a positive, finite scale, got {float(scale.min()):g}": torch.isfinite(scale)
-        & (scale > 0),
-        "finite log-probabilities": torch.isfinite(log_prob),
-        "finite gradients": torch.isfinite(flat_grads(policy)),
-    }.items():
+        torch.autograd.backward(sum_of_outputs(dist, values))
+    scale, log_prob = logits.scale.detach(), dist.log_prob(draw(dist, 1)[0])
+    for expected, actual, good in (
+        (
+            "a positive, finite scale",
+            f"{float(scale.min()):g}",
+            torch.isfinite(scale) & (scale > 0),
+        ),
+        ("finite log-probabilities", "some are not finite", torch.isfinite(log_prob)),
+        ("finite gradients", "some are not finite", torch.isfinite(flat_gradients(policy))),
+    ):
         if not bool(good.all()):
-            expected, _, found = what.partition(", got ")
             raise CheckFailed(
                 f"{expected} with {', '.join(names)} driven by {drive}",
-                found or "some are not finite",
+                actual,
                 example=example(
                     f"policy.get_parameter({names[0]!r}).data.fill_({float(drive):g})",
-                    "print(policy.forward_eval(observations, subject.state(5))[0])",
+                    "print(policy.forward_eval(observations, state)[0])",
                 ),
             )
 
 
-# -- N8 --------------------------------------------------------------------------------------------
+# -- precision -------------------------------------------------------------------------------------
 
 
 @check(
@@ -184,59 +317,53 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
     "float32-near-float64",
     promise="Float32 answers are within 1e-4 of those of a float64 copy.",
     why="A formula that loses digits, or a hidden half precision, adds noise to every ratio.",
-    fix="Use a stable formula (centred variance, log-space sums), and leave precision to callers.",
+    fix="Use a stable formula (centered variance, log-space sums), and leave precision to callers.",
 )
 def float32_near_float64(subject: Subject) -> None:
     """Run a sequence in both precisions."""
-    policy, observations = still(subject), subject.observations(steps=4)
-    single = _answers(subject, policy, observations)
-    reference = still(subject).double()
+    observations = subject.observations(steps=4)
+    single = _sequence_answer(subject, subject.copy_policy(), observations)
+    reference = subject.copy_policy().double()
     try:
-        double = _answers(subject, reference, subject.map(_double, observations))
+        double = _sequence_answer(subject, reference, to_double(observations))
     except Exception as error:
-        raise CheckSkipped(f"it does not run in float64: {_first_line(error)}") from error
+        raise CheckSkipped(f"it does not run in float64: {error_line(error)}") from error
     for what, low, high in zip(("log-probabilities", "values"), single, double, strict=True):
-        gap = difference(low, high) / max(1.0, float(high.abs().max()))
-        if gap > DOUBLE_TOLERANCE:
+        if not is_same(low, high, PRECISION):
             raise CheckFailed(
-                f"{what} within {DOUBLE_TOLERANCE:g} of float64",
-                f"they differ by {gap:.3g}",
+                f"{what} within {PRECISION:g} of float64",
+                f"they differ by {difference(low, high) / magnitude(high):.3g}",
                 example=example(
-                    "other = subject.copied().double()",
-                    "print(policy(observations, subject.state(5)))",
-                    "print(other(subject.map(lambda x: x.double(), observations), {}))",
+                    "other = subject.copy_policy().double()",
+                    "doubles = subject.map(lambda x: x.double(), observations)",
+                    "print(policy(observations, state), other(doubles, {}))",
                 ),
             )
 
 
-def _answers(subject: Subject, policy: nn.Module, observations: Any) -> tuple[Tensor, Tensor]:
-    weight = next(iter(_floats(policy)), torch.zeros(()))
+def _sequence_answer(
+    subject: Subject, policy: nn.Module, observations: Any
+) -> tuple[Tensor, Tensor]:
+    """Run a sequence -> what describes its actions (N, n), values (N, 1)."""
+    floats = (p for p in policy.parameters() if p.is_floating_point())
+    dtype = next(floats, torch.zeros(())).dtype
+    # A state may count steps in integers, which stay.
     state = {
-        key: value.to(weight.dtype) if value.is_floating_point() else value  # some count
+        key: value.to(dtype) if value.is_floating_point() else value
         for key, value in subject.state(BATCH, policy).items()
     }
-    given = state if callable(getattr(policy, "initial_state", None)) else None
-    logits, values = subject.sequence(observations, given, policy=policy)
-    return described(subject, logits), values.reshape(-1, 1)
-
-
-def _floats(policy: nn.Module) -> Iterator[Tensor]:
-    return (p for p in policy.parameters() if p.is_floating_point())
-
-
-def _double(leaf: Tensor) -> Tensor:
-    return leaf.double() if leaf.is_floating_point() else leaf
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = state if callable(getattr(policy, "initial_state", None)) else None
+    logits, values = subject.sequence(observations, first, policy=policy)
+    return describe(subject, logits), values.reshape(-1, 1)
 
 
 CHECKS = (
-    *poison.CHECKS,
+    nan_stays_visible,
     finite_at_extremes,
     scale_bounded_in_log_space,
-    *initial.CHECKS,
-    *gradients.CHECKS,
+    learnability.init_survives_wrapping,
+    learnability.first_policy_near_uniform,
+    learnability.every_parameter_learns,
+    learnability.fits_one_batch,
     float32_near_float64,
 )

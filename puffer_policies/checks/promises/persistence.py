@@ -1,31 +1,37 @@
 """P: what survives a change of mode, a file, a new process and an interruption of training.
 
-`B` rows, `T` steps. Weights are stirred first, so that a policy can't pass by having been built
-with the same seed.
+`B` rows, `T` steps. Weights are perturbed first, so that a policy can't pass by having been built
+under the same seed. Exported, copied, moved and compiled policies (P7 to P9) are in export.py.
 """
 
 from __future__ import annotations
 
+import io
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.assembly.checkpoint import load_policy, read_header, save_checkpoint
+from puffer_policies.assembly.checkpoint import (
+    load_policy,
+    load_weights,
+    read_header,
+    save_checkpoint,
+)
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
-from puffer_policies.checks.probes.reloading import CannotRebuild, answers, answers_elsewhere
-from puffer_policies.checks.probes.rollouts import (
-    duplicate,
-    in_sequence,
-    judged,
-    require_same,
-    step_through,
-)
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
-from puffer_policies.checks.promises import portable, weights
-from puffer_policies.checks.promises.weights import through_bytes
+from puffer_policies.checks.probes.bandits import first_epoch_loss
+from puffer_policies.checks.probes.fresh_process import CannotRebuild, outputs_of_new_process
+from puffer_policies.checks.probes.rollouts import in_sequence, run_both_ways, step_through
+from puffer_policies.checks.probes.snippets import example
+from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
+from puffer_policies.checks.probes.tolerances import require_same
+from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.promises import export
 from puffer_policies.errors import CheckpointError, PolicyError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.specs import PolicySpec
@@ -44,23 +50,26 @@ UPDATES = 2
 )
 def modes_do_not_matter(subject: Subject) -> None:
     """Compare outputs in both modes, and what a call leaves behind."""
-    seen = subject.observations(steps=STEPS)
-    found = {}
+    observations = subject.observations(steps=STEPS)
+    outputs = {}
     for training in (False, True):
-        policy = judged(subject, training=training)
+        policy = perturbed_copy(subject, training=training)
         before = {name: each.clone() for name, each in policy.named_buffers()}
         with seeded(0):
-            found[training] = answers(subject, policy, seen)
+            outputs[training] = run_both_ways(subject, policy, observations)
         _require_mode(policy, training)
         if not training:
-            _require_still(policy, before)
+            _require_constant(policy, before)
     if "train_differs" not in subject.declared:
         require_same(
-            found[True],
-            found[False],
+            outputs[True],
+            outputs[False],
             "outputs in train mode equal those in eval mode",
             where="between the modes",
-            example="policy.eval()  # then compare forward_eval with that after policy.train()",
+            example=example(
+                "for mode in (True, False):",
+                "    print(policy.train(mode).forward_eval(observations, dict(state)))",
+            ),
         )
 
 
@@ -73,7 +82,7 @@ def _require_mode(policy: nn.Module, training: bool) -> None:
         )
 
 
-def _require_still(policy: nn.Module, before: dict[str, Tensor]) -> None:
+def _require_constant(policy: nn.Module, before: dict[str, Tensor]) -> None:
     for name, buffer in policy.named_buffers():
         if name in before and not torch.equal(buffer, before[name]):
             raise CheckFailed("no buffer to change in eval mode", f"{name!r} did")
@@ -91,24 +100,26 @@ def _require_still(policy: nn.Module, before: dict[str, Tensor]) -> None:
 )
 def survives_a_fresh_process(subject: Subject) -> str | None:
     """Load the weights into a policy of another seed here, then in a new Python."""
-    policy, seen = judged(subject), subject.observations(steps=STEPS)
-    expected = answers(subject, policy, seen)
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
+    expected = run_both_ways(subject, policy, observations)
     other = subject.fresh(seed=1).eval()
-    other.load_state_dict(through_bytes(policy.state_dict()))
+    other.load_state_dict(_through_bytes(policy.state_dict()))
     promise = "a new policy with the saved weights gives the same outputs"
-    require_same(answers(subject, other, seen), expected, promise, where="in this process")
+    outputs = run_both_ways(subject, other, observations)
+    require_same(outputs, expected, promise, where="in this process")
     try:
-        found = answers_elsewhere(subject, policy, seen)
+        outputs = outputs_of_new_process(subject, policy, observations)
     except CannotRebuild as reason:
         return f"reloaded in this process only: {reason}"
-    require_same(found, expected, promise, where="in a new process")
+    require_same(outputs, expected, promise, where="in a new process")
     return None
 
 
-def _not_by_name(subject: Subject) -> str:
+def needs_registered_name(subject: Subject) -> str:
+    """Return why a check of the recorded name does not apply, or ''."""
     spec = getattr(subject.policy, "spec", None)
     if spec is None:
-        return "it was not built by name, so its checkpoints hold no recipe"
+        return "it was not built by name, so its checkpoints hold no spec"
     if isinstance(spec, PolicySpec) and spec.name.startswith("local/"):
         return "its class is in no registry, so no package could be named"
     return ""
@@ -119,9 +130,9 @@ def _not_by_name(subject: Subject) -> str:
     "absent-plugin-is-named",
     promise="Without its package, loading its checkpoint names the package and its version.",
     why="A checkpoint that outlives its plug-in is worth nothing unless it says what to install.",
-    fix="Leave the attribute `spec` to get_policy, which puts the recipe there; a module around a "
+    fix="Leave the attribute `spec` to get_policy, which puts it there; a module around a "
     "policy must not hand on the inner one's.",
-    applies=_not_by_name,
+    applies=needs_registered_name,
 )
 def absent_plugin_is_named(subject: Subject) -> None:
     """Save it, and load it with an empty registry."""
@@ -129,41 +140,156 @@ def absent_plugin_is_named(subject: Subject) -> None:
     spec = policy.spec
     if not isinstance(spec, PolicySpec):
         raise CheckFailed(
-            "the attribute `spec` to be the recipe of get_policy, or absent",
-            f"a {type(spec).__name__}: checkpoints would hold no recipe",
+            "the attribute `spec` to be the one of get_policy, or absent",
+            f"a {type(spec).__name__}: checkpoints would not say how to build it",
         )
-    _require_own_recipe(subject, policy, spec)
+    _require_own_spec(subject, policy, spec)
     with tempfile.TemporaryDirectory() as folder:
         path = save_checkpoint(Path(folder, "policy.safetensors"), policy, env=subject.spaces)
-        told = _told_without_plugins(path, subject)
+        text = _error_without_plugins(path, subject)
         origins = read_header(path).origins
     for origin in origins:
-        if origin.distribution not in told or origin.version not in told:
+        if origin.distribution not in text or origin.version not in text:
             raise CheckFailed(
-                f"an error that names {origin.distribution} {origin.version}", repr(told)
+                f"an error that names {origin.distribution} {origin.version}", repr(text)
             )
 
 
-def _told_without_plugins(path: Path, subject: Subject) -> str:
+def _error_without_plugins(path: Path, subject: Subject) -> str:
     try:
         load_policy(path, subject.spaces, registry=Registry())
     except CheckpointError as error:
         return str(error)
-    raise CheckFailed("loading without the package to fail", "it did not: the recipe names nobody")
+    raise CheckFailed(
+        "loading without the package to fail", "it did not: its spec names no package"
+    )
 
 
-def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -> None:
+def _require_own_spec(subject: Subject, policy: nn.Module, spec: PolicySpec) -> None:
     try:
         for name in (spec.name, *(wrapper.name for wrapper in spec.wrappers)):
             default_registry().get(name)
         again = get_policy(spec, subject.spaces)
     except PolicyError as error:
-        raise CheckSkipped(f"its recipe is of another registry: {error.problem}") from error
+        raise CheckSkipped(f"its spec is of another registry: {error.problem}") from error
     if type(again) is not type(policy) or again.state_dict().keys() != policy.state_dict().keys():
         raise CheckFailed(
-            f"the recipe {spec} to rebuild this {type(policy).__name__}",
+            f"the spec {spec} to rebuild this {type(policy).__name__}",
             f"it builds a {type(again).__name__} with other tensors or of another class",
         )
+
+
+@check(
+    "P4",
+    "prefixes-are-harmless",
+    promise="Weights of a compiled or distributed policy load into a bare one, and back.",
+    why="Both torch.compile and DistributedDataParallel put a prefix, `_orig_mod.` or `module.`, "
+    "before every key; a policy that rewrites keys loses weights.",
+    fix="Rename no keys in state_dict or load hooks, or honor their `prefix` and change the start "
+    "of a key only.",
+)
+def prefixes_are_harmless(subject: Subject) -> None:
+    """Carry weights from inside a holder to a bare policy and back, through checkpoints."""
+    policy = perturbed_copy(subject)
+    own = policy.state_dict()
+    for name in ("module", "_orig_mod"):
+        holder, bare = _hold(policy, name), perturbed_copy(subject, seed=2)
+        keys = list(holder.state_dict())
+        if keys != [f"{name}.{key}" for key in own]:
+            raise CheckFailed(f"its keys after {name!r} when it is inside a module", f"{keys[:3]}")
+        with _must_work(f"loading it as {name!r}"):
+            holder.load_state_dict(holder.state_dict())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "policy.safetensors")
+            with _must_work(f"moving weights out of {name!r}"):
+                save_checkpoint(path, holder, env=subject.spaces)
+                load_weights(path, bare)
+            _require_equal(bare.state_dict(), own, f"out of {name!r}")
+            other = perturbed_copy(subject, seed=3)
+            with _must_work(f"moving weights into {name!r}"):
+                save_checkpoint(path, policy, env=subject.spaces)
+                load_weights(path, _hold(other, name))
+            _require_equal(other.state_dict(), own, f"into {name!r}")
+
+
+def _hold(policy: nn.Module, name: str) -> nn.Module:
+    """Return a module with the policy as a part, as compiled and distributed modules have it."""
+    holder = nn.Module()
+    holder.add_module(name, policy)
+    return holder
+
+
+@contextmanager
+def _must_work(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (PolicyError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        # The names of the keys stand in the lines after the first.
+        raise CheckFailed(f"{what} to work", f"{type(error).__name__}: {error}") from error
+
+
+def _require_equal(actual: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    for key, value in expected.items():
+        if isinstance(value, Tensor) and not (key in actual and torch.equal(actual[key], value)):
+            raise CheckFailed(f"{key!r} to arrive unchanged {where}", "it is missing or differs")
+
+
+@check(
+    "P5",
+    "strict-state-dict",
+    promise="Its state_dict loads safely and strictly, and holds every tensor once.",
+    why="A tensor under two names is trained once and saved twice; a key that is dropped silently "
+    "is a layer that was never loaded.",
+    fix="Leave state_dict and load_state_dict to nn.Module, keep plain tensors in them, and share "
+    "modules instead of parameters (or declare {'tied': [names]}).",
+)
+def strict_state_dict(subject: Subject) -> None:
+    """Load what it saves into another, with a key more and a key less, and look for twins."""
+    policy, other = perturbed_copy(subject), perturbed_copy(subject, seed=2)
+    state = policy.state_dict()
+    hidden = [name for name, _ in policy.named_parameters() if name not in state]
+    if hidden:
+        raise CheckFailed("every parameter to be in the state_dict", f"{hidden[0]!r} is not")
+    with _must_work("torch.load(weights_only=True)"):
+        loaded = dict(_through_bytes(state))
+    with _must_work("loading its own state_dict"):
+        other.load_state_dict(loaded)
+    _require_equal(other.state_dict(), state, "in a new policy")
+    if state:
+        short = dict(list(loaded.items())[1:])
+        _require_refused(other, {**loaded, "no_such_tensor": torch.zeros(1)}, "an unknown key")
+        _require_refused(other, short, "a missing key")
+    _require_distinct(state, subject.declared.get("tied", ()))
+
+
+def _require_refused(policy: nn.Module, state: dict[str, Any], what: str) -> None:
+    try:
+        policy.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError):
+        return
+    raise CheckFailed(f"load_state_dict to refuse {what}", "it accepts it silently")
+
+
+def _require_distinct(state: dict[str, Any], tied: Any) -> None:
+    """Compare the places in memory: two names of one tensor are saved twice and trained once."""
+    names: dict[Any, str] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not value.numel():
+            continue
+        place = (value.data_ptr(), tuple(value.shape), value.stride())
+        twin = names.setdefault(place, name)
+        if twin != name and not {twin, name} & set(tied):
+            raise CheckFailed(
+                "every tensor under one name in the state_dict", f"{twin!r} and {name!r} are one"
+            )
+
+
+def _through_bytes(data: Any) -> Any:
+    """Save and load as `torch.load` does it safely."""
+    file = io.BytesIO()
+    torch.save(data, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 @check(
@@ -175,33 +301,34 @@ def _require_own_recipe(subject: Subject, policy: nn.Module, spec: PolicySpec) -
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
     """Train twice as long at once, and in two parts with a file between."""
-    whole = duplicate(subject).train()
+    whole = subject.copy_policy(training=True)
     _update(subject, whole, _adam(whole), range(2 * UPDATES))
-    first = duplicate(subject).train()
+    first = subject.copy_policy(training=True)
     optimizer = _adam(first)
     _update(subject, first, optimizer, range(UPDATES))
-    saved = through_bytes([first.state_dict(), optimizer.state_dict()])
-    second = judged(subject, training=True)  # other weights than those of the file
-    second.load_state_dict(saved[0])
+    weights, moments = _through_bytes([first.state_dict(), optimizer.state_dict()])
+    second = perturbed_copy(subject, training=True)  # so that only the file can make them equal
+    second.load_state_dict(weights)
     optimizer = _adam(second)
-    optimizer.load_state_dict(saved[1])
+    optimizer.load_state_dict(moments)
     _update(subject, second, optimizer, range(UPDATES, 2 * UPDATES))
     expected = {key: each for key, each in whole.state_dict().items() if isinstance(each, Tensor)}
     for key, value in second.state_dict().items():
         if key in expected:
             _require_resumed(value.double(), expected[key].double(), repr(key))
-    seen = subject.observations(steps=STEPS)
-    with seeded(0):
-        wanted = in_sequence(subject, whole, seen), step_through(subject, whole, seen)[0]
-    with seeded(0):
-        found = in_sequence(subject, second, seen), step_through(subject, second, seen)[0]
-    for one, two in zip(found, wanted, strict=True):
-        _require_resumed(one, two, "outputs")
+    _require_resumed(_both_paths(subject, second), _both_paths(subject, whole), "outputs")
 
 
-def _require_resumed(found: Tensor, expected: Tensor, what: str) -> None:
+def _require_resumed(actual: Tensor, expected: Tensor, what: str) -> None:
     promise = f"{2 * UPDATES} updates equal {UPDATES}, save, load and {UPDATES} more"
-    require_same(found.flatten(), expected.flatten(), promise, where=f"in {what}")
+    require_same(actual.flatten(), expected.flatten(), promise, where=f"in {what}")
+
+
+def _both_paths(subject: Subject, policy: nn.Module) -> Tensor:
+    observations = subject.observations(steps=STEPS)
+    with seeded(0):  # in train mode, so that dropout draws alike
+        steps, _ = step_through(subject, policy, observations)
+        return torch.stack([steps, in_sequence(subject, policy, observations)])
 
 
 def _adam(policy: nn.Module) -> torch.optim.Optimizer:
@@ -214,13 +341,9 @@ def _update(
     """Make one update for each number, on a batch and under a seed of that number."""
     for number in numbers:
         with seeded(number):
-            seen = subject.observations(steps=3, seed=number)
-            logits, values = subject.sequence(seen, policy=policy, grad=True)
-            dist = subject.distribution(logits)
-            advantage = torch.linspace(-1.0, 1.0, BATCH * 3)
-            loss = (dist.log_prob(dist.sample()) * advantage).mean() - dist.entropy().mean()
+            observations = subject.observations(steps=3, seed=number)
             optimizer.zero_grad()
-            (loss + (values.reshape(-1) - advantage).square().mean()).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(first_epoch_loss(subject, policy, observations))
             optimizer.step()
 
 
@@ -228,10 +351,10 @@ CHECKS = (
     modes_do_not_matter,
     survives_a_fresh_process,
     absent_plugin_is_named,
-    weights.prefixes_are_harmless,
-    weights.strict_state_dict,
+    prefixes_are_harmless,
+    strict_state_dict,
     resume_equals_uninterrupted,
-    portable.export_parity,
-    portable.copies_and_devices,
-    portable.compile_parity,
+    export.export_parity,
+    export.copies_and_devices,
+    export.compile_parity,
 )

@@ -1,36 +1,48 @@
 """R: what a memory promises over time: steps equal sequences, and episodes begin anew.
 
-`B` rows, `T` steps. These checks run a policy in eval mode, so that dropout does not blur them; R11
-runs it as a trainer does.
+`B` rows, `T` steps. What forward promises of the segments of a trainer (R7, R8, R10, R11) is in
+segments.py. These checks run a policy in eval mode, so that dropout does not blur them; R11 runs it
+as a trainer does.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, check
-from puffer_policies.checks.probes.outputs import example as shown
+from puffer_policies.checks.probes.outputs import numbers
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
+    State,
+    copy_state,
+    from_step,
     in_sequence,
-    is_same,
-    joined,
-    judged,
-    kept,
-    part,
-    require_forgotten,
-    require_same,
+    join,
+    needs_memory,
+    select,
+    sequence_state,
+    state_rows,
     step_through,
     two_pasts,
     warm_state,
-    without_memory,
 )
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, difference
-from puffer_policies.checks.promises import carried, segments
+from puffer_policies.checks.probes.snippets import example
+from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
+from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
+from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.promises import segments
+from puffer_policies.checks.promises.segments import require_forgotten
 
 LONG = 40
-"""Steps of a sequence beyond what a memory of a few observations holds."""
+"""Steps of a sequence beyond what a memory of a few observations, such as a window, holds."""
+
+
+# -- steps and sequences ---------------------------------------------------------------------------
 
 
 @check(
@@ -41,36 +53,42 @@ LONG = 40
     "than it acted by.",
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
     "forward; forward sees the past only, and row b at time t is b*T + t.",
-    applies=without_memory,
+    applies=needs_memory,
 )
 def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
-    policy, seen = judged(subject), subject.observations(steps=STEPS)
-    steps, _ = step_through(subject, policy, seen)
-    example = shown(
-        "from puffer_policies.checks.probes.rollouts import in_sequence, judged, step_through",
-        f"policy, seen = judged(subject), subject.observations(steps={STEPS})",
-        "print(in_sequence(subject, policy, seen) - step_through(subject, policy, seen)[0])",
-    )
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
+    steps, _ = step_through(subject, policy, observations)
     none = subject.starts()
-    found = {
-        "between forward and steps": in_sequence(subject, policy, seen),
-        "with episode_start all false": in_sequence(subject, policy, seen, starts=none),
+    runs = {
+        "between forward and steps": in_sequence(subject, policy, observations),
+        "with episode_start all false": in_sequence(subject, policy, observations, starts=none),
         "between steps with episode_start false and without it": step_through(
-            subject, policy, seen, starts=none
+            subject, policy, observations, starts=none
         )[0],
     }
-    for where, outputs in found.items():
-        require_same(
-            outputs, steps, "forward equals forward_eval step by step", where=where, example=example
-        )
-    seen = subject.observations(2, steps=LONG)
+    promise = "forward equals forward_eval step by step"
+    for where, outputs in runs.items():
+        require_same(outputs, steps, promise, where=where, example=_both_paths(BATCH, STEPS))
+    observations = subject.observations(2, steps=LONG)
     require_same(
-        in_sequence(subject, policy, seen),
-        step_through(subject, policy, seen)[0],
-        "forward equals forward_eval step by step, however long the sequence",
+        in_sequence(subject, policy, observations),
+        step_through(subject, policy, observations)[0],
+        f"{promise}, however long the sequence",
         where=f"over {LONG} steps",
-        example=example.replace(f"steps={STEPS}", f"steps={LONG}"),
+        example=_both_paths(2, LONG),
+    )
+
+
+def _both_paths(batch: int, steps: int) -> str:
+    return example(
+        "from puffer_policies.checks.probes.rollouts import in_sequence, step_through",
+        "from puffer_policies.checks.probes.weights import perturbed_copy",
+        "policy = perturbed_copy(subject)",
+        "steps, _ = step_through(subject, policy, observations)",
+        "print(in_sequence(subject, policy, observations) - steps)",
+        batch=batch,
+        steps=steps,
     )
 
 
@@ -81,18 +99,17 @@ def step_equals_sequence(subject: Subject) -> None:
     why="Where only one path resets, the update trains on a memory that the rollout did not have.",
     fix="Zero the rows of the state where episode_start is true before the step, at every step of "
     "the sequence and for every row alone.",
-    applies=without_memory,
+    applies=needs_memory,
 )
 def step_equals_sequence_with_resets(subject: Subject) -> None:
     """Compare both paths under several patterns of starts."""
-    policy, seen = judged(subject), subject.observations(steps=STEPS)
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
     for name, starts in _patterns(subject).items():
-        # All rows start over, so that what was carried in must not matter.
+        # Where all rows start over at once, whatever state comes before must not matter.
         state = warm_state(subject, policy, BATCH) if bool(starts[:, 0].all()) else None
-        steps, _ = step_through(subject, policy, seen, state=state, starts=starts)
-        found = in_sequence(subject, policy, seen, state=state, starts=starts)
+        steps, _ = step_through(subject, policy, observations, state=state, starts=starts)
         require_same(
-            found,
+            in_sequence(subject, policy, observations, state=state, starts=starts),
             steps,
             "forward equals forward_eval step by step with the same episode_start",
             where=f"with starts {name}",
@@ -113,6 +130,9 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
     return {name: subject.starts(at=pairs) for name, pairs in at.items()}
 
 
+# -- episode starts --------------------------------------------------------------------------------
+
+
 @check(
     "R3",
     "reset-forgets",
@@ -120,22 +140,22 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
     why="Otherwise an episode acts on the memory of another one, which no update can explain.",
     fix="Where state['episode_start'] is true replace every tensor of that row by its initial "
     "value before the step; keep the other rows.",
-    applies=without_memory,
+    applies=needs_memory,
 )
 def reset_forgets(subject: Subject) -> None:
     """Change the past of rows that start over; compare their steps after the start."""
-    policy, (seen, other) = judged(subject), two_pasts(subject)
+    policy, pasts = perturbed_copy(subject), two_pasts(subject)
     for rows in (range(BATCH), range(0, BATCH, 2)):
         starts = subject.starts(at=[(row, FLAG) for row in rows])
-        one, two = (step_through(subject, policy, each, starts=starts)[0] for each in (seen, other))
+        one, two = (step_through(subject, policy, each, starts=starts)[0] for each in pasts)
         reset = list(rows)
         require_forgotten(one[reset, FLAG + 1 :], two[reset, FLAG + 1 :], "stepping")
-        if is_same(one[reset, FLAG], two[reset, FLAG]):  # else it is late: R4
-            first = part(subject, seen, (slice(None), slice(FLAG, FLAG + 1)))
-            # What came before the first step is nothing, which only a start says where it is sent.
-            begun = subject.starts(steps=1, at=[(row, 0) for row in range(BATCH)])
+        if is_same(one[reset, FLAG], two[reset, FLAG]):  # otherwise the reset is late: R4
+            first = select(pasts[0], (slice(None), slice(FLAG, FLAG + 1)))
+            # A policy that reads the last action learns from a start only that there was none.
+            every_row = subject.starts(steps=1, at=[(row, 0) for row in range(BATCH)])
             fresh, _ = step_through(
-                subject, policy, first, starts=begun if subject.reads_previous else None
+                subject, policy, first, starts=every_row if subject.reads_previous else None
             )
             require_same(
                 one[reset, FLAG],
@@ -146,7 +166,7 @@ def reset_forgets(subject: Subject) -> None:
     rest = [row for row in range(BATCH) if row % 2]
     require_same(
         one[rest],
-        step_through(subject, policy, seen)[0][rest],
+        step_through(subject, policy, pasts[0])[0][rest],
         "rows that do not start over are untouched by the start of others",
         where=f"in rows {rest}",
     )
@@ -159,22 +179,22 @@ def reset_forgets(subject: Subject) -> None:
     why="One step late, and the first action of an episode follows from the last one; one early, "
     "and the last step of an episode is forgotten.",
     fix="Reset, then step: episode_start[t] belongs to observation t, and is done[t-1].",
-    applies=without_memory,
+    applies=needs_memory,
 )
 def reset_on_time(subject: Subject) -> None:
     """Look which of the steps around a start see what came before it."""
-    policy, (seen, other) = judged(subject), two_pasts(subject)
+    policy, pasts = perturbed_copy(subject), two_pasts(subject)
     starts = subject.starts(at=[(row, FLAG) for row in range(BATCH)])
-    one, two = (step_through(subject, policy, each, starts=starts)[0] for each in (seen, other))
+    one, two = (step_through(subject, policy, each, starts=starts)[0] for each in pasts)
     is_late = not is_same(one[:, FLAG], two[:, FLAG])
     if is_late and is_same(one[:, FLAG + 1 :], two[:, FLAG + 1 :]):
         raise CheckFailed(
             "the step with episode_start true to see nothing of the past",
             "it does, and the next step does not: the reset comes one step late",
         )
-    _require_first_kept(subject, starts)
-    plain = in_sequence(subject, policy, seen)
-    flagged = in_sequence(subject, policy, seen, starts=starts)
+    _require_first_remembered(subject, policy, starts)
+    plain = in_sequence(subject, policy, pasts[0])
+    flagged = in_sequence(subject, policy, pasts[0], starts=starts)
     require_same(
         flagged[:, :FLAG],
         plain[:, :FLAG],
@@ -183,21 +203,27 @@ def reset_on_time(subject: Subject) -> None:
     )
 
 
-def _require_first_kept(subject: Subject, starts: Tensor) -> None:
+def _require_first_remembered(subject: Subject, policy: nn.Module, starts: Tensor) -> None:
     """Fail if the step after a start remembers nothing of it, though the memory could."""
-    policy, (seen, other) = judged(subject), two_pasts(subject, until=FLAG + 1)
-    behind = joined(subject, seen, other, cut=FLAG)  # `seen`, but for the step of the start
-    swapped = joined(subject, behind, seen, cut=FLAG + 1)
     after = FLAG + 1
-    plain = [step_through(subject, policy, each)[0][:, after] for each in (seen, swapped)]
-    flagged = [
-        step_through(subject, policy, each, starts=starts)[0][:, after] for each in (seen, swapped)
-    ]
+    first, second = two_pasts(subject, until=after)
+    # The same observations, but for the step of the start.
+    swapped = join(join(first, second, cut=FLAG), first, cut=after)
+    plain, flagged = (
+        [
+            step_through(subject, policy, each, starts=flags)[0][:, after]
+            for each in (first, swapped)
+        ]
+        for flags in (None, starts)
+    )
     if difference(*plain) > 0 and difference(*flagged) == 0:
         raise CheckFailed(
             "the step after the first of an episode to remember that first step",
             "it does not: the state is reset after the step",
         )
+
+
+# -- the state -------------------------------------------------------------------------------------
 
 
 @check(
@@ -207,30 +233,204 @@ def _require_first_kept(subject: Subject, starts: Tensor) -> None:
     why="Trainers store the state where a segment begins and replay from it; a state that forward "
     "ignores, or that a later step overwrites, makes every second segment wrong.",
     fix="Let forward begin from the tensors in `state`, and write a step's result as new tensors "
-    "into the dict, never into the given ones.",
-    applies=without_memory,
+    "into the dict, never into the old ones.",
+    applies=needs_memory,
 )
 def replay_from_stored_state(subject: Subject) -> None:
     """Replay from the middle of a rollout, and look for states that a step overwrote."""
-    policy, seen = judged(subject), subject.observations(steps=STEPS)
-    steps, states = step_through(subject, policy, seen)
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
+    steps, states = step_through(subject, policy, observations)
     for cut in (1, FLAG):
-        rest = part(subject, seen, (slice(None), slice(cut, None)))
-        found = in_sequence(subject, policy, rest, state=states[cut])
         require_same(
-            found,
+            in_sequence(subject, policy, from_step(observations, cut), state=states[cut]),
             steps[:, cut:],
             "forward from the state before a step equals the steps from there",
             where=f"from step {cut}",
         )
-    given = kept(states[FLAG])
-    subject.step(part(subject, seen, (slice(None), FLAG)), given, policy=policy)
-    for key, value in given.items():
+    state = copy_state(states[FLAG])
+    subject.step(select(observations, (slice(None), FLAG)), state, policy=policy)
+    for key, value in state.items():
         if isinstance(value, Tensor) and not torch.equal(value, states[FLAG][key]):
             raise CheckFailed(
-                f"forward_eval to leave the tensor given as state[{key!r}] as it was",
+                f"forward_eval to leave the tensor that came as state[{key!r}] as it was",
                 "it wrote into it: a trainer's stored state changes afterwards",
             )
+
+
+@check(
+    "R6",
+    "state-is-explicit",
+    promise="All memory is in the state: detached tensors of constant form, with a row per env.",
+    why="Trainers store, index and restore the state. What is kept on the module, grows, or holds "
+    "the graph of the last segment breaks replay, evaluation and memory.",
+    fix="Keep nothing on self between calls. initial_state(batch_size, device) returns a dict of "
+    "tensors (B, ...) on that device; write tensors of the same form into `state`, detached.",
+)
+def state_is_explicit(subject: Subject) -> None:
+    """Look at the initial state, at that after steps and after forward, and at repeated calls."""
+    policy = perturbed_copy(subject)
+    if callable(getattr(policy, "initial_state", None)):
+        for batch in (1, 2, BATCH):
+            _require_rows(policy.initial_state(batch, torch.device("cpu")), batch)  # type: ignore[operator]
+        _require_device(policy)
+    _require_pure(subject, policy)
+    if subject.state(1, policy):
+        _require_constant_form(subject, policy)
+        _require_detached(subject, policy)
+
+
+def _require_rows(state: Any, batch: int) -> None:
+    expected = f"initial_state({batch}) to be a dict of tensors with {batch} rows"
+    if not isinstance(state, Mapping):
+        raise CheckFailed(expected, f"a {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckFailed(expected, f"{key!r} is {type(value).__name__}")
+        if not value.ndim or len(value) != batch:
+            raise CheckFailed(expected, f"{key!r} is {tuple(value.shape)}")
+
+
+def _require_device(policy: nn.Module) -> None:
+    """Ask for the meta device, which every machine has and nobody takes by default."""
+    state = policy.initial_state(2, torch.device("meta"))  # type: ignore[operator]
+    for key, value in state.items():
+        # A learned initial state lives where the weights are.
+        if value.device.type != "meta" and not value.requires_grad:
+            raise CheckFailed(
+                "initial_state(batch_size, device) to make tensors on that device",
+                f"{key!r} is on {value.device} for the device 'meta'",
+            )
+
+
+def _require_pure(subject: Subject, policy: nn.Module) -> None:
+    """Fail if a call changes what the next one with equal arguments returns."""
+    observations = subject.observations(steps=STEPS)
+    with seeded(0):
+        before, _ = step_through(subject, policy, observations)
+    for batch in (BATCH, 2):
+        other = subject.observations(batch, steps=2, seed=3)
+        step_through(subject, policy, other)
+        in_sequence(subject, policy, other)
+    with seeded(0):
+        after, _ = step_through(subject, policy, observations)
+    require_same(
+        after,
+        before,
+        "the same observations from the same state give the same outputs again",
+        where="after other calls: something is remembered outside the state",
+    )
+
+
+def _require_constant_form(subject: Subject, policy: nn.Module) -> None:
+    """Fail if a step changes the keys, shapes, dtypes or devices of the state."""
+    _, states = step_through(subject, policy, subject.observations(steps=3))
+    forms = [{key: _form(value) for key, value in state.items()} for state in states]
+    for number, form in enumerate(forms):
+        if form != forms[0]:
+            changed = [key for key in form if form[key] != forms[0][key]]
+            raise CheckFailed(
+                "the state to keep its shapes and dtypes from step to step",
+                "; ".join(f"{key!r} from {forms[0][key]} to {form[key]}" for key in changed)
+                + f" after {number} steps",
+            )
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} on {value.device}"
+    return type(value).__name__
+
+
+def _require_detached(subject: Subject, policy: nn.Module) -> None:
+    """Fail if forward leaves a state that holds the graph of its sequence."""
+    observations = subject.observations(steps=2)
+    state = sequence_state(policy, copy_state(subject.state(BATCH, policy)))
+    with torch.enable_grad():
+        policy(observations, subject.add_required(state, observations))
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            raise CheckFailed(
+                f"state[{key!r}] to be detached after forward",
+                f"it holds the graph of the whole sequence ({value.grad_fn.name()})",
+            )
+
+
+@check(
+    "R9",
+    "state-has-rows",
+    promise="The state can be indexed and permuted along its rows, as observations can.",
+    why="Trainers cut minibatches and drop finished envs: row i of the state must belong to row i.",
+    fix="Put the batch first in every tensor, and transpose for layers-first kernels: reshape "
+    "mixes rows.",
+    applies=needs_memory,
+)
+def state_has_rows(subject: Subject) -> None:
+    """Step a permuted and a smaller batch from indexed states."""
+    policy = perturbed_copy(subject)
+    state, observations = warm_state(subject, policy, BATCH), subject.observations(steps=2)
+    steps, _ = step_through(subject, policy, observations, state=state)
+    sequence = in_sequence(subject, policy, observations, state=state)
+    for rows in ([3, 0, 4, 1, 2], [4, 1], [2]):
+        index = torch.tensor(rows)
+        some, some_state = select(observations, index), state_rows(state, index)
+        some_steps, _ = step_through(subject, policy, some, state=some_state)
+        some_sequence = in_sequence(subject, policy, some, state=some_state)
+        for method, outputs, whole in (
+            ("forward_eval", some_steps, steps),
+            ("forward", some_sequence, sequence),
+        ):
+            require_same(
+                outputs,
+                whole[index],
+                f"{method} of some rows and their states equals these rows of the whole batch",
+                where=f"for rows {rows} of {BATCH}",
+                example=f"rows = {rows}  # policy.forward_eval(observations[rows], state[rows])",
+            )
+
+
+@check(
+    "R12",
+    "state-through-wrappers",
+    promise="The state works beside other keys, in any order, and in a copy of the policy.",
+    why="PufferLib's trainer puts reward, done, env_id and mask into the state; distributed and "
+    "compiled policies rebuild the dict and run in copies.",
+    fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "
+    "to a dict, a tensor or another module.",
+    applies=needs_memory,
+)
+def state_through_wrappers(subject: Subject) -> None:
+    """Run one step from the state as others hand it on."""
+    policy = perturbed_copy(subject)
+    state = warm_state(subject, policy, BATCH)
+    # What PufferLib's trainer puts beside the state.
+    extras = {
+        "reward": torch.ones(BATCH),
+        "done": torch.ones(BATCH),
+        "env_id": torch.arange(BATCH),
+        "mask": torch.ones(BATCH, dtype=torch.bool),
+    }
+    expected = _step(subject, policy, state)
+    for where, outputs in {
+        "with reward, done, env_id and mask": _step(subject, policy, {**extras, **state}),
+        "in another order": _step(subject, policy, dict(reversed(state.items()))),
+        "in a copy of the policy": _step(subject, copy.deepcopy(policy), state),
+    }.items():
+        for key, value in expected.items():
+            if isinstance(value, Tensor) and not is_same(outputs[key].double(), value.double()):
+                raise CheckFailed(
+                    f"the same {key} from the same state",
+                    f"they differ when the state comes {where}",
+                )
+
+
+def _step(subject: Subject, policy: nn.Module, state: State) -> State:
+    """Run a step that begins an episode in one row -> its outputs, and the state after it."""
+    starts = subject.starts(steps=1, at=[(1, 0)])[:, 0]
+    logits, values, after = subject.step(
+        subject.observations(), copy_state(state), starts=starts, policy=policy
+    )
+    memory = {key: after.get(key) for key in subject.state(1, policy)}
+    return {"outputs": numbers(subject, logits, values, BATCH), **memory}
 
 
 CHECKS = (
@@ -239,11 +439,11 @@ CHECKS = (
     reset_forgets,
     reset_on_time,
     replay_from_stored_state,
-    carried.state_is_explicit,
+    state_is_explicit,
     segments.memory_is_used,
     segments.no_look_across_episodes,
-    carried.state_has_rows,
+    state_has_rows,
     segments.padding_is_inert,
     segments.first_ratio_is_one,
-    carried.state_through_wrappers,
+    state_through_wrappers,
 )

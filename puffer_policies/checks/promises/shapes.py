@@ -1,6 +1,8 @@
-"""S: shapes, rows and dtypes of what a policy returns. Here S1, S2 and S8: the outputs' shapes.
+"""S: shapes, rows and dtypes of what a policy returns.
 
-`B` rows, `T` steps. S3-S5 are in rows.py, S6, S7 and S10 in inputs.py, S9 in pictures.py.
+`B` rows, `T` steps, `N` rows of logits. What a policy makes of its inputs (S6, S7, S9, S10) is in
+observations.py. S3 to S5 compare outputs in eval mode and on perturbed copies, so that dropout is
+not a fault, and a head that starts at zero hides none.
 """
 
 from __future__ import annotations
@@ -8,13 +10,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, by_code, check, natural
-from puffer_policies.checks.probes.outputs import fixed_actions
-from puffer_policies.checks.probes.probing import given, parts
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
-from puffer_policies.checks.promises import inputs, pictures, rows
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.outputs import fixed_actions, tensors_of
+from puffer_policies.checks.probes.rollouts import in_sequence, one_step, replace_at, select
+from puffer_policies.checks.probes.snippets import example
+from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
+from puffer_policies.checks.probes.tolerances import CHANGE, difference, is_same, magnitude
+from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.promises import observations as inputs
+
+STEP = "policy.forward_eval(observations, state)"
+SEQUENCE = "policy(observations, state)"
+
+MANY = 7
+FEW = (1, 2)
+"""Batches that are compared with the first rows of `MANY`. At 1, squeeze() drops the batch."""
+
+
+# -- shapes ----------------------------------------------------------------------------------------
 
 
 @check(
@@ -28,12 +44,24 @@ from puffer_policies.checks.promises import inputs, pictures, rows
 def value_shape(subject: Subject) -> None:
     """Compare shapes of a step, of a sequence, and of a batch given to forward."""
     _, values, _ = subject.step(subject.observations())
-    _require_values(subject, values, (BATCH, 1), "policy.forward_eval(observations, state)")
+    _require_values(values, (BATCH, 1), STEP)
     _, values = subject.sequence(subject.observations())
-    _require_values(subject, values, (BATCH, 1), "policy(observations, state)")
+    _require_values(values, (BATCH, 1), SEQUENCE)
     _, values = subject.sequence(subject.observations(steps=STEPS))
-    wanted = (BATCH, STEPS) if subject.recurrent else (BATCH * STEPS, 1)
-    _require_values(subject, values, wanted, "policy(observations, state)", steps=STEPS)
+    shape = (BATCH, STEPS) if subject.recurrent else (BATCH * STEPS, 1)
+    _require_values(values, shape, SEQUENCE, steps=STEPS)
+
+
+def _require_values(
+    values: Any, expected: tuple[int, ...], call: str, *, steps: int | None = None
+) -> None:
+    actual = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if actual != expected:
+        raise CheckFailed(
+            f"values of shape {expected} from {call}",
+            f"{actual}",
+            example=example(f"logits, values = {call}", "print(values.shape)", steps=steps),
+        )
 
 
 @check(
@@ -47,9 +75,29 @@ def value_shape(subject: Subject) -> None:
 def one_log_prob_a_row(subject: Subject) -> None:
     """Compare with torch.distributions, for a step and for a sequence."""
     logits, _, _ = subject.step(subject.observations())
-    _require_rows(subject, logits, BATCH, "policy.forward_eval(observations, state)")
+    _require_rows(subject, logits, BATCH, STEP)
     logits, _ = subject.sequence(subject.observations(steps=STEPS))
-    _require_rows(subject, logits, BATCH * STEPS, "policy(observations, state)", steps=STEPS)
+    _require_rows(subject, logits, BATCH * STEPS, SEQUENCE, steps=STEPS)
+
+
+def _require_rows(
+    subject: Subject, logits: Any, rows: int, call: str, *, steps: int | None = None
+) -> None:
+    if _misfit(subject):
+        raise CheckSkipped("its logits do not fit the action space (S8)")
+    lines = example(f"logits, values = {call}", "print(logits)", steps=steps)
+    leading = [each.shape[0] if each.ndim else 0 for each in tensors_of(logits) or []]
+    if any(each != rows for each in leading):
+        raise CheckFailed(f"logits of {rows} rows from {call}", f"{leading} rows", example=lines)
+    action = fixed_actions(subject.layout, rows)
+    try:
+        dist = subject.distribution(logits)
+        shapes = [tuple(each.shape) for each in (dist.log_prob(action), dist.entropy())]
+    except (RuntimeError, IndexError) as error:
+        raise CheckFailed("logits with log-probabilities", str(error), example=lines) from error
+    if any(shape != (rows,) for shape in shapes):
+        expected = f"log-probability and entropy of shape {(rows,)} from {call}"
+        raise CheckFailed(expected, f"{shapes}", example=lines)
 
 
 @check(
@@ -64,81 +112,173 @@ def one_log_prob_a_row(subject: Subject) -> None:
 def logits_fit_actions(subject: Subject) -> None:
     """Count the numbers of one row."""
     if misfit := _misfit(subject):
-        wanted, found = misfit
-        example = given(subject, 1) + "print(policy.forward_eval(observations, state)[0])"
-        raise CheckFailed(wanted, found, example=example)
-
-
-_ALL = by_code(
-    (
-        value_shape,
-        one_log_prob_a_row,
-        logits_fit_actions,
-        *rows.CHECKS,
-        *inputs.CHECKS,
-        *pictures.CHECKS,
-    )
-)
-
-CHECKS = tuple(_ALL[code] for code in natural(list(_ALL)))
-
-
-def _require_values(
-    subject: Subject,
-    values: Any,
-    wanted: tuple[int, ...],
-    call: str,
-    *,
-    steps: int | None = None,
-) -> None:
-    found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-    if found != wanted:
-        example = given(subject, steps=steps) + f"logits, values = {call}\n"
-        raise CheckFailed(
-            f"values of shape {wanted} from {call}",
-            f"{found}",
-            example=example + "print(values.shape)",
-        )
-
-
-def _require_rows(
-    subject: Subject, logits: Any, wanted: int, call: str, *, steps: int | None = None
-) -> None:
-    if _misfit(subject):
-        raise CheckSkipped("its logits do not fit the action space (S8)")
-    example = given(subject, steps=steps) + f"logits, values = {call}\nprint(logits)"
-    leading = [each.shape[0] if each.ndim else 0 for each in parts(logits) or []]
-    if any(each != wanted for each in leading):
-        raise CheckFailed(
-            f"logits of {wanted} rows from {call}", f"{leading} rows", example=example
-        )
-    action = fixed_actions(subject.layout, wanted)
-    try:
-        dist = subject.distribution(logits)
-        shapes = [tuple(each.shape) for each in (dist.log_prob(action), dist.entropy())]
-    except (RuntimeError, IndexError) as error:
-        raise CheckFailed("logits with log-probabilities", str(error), example=example) from error
-    if any(shape != (wanted,) for shape in shapes):
-        expected = f"log-probability and entropy of shape {(wanted,)} from {call}"
-        raise CheckFailed(expected, f"{shapes}", example=example)
+        raise CheckFailed(*misfit, example=example(f"print({STEP}[0])", batch=1))
 
 
 def _misfit(subject: Subject) -> tuple[str, str] | None:
     """Return what logits of one row should be and are, or None if they fit the action space."""
     logits, _, _ = subject.step(subject.observations(1))
-    layout, found = subject.layout, parts(logits)
-    if found is None:
+    layout, tensors = subject.layout, tensors_of(logits)
+    if tensors is None:
         subject.distribution(logits)  # a ContractError, unless a package registered the type
         return None
     kind = {"discrete": "Tensor", "box": "Normal"}.get(layout.kind, "tuple")
+    # A Normal has a location and a scale for each number of the action.
     sizes = [math.prod(layout.shape)] * 2 if layout.is_continuous else list(layout.nvec)
-    counted = [each.numel() for each in found]
-    if _kind(logits) == kind and counted == sizes:
-        return None
-    return f"a {kind} with {sizes} numbers a row", f"a {_kind(logits)} with {counted}"
-
-
-def _kind(logits: Any) -> str:
+    actual = "Normal"
     if isinstance(logits, Tensor):
-        return "Tensor"
-    return "tuple" if isinstance(logits, tuple | list) else "Normal"
+        actual = "Tensor"
+    elif isinstance(logits, tuple | list):
+        actual = "tuple"
+    counts = [each.numel() for each in tensors]
+    if (actual, counts) == (kind, sizes):
+        return None
+    return f"a {kind} with {sizes} numbers a row", f"a {actual} with {counts}"
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+@check(
+    "S3",
+    "any-batch-size",
+    promise="Batches of 1, 2 and 7 rows, and sequences of one step, give the same rows.",
+    why="A bare squeeze() drops the batch when it is 1: training works, and acting with one "
+    "environment fails or mixes axes.",
+    fix="Never squeeze or average over the batch; name the axis: squeeze(-1).",
+)
+def any_batch_size(subject: Subject) -> None:
+    """Run the first rows of a large batch alone, as a step and as a sequence of one step."""
+    policy, many = perturbed_copy(subject), subject.observations(MANY)
+    for size in FEW:
+        few = select(many, slice(size))
+        ranks = [_ranks(subject, each, policy) for each in (few, many)]
+        if ranks[0] != ranks[1]:
+            raise _size_failure(size, f"outputs of {ranks[1]} axes", f"{ranks[0]} axes")
+        for run in (one_step, _sequence_of_one):
+            whole, alone = run(subject, policy, many), run(subject, policy, few)
+            if not is_same(alone, whole[:size]):
+                raise _size_failure(
+                    size,
+                    f"rows 0 to {size - 1} of a batch of {MANY}, also without the others",
+                    f"outputs {difference(alone, whole[:size]):.2g} apart",
+                )
+
+
+def _sequence_of_one(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
+    """Run ``forward`` on sequences of one step -> (B, n)."""
+    sequences = subject.map(lambda leaf: leaf.unsqueeze(1), observations)
+    return in_sequence(subject, policy, sequences)[:, 0]
+
+
+def _ranks(subject: Subject, observations: Any, policy: nn.Module) -> list[int]:
+    logits, values, _ = subject.step(subject.map(torch.clone, observations), policy=policy)
+    return [each.ndim for each in (*(tensors_of(logits) or []), values)]
+
+
+def _size_failure(size: int, expected: str, actual: str) -> CheckFailed:
+    lines = example(f"print({STEP})", batch=size)
+    return CheckFailed(expected, f"a batch of {size}: {actual}", example=lines)
+
+
+@check(
+    "S4",
+    "rows-in-order",
+    promise="Row b at time t of a sequence comes out at b*T + t.",
+    why="In another order, actions and advantages are paired with the wrong outputs, and learning "
+    "only looks slow.",
+    fix="Merge with reshape(B*T, ...) of a (B, T, ...) tensor; transpose back what an nn.LSTM "
+    "without batch_first returns.",
+)
+def rows_in_order(subject: Subject) -> None:
+    """Change one observation, and look which outputs change."""
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
+    reference = _flat_sequence(subject, policy, observations)
+    for row, step in ((1, 2), (3, STEPS - 1)):
+        other = replace_at(subject, observations, (row, step))
+        changed = _flat_sequence(subject, policy, other)
+        moved = _changes(reference, changed)
+        most = int((changed - reference).abs().amax(1).argmax())
+        here, block = row * STEPS + step, range(row * STEPS, (row + 1) * STEPS)
+        # Only the place counts here: whether other rows change besides is S5's matter.
+        if moved and (here not in moved or most not in block):
+            raise CheckFailed(
+                f"row {row} at time {step} is output {here} of {block[0]} to {block[-1]}",
+                f"changing that observation changed outputs {moved}, and {most} most",
+                example=example(
+                    f"logits, values = {SEQUENCE}",
+                    f"# then change observations[{row}, {step}] and compare",
+                    steps=STEPS,
+                ),
+            )
+
+
+def _flat_sequence(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
+    """(B, T, *obs) -> outputs (B*T, n)."""
+    return in_sequence(subject, policy, observations).flatten(0, 1)
+
+
+def _changes(reference: Tensor, changed: Tensor) -> list[int]:
+    """Return the rows of (N, n) that differ by more than rounding."""
+    gaps = (changed - reference).abs().amax(1)
+    # Written so that a NaN, which compares as false, counts as a change.
+    return torch.nonzero(~(gaps <= CHANGE * magnitude(reference))).flatten().tolist()
+
+
+@check(
+    "S5",
+    "rows-independent",
+    promise="What one row observes leaves the outputs of the other rows as they are.",
+    why="Rows are different environments: a leak makes the policy depend on its neighbors, which "
+    "are others in evaluation (batch norm, or batch_first mistaken).",
+    fix="Use layer norm, or declare batch statistics: declared={'train_differs': 'why'}; check the "
+    "axes of recurrent and attention layers.",
+)
+def rows_independent(subject: Subject) -> None:
+    """Change one row of a step, and one of a sequence, in both modes."""
+    for training in (False, True):
+        if training and "train_differs" in subject.declared:
+            continue
+        policy, mode = perturbed_copy(subject, training=training), ("evaluation", "training")
+        observations = subject.observations()
+        moved = _changes_of(subject, policy, one_step, observations, (1,))
+        if leaks := [row for row in moved if row != 1]:
+            raise CheckFailed(
+                f"only row 1 of {BATCH} answers to what row 1 observes",
+                f"rows {leaks} answered too, in {mode[training]} mode",
+                example=example("# change observations[1] and compare"),
+            )
+        observations = subject.observations(steps=STEPS)
+        moved = _changes_of(subject, policy, _flat_sequence, observations, (1, 0))
+        # As many outputs as the row has steps may change, wherever they lie: the place is S4's.
+        if len(moved) > STEPS:
+            raise CheckFailed(
+                f"only the {STEPS} outputs of row 1 answer to what row 1 observes",
+                f"{len(moved)} outputs answered, in {mode[training]} mode: {moved}",
+                example=example("# change observations[1, 0] and compare", steps=STEPS),
+            )
+
+
+def _changes_of(
+    subject: Subject, policy: nn.Module, run: Any, observations: Any, index: tuple[int, ...]
+) -> list[int]:
+    """Return the rows of the outputs that change with the observation at `index`."""
+    outputs = []
+    for each in (observations, replace_at(subject, observations, index)):
+        with seeded(5):  # so that dropout draws alike
+            outputs.append(run(subject, policy, each))
+    return _changes(*outputs)
+
+
+CHECKS = (
+    value_shape,
+    one_log_prob_a_row,
+    any_batch_size,
+    rows_in_order,
+    rows_independent,
+    inputs.dtypes_cast,
+    inputs.inputs_left_alone,
+    logits_fit_actions,
+    inputs.pixels_read_right,
+    inputs.key_order_free,
+)

@@ -1,4 +1,4 @@
-"""P, second half: whether a policy can be exported, copied, moved and compiled.
+"""P: whether a policy can be exported, copied, moved and compiled.
 
 `B` rows, `T` steps. `persistence.CHECKS` lists these checks with the others of the family.
 """
@@ -9,24 +9,25 @@ import copy
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
-from puffer_policies.checks.probes.reloading import answers
+from puffer_policies.checks.probes.outputs import numbers, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     State,
-    judged,
-    kept,
-    outputs,
-    part,
-    require_same,
+    copy_state,
+    run_both_ways,
+    select,
     step_through,
-    stirred,
 )
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, numbers
+from puffer_policies.checks.probes.snippets import error_line
+from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
+from puffer_policies.checks.probes.tolerances import require_same
+from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.contract import EPISODE_START
 
 WARM_UP = 2
@@ -39,19 +40,18 @@ RECOMPILES = 1
 class _Step(nn.Module):
     """One step as a function of tensors: the state comes in and goes out."""
 
-    def __init__(self, policy: nn.Module, keys: list[str], always: State) -> None:
+    def __init__(self, subject: Subject, policy: nn.Module, keys: list[str], extras: State) -> None:
         super().__init__()
-        self.policy = policy
-        self.keys = keys
-        self.always = always
+        self.subject, self.policy, self.keys, self.extras = subject, policy, keys, extras
 
     def forward(
         self, observations: Any, starts: Tensor, *state: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        carried: State = {**self.always, **dict(zip(self.keys, state, strict=True))}
-        carried[EPISODE_START] = starts
-        logits, values = self.policy.forward_eval(observations, carried)  # type: ignore[operator]
-        return outputs(logits, values), tuple(carried[key] for key in self.keys)
+        carry: State = {**self.extras, **dict(zip(self.keys, state, strict=True))}
+        carry[EPISODE_START] = starts
+        logits, values = self.policy.forward_eval(observations, carry)  # type: ignore[operator]
+        outputs = numbers(self.subject, logits, values, len(starts))
+        return outputs, tuple(carry[key] for key in self.keys)
 
 
 @check(
@@ -65,20 +65,22 @@ class _Step(nn.Module):
 )
 def export_parity(subject: Subject) -> None:
     """Export one step with torch.export, and feed its state back over episodes."""
-    policy, seen = judged(subject), subject.observations(steps=STEPS)
+    policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
     state = subject.state(BATCH, policy)
     starts = subject.starts(at=[(0, 0), (1, 2), (2, 2), (3, STEPS - 1)])
-    expected, _ = step_through(subject, policy, seen, state=state, starts=starts)
-    keys = list(state)
-    first = part(subject, seen, (slice(None), 0))
-    step = _Step(policy, keys, subject.unmasked({}, first))
-    exported = _exported(step, first, starts, state)
-    carried, rows = tuple(kept(state).values()), []
-    for t in range(STEPS):
-        found, carried = _run_exported(
-            exported, part(subject, seen, (slice(None), t)), starts[:, t].clone(), *carried
-        )
-        rows.append(found)
+    expected, _ = step_through(subject, policy, observations, state=state, starts=starts)
+    inputs = [(select(observations, (slice(None), t)), starts[:, t].clone()) for t in range(STEPS)]
+    carry = tuple(copy_state(state).values())
+    extras = subject.add_required({}, inputs[0][0])
+    program = _export(_Step(subject, policy, list(state), extras), (*inputs[0], *carry))
+    rows = []
+    for each in inputs:
+        try:
+            with torch.no_grad():
+                outputs, carry = program(*each, *carry)
+        except (RuntimeError, AssertionError) as error:
+            raise CheckFailed("the exported step to run", error_line(error)) from error
+        rows.append(outputs)
     require_same(
         torch.stack(rows, 1),
         expected,
@@ -87,23 +89,14 @@ def export_parity(subject: Subject) -> None:
     )
 
 
-def _exported(step: nn.Module, first: Any, starts: Tensor, state: State) -> Any:
-    copies = tuple(kept(state).values())
+def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            return torch.export.export(step, (first, starts[:, 0].clone(), *copies)).module()
+            return torch.export.export(step, inputs).module()
     except Exception as error:
         # Control flow that depends on data is allowed; only a wrong program is a defect.
-        raise CheckSkipped(f"torch.export refuses it: {_first_line(error)}") from error
-
-
-def _run_exported(program: Any, *inputs: Any) -> Any:
-    try:
-        with torch.no_grad():
-            return program(*inputs)
-    except (RuntimeError, AssertionError) as error:
-        raise CheckFailed("the exported step to run", _first_line(error)) from error
+        raise CheckSkipped(f"torch.export refuses it: {error_line(error)}") from error
 
 
 @check(
@@ -117,26 +110,26 @@ def _run_exported(program: Any, *inputs: Any) -> Any:
 )
 def copies_and_devices(subject: Subject) -> None:
     """Compare copies, and run one step on the meta device, which refuses tensors of another."""
-    # Built anew: `judged` is a copy already.
-    policy, seen = stirred(subject.fresh()).eval(), subject.observations(steps=STEPS)
+    # Built, as `copy_policy` would copy it already.
+    policy, observations = perturb(subject.fresh()).eval(), subject.observations(steps=STEPS)
     twins = {"deepcopy": _duplicate(policy, copy.deepcopy, "copy.deepcopy")}
     if _can_be_pickled(policy):
         twins["pickle"] = _duplicate(policy, lambda p: pickle.loads(pickle.dumps(p)), "pickle")
-    expected = answers(subject, policy, seen)
+    expected = run_both_ways(subject, policy, observations)
     for name, twin in twins.items():
-        require_same(answers(subject, twin, seen), expected, f"a {name} acts alike", where="in it")
+        outputs = run_both_ways(subject, twin, observations)
+        require_same(outputs, expected, f"a {name} acts alike", where="in it")
         shared = {id(each) for each in policy.parameters()} & {id(p) for p in twin.parameters()}
         if shared:
             raise CheckFailed(f"a {name} to have parameters of its own", "it shares some")
     _require_one_device(subject, twins["deepcopy"])
 
 
-def _duplicate(policy: nn.Module, make: Any, what: str) -> nn.Module:
+def _duplicate(policy: nn.Module, make: Callable[[nn.Module], nn.Module], what: str) -> nn.Module:
     try:
-        twin: nn.Module = make(policy)
+        return make(policy)
     except Exception as error:
-        raise CheckFailed(f"{what} of the policy to work", _first_line(error)) from error
-    return twin
+        raise CheckFailed(f"{what} of the policy to work", error_line(error)) from error
 
 
 def _can_be_pickled(policy: nn.Module) -> bool:
@@ -148,22 +141,26 @@ def _can_be_pickled(policy: nn.Module) -> bool:
 
 
 def _is_importable(cls: type) -> bool:
-    found: Any = sys.modules.get(cls.__module__)
+    value: Any = sys.modules.get(cls.__module__)
     for name in cls.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is cls
+        value = getattr(value, name, None)
+    return value is cls
 
 
 def _require_one_device(subject: Subject, policy: nn.Module) -> None:
-    seen, state = subject.observations(), subject.state(BATCH, policy)
+    """Run a step on the meta device, which computes nothing and refuses other devices' tensors."""
+    observations, state = subject.observations(), subject.state(BATCH, policy)
     starts = subject.starts(steps=1)[:, 0]
     meta = torch.device("meta")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logits, values, _ = subject.step(
-                subject.map(lambda leaf: leaf.to(meta), seen),
-                {key: _moved(each, meta) for key, each in state.items()},
+                subject.map(lambda leaf: leaf.to(meta), observations),
+                {
+                    key: each.to(meta) if isinstance(each, Tensor) else each
+                    for key, each in state.items()
+                },
                 starts=starts.to(meta),
                 policy=policy.to(meta),
             )
@@ -171,16 +168,12 @@ def _require_one_device(subject: Subject, policy: nn.Module) -> None:
         # Reading a value back is impossible there, and allowed; mixing devices is neither.
         if "device" in str(error) and "cpu" in str(error):
             raise CheckFailed(
-                "every tensor of a step to be on the device of its inputs", _first_line(error)
+                "every tensor of a step to be on the device of its inputs", error_line(error)
             ) from error
         return
-    stray = {str(each.device) for each in (numbers(logits), values)} - {"meta"}
+    stray = {str(each.device) for each in (*(tensors_of(logits) or []), values)} - {"meta"}
     if stray:
         raise CheckFailed("outputs on the device of the inputs", f"outputs on {stray.pop()}")
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 @check(
@@ -198,26 +191,27 @@ def compile_parity(subject: Subject) -> str:
     from torch._dynamo import reset
     from torch._dynamo.utils import counters
 
-    seen = subject.observations(steps=STEPS)
-    expected = answers(subject, judged(subject), seen)
+    observations = subject.observations(steps=STEPS)
+    expected = run_both_ways(subject, perturbed_copy(subject), observations)
     reset()
     counters.clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _require_few_graphs(subject, _compiled(subject), seen)
+            _require_few_graphs(subject, _compile(subject), observations)
             counters.clear()
-            found = answers(subject, _compiled(subject), seen)
+            outputs = run_both_ways(subject, _compile(subject), observations)
         breaks = sum(counters["graph_break"].values())
     finally:
         reset()
         counters.clear()
-    require_same(found, expected, "compiled outputs equal the others", where="after torch.compile")
+    promise = "compiled outputs equal the others"
+    require_same(outputs, expected, promise, where="after torch.compile")
     return f"{breaks} graph break{'' if breaks == 1 else 's'}"
 
 
-def _compiled(subject: Subject) -> nn.Module:
-    policy = judged(subject)
+def _compile(subject: Subject) -> nn.Module:
+    policy = perturbed_copy(subject)
     # The eager backend: dynamo's view of the Python is what differs, not the kernels.
     for name in ("forward_eval", "forward"):
         setattr(policy, name, torch.compile(getattr(policy, name), backend="eager"))
@@ -230,8 +224,8 @@ def _require_few_graphs(subject: Subject, policy: nn.Module, observations: Any) 
 
     graphs = []
     for steps in (slice(None, WARM_UP), slice(WARM_UP, None)):
-        seen = part(subject, observations, (slice(None), steps))
-        step_through(subject, policy, seen, starts=subject.starts()[:, steps])
+        some = select(observations, (slice(None), steps))
+        step_through(subject, policy, some, starts=subject.starts()[:, steps])
         graphs.append(counters["stats"]["unique_graphs"])
     again = int(graphs[1] - graphs[0])
     if again > RECOMPILES:
@@ -239,8 +233,3 @@ def _require_few_graphs(subject: Subject, policy: nn.Module, observations: Any) 
             f"at most {RECOMPILES} graph more in {STEPS - WARM_UP} further steps of one shape",
             f"{again}: something outside the inputs changes at every step",
         )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[0]}"

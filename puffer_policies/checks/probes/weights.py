@@ -1,0 +1,59 @@
+"""Weights of a copy: perturb them, tell which are trained, and collect gradients.
+
+A check that compares outputs runs a `perturbed_copy`. One whose promise is about the first weights,
+or that trains, runs `Subject.copy_policy`, which has the weights of the policy itself.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from puffer_policies.checks.probes.subject import Subject, seeded
+
+NOISE, RELATIVE_NOISE = 0.02, 0.1
+"""Standard deviation of the noise on a parameter, and the share of the parameter's size in it: a
+layer of zeros wakes up, and a layer of large weights changes too, without another scale."""
+
+
+def perturbed_copy(subject: Subject, *, training: bool = False, seed: int = 1) -> nn.Module:
+    """Return a copy with noise on every trained weight, in eval mode unless `training`.
+
+    A fresh policy hides its defects: behind a head of gain 0.01, or a gate that starts at zero, a
+    leak changes no output and a memory looks unused.
+    """
+    return perturb(subject.copy_policy(training=training), seed=seed)
+
+
+def perturb(policy: nn.Module, *, seed: int = 1) -> nn.Module:
+    """Add noise to every weight that is trained, and return the policy."""
+    with seeded(seed), torch.no_grad():
+        for parameter in policy.parameters():
+            if _can_be_perturbed(parameter):
+                scale = NOISE + RELATIVE_NOISE * float(parameter.square().mean().sqrt())
+                parameter.add_(torch.randn_like(parameter), alpha=scale)
+    return policy
+
+
+def trained_parameters(subject: Subject, policy: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that should learn: neither without gradient nor declared frozen."""
+    frozen = subject.declared.get("frozen", ())
+    return {
+        name: parameter
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad and not any(fnmatchcase(name, pattern) for pattern in frozen)
+    }
+
+
+def flat_gradients(policy: nn.Module) -> Tensor:
+    """Return the gradients of all parameters in one row, float64."""
+    grads = [p.grad.reshape(-1) for p in policy.parameters() if p.grad is not None]
+    return torch.cat([grad.double() for grad in grads]) if grads else torch.zeros(0)
+
+
+def _can_be_perturbed(parameter: Tensor) -> bool:
+    is_trained = parameter.requires_grad and parameter.is_floating_point()
+    return is_trained and not is_lazy(parameter) and parameter.numel() > 0
