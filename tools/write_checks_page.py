@@ -1,6 +1,6 @@
 """Writes docs/checks.md from the checks and from the bad policies that prove them.
 
-Run it by ``make docs``. A test compares the page with what this prints.
+Run it by ``make docs``. A test compares the page with the output of this tool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAMILIES = {
     "S": "Shapes and dtypes",
     "R": "Recurrence",
     "A": "Actions and masks",
-    "N": "Numerics and initialisation",
+    "N": "Numerics and initialization",
     "P": "Modes, persistence and export",
     "T": "Trainability",
 }
@@ -32,10 +32,10 @@ FAMILIES = {
 INTRODUCTION = """\
 # The checks
 
-<!-- Written by tools/write_checks_page.py: run `make docs` after a change. -->
+<!-- Written by tools/write_checks_page.py. Run `make docs` after a change. -->
 
-Each check is one promise of the [contract](contract.md). They run over any policy: registered,
-a class, a file that is not installed, or one that is built already.
+Each check tests one promise of the [contract](contract.md). The suite runs on any policy: by its
+registered name, as a class, from a file that is not installed, or already built.
 
 ```console
 $ puffer-policies check Default --env CartPole-v1 --select S
@@ -48,10 +48,20 @@ report = check_policy("LSTMWrapper(Default)", "CartPole-v1", select="S,B2")
 assert report.ok
 ```
 
-Without an environment, a policy is checked with tiny spaces of every kind that its record
-declares. `puffer-policies check path/to/file.py::Class` checks code that is not registered, and
-`pytest --policy NAME` runs each check as a test. In the tests of a package of policies, one line
-tests every name that the package registers:
+Without an environment, a policy is checked on tiny spaces of every kind that its record declares.
+`puffer-policies check path/to/file.py::Class` checks code that is not registered.
+
+The checks run in a worker process. A policy that hangs, crashes or calls `sys.exit` gets a report
+all the same, and the run goes on. The exit code is 0 if all is good, 1 if something failed or
+nothing ran, and 2 if the question was wrong, such as an unknown name.
+
+For a policy that is built already, `puffer_policies.checks.require_shapes(policy, env)` compares
+the shapes of its outputs with the contract, and `require_conformance(policy, env)` runs the suite.
+Both work on copies, in the same process, and raise a `ContractError` that lists what is wrong.
+
+## In your tests
+
+One line in the tests of a package checks every policy and wrapper that the package registers:
 
 ```
 from puffer_policies.checks import conformance_tests
@@ -59,36 +69,53 @@ from puffer_policies.checks import conformance_tests
 test_conformance = conformance_tests("acme-policies")
 ```
 
-Checks run in a worker process: a policy that hangs, crashes or calls `sys.exit` gets a report, and
-the run goes on. Exit codes: 0 all good, 1 something failed or nothing ran, 2 a mistake in the
-question. For a policy that is built already, `puffer_policies.checks.require_shapes(policy, env)`
-compares the shapes of its outputs with the contract, and `require_conformance(policy, env)` runs
-the same checks in the same process; both raise a `ContractError` that lists what is wrong.
+Each check of each name on each pair of spaces is a test of its own. The pairs are these:
 
-A plug-in adds checks of its own by the hook `register_checks`. A class can tell the checks about
-itself in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
+- A policy is tried on every kind of observation and of action that its record declares.
+- A memory, which is a subclass of `RecurrentWrapper`, is tried around `Default` on two pairs: a
+  vector with choices as actions, and a nested Dict with real ones. It stands between the encoder
+  and the heads and sees a batch of hidden vectors, so further spaces would prove nothing new.
+- Any other wrapper may change observations or actions. It is tried around `Default` on every kind
+  that `Default` serves.
+- A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on two of its
+  pairs with unlike actions. Both parts are tried on all others by themselves.
 
-| Key | What it says | Read by |
+Checks that take seconds and give the same verdict for all spaces ({once}) run on the first
+pair only, and not inside wrappers. A policy is built once for each pair, and every check gets a
+copy.
+
+`pytest --policy NAME` runs the suite as tests without a test file. With `--junitxml=report.xml`
+pytest writes the results for continuous integration.
+
+## Declarations
+
+A plug-in adds checks of its own in the hook `register_checks`. A class can declare what is intended
+in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
+
+| Key | Meaning | Read by |
 |---|---|---|
 | `frozen` | patterns of the names of parameters that get no gradient | N6, T1 |
 | `tied` | names of tensors that share memory on purpose | P5 |
 | `init` | `actor_gain`, `critic_gain`, `recurrent` of the first weights | N4 |
-| `initialises_wrapped` | why a wrapper changes the weights of what it holds | N4 |
+| `initialises_wrapped` | why a wrapper changes the weights of the policy inside | N4 |
 | `first_entropy`, `first_value` | share of the largest first entropy; size of first values | N5 |
 | `batch_statistics` | why rows depend on each other in training | S5 |
 | `train_differs` | why `train()` and `eval()` differ | P1, R11 |
 | `action_mask` | that it takes an action mask | A4, A5 |
 
-**Tiers**: *static* looks without running the policy, *dynamic* runs it on small random batches,
-*trainability* trains it for seconds and only runs when asked for
-(`--tier trainability`, or by its code).
+## Every check
+
+A *static* check looks at the policy without running it, a *dynamic* one runs it on small random
+batches, and one of *trainability* trains it for seconds. The last only run when they are selected,
+by `--tier trainability` or by their code.
 """
 
 
 def page() -> str:
     """Return the text of docs/checks.md."""
     checks = all_checks()
-    parts = [INTRODUCTION, _overview(checks)]
+    once = ", ".join(each.code for each in checks if each.once)
+    parts = [INTRODUCTION.replace("{once}", once), _overview(checks)]
     for letter, members in groupby(checks, key=lambda each: each.code.rstrip("0123456789")):
         parts.append(f"## {FAMILIES[letter]}\n")
         parts += [_section(each) for each in members]
@@ -100,13 +127,13 @@ def mutants() -> list[Any]:
     """Return every bad policy of the tests, sorted by code and name."""
     if str(MUTANTS) not in sys.path:
         sys.path.insert(0, str(MUTANTS))
-    found = {}
+    mutants = {}
     for path in sorted(MUTANTS.glob("mutants_*.py")):
         module = importlib.import_module(path.stem)
         for name, value in vars(module).items():
             if name.startswith("MUTANTS_"):
-                found.update({str(each): each for each in value})
-    return sorted(found.values(), key=lambda each: (_order(each.code), each.name))
+                mutants.update({str(each): each for each in value})
+    return sorted(mutants.values(), key=lambda each: (_order(each.code), each.name))
 
 
 def _order(code: str) -> tuple[int, int]:
@@ -132,13 +159,15 @@ def _section(each: Check) -> str:
     return "\n".join(lines)
 
 
-def _mutant_table(bad: Iterable[Any]) -> str:
-    rows = [f"| {each.code} | {_cell(each.name)} | {_also(each)} | {_note(each)} |" for each in bad]
+def _mutant_table(mutants: Iterable[Any]) -> str:
+    rows = [
+        f"| {each.code} | {_cell(each.name)} | {_also(each)} | {_note(each)} |" for each in mutants
+    ]
     return "\n".join(
         [
             "## How we know that they catch\n",
-            "Each of these deliberately bad policies of our tests is caught by the check of its "
-            "code, and by no other but those named beside it.\n",
+            "Our tests run the suite on these deliberately bad policies. The check of its code "
+            "catches each, and no other does except those named beside it.\n",
             "| Code | Bad policy | Also caught by | What it does, or where it was met |",
             "|---|---|---|---|",
             *rows,
@@ -152,9 +181,9 @@ def _also(mutant: Any) -> str:
 
 
 def _note(mutant: Any) -> str:
-    """Return its note, or what its class says of itself."""
-    said = mutant.note or (mutant.make.__doc__ if isinstance(mutant.make, type) else "") or ""
-    return _cell(said.strip().partition("\n\n")[0])
+    """Return its note, or the docstring of its class."""
+    text = mutant.note or (mutant.make.__doc__ if isinstance(mutant.make, type) else "") or ""
+    return _cell(text.strip().partition("\n\n")[0])
 
 
 def _cell(text: str) -> str:

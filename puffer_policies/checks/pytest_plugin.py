@@ -77,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the suite's own test a case for every check of the policies of ``--policy``."""
+    # A user's own tests may have an argument of this name.
     if _ARGUMENT in metafunc.fixturenames and metafunc.module.__file__ == str(_CASES_FILE):
         cases = _cases().cases_of_policies(metafunc.config.getoption("--policy"))
         metafunc.parametrize(_ARGUMENT, [pytest.param(case, id=case.id) for case in cases])

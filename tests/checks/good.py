@@ -181,11 +181,11 @@ class GoodLSTM(GoodMLP):
     def read(self, state: Any, rows: int) -> tuple[Tensor, Tensor]:
         """Return h and c (B, H); missing or None means zeros."""
         initial = self.initial_state(rows)
-        given = {} if state is None else state
-        found = [given.get(key) for key in initial]
+        entries = {} if state is None else state
+        tensors = [entries.get(key) for key in initial]
         h, c = (
             zeros if each is None else each
-            for each, zeros in zip(found, initial.values(), strict=True)
+            for each, zeros in zip(tensors, initial.values(), strict=True)
         )
         return h, c
 

@@ -1,8 +1,4 @@
-"""A deliberately bad policy, and the runner that tells which checks caught it.
-
-`outcomes(checks, subject)` stands for the suite where only some families are wanted: it applies the
-same gates (a policy that can't be built, or lacks members, is not run), without time limits.
-"""
+"""A deliberately bad policy, and the outcome of checks on a policy in a test."""
 
 from __future__ import annotations
 
@@ -11,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from good import DISCRETE
-from torch import nn
 
-from puffer_policies.checks.model import Check, CheckFailed, CheckSkipped, Status, Tier
+from puffer_policies.checks.engine.runner import run
+from puffer_policies.checks.model import BAD, Check, Result, Status, Tier
 from puffer_policies.checks.probes.subject import Subject
-from puffer_policies.contract import missing_members
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
@@ -72,63 +67,20 @@ def subject_of(
 def outcomes(
     checks: Iterable[Check], subject: Subject, *, trainability: bool = False
 ) -> dict[str, tuple[Status, str]]:
-    """Run checks one after the other -> code: its status, and what was said."""
-    gate = _gate(subject)
-    found = {}
-    for each in checks:
-        if each.tier is Tier.TRAINABILITY and not trainability:
-            continue
-        static = each.tier is Tier.STATIC
-        found[each.code] = (Status.SKIPPED, gate) if gate and not static else _run(each, subject)
-    return found
-
-
-def failed(checks: Iterable[Check], subject: Subject, *, trainability: bool = False) -> set[str]:
-    """Return the codes that failed or ended in an error."""
-    results = outcomes(checks, subject, trainability=trainability)
-    return {
-        code for code, (status, _) in results.items() if status in (Status.FAILED, Status.ERROR)
-    }
-
-
-def assert_caught(checks: Iterable[Check], mutant: Mutant) -> None:
-    """Fail unless exactly the mutant's own check, and those of `also`, catch it."""
-    checks = tuple(checks)
-    results = outcomes(checks, mutant.subject(), trainability=True)
-    bad = {code for code, (status, _) in results.items() if status in (Status.FAILED, Status.ERROR)}
-    known = {each.code for each in checks}
-    wanted = ({mutant.code} | set(mutant.also)) & known
-    told = {code: results[code] for code in sorted(bad ^ wanted)}
-    assert bad == wanted, f"{mutant}: {mutant.make!r}\n{told}"
+    """Run checks as the suite does -> code: its status, and its reason or its failure in words."""
+    tiers = [tier for tier in Tier if trainability or tier is not Tier.TRAINABILITY]
+    results = run(subject, [check for check in checks if check.tier in tiers])
+    return {result.code: (result.status, _text(result)) for result in results}
 
 
 def assert_passes(checks: Iterable[Check], subject: Subject, *, trainability: bool = False) -> None:
     """Fail if any check finds fault with a correct policy."""
     results = outcomes(checks, subject, trainability=trainability)
-    bad = {c: r for c, r in results.items() if r[0] in (Status.FAILED, Status.ERROR)}
+    bad = {code: result for code, result in results.items() if result[0] in BAD}
     assert not bad, f"false alarm on {subject.name}: {bad}"
 
 
-def _gate(subject: Subject) -> str:
-    try:
-        policy = subject.policy
-    except Exception as error:
-        return f"it can't be built: {error!r}"
-    if not isinstance(policy, nn.Module):
-        return "it is no nn.Module"
-    lacking = [each for each in missing_members(policy) if "no method" in each]
-    return f"it lacks members: {lacking}" if lacking else ""
-
-
-def _run(each: Check, subject: Subject) -> tuple[Status, str]:
-    try:
-        if reason := each.applies(subject):
-            return Status.SKIPPED, reason
-        each.run(subject)
-    except CheckSkipped as skip:
-        return Status.SKIPPED, str(skip)
-    except CheckFailed as failure:
-        return Status.FAILED, f"expected {failure.expected}; found {failure.actual}"
-    except Exception as error:
-        return Status.ERROR, repr(error)
-    return Status.PASSED, ""
+def _text(result: Result) -> str:
+    if result.status is Status.FAILED:
+        return f"expected {result.expected}; found {result.actual}"
+    return "" if result.status is Status.PASSED else result.message

@@ -185,7 +185,7 @@ class LazyEncoder(GoodMLP):
 
 
 class ScaledOnFirstCall(GoodMLP):
-    """Data-dependent initialisation that replaces the parameter."""
+    """Data-dependent initialization that replaces the parameter."""
 
     first = True
 
@@ -207,9 +207,9 @@ class MergedOptions(GoodMLP):
     """A config dictionary brought up to date with whatever comes."""
 
     def __init__(self, env: Any, **options: Any) -> None:
-        known = {"hidden_size": 16, "activation": "tanh"}
-        known.update(options)
-        super().__init__(env, known["hidden_size"])
+        values = {"hidden_size": 16, "activation": "tanh"}
+        values.update(options)
+        super().__init__(env, values["hidden_size"])
 
 
 class WrongSlot(GoodMLP):

@@ -38,7 +38,7 @@ class ShyActor(GoodMLP):
         return 0.06 * torch.tanh(super().logits(hidden))
 
 
-class StandardisedLogits(GoodLSTM):
+class StandardizedLogits(GoodLSTM):
     """Logits are divided by their deviation, so that entropy is the same for ever."""
 
     def logits(self, hidden: Tensor) -> Any:
@@ -80,7 +80,7 @@ MUTANTS_LEARNING = (
     Mutant("T1", "whispered-gradient", WhisperedGradient, CONTINUOUS),
     Mutant("T1", "old-critic", OldCritic, also={"N6": "a layer without a gradient does not move"}),
     Mutant("T2", "shy-actor", ShyActor),
-    Mutant("T2", "standardised-logits", StandardisedLogits, SEVERAL),
+    Mutant("T2", "standardized-logits", StandardizedLogits, SEVERAL),
     Mutant("T3", "scaled-thrice", ScaledThrice),
     Mutant("T3", "averaged", Averaged, CONTINUOUS),
     Mutant("T4", "short-sighted", ShortSighted),

@@ -253,11 +253,11 @@ def test_bounds_that_stand_for_none_overflow_no_correct_policy():
 
 
 def test_checks_in_this_process_take_one_thread_and_give_the_others_back():
-    seen = []
+    threads = []
 
     class Counts(GoodMLP):
         def forward(self, observations, state=None):
-            seen.append(torch.get_num_threads())
+            threads.append(torch.get_num_threads())
             return super().forward(observations, state)
 
     before = torch.get_num_threads()
@@ -267,4 +267,4 @@ def test_checks_in_this_process_take_one_thread_and_give_the_others_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {1}
+    assert set(threads) == {1}

@@ -77,7 +77,7 @@ def test_a_good_policy_passes(report):
 
 
 @pytest.mark.parametrize(
-    ("init", "said"),
+    ("init", "message"),
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("sys.exit(3)", "SystemExit: 3"),
@@ -87,11 +87,11 @@ def test_a_good_policy_passes(report):
         ("self.big = np.zeros(100 * 2**30)", "MemoryError"),
     ],
 )
-def test_a_policy_that_can_not_be_built_gives_one_error(report, init, said):
+def test_a_policy_that_can_not_be_built_gives_one_error(report, init, message):
     bad = report(init=init)
     assert_all_reported(bad)
     assert not bad.ok
-    assert said in texts(bad)
+    assert message in texts(bad)
     assert "hostile_policy.py:15" in texts(bad)
     assert all(result.status is not Status.PASSED for result in bad.results if result.code != "B2")
 
@@ -104,7 +104,7 @@ def test_a_policy_that_ends_the_process_when_it_is_built_gives_one_error(report)
 
 
 @pytest.mark.parametrize(
-    ("encode", "said"),
+    ("encode", "message"),
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("sys.exit(3)", "sys.exit was called: 3"),
@@ -114,14 +114,14 @@ def test_a_policy_that_ends_the_process_when_it_is_built_gives_one_error(report)
         ("torch.zeros(100 * 2**30)", "RuntimeError"),
     ],
 )
-def test_a_policy_that_can_not_be_run_gives_an_error_a_check(report, encode, said):
+def test_a_policy_that_can_not_be_run_gives_an_error_a_check(report, encode, message):
     bad = report(encode=encode)
     assert_all_reported(bad)
     status = {result.code: result.status for result in bad.results}
     assert status["B2"] is Status.PASSED
     assert status["S1"] is status["S8"] is Status.ERROR
-    assert said in texts(bad)
-    assert "hostile_policy.py:18" in texts(bad) or "SIGKILL" in said or "exit" in said
+    assert message in texts(bad)
+    assert "hostile_policy.py:18" in texts(bad) or "SIGKILL" in message or "exit" in message
 
 
 @pytest.mark.parametrize("lines", [{"init": "time.sleep(99)"}, {"encode": "time.sleep(99)"}])
@@ -146,8 +146,8 @@ def test_after_some_hangs_the_rest_is_not_run(report):
 
 def test_one_check_that_dies_leaves_the_others_alone(report):
     dying = "os._exit(0) if len(observations) == 7 else None"  # S3 tries a batch of 7
-    found = report(encode=dying)
-    status = {result.code: result.status for result in found.results}
+    report_of_death = report(encode=dying)
+    status = {result.code: result.status for result in report_of_death.results}
     assert status["S3"] is Status.ERROR
     assert {status[code] for code in CHECKS if code != "S3"} == {Status.PASSED}
 

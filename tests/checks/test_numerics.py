@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from good import CONTINUOUS, DISCRETE, IMAGE, GoodLSTM, GoodMLP, layer
-from goods import GOOD, Good
 from gymnasium import spaces as gym
-from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
+from mutant import assert_passes, outcomes, subject_of
 from mutants_numerics import (
     MUTANTS_NUMERICS,
     Around,
@@ -26,7 +25,7 @@ from mutants_numerics import (
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from puffer_policies.checks.model import CheckFailed, Status, by_code
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, by_code
 from puffer_policies.checks.promises import actions, numerics
 from puffer_policies.checks.promises.numerics import CHECKS
 from puffer_policies.spaces import Spaces
@@ -35,22 +34,6 @@ from puffer_policies.zoo.mlp import Default
 
 BOTH = (*actions.CHECKS, *numerics.CHECKS)
 BY_CODE = by_code(CHECKS)
-
-
-@pytest.mark.parametrize("mutant", MUTANTS_NUMERICS, ids=str)
-def test_each_mutant_is_caught_by_its_own_check(mutant: Mutant) -> None:
-    assert_caught(BOTH, mutant)
-
-
-def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
-    counted = Counter(mutant.code for mutant in MUTANTS_NUMERICS)
-    assert [check.code for check in CHECKS] == [f"N{n}" for n in range(1, 9)]
-    assert all(counted[check.code] >= 2 for check in CHECKS)
-
-
-@pytest.mark.parametrize("good", GOOD, ids=str)
-def test_correct_policies_of_every_style_pass(good: Good) -> None:
-    assert_passes(CHECKS, good.subject())
 
 
 def test_a_wrapper_that_changes_nothing_passes() -> None:
@@ -118,8 +101,8 @@ def test_a_branch_behind_a_gate_that_starts_at_nought_is_no_dead_layer() -> None
     assert_passes(CHECKS, subject_of(Gated))
 
 
-def test_a_learnt_initial_state_learns() -> None:
-    class LearntStart(GoodLSTM):
+def test_a_learned_initial_state_learns() -> None:
+    class LearnedStart(GoodLSTM):
         def __init__(self, env: Any) -> None:
             super().__init__(env)
             self.first = nn.Parameter(torch.zeros(2, 16))
@@ -134,7 +117,7 @@ def test_a_learnt_initial_state_learns() -> None:
             rows = start.bool().unsqueeze(-1)
             return torch.where(rows, self.first[0], h), torch.where(rows, self.first[1], c)
 
-    assert_passes(CHECKS, subject_of(LearntStart))
+    assert_passes(CHECKS, subject_of(LearnedStart))
 
 
 @pytest.mark.parametrize("bounded", [torch.tanh, torch.nn.functional.hardtanh])
@@ -231,7 +214,9 @@ def test_checks_leave_policy_and_generator_alone() -> None:
     subject = subject_of(GoodLSTM, IMAGE)
     before = {key: value.clone() for key, value in subject.policy.state_dict().items()}
     generator = torch.get_rng_state()
-    outcomes(CHECKS, subject)
+    for check in CHECKS:
+        with suppress(CheckSkipped):
+            check.run(subject)
     assert all(torch.equal(value, before[k]) for k, value in subject.policy.state_dict().items())
     assert all(parameter.grad is None for parameter in subject.policy.parameters())
     assert torch.equal(torch.get_rng_state(), generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from fake_packages import Site
@@ -51,8 +52,7 @@ def package(pytester, monkeypatch):
 
 def test_one_line_tests_every_name_of_the_distribution(package):
     result = package.runpytest_subprocess("-p", "no:randomly", "-rs")
-    outcomes = result.parseoutcomes()
-    assert outcomes == {"passed": 35, "failed": 11, "skipped": 20}
+    assert result.parseoutcomes() == {"passed": 35, "failed": 11, "skipped": 20}
     result.stdout.fnmatch_lines(
         [
             "*S1 value-shape: failed*",
@@ -79,19 +79,24 @@ def test_a_distribution_without_names_is_an_error_that_says_what_was_looked_for(
     assert "Did you mean 'acme-policies'?" in text
 
 
-def test_policy_option_takes_names_expressions_and_files_without_a_test_file(package):
+def test_policy_option_takes_names_and_expressions_beside_paths(package):
+    paths = [each.name for each in package.path.glob("test_*.py")]
+    options = ["--policy", "acme-policies/Fine", "--policy", "LSTMWrapper(Fine)"]
+    result = package.runpytest_subprocess(*options, "-v", "-k", "S1- and Fine", *paths)
+    result.stdout.fnmatch_lines_random(
+        ["*test_conformance*Fine-vector-*", "*test_policy*LSTMWrapper(Fine)-vector-*"]
+    )
+    result.assert_outcomes(passed=11 + 9 + 9)
+
+
+def test_policy_option_takes_files_needs_no_test_file_and_writes_junit(package):
     package.makepyfile(mine=NETS)
-    asked = ("acme-policies/Fine", "LSTMWrapper(Fine)", "mine.py::Flat")
-    options = [text for name in asked for text in ("--policy", name)]
-    result = package.runpytest_subprocess(*options, "-k", "S1-")
-    found = result.parseoutcomes()
-    assert (found["passed"], found["failed"]) == (9 + 9, 3)
-
-
-def test_policy_option_stands_beside_paths(package):
-    files = [each.name for each in package.path.glob("test_*.py")]
-    result = package.runpytest_subprocess("--policy", "Default", "-v", "-k", "S8-", *files)
-    result.stdout.fnmatch_lines_random(["*[[]Fine-vector-*", "*[[]Default-vector-*"])
+    result = package.runpytest_subprocess(
+        "--policy", "mine.py::Flat", "-k", "S1-", "--junitxml=report.xml"
+    )
+    result.assert_outcomes(failed=3)
+    root = ElementTree.parse(package.path / "report.xml").getroot()
+    assert len(root.findall(".//failure")) == 3
 
 
 def test_a_wrong_name_is_told_at_once(package):
@@ -105,12 +110,14 @@ def test_the_plugin_costs_nothing_at_the_start():
         "import sys, puffer_policies.checks.pytest_plugin\n"
         "print(sorted({'torch', 'numpy', 'gymnasium', 'rich'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
 
 
 def test_pytest_finds_the_plugin_by_itself():
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True
     )
-    assert "--policy=NAME" in done.stdout
+    assert "--policy=NAME" in process.stdout

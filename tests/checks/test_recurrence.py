@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from good import CONTINUOUS, DICT, DISCRETE, IMAGE, SEVERAL, GoodLSTM, GoodMLP
-from good_attention import Attention
-from goods import GOOD, Good
-from mutant import Mutant, assert_caught, assert_passes, outcomes, subject_of
-from mutants_recurrence import MUTANTS_RECURRENCE
-from mutants_steps import GuidesWrapper
+from good_memories import Attention
+from mutant import assert_passes, outcomes, subject_of
+from mutants_recurrence import MUTANTS_RECURRENCE, GuidesWrapper
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import Status
+from puffer_policies.checks.model import CheckSkipped, Status
 from puffer_policies.checks.promises import persistence
 from puffer_policies.checks.promises.recurrence import CHECKS
 from puffer_policies.spaces import Spaces
@@ -23,22 +21,6 @@ from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Default
 
 QUICK = (*CHECKS, *(check for check in persistence.CHECKS if not check.once))
-
-
-@pytest.mark.parametrize("mutant", MUTANTS_RECURRENCE, ids=str)
-def test_each_mutant_is_caught_by_its_own_check_and_those_stated(mutant: Mutant) -> None:
-    assert_caught(QUICK, mutant)
-
-
-def test_every_check_has_a_plain_and_a_disguised_mutant() -> None:
-    counted = Counter(mutant.code for mutant in MUTANTS_RECURRENCE)
-    assert [check.code for check in CHECKS] == [f"R{n}" for n in range(1, 13)]
-    assert all(counted[check.code] >= 2 for check in CHECKS), counted
-
-
-@pytest.mark.parametrize("good", GOOD, ids=str)
-def test_correct_policies_of_every_style_pass(good: Good) -> None:
-    assert_passes(CHECKS, good.subject())
 
 
 class ResettingPufferForm(GuidesWrapper):
@@ -139,17 +121,17 @@ class CountingState(GoodLSTM):
 
     def read(self, state: Any, rows: int) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(rows, self.hidden_size)
-        found = [None if state is None else state.get(key) for key in ("lstm_h", "lstm_c")]
-        h, c = (zeros if each is None else each for each in found)
+        values = [None if state is None else state.get(key) for key in ("lstm_h", "lstm_c")]
+        h, c = (zeros if each is None else each for each in values)
         return h, c
 
 
-@pytest.mark.parametrize(("make", "told"), [(TupleState, "tuple"), (CountingState, "step")])
-def test_a_state_of_another_form_is_named_by_r6_alone(make: Any, told: str) -> None:
+@pytest.mark.parametrize(("make", "offence"), [(TupleState, "tuple"), (CountingState, "step")])
+def test_a_state_of_another_form_is_named_by_r6_alone(make: Any, offence: str) -> None:
     results = outcomes(CHECKS, subject_of(make))
     status, text = results.pop("R6")
     assert status is Status.FAILED
-    assert told in text
+    assert offence in text
     assert Status.ERROR not in {status for status, _ in results.values()}
     assert Status.FAILED not in {status for status, _ in results.values()}
 
@@ -165,7 +147,9 @@ def test_checks_leave_the_shared_policy_and_the_generators_as_they_were() -> Non
     subject = subject_of(GoodLSTM)
     before = {key: value.clone() for key, value in subject.policy.state_dict().items()}
     generator = torch.get_rng_state()
-    outcomes(CHECKS, subject)
+    for check in CHECKS:
+        with suppress(CheckSkipped):
+            check.run(subject)
     assert torch.equal(torch.get_rng_state(), generator)
     assert subject.policy.training
     for key, value in subject.policy.state_dict().items():

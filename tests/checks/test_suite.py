@@ -18,7 +18,8 @@ from specimens import ACTIONS, OBSERVATIONS
 from puffer_policies.assembly.fit import misfits
 from puffer_policies.checks.engine.matrix import kinds, spaces_for, wrappers_for
 from puffer_policies.checks.engine.runner import run, run_check
-from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, select_checks
+from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, run_suite, select_checks
+from puffer_policies.checks.engine.targets import targets_for, targets_for_record
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
 from puffer_policies.checks.probes.snippets import brief, space_source
 from puffer_policies.errors import ConfigError, IncompatibleSpace, PolicyError
@@ -52,8 +53,8 @@ def codes(**options):
 
 
 def test_every_promise_has_a_check():
-    wanted = {"B": 7, "S": 10, "R": 12, "A": 6, "N": 8, "P": 9, "T": 3}
-    missing = {f"{family}{i}" for family, n in wanted.items() for i in range(1, n + 1)}
+    numbers = {"B": 7, "S": 10, "R": 12, "A": 6, "N": 8, "P": 9, "T": 3}
+    missing = {f"{family}{i}" for family, n in numbers.items() for i in range(1, n + 1)}
     missing -= {each.code for each in CHECKS}
     assert missing == set()
 
@@ -63,6 +64,14 @@ def test_every_check_says_all_that_its_docs_need():
         assert all((each.name, each.promise, each.why, each.fix)), each.code
         assert "\n" not in each.promise
         assert each.name == each.name.lower().replace(" ", "-")
+
+
+@pytest.mark.parametrize("part", ["promise", "why", "fix"])
+@pytest.mark.parametrize("text", ["keeps its state.", "It keeps its state", ""])
+def test_the_texts_of_a_check_are_sentences(part, text):
+    texts = {"promise": "P.", "why": "W.", "fix": "F.", part: text}
+    with pytest.raises(ConfigError, match=f"The {part} of the check 'X1' is not a sentence"):
+        check("X1", "a-check", **texts)(lambda _: None)
 
 
 def test_a_check_travels_to_another_process_by_reference():
@@ -94,7 +103,7 @@ def test_static_checks_run_first_for_they_tell_the_cause():
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         ({"select": "S1"}, ["S1"]),
         ({"select": "S1,A1"}, ["S1", "A1"]),
@@ -103,8 +112,8 @@ def test_static_checks_run_first_for_they_tell_the_cause():
         ({"select": "T1"}, ["T1"]),
     ],
 )
-def test_codes_and_families_select(options, wanted):
-    assert codes(**options) == wanted
+def test_codes_and_families_select(options, expected):
+    assert codes(**options) == expected
 
 
 def test_a_code_is_not_a_prefix_of_another():
@@ -117,7 +126,7 @@ def test_tiers_select():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"select": "S77"}, "no check 'S77'"),
         ({"ignore": "Z"}, "no check 'Z'"),
@@ -126,8 +135,8 @@ def test_tiers_select():
         ({"tiers": []}, "No check is left"),
     ],
 )
-def test_a_selection_that_makes_no_sense_is_an_error(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_selection_that_makes_no_sense_is_an_error(options, message):
+    with pytest.raises(ConfigError, match=message):
         codes(**options)
 
 
@@ -180,6 +189,27 @@ def test_checks_see_neither_each_other_nor_change_the_policy():
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
 
 
+def test_a_policy_is_built_once_for_all_checks_of_a_target():
+    builds = []
+
+    class Counted(GoodMLP):
+        def __init__(self, env):
+            builds.append(env)
+            super().__init__(env)
+
+    (target,) = targets_for(Counted, DISCRETE, registry=discover(plugins=[]))
+    for code in ("B2", "S1", "S8"):
+        (result,) = run_suite([target], select_checks(CHECKS, select=code), isolate=False)
+        assert result.status is Status.PASSED
+    assert len(builds) == 1
+
+
+def test_a_memory_is_tested_on_two_pairs_of_spaces_and_other_wrappers_on_all():
+    registry = discover(plugins=[])
+    names = ("LSTMWrapper", "NormalizeObservationWrapper", "Default")
+    assert [len(targets_for_record(name, registry)) for name in names] == [2, 9, 9]
+
+
 def test_a_policy_that_can_not_be_built_is_one_error_and_skips():
     dynamic = [made(lambda _: None, code=f"X{i}") for i in range(3)]
     results = list(run(subject_of(raiser(ValueError("no"))), dynamic))
@@ -198,8 +228,8 @@ def test_a_policy_without_a_record_may_refuse_spaces():
 def test_an_expected_failure_is_told_apart_and_a_needless_one_fails():
     table = {"Good* vector/*": {"X1": "it is known"}}
     failing = made(raiser(CheckFailed("one", "two")))
-    found = run_check(SUBJECT, failing, expected=table)
-    assert (found.status, found.message) == (Status.EXPECTED, "it is known")
+    result = run_check(SUBJECT, failing, expected=table)
+    assert (result.status, result.message) == (Status.EXPECTED, "it is known")
     needless = run_check(SUBJECT, made(lambda _: None), expected=table)
     assert needless.status is Status.FAILED
     assert "delete the line" in needless.actual
@@ -218,8 +248,8 @@ def test_a_correct_policy_passes(good):
 
 
 def test_the_matrix_covers_every_kind():
-    found = {kind for pair in spaces_for(Capabilities()) for kind in kinds(pair).split("/")}
-    assert found == {
+    names = {kind for pair in spaces_for(Capabilities()) for kind in kinds(pair).split("/")}
+    assert names == {
         *("vector", "array", "image", "discrete", "multidiscrete", "multibinary", "dict"),
         *("tuple", "box"),
     }
@@ -237,8 +267,8 @@ def test_the_matrix_holds_only_what_is_declared(declared):
     pairs = spaces_for(declared)
     assert pairs
     assert [misfits(declared, pair) for pair in pairs] == [[]] * len(pairs)
-    found = {kinds(pair).split("/")[0] for pair in pairs}
-    assert found >= set(declared.observations)
+    observations = {kinds(pair).split("/")[0] for pair in pairs}
+    assert observations >= set(declared.observations)
 
 
 def test_images_are_no_larger_than_need_be():
@@ -304,5 +334,5 @@ def test_a_failure_without_an_example_of_its_own_can_be_seen_again():
     subject = replace(SUBJECT, source="policy = 1")
     failed = result_of(raiser(CheckFailed("one", "two")), subject)
     assert "print(check_policy(policy, spaces" in failed.example
-    shown = result_of(raiser(CheckFailed("one", "two", example="print(3)")), subject)
-    assert shown.example == "policy = 1\nprint(3)"
+    result = result_of(raiser(CheckFailed("one", "two", example="print(3)")), subject)
+    assert result.example == "policy = 1\nprint(3)"

@@ -21,6 +21,7 @@ Space = gymnasium.Space[object]
 SMALLEST_IMAGE = 8
 """Height and width of images, in pixels, unless a record asks for larger ones."""
 
+# Sizes differ and are small: an axis that is taken for another shows, and checks take milliseconds.
 _VECTOR = spaces.Box(-1.0, 1.0, (4,), np.float32)
 _NESTED = spaces.Dict(
     {
@@ -42,6 +43,8 @@ def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
         return [Spaces(_VECTOR, action) for action in _actions()[:3]]
     observations = [space for space in _observations(capabilities) if _reads(capabilities, space)]
     actions = [space for space in _actions() if _serves(capabilities, space)]
+    # Each kind once: heads and encoders meet in hidden vectors only, so the product of both proves
+    # no more, in nine times the time.
     number = max(len(observations), len(actions))
     pairs = zip(islice(cycle(observations), number), islice(cycle(actions), number), strict=True)
     return [Spaces(observation, action) for observation, action in pairs]
@@ -72,10 +75,10 @@ def _observations(capabilities: Capabilities) -> list[Space]:
     return [
         _VECTOR,
         spaces.Box(0, 255, (3, size, size), np.uint8),
-        spaces.Discrete(5, start=-2),
+        spaces.Discrete(5, start=-2),  # a value taken for an index fails at a negative start
         _NESTED,
-        spaces.Box(-1.0, 1.0, (3, 2), np.float64),
-        spaces.Box(0, 255, (size, size, 3), np.uint8),
+        spaces.Box(-1.0, 1.0, (3, 2), np.float64),  # NumPy's default dtype, which few layers take
+        spaces.Box(0, 255, (size, size, 3), np.uint8),  # channels last, as most envs have them
         spaces.MultiDiscrete([3, 2]),
         spaces.Tuple((spaces.MultiBinary(2), _VECTOR)),
         spaces.MultiBinary(3),
@@ -99,8 +102,8 @@ def _actions() -> list[Space]:
         spaces.Box(-1.0, 1.0, (2,), np.float32),
         spaces.MultiBinary(3),
         spaces.Discrete(3, start=2),
-        spaces.Box(-2.0, 0.5, (2, 3), np.float32),
-        spaces.Box(-1, 2, (2,), np.int64),
+        spaces.Box(-2.0, 0.5, (2, 3), np.float32),  # bounds that are not symmetric around 0
+        spaces.Box(-1, 2, (2,), np.int64),  # choices, one for each element
         spaces.MultiDiscrete(np.array([[2, 3], [3, 2]])),
         spaces.Box(-1.0, 1.0, (), np.float32),
     ]

@@ -46,6 +46,7 @@ class CheckRegistrar:
                 "suite's own families.",
                 fix="Use capital letters of your own and a number, such as 'ACME1'.",
             )
+        # Results and selections name a check by its code alone, whatever package it comes from.
         if check.code in {each.code for each in self.checks}:
             raise PolicyError(f"There are two checks called {check.code!r}.")
         self.checks.append(check)
@@ -94,6 +95,7 @@ def select_checks(
             f"tiers={[str(tier) for tier in allowed]}.",
             fix="A run without a check would prove nothing.",
         )
+    # The sort is stable: within a tier the order is that of the families.
     return sorted(selection, key=lambda check: check.tier is not Tier.STATIC)
 
 
@@ -113,6 +115,7 @@ def run_suite(
     run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
     settled: set[tuple[str, str]] = set()
     for target in targets:
+        # A skip settles nothing: the check may apply to the next pair of spaces.
         repeated = [each for each in checks if each.once and (target.name, each.code) in settled]
         remaining = [each for each in checks if each not in repeated]
         for result in run(target, remaining, expected=expected):

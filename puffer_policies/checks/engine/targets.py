@@ -186,6 +186,7 @@ def _target(
 ) -> Target:
     # A stack that can't be is a mistake in the question, and is refused here.
     spec = prepare(policy, spaces, wrappers=wrappers, registry=registry).spec
+    # What the caller wrote is what the caller looks for in a report.
     name = policy if isinstance(policy, str) and not wrappers else _short(spec)
     return Target(name, spaces, partial(_subject, name, policy, spaces, wrappers, registry))
 
@@ -259,6 +260,7 @@ def _built_target(policy: nn.Module, env: Any, wrappers: tuple[WrapperLike, ...]
             f"{name!r} is built already, so wrappers={list(wrappers)!r} can't go around it here.",
             fix="Wrap it first, or give its name or class.",
         )
+    # Policies of ours and many of PufferLib's keep the spaces that they were built for.
     env = getattr(policy, "spaces", None) if env is None else env
     if env is None:
         raise BuildError(

@@ -1,31 +1,40 @@
-"""Correct policies as other authors write them: what no check may find fault with.
-
-Each stands for a habit: configs in dataclasses, keyword dictionaries, scripted encoders, names of
-other libraries, separate critics, dictionaries of modules. `goods.GOOD` lists them with spaces.
-"""
+"""Correct policies in the styles of other authors, and every correct policy with its spaces."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from good import (
+    CONTINUOUS,
+    DICT,
+    DISCRETE,
+    FOUR,
+    IMAGE,
+    IMAGE_HWC,
+    MATRIX,
+    SEVERAL,
+    GoodLSTM,
     GoodMLP,
     Head,
     flat,
     layer,
     width,
 )
+from good_memories import AgeingMemory, GRUMemory
+from gymnasium import spaces as gym
+from mutant import subject_of
 from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.utils.parametrizations import spectral_norm
 
-from puffer_policies.spaces import image_layout
+from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.spaces import Spaces, image_layout
 
 
 @dataclass(frozen=True)
@@ -245,7 +254,7 @@ class DropoutPolicy(GoodMLP):
         return self.dropout(super().encode_observations(observations, state))
 
 
-class NormalisedPolicy(GoodMLP):
+class NormalizedPolicy(GoodMLP):
     """Statistics of observations as buffers, set by `observe`, which the trainer calls."""
 
     def __init__(self, env: Any, hidden_size: int = 16) -> None:
@@ -270,3 +279,55 @@ class SpectralPolicy(GoodMLP):
         self.encoder = nn.Sequential(
             self.encoder, nn.Tanh(), spectral_norm(nn.Linear(hidden_size, hidden_size))
         )
+
+
+@dataclass(frozen=True)
+class Good:
+    """A correct policy class on one pair of spaces; it can be built as ``cls(spaces)``."""
+
+    cls: type[nn.Module]
+    spaces: Spaces
+    declared: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        kinds = (type(each).__name__ for each in (self.spaces.observation, self.spaces.action))
+        return f"{self.cls.__name__}-{'-'.join(kinds)}"
+
+    def subject(self) -> Subject:
+        return subject_of(self.cls, self.spaces, declared=self.declared)
+
+
+DECLARED: dict[type[nn.Module], dict[str, Any]] = {
+    DropoutPolicy: {"train_differs": "it drops out while training"},
+    SpectralPolicy: {"train_differs": "its estimate moves while training"},
+}
+"""What a correct policy has to declare, by class."""
+
+PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
+    *((GoodMLP, each) for each in (DISCRETE, SEVERAL, CONTINUOUS, IMAGE, IMAGE_HWC, DICT)),
+    (GoodMLP, Spaces(MATRIX, gym.MultiBinary(3))),
+    (GoodMLP, Spaces(gym.MultiDiscrete([3, 2]), gym.Discrete(3, start=2))),
+    (GoodMLP, Spaces(gym.Tuple((gym.Discrete(2), MATRIX)), gym.Box(-1.0, 1.0, (2, 3)))),
+    (GoodMLP, Spaces(gym.Box(-1.0, 1.0, (3,), "float64"), gym.Box(-1.0, 1.0, ()))),
+    *((GoodLSTM, each) for each in (DISCRETE, SEVERAL, CONTINUOUS, IMAGE, DICT)),
+    *((GRUMemory, each) for each in (DISCRETE, SEVERAL, CONTINUOUS)),
+    (AgeingMemory, DISCRETE),
+    (NestedPolicy, DISCRETE),
+    (KwargsPolicy, SEVERAL),
+    (ForwardingPolicy, DISCRETE),
+    (ScriptedPolicy, DISCRETE),
+    (MyModulePolicy, CONTINUOUS),
+    (SeparateCritic, DISCRETE),
+    (SB3Names, DISCRETE),
+    (EmbeddingPolicy, Spaces(gym.Discrete(6, start=-1), FOUR)),
+    (ConvPolicy, IMAGE),
+    (ConvPolicy, IMAGE_HWC),
+    (KeyedPolicy, DICT),
+    (StateStd, CONTINUOUS),
+    (BranchingHeads, SEVERAL),
+    (DropoutPolicy, DISCRETE),
+    (NormalizedPolicy, DISCRETE),
+    (SpectralPolicy, DISCRETE),
+)
+
+GOOD = tuple(Good(cls, spaces, DECLARED.get(cls, {})) for cls, spaces in PAIRS)
