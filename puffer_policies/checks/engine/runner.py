@@ -107,7 +107,10 @@ def run_check(subject: Subject, check: Check, *, expected: ExpectedFailures = EX
     """Run one check on a copy of the policy. Anything raised except Ctrl-C becomes a result."""
     start = time.perf_counter()
     with untouched():
-        result = _judge(subject.with_policy_copy(), check)
+        # A static check only looks, and a copy may look otherwise: a function that closes over the
+        # policy still refers to the original.
+        is_static = check.tier is Tier.STATIC
+        result = _judge(subject if is_static else subject.with_policy_copy(), check)
     result = dataclasses.replace(result, seconds=time.perf_counter() - start)
     reason = reason_for(subject.name, kinds(subject.spaces), check.code, expected=expected)
     return _as_expected(result, reason) if reason else result

@@ -7,11 +7,11 @@ policies, plain classes, policies of PufferLib 3.0 and those that a test makes o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import batch_layout
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+
+Value = TypeVar("Value")
 
 # Small, unequal and above 1: an axis that is mistaken for another shows in the shapes.
 BATCH = 5
@@ -60,6 +62,7 @@ class Subject:
     cls: type | None = None
     capabilities: Capabilities | None = None
     declared: dict[str, Any] = field(default_factory=dict)
+    _measurements: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     # -- the policy ------------------------------------------------------------------------------
 
@@ -93,11 +96,9 @@ class Subject:
     def with_policy_copy(self) -> Subject:
         """Return this subject with a copy of its policy, so that a check leaves nothing behind.
 
-        What is known of the policy already, such as whether it has memory, is kept.
+        Both share what either measures of the policy, such as whether it has memory.
         """
         other = replace(self)
-        known = ("layout", "recurrent", "reads_rows_only", "_steps_lstm_state", "_required_inputs")
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in known})
         # A failure is seen again, and told, by the check that asks for the policy.
         with suppress(Exception, SystemExit):
             other.__dict__["policy"] = copy.deepcopy(self.policy)
@@ -113,14 +114,17 @@ class Subject:
         """Whether these spaces are only an attempt: no record says that the policy serves them."""
         return self.capabilities is None or bool(self.declared.get("may_refuse"))
 
-    @cached_property
+    @property
     def recurrent(self) -> bool:
         """Whether the policy carries state: it says so, or a step changes ``lstm_h``."""
-        return bool(self.state(1))
+        return self._once("recurrent", lambda: bool(self.state(1)))
 
-    @cached_property
+    @property
     def reads_rows_only(self) -> bool:
         """Whether it has no memory, and reads (B, *obs) but raises at (B, T, *obs)."""
+        return self._once("reads rows only", self._refuses_sequences)
+
+    def _refuses_sequences(self) -> bool:
         if self.recurrent:
             return False
         policy = self.copy_policy()
@@ -137,11 +141,15 @@ class Subject:
 
     def observations(self, batch: int = BATCH, *, steps: int | None = None, seed: int = 0) -> Any:
         """Return random observations in the space's dtypes, (B, *obs) or (B, T, *obs)."""
-        space = copy.deepcopy(self.spaces.observation)
-        space.seed(seed)
-        rows = [space.sample() for _ in range(batch * (steps or 1))]
-        lead = (batch,) if steps is None else (batch, steps)
-        return _stack(rows, lead)
+
+        def sample() -> Any:
+            space = copy.deepcopy(self.spaces.observation)
+            space.seed(seed)
+            rows = [space.sample() for _ in range(batch * (steps or 1))]
+            return _stack(rows, (batch,) if steps is None else (batch, steps))
+
+        # Most checks ask for the same few. Each gets a copy, as a policy may write to its input.
+        return self.map(Tensor.clone, self._once((batch, steps, seed), sample))
 
     def starts(self, batch: int = BATCH, *, steps: int = STEPS, at: Any = ()) -> Tensor:
         """Return bool (B, T), true at the (row, step) pairs of `at`, where episodes start."""
@@ -239,9 +247,19 @@ class Subject:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    @cached_property
+    def _once(self, key: Hashable, measure: Callable[[], Value]) -> Value:
+        """Return a measurement, which is made once for this subject and its copies."""
+        if key not in self._measurements:
+            self._measurements[key] = measure()
+        value: Value = self._measurements[key]
+        return value
+
+    @property
     def _required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of a row of each state key that the policy requires."""
+        return self._once("required inputs", self._find_required_inputs)
+
+    def _find_required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         layout, required = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
         if layout.nvec and self.capabilities is not None and self.capabilities.needs_mask:
             required[ACTION_MASK] = (sum(layout.nvec),), torch.bool
@@ -251,9 +269,12 @@ class Subject:
             required[PREV_REWARD] = (), torch.float32
         return required
 
-    @cached_property
+    @property
     def _steps_lstm_state(self) -> bool:
         """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``, as PufferLib's memories do."""
+        return self._once("steps lstm state", self._changes_lstm_state)
+
+    def _changes_lstm_state(self) -> bool:
         if not isinstance(getattr(self.policy, "hidden_size", None), int):
             return False
         policy = self.copy_policy()  # a step may move statistics
@@ -282,7 +303,9 @@ def seeded(seed: int) -> Iterator[None]:
     """Run a block under a seed of torch and NumPy; afterwards the generators are as before."""
     numpy_state = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed every device, and formats a traceback each time where CUDA is
+        # not in use yet: a tenth of the suite's time. Checks draw on the CPU.
+        torch.default_generator.manual_seed(seed)
         np.random.seed(seed)
         try:
             yield
