@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import gymnasium
 import numpy as np
@@ -80,55 +79,62 @@ KILLED = """
 import os, signal, sys
 from puffer_policies.assembly import tensorfile
 from puffer_policies.cli.main import main
-replace, left = os.replace, int(sys.argv[1])
-def killing(source, target):
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-    replace(source, target)
-tensorfile.os.replace = killing
-sys.exit(main(sys.argv[2:]))
+import puffer_policies.runs.run
+
+# One process imports everything, and a fork of it dies in each of several places.
+for number in (4, 5, 6):
+    if os.fork() == 0:
+        replace, left = os.replace, number
+        def killing(source, target):
+            global left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            replace(source, target)
+        tensorfile.os.replace = killing
+        os._exit(main([*sys.argv[2:], "--train.data-dir", f"{sys.argv[1]}/{number}"]))
+    _, status = os.wait()
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (number, status)
 """
 
 
-@pytest.mark.parametrize("num_writes", [4, 5, 6])
-def test_a_kill_between_writing_and_renaming_leaves_whole_files(num_writes, tmp_path):
+def test_a_kill_between_writing_and_renaming_leaves_whole_files(tmp_path):
     # config.json is the first file, then best, trainer and latest after each update.
-    arguments = ["train", "CartPole-v1", *SMALL, "--train.data-dir", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(num_writes), *arguments], check=False)
-    assert done.returncode == -signal.SIGKILL
-    require_loadable(only_run(tmp_path))
+    arguments = [str(tmp_path), "train", "CartPole-v1", *SMALL]
+    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
+    for number in (4, 5, 6):
+        require_loadable(only_run(tmp_path / str(number)))
 
 
 SAVING = """
-import sys
+import os, signal, sys, time
 from pathlib import Path
 import torch
-from puffer_policies.assembly.tensorfile import write_tensors
+from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
+
+path = Path(sys.argv[1])
 tensors = {str(i): torch.full((50_000,), 0.0) for i in range(4)}
-for number in range(10**9):
-    for each in tensors.values():
-        each.fill_(number)
-    write_tensors(Path(sys.argv[1]), tensors, header=str(number), key="test")
-    if number == 0:
-        print("first", flush=True)
+for delay in map(float, sys.argv[2:]):
+    if (child := os.fork()) == 0:
+        for number in range(10**9):
+            for each in tensors.values():
+                each.fill_(number)
+            write_tensors(path, tensors, header=str(number), key="test")
+    while not path.exists():
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found, header = read_tensors(path, key="test")
+    assert all(torch.equal(each, torch.full((50_000,), float(header))) for each in found.values())
+    path.unlink()
 """
 
 
 def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path):
-    path, rng = tmp_path / "file.safetensors", np.random.default_rng(0)
-    for _ in range(5):
-        with subprocess.Popen(
-            [sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout.readline() == b"first\n"
-            time.sleep(rng.uniform(0, 0.05))
-            process.kill()
-        tensors, header = tensorfile.read_tensors(path, key="test")
-        assert all(
-            torch.equal(each, torch.full((50_000,), float(header))) for each in tensors.values()
-        )
+    delays = np.random.default_rng(0).uniform(0, 0.05, size=10).astype(str)
+    path = tmp_path / "file.safetensors"
+    subprocess.run([sys.executable, "-c", SAVING, str(path), *delays], check=True, timeout=120)
 
 
 # Full disks and folders that can't be written --------------------------------------------------
