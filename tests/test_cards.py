@@ -9,6 +9,7 @@ import torch
 from commands import run
 from torch import nn
 
+from puffer_policies.cards import measurement
 from puffer_policies.cards.card import Card, CardFile, read_cards, write_cards
 from puffer_policies.cards.measurement import measure_card
 from puffer_policies.cards.results import read_results
@@ -20,6 +21,14 @@ pytestmark = pytest.mark.usefixtures("project")
 
 DEFAULT_ON_V = (8 + 1) * 128 + (128 + 1) * (4 + 1)
 LSTM = 4 * (128 + 128 + 2) * 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_turns():
+    """Times are only compared with 0 here, so that two turns are enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measurement, "TURN_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")

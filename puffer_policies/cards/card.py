@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# The number of a layer in a stack, such as ``core.layers.0.weight``.
 _NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -59,6 +60,7 @@ class Card:
         for name, pattern in patterns.items():
             inits.setdefault(pattern, set()).add(self.weights[name].init)
         return {
+            # Where layers differ, as a first layer of another gain, each is listed by itself.
             pattern if len(inits[pattern]) == 1 else name: self.weights[name].init
             for name, pattern in patterns.items()
         }

@@ -150,6 +150,7 @@ def _weights(policy: nn.Module, *, skipped: str) -> dict[str, Weight]:
 
 
 def _parity_error(subject: Subject) -> float:
+    # With noise in the weights: behind a gate that starts at zero, a difference would not show.
     policy = perturbed_copy(subject)
     return max(_gap(subject, policy, seed) for seed in range(COMPARED_DRAWS))
 

@@ -55,6 +55,8 @@ def find_entities(space: Any) -> EntityLayout | None:
     return None
 
 
+# A matrix of another meaning counts as a set as well. That costs nothing, as `array` remains its
+# first kind, and only policies that declare `entities` read it as one.
 @find_entities.register
 def _(space: Box) -> EntityLayout | None:
     return EntityLayout(*space.shape) if len(space.shape) == 2 and all(space.shape) else None

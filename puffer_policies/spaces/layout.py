@@ -112,6 +112,7 @@ def _(space: Box) -> str:
     return "image" if image_layout(space) else "array"
 
 
+# A lambda in a loop sees the last value of `_kind`, so each has its own as a default.
 for _kind, _space_type in {
     "discrete": Discrete,
     "multidiscrete": MultiDiscrete,
@@ -147,6 +148,8 @@ def image_layout(space: Box) -> str:
     """
     if isinstance(space, Image):
         return space.layout
+    # An env that gives many frames as channels can have more of them than pixels along an axis, but
+    # frames of such sizes are rare enough to be declared.
     if len(space.shape) != 3:
         return ""
     first, middle, last = space.shape
@@ -240,6 +243,7 @@ class ActionLayout:
         """
         members = actions.reshape(len(actions), *self.shape)
         if self.is_continuous:
+            # Clipped here and not in the policy: log-probabilities are of the unclipped actions.
             members = np.clip(members, self.low, self.high)
         else:
             members = members + self.start
@@ -277,6 +281,7 @@ def _(space: MultiDiscrete) -> ActionLayout:
 @action_layout.register
 def _(space: MultiBinary) -> ActionLayout:
     start = np.zeros(space.shape, dtype=np.int64)
+    # Two options a bit instead of a Bernoulli, so that trainers see categorical logits only.
     return ActionLayout("multibinary", space.shape, space.dtype, (2,) * start.size, start)
 
 
