@@ -121,7 +121,7 @@ def test_a_row_that_allows_nothing_is_named_with_its_choice() -> None:
     policy = get_policy("ActionMaskWrapper(Default)", env)
     mask = torch.ones(B, T, 5, dtype=torch.bool)
     mask[2, 1, 3:] = False
-    with pytest.raises(ContractError, match=r"Row 9 of the action mask, choice 1, allows nothing"):
+    with pytest.raises(ContractError, match="Row 9 of the action mask, choice 1, allows no option"):
         policy(observation_batch(VECTOR, B, T), {"action_mask": mask})
 
 
@@ -240,7 +240,7 @@ def test_a_mask_in_the_state_goes_before_that_of_the_observation() -> None:
 @pytest.mark.parametrize(
     ("observation", "key", "problem"),
     [
-        (VECTOR, "action_mask", "no Dict"),
+        (VECTOR, "action_mask", "not a Dict"),
         (spaces.Dict({"a": VECTOR, "b": VECTOR}), "action_mask", "no 'action_mask'"),
         (spaces.Dict({"action_mask": VECTOR}), "action_mask", "none beside"),
         (spaces.Dict({"a": VECTOR, "mask": spaces.MultiBinary(3)}), "mask", r"shape \(4,\)"),

@@ -116,15 +116,15 @@ def test_an_ambiguous_layout_must_be_said() -> None:
 
 
 def test_a_space_without_three_axes_is_refused_in_words() -> None:
-    with pytest.raises(IncompatibleSpace, match="no image: it has 1 axes"):
+    with pytest.raises(IncompatibleSpace, match="not an image, as it has 1 axes"):
         ConvEncoder(OBSERVATIONS["vector"], 16, channels_last=True)
 
 
 def test_a_given_size_that_differs_shows_both_numbers() -> None:
-    require_equal("framestack", given=None, found=4)
-    require_equal("framestack", given=4, found=4)
+    require_equal("framestack", argument=None, inferred=4)
+    require_equal("framestack", argument=4, inferred=4)
     with pytest.raises(BuildError, match=r"framestack=3.*4"):
-        require_equal("framestack", given=3, found=4)
+        require_equal("framestack", argument=3, inferred=4)
 
 
 def test_another_shape_than_the_spaces_is_refused() -> None:

@@ -147,7 +147,7 @@ def test_only_leaves_of_real_numbers_are_touched() -> None:
 
 @pytest.mark.parametrize("observation", ["image_chw", "discrete", "integers", "multibinary"])
 def test_an_observation_without_such_a_leaf_is_refused(observation: str) -> None:
-    with pytest.raises(IncompatibleSpace, match="nothing to normalise"):
+    with pytest.raises(IncompatibleSpace, match="nothing to normalize"):
         get_policy(f"{NAME}(Default)", Spaces(OBSERVATIONS[observation], FOUR))
 
 

@@ -142,5 +142,5 @@ class Bits(Guess):
 
 def test_an_env_without_real_numbers_is_refused_by_the_option(tmp_path: Path) -> None:
     vecenv = GymVecEnv(SyncVectorEnv([Bits]))
-    with pytest.raises(IncompatibleSpace, match="nothing to normalise"):
+    with pytest.raises(IncompatibleSpace, match="nothing to normalize"):
         policy_of(config_of(*SET, folder=tmp_path), vecenv)

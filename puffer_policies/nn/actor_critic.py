@@ -1,4 +1,7 @@
-"""The one policy without memory: encoder -> actor and critic. Zoo classes only choose the parts."""
+"""The policy without memory, from an encoder to an actor and a critic.
+
+Classes of the zoo are constructors that only choose the parts.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,8 @@ class ActorCritic(nn.Module):
     def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
         """(N, H) -> logits of N rows, values (N, 1)."""
         actor, critic = self.actor, self.critic
+        # One product for both heads saves a call and a reading of `hidden` in each direction. It is
+        # done with gradients only, as concatenating the weights costs more than it saves in a step.
         if torch.is_grad_enabled() and isinstance(actor, LinearHead) and type(critic) is ValueHead:
             return decode_jointly(actor, critic, hidden)
         return actor(hidden), critic(hidden)

@@ -1,4 +1,4 @@
-"""Adding up over the processes of a run, and saying in words that one of them is gone."""
+"""Sums over the processes of a run, with an error in words where one of them is gone."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def sum_(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Turn what torch says of a lost connection into an error that tells what happened."""
+    """Turn torch's error about a lost connection into one that says what happened."""
     try:
         yield
     except RuntimeError as error:
         raise TrainingError(
             f"Another process of this run is gone: {str(error).splitlines()[0]}",
-            fix="Its own message tells why. Go on from the last checkpoint with --resume.",
+            fix="Its own message says why. Go on from the last checkpoint with --resume.",
         ) from error

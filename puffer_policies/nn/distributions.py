@@ -21,22 +21,24 @@ from torch.nn.functional import softplus
 from puffer_policies.errors import ContractError
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+"""The constant of a Normal's log-density."""
 
 LOG_OF_NOTHING = -1000.0
 """Log-probabilities below this have probability 0 even in float64, so clamping them is exact."""
 
 FEW_OPTIONS = 8
-"""Up to here counting beats a binary search (measured on CPU, 64 and 1024 rows)."""
+"""Options up to which counting beats a binary search (measured on CPU, 64 and 1024 rows)."""
 
 FULL_PRECISION = frozenset({torch.float32, torch.float64})
+"""Dtypes that stay as they are; half precision has too few digits for log-probabilities."""
 
 MANY_ROWS = 256
-"""From here few options are normalised as columns, by instructions that work on many rows at once:
-7 instead of 24 us for 1024 rows of 2 on CPU, and as much less in the backward pass."""
+"""Rows from which few options are normalized as columns, by instructions that work on many rows at
+once: 7 instead of 24 us for 1024 rows of 2 on CPU, and the same ratio in the backward pass."""
 
 FEW_NUMBERS = 256
-"""Up to so many probabilities a random number for each takes less than the calls to spare them:
-8 instead of 22 us for 64 rows of 2 on CPU, 5 instead of 20 for one row."""
+"""Probabilities up to which a random number for each is cheaper than the calls that spare them: 8
+instead of 22 us for 64 rows of 2 on CPU, 5 instead of 20 for one row."""
 
 
 class Distribution(Protocol):
@@ -138,7 +140,7 @@ class Gaussian:
 
 @singledispatch
 def distribution(logits: Any) -> Distribution:
-    """Return the distribution that a policy's logits parametrise.
+    """Return the distribution that a policy's logits parametrize.
 
     A Tensor (N, n) is one choice, a tuple or list of Tensors several, a Normal real numbers.
 
@@ -173,7 +175,7 @@ def full_precision(values: Tensor) -> Tensor:
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Normalise the last axis, in float32 at least, also under autocast."""
+    """Normalize the last axis, in float32 at least, also under autocast."""
     full = logits if logits.dtype in FULL_PRECISION else logits.float()
     few = full.ndim == 2 and full.shape[1] <= FEW_OPTIONS
     if few and full.is_cpu and full.shape[0] >= MANY_ROWS:
@@ -190,9 +192,10 @@ def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _invert(probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Take the first option whose cumulative probability exceeds a uniform number below the total.
+    """Return the first option whose cumulative probability exceeds a uniform share of the total.
 
     An option of probability 0 has the cumulative of the option before it, so it is never the first.
+    The total is the rounded sum, not 1, so that no draw can lie past the last option.
     """
     options = probs.shape[-1]
     cumulative = probs.cumsum(-1)
@@ -200,20 +203,21 @@ def _invert(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     uniform = torch.empty_like(total).uniform_(generator=generator).mul_(total)
     if options <= FEW_OPTIONS:
         return (cumulative <= uniform).sum(-1)
-    found = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
-    return found.clamp_(max=options - 1)  # a row of NaN has no such option
+    option = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
+    return option.clamp_(max=options - 1)  # a row of NaN has no such option
 
 
 def _race(probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Take the first of n exponential clocks: few calls, and exact where a parallel cumsum falters.
+    """Return the first of n exponential clocks to ring: option k comes first with probability p_k.
 
-    On a GPU partial sums are grouped differently per option: 0 could own an ulp of the total.
+    It takes few calls, and is exact on a GPU, where a cumulative sum groups its terms differently
+    for each option, so that an option of probability 0 could own an ulp of the total.
     """
     return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
-    """(..., n) -> (...). Clamped first, as 0 * -inf would be NaN in value and gradient."""
+    """(..., n) -> (...). Clamped first, as 0 * -inf is NaN in the value and in the gradient."""
     return -(log_probs.exp() * log_probs.clamp(min=LOG_OF_NOTHING)).sum(-1)
 
 
@@ -232,7 +236,7 @@ def sum_rows(values: Tensor) -> Tensor:
 
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
-"""Of the Gauss-Hermite quadrature that the entropy is estimated by."""
+"""Nodes and weights of the Gauss-Hermite quadrature that estimates the entropy."""
 
 Shape = torch.Size | list[int] | tuple[int, ...]
 
@@ -241,7 +245,10 @@ LARGEST = 1 - 2.0**-24
 
 
 class SquashedNormal(Normal):
-    """Logits of a policy whose actions lie between bounds.
+    """The logits of a policy whose actions lie between bounds: a Normal behind tanh.
+
+    Haarnoja et al. 2018, https://arxiv.org/abs/1801.01290, appendix C. An action is a = middle +
+    half * tanh(x) with x ~ Normal(loc, scale), so log p(a) = log p(x) - log |da/dx|.
 
     ``loc`` and ``scale`` are those before tanh; everything else is of the action, element by
     element, so that PufferLib's trainer, which knows Normal alone, samples and scores it rightly.
@@ -260,17 +267,17 @@ class SquashedNormal(Normal):
 
     @property
     def mode(self) -> Tensor:
-        """The action of the likeliest number before tanh: what is played without chance."""
+        """The action of the likeliest number before tanh, which deterministic play takes."""
         return self.squashed(self.loc)
 
     @property
     def mean(self) -> Tensor:
-        """Not known in closed form."""
+        """There is no closed form."""
         raise NotImplementedError("The mean of a squashed Normal has no closed form.")
 
     @property
     def stddev(self) -> Tensor:
-        """Not known in closed form."""
+        """There is no closed form."""
         raise NotImplementedError("The deviation of a squashed Normal has no closed form.")
 
     def squashed(self, numbers: Tensor) -> Tensor:
@@ -344,5 +351,5 @@ distribution.register(SquashedNormal, SquashedGaussian)
 
 
 def _log_tanh_slope(numbers: Tensor) -> Tensor:
-    """Return log(1 - tanh(x)^2), which as written is -inf from x = 9 on in float32."""
+    """Return log(1 - tanh(x)^2), which computed as written is -inf from x = 9 on in float32."""
     return 2 * (math.log(2) - numbers - softplus(-2 * numbers))

@@ -21,7 +21,7 @@ from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
 
 NARROW_INPUT = 64
-"""Up to so many features, `InputLinear` asks for its gradient in the other order."""
+"""Features up to which `InputLinear` computes its gradient in the other order."""
 
 
 class InputLinear(nn.Linear):
@@ -39,7 +39,7 @@ class InputLinear(nn.Linear):
 
 
 def require_width(hidden_size: Any) -> None:
-    """Refuse what torch takes without a word, such as 0, or refuses in words of its own."""
+    """Raise an error for a width that is not a whole number from 1 on; torch accepts 0 silently."""
     if isinstance(hidden_size, bool) or not isinstance(hidden_size, Integral) or hidden_size < 1:
         raise BuildError(f"hidden_size should be a whole number from 1 on, got {hidden_size!r}.")
 
@@ -89,7 +89,7 @@ class ConvLayer:
     stride: int
 
     def size(self, pixels: int) -> int:
-        """Return the height or width that is left of `pixels`; 0 or less if too few."""
+        """Return the height or width after the convolution, below 1 where `pixels` are too few."""
         return (pixels - self.kernel) // self.stride + 1
 
 
@@ -130,10 +130,10 @@ class ImageEncoder(nn.Module):
 
 
 class ConvEncoder(ImageEncoder):
-    """Convolutions with ReLU, then one Linear layer with ReLU: NatureCNN unless told otherwise.
+    """Convolutions with ReLU, then one Linear layer with ReLU; NatureCNN by default.
 
-    The layout is the space's (CHW or HWC), unless `channels_last` says it, and pixels are divided
-    by 255 if the space has these bounds, unless `full_scale` says by what; see `ImageInput`.
+    The layout (CHW or HWC) is that of the space unless `channels_last` is set. Pixels are divided
+    by 255 if these are the bounds of the space, or by `full_scale`; see `ImageInput`.
     """
 
     def __init__(
@@ -182,10 +182,10 @@ def _convolutions(channels: int, layers: Sequence[ConvLayer]) -> nn.Sequential:
     return nn.Sequential(*modules, nn.Flatten())
 
 
-def require_equal(what: str, *, given: int | None, found: int) -> None:
-    """Refuse a size that was given by hand and differs from the one found in the space."""
-    if given is not None and given != found:
+def require_equal(parameter: str, *, argument: int | None, inferred: int) -> None:
+    """Raise an error if an argument differs from the size that the space implies."""
+    if argument is not None and argument != inferred:
         raise BuildError(
-            f"{what}={given} was given, but the observation space makes it {found}.",
-            fix=f"Leave {what} out: it is inferred.",
+            f"{parameter}={argument} was given, but the observation space makes it {inferred}.",
+            fix=f"Leave {parameter} out: it is inferred.",
         )

@@ -1,4 +1,4 @@
-"""From observations of any space to one row of numbers: the only reader of observation spaces.
+"""Features: observations of any space as one row of numbers.
 
 `N` rows, `B` batch, `T` time. Observations of Dict and Tuple spaces are nested dicts and tuples of
 tensors. A package with a space of its own registers it with ``make_features.register``, and with
@@ -50,11 +50,12 @@ class BoxFeatures(Features):
         """(N, *shape) of any dtype -> (N, size) float32."""
         require_shape(observations, self.shape)
         rows = observations.reshape(len(observations), self.size)
+        # The one place where a flattened image is scaled; PufferLib's Default leaves it at 0..255.
         return (rows / MAX_PIXEL).float() if self.scaled else rows.float()
 
 
 class OneHotFeatures(Features):
-    """Choices of an option each, one-hot side by side; an option outside the space is all zeros."""
+    """Choices as one-hot codes side by side; an option outside the space is all zeros."""
 
     options: Tensor
     choice: Tensor
@@ -73,10 +74,12 @@ class OneHotFeatures(Features):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
         require_shape(observations, self.shape)
-        chosen = observations.reshape(len(observations), self.num_choices)
+        options = observations.reshape(len(observations), self.num_choices)
         if self.num_choices > 1:
-            chosen = chosen.index_select(1, self.choice)  # (N, size)
-        return (chosen == self.options).float()
+            options = options.index_select(1, self.choice)  # (N, size)
+        # Compared, not scattered: a number outside the space gives zeros instead of an error that
+        # would need a read-back from an accelerator.
+        return (options == self.options).float()
 
 
 class BinaryFeatures(Features):
@@ -133,7 +136,7 @@ def make_features(space: Any) -> Features:
     """
     raise IncompatibleSpace(
         f"Observation space {space} is of a kind that no encoder reads.",
-        fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple; register others "
+        fix="Known are Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple. Register others "
         "with puffer_policies.nn.features.make_features.register.",
     )
 

@@ -25,7 +25,7 @@ ACTOR_STD = 0.01
 
 
 class LinearHead(nn.Module):
-    """An action head that is one Linear layer, ``linear``, and a reading of what it gives."""
+    """An action head of one Linear layer, ``linear``, whose outputs are read as logits."""
 
     is_continuous: bool
     linear: nn.Linear
@@ -40,7 +40,7 @@ class LinearHead(nn.Module):
 
 
 class CategoricalHead(LinearHead):
-    """One choice or several."""
+    """The head of one choice or of several."""
 
     is_continuous = False
 
@@ -107,7 +107,8 @@ class ValueHead(nn.Linear):
 def decode_jointly(actor: LinearHead, critic: ValueHead, hidden: Tensor) -> tuple[Any, Tensor]:
     """(N, H) -> logits, values (N, 1): both layers as one, on their own weights.
 
-    A product with so few columns costs by the call and by reading `hidden`, forward and backward.
+    A product with so few columns costs the call and the reading of `hidden`, forward and backward,
+    so one product is cheaper than two.
     """
     layer = actor.linear
     weight = torch.cat([layer.weight, critic.weight])  # (n + 1, H)

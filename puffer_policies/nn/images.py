@@ -1,4 +1,4 @@
-"""Images as convolutions take them: channels first, floating point, pixels scaled exactly once.
+"""The input of convolutions: channels first, floating point, pixels scaled exactly once.
 
 `N` rows, `C` channels, `h` and `w` pixels.
 """
@@ -20,7 +20,7 @@ from puffer_policies.spaces import described, image_layout
 class ImageInput(nn.Module):
     """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, C, h, w), without weights of its own.
 
-    The dtype that leaves is that of the encoder around it: it follows ``.double()``.
+    The result has the dtype of the encoder around it, also after ``.double()``.
 
     Args:
         space: a Box of three axes.
@@ -29,7 +29,7 @@ class ImageInput(nn.Module):
             None, 255 for a space with bounds 0 and 255; images of other spaces stay as they are.
 
     Raises:
-        IncompatibleSpace: the space has not three axes, or does not show its layout.
+        IncompatibleSpace: the space does not have three axes, or does not show its layout.
     """
 
     full_scale: Tensor
@@ -71,7 +71,8 @@ def _image_shape(space: Any) -> tuple[int, int, int]:
     shape = tuple(space.shape or ())
     if len(shape) != 3:
         raise IncompatibleSpace(
-            f"Observation space {described(space)} is no image: it has {len(shape)} axes, not 3.",
+            f"Observation space {described(space)} is not an image, as it has {len(shape)} axes, "
+            "not 3.",
             fix="Use a policy for vectors, such as 'Default'.",
         )
     return shape

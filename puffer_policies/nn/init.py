@@ -1,4 +1,4 @@
-"""How the weights of a fresh layer are drawn."""
+"""Initial weights: orthogonal layers and gates, and a description of the weights of a layer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 MAX_GATES = 4
-"""The most blocks that a recurrent weight is looked through for: an LSTM's."""
+"""The largest number of blocks that a weight is tested for: those of an LSTM."""
 
 
-def layer_init(layer: Layer, std: float = math.sqrt(2), bias_const: float = 0.0) -> Layer:
+def layer_init(layer: Module, std: float = math.sqrt(2), bias_const: float = 0.0) -> Module:
     """Give a Linear or Conv layer an orthogonal weight of gain `std`, a constant bias; return it.
 
     Positional like its namesakes in PufferLib and CleanRL. A layer without bias keeps none.
@@ -39,7 +39,7 @@ def orthogonal_gates(weight: Tensor, gates: int) -> None:
 
 
 def drawn_as(weight: Tensor) -> str:
-    """Say how a fresh weight was drawn, read off its numbers.
+    """Describe how a fresh weight was drawn, from its numbers alone.
 
     Returns:
         ``0.5`` for a constant, ``orthogonal, gain 1.41`` (``in 3 blocks`` of rows, as
@@ -59,14 +59,15 @@ def drawn_as(weight: Tensor) -> str:
 
 
 def _common_gain(matrix: Tensor, blocks: int) -> float:
-    """Return the gain that all blocks of rows are orthogonal with, or 0."""
+    """Return the gain with which all blocks of rows are orthogonal, or 0."""
     rows, columns = len(matrix) // blocks, matrix.shape[1]
-    # Any few rows of an orthogonal matrix are orthogonal: only square blocks or tall say more.
+    # A few rows of an orthogonal matrix are always orthogonal. Only blocks that are square or tall
+    # tell that each was drawn by itself.
     if len(matrix) % blocks or columns < 2 or (blocks > 1 and rows < columns):
         return 0.0
     parts = matrix.chunk(blocks)
     grams = [part @ part.T if rows <= columns else part.T @ part for part in parts]
     square = float(grams[0][0, 0])
-    wanted = square * torch.eye(len(grams[0]), dtype=matrix.dtype, device=matrix.device)
-    same = all(torch.allclose(gram, wanted, rtol=0, atol=1e-4 * square) for gram in grams)
+    expected = square * torch.eye(len(grams[0]), dtype=matrix.dtype, device=matrix.device)
+    same = all(torch.allclose(gram, expected, rtol=0, atol=1e-4 * square) for gram in grams)
     return math.sqrt(square) if same else 0.0

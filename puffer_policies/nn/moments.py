@@ -1,4 +1,4 @@
-"""Mean and variance that grow with the data: moments of a batch, merged into buffers of a module.
+"""Running mean and variance: the moments of batches, merged into the buffers of a module.
 
 Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115: two samples' moments
 merge without a difference of large sums, so batches and processes can be merged in any grouping.
@@ -16,7 +16,7 @@ from puffer_policies.errors import IncompatibleSpace, TrainingError
 from puffer_policies.nn.collective import several_processes, sum_
 
 CHUNK = 1 << 20
-"""Numbers that are widened to float64 at once."""
+"""Numbers that are widened to float64 at a time, which bounds the memory of a large rollout."""
 
 Shape = tuple[int, ...]
 
@@ -47,7 +47,7 @@ def moments_of(sample: Tensor, shape: Shape) -> Moments:
     if not merged.m2.isfinite().all():
         raise TrainingError(
             "The observations hold a number that is not finite, so their statistics would, too.",
-            fix="The environment made it.",
+            fix="Find the step at which the environment returns it.",
         )
     return merged
 
@@ -62,7 +62,7 @@ def merge_moments(one: Moments, other: Moments) -> Moments:
 
 
 def of_all_processes(moments: Moments) -> Moments:
-    """Return the moments of every process's sample together, the same in each; else the given."""
+    """Return the moments of the samples of all processes together, the same in each of them."""
     if not several_processes():
         return moments
     count = sum_(moments.count.clone())
@@ -72,9 +72,9 @@ def of_all_processes(moments: Moments) -> Moments:
 
 
 class RunningMoments(nn.Module):
-    """The moments of all that was merged, as buffers; mean 0 and variance 1 before that.
+    """The moments of all samples so far, as buffers; mean 0 and variance 1 before the first.
 
-    They are float64: counts beyond 2**24, and means far from 0, would stand still in float32.
+    They are float64: in float32 counts beyond 2**24, and means far from 0, would stop changing.
     """
 
     count: Tensor
@@ -89,7 +89,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
     def merge(self, moments: Moments) -> None:
-        """Take a sample's moments in."""
+        """Merge the moments of a sample."""
         own = Moments(self.count, self.mean, self.var * self.count)
         both = merge_moments(own, moments)
         # In place: compiled graphs and other processes hold these very tensors.
@@ -97,7 +97,7 @@ class RunningMoments(nn.Module):
         self.mean.copy_(both.mean)
         self.var.copy_(both.m2 / both.count.clamp(min=1))
 
-    def normalised(self, sample: Tensor, *, epsilon: float) -> Tensor:
+    def normalize(self, sample: Tensor, *, epsilon: float) -> Tensor:
         """(..., *shape) -> (sample - mean) / sqrt(var + epsilon), float32 or float64.
 
         Raises:

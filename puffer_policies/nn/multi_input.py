@@ -43,7 +43,7 @@ class ChoiceEmbedding(nn.Module):
 
     Raises:
         IncompatibleSpace: the space holds no choices.
-        BuildError: `size` is no width.
+        BuildError: `size` is not a whole number from 1 on.
     """
 
     counts: Tensor
@@ -69,12 +69,13 @@ class ChoiceEmbedding(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, K, D)."""
         require_shape(observations, self.shape)
-        chosen = observations.reshape(len(observations), self.num_choices)
-        option = chosen.long() - self.start  # (N, K), counted from 0
-        known = (option >= 0) & (option < self.counts) & (option + self.start == chosen)
-        rows = (option + self.first).masked_fill(~known, 0)
+        choices = observations.reshape(len(observations), self.num_choices)
+        option = choices.long() - self.start  # (N, K), counted from 0
+        # The last test refuses fractions, which long() would round to an option.
+        valid = (option >= 0) & (option < self.counts) & (option + self.start == choices)
+        rows = (option + self.first).masked_fill(~valid, 0)
         vectors: Tensor = self.embedding(rows)  # (N, K, D)
-        return vectors.masked_fill(~known.unsqueeze(-1), 0)
+        return vectors.masked_fill(~valid.unsqueeze(-1), 0)
 
 
 def _require_choices(space: Any, layout: ActionLayout) -> None:
@@ -142,11 +143,11 @@ class EmbeddingEncoder(nn.Module):
 
 
 def _require_combine(combine: str) -> None:
-    known = get_args(Combine)
-    if combine not in known:
+    names = get_args(Combine)
+    if combine not in names:
         raise BuildError(
-            f"combine={combine!r} is no way to combine embeddings: known are {', '.join(known)}.",
-            fix=did_you_mean(str(combine), known),
+            f"combine={combine!r} is not a way to combine embeddings; use {' or '.join(names)}.",
+            fix=did_you_mean(str(combine), names),
         )
 
 
@@ -160,7 +161,7 @@ NETWORKS: dict[int, tuple[ConvLayer, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSizes:
-    """What the parts of a `MultiInputEncoder` give."""
+    """The sizes of the parts of a `MultiInputEncoder`."""
 
     vector: int = 64
     """Features of a vector, an array or a MultiBinary."""
@@ -169,7 +170,7 @@ class PartSizes:
     embedding: int = 16
     """Width of the learned vector of each choice."""
     full_scale: float | None = None
-    """What images are divided by; 255 for a space of these bounds, and nothing else, if None."""
+    """The number that images are divided by; if None, 255 for a space with these bounds, else 1."""
 
 
 @singledispatch
@@ -206,7 +207,7 @@ def _image_part(space: gym_spaces.Box, sizes: PartSizes) -> ImageEncoder:
 
 
 class MultiInputEncoder(nn.Module):
-    """What the parts give side by side, in the order of `keys`, then one Linear layer with ReLU.
+    """The features of all parts, in the order of `keys`, then one Linear layer with ReLU.
 
     `keys` are the ways to the leaves, such as ``inside.goal``, sorted at every level: they do not
     depend on the order in which a space or an observation was written. A space that is one leaf

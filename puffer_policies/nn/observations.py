@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 class BatchLayout(Protocol):
-    """The observations of one space, seen as a tree of tensors."""
+    """The batch axes of the observations of one space."""
 
     def flatten(self, observations: Any) -> tuple[Any, Shape]:
         """Merge batch and time: (B, *obs) or (B, T, *obs) -> (N, *obs), with (B,) or (B, T).
@@ -41,7 +41,7 @@ class BatchLayout(Protocol):
 
 
 class TensorLayout:
-    """A space whose observations are one tensor."""
+    """The layout of a space whose observations are one tensor."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -58,22 +58,22 @@ class TensorLayout:
 
 
 class DictLayout:
-    """A Dict space: a dict of layouts."""
+    """The layout of a Dict space, with a layout for each key."""
 
     def __init__(self, space: gym_spaces.Dict) -> None:
         self.keys = sorted_keys(space)
         self.parts = {key: batch_layout(space.spaces[key]) for key in self.keys}
 
     def flatten(self, observations: Mapping[Any, Any]) -> tuple[dict[Any, Any], Shape]:
-        """Flatten every value."""
+        """Flatten every value, with the keys sorted."""
         require_keys(observations, self.keys)
-        found = [self.parts[key].flatten(observations[key]) for key in self.keys]
-        rows = {key: leaf for key, (leaf, _) in zip(self.keys, found, strict=True)}
-        return rows, _common([batch for _, batch in found])
+        pairs = [self.parts[key].flatten(observations[key]) for key in self.keys]
+        rows = {key: leaf for key, (leaf, _) in zip(self.keys, pairs, strict=True)}
+        return rows, _common([batch for _, batch in pairs])
 
 
 class TupleLayout:
-    """A Tuple space: a tuple of layouts."""
+    """The layout of a Tuple space, with a layout for each member."""
 
     def __init__(self, space: gym_spaces.Tuple[Any]) -> None:
         self.parts = tuple(batch_layout(member) for member in space.spaces)
@@ -81,9 +81,9 @@ class TupleLayout:
     def flatten(self, observations: tuple[Any, ...]) -> tuple[tuple[Any, ...], Shape]:
         """Flatten every member."""
         require_members(observations, len(self.parts))
-        pairs = zip(self.parts, observations, strict=True)
-        found = [part.flatten(member) for part, member in pairs]
-        return tuple(leaf for leaf, _ in found), _common([batch for _, batch in found])
+        members = zip(self.parts, observations, strict=True)
+        pairs = [part.flatten(member) for part, member in members]
+        return tuple(leaf for leaf, _ in pairs), _common([batch for _, batch in pairs])
 
 
 @singledispatch
@@ -97,18 +97,22 @@ batch_layout.register(gym_spaces.Tuple, TupleLayout)
 
 
 def sorted_keys(space: gym_spaces.Dict) -> tuple[Any, ...]:
-    """Return the keys in the one order that does not depend on how the space was written."""
+    """Return the keys sorted as text, as an order that depends on neither the space nor the env.
+
+    Gymnasium sorts the keys of some dicts and keeps the order of others, and a checkpoint is loaded
+    for an env whose author may have written them in another order.
+    """
     return tuple(sorted(space.spaces, key=str))
 
 
 def require_shape(observations: Tensor, shape: Shape) -> None:
-    """Refuse anything but (N, *shape)."""
+    """Raise an error for any other shape than (N, *shape)."""
     if observations.shape[1:] != shape or not observations.ndim:
         raise _wrong_shape(observations, shape, "(N, *obs)")
 
 
 def require_keys(observations: Any, keys: tuple[Any, ...]) -> None:
-    """Refuse a dict observation that lacks a key or has one too many."""
+    """Raise an error for a dict observation that lacks a key or has one too many."""
     if not isinstance(observations, Mapping):
         raise IncompatibleSpace(
             f"Expected a dict of tensors with the keys {list(keys)}, got "
@@ -124,7 +128,7 @@ def require_keys(observations: Any, keys: tuple[Any, ...]) -> None:
 
 
 def require_members(observations: Any, members: int) -> None:
-    """Refuse a tuple observation of another length."""
+    """Raise an error for a tuple observation of another length."""
     if not isinstance(observations, tuple | list) or len(observations) != members:
         length = f" of length {len(observations)}" if hasattr(observations, "__len__") else ""
         raise IncompatibleSpace(
@@ -138,9 +142,9 @@ def _common(batches: list[Shape]) -> Shape:
     return batches[0]
 
 
-def _wrong_shape(observations: Tensor, shape: Shape, wanted: str) -> IncompatibleSpace:
+def _wrong_shape(observations: Tensor, shape: Shape, form: str) -> IncompatibleSpace:
     return IncompatibleSpace(
-        f"Observations have shape {tuple(observations.shape)}; expected {wanted}, obs = {shape}.",
+        f"Observations have shape {tuple(observations.shape)}; expected {form}, obs = {shape}.",
         fix="The policy was built for this observation space: build it for the env that it meets.",
     )
 
@@ -150,7 +154,7 @@ Space = gymnasium.Space[Any]
 
 @singledispatch
 def leaf_spaces(space: Any) -> Any:
-    """Return the leaves of a space in dicts and tuples, as its observations are; keys sorted."""
+    """Return the leaves of a space, nested as its observations are, with the keys sorted."""
     return space
 
 
@@ -165,7 +169,7 @@ def _(space: gym_spaces.Tuple[Any]) -> tuple[Any, ...]:
 
 
 def space_of_leaves(tree: Any) -> Any:
-    """Return the space whose leaves these are: what `leaf_spaces` takes apart."""
+    """Return the space with these leaves: the inverse of `leaf_spaces`."""
     if isinstance(tree, dict):
         return gym_spaces.Dict({key: space_of_leaves(branch) for key, branch in tree.items()})
     if isinstance(tree, tuple):
@@ -175,7 +179,7 @@ def space_of_leaves(tree: Any) -> Any:
 
 @singledispatch
 def holds_reals(leaf: Any) -> bool:
-    """Whether a leaf holds real numbers: a Box of floats that is no image."""
+    """Return whether a leaf holds real numbers: a Box of floats that is not an image."""
     return False
 
 
@@ -189,10 +193,10 @@ def without_key(space: Any, key: str) -> Space:
     """Return a Dict space without one of its keys.
 
     Raises:
-        IncompatibleSpace: the space is no Dict, lacks the key, or has no other.
+        IncompatibleSpace: the space is not a Dict, lacks the key, or has no other.
     """
     raise IncompatibleSpace(
-        f"The observation space {described(space)} is no Dict, so it has no key {key!r}.",
+        f"The observation space {described(space)} is not a Dict, so it has no key {key!r}.",
         fix="Leave the key out.",
     )
 
@@ -201,10 +205,9 @@ def without_key(space: Any, key: str) -> Space:
 def _(space: gym_spaces.Dict, key: str) -> Space:
     rest = {name: member for name, member in space.spaces.items() if name != key}
     if key not in space.spaces or not rest:
-        found = f"has the keys {list(space.spaces)}"
+        problem = f"there is no {key!r}" if key not in space.spaces else f"none beside {key!r}"
         raise IncompatibleSpace(
-            f"The observation space {found}: "
-            + (f"there is no {key!r}." if key not in space.spaces else f"none beside {key!r}."),
+            f"The observation space has the keys {list(space.spaces)}: {problem}.",
             fix="Name the key that holds the action mask, beside others that the policy sees.",
         )
     return gym_spaces.Dict(rest)

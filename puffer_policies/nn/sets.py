@@ -1,4 +1,4 @@
-"""Encoders of sets of entities: their order is of no matter, and rows without an entity of none.
+"""Encoders of sets of entities, which neither their order nor rows of padding can change.
 
 `N` rows, `E` entities at most, `F` numbers of each, `W` width, `A` heads, `D` = W/A, `H` hidden
 size. A row of entities that is padding is set to zero before anything is computed, so whatever it
@@ -26,8 +26,8 @@ class EntityInput(nn.Module):
     """Observations -> entities (N, E, F), which are there (N, E), and what they have in common.
 
     Args:
-        space: what `layout` was found in.
-        layout: where it holds the entities.
+        space: the observation space of `layout`.
+        layout: where the space holds the entities.
         padding: the number that fills a row without an entity, where there is no mask. If None,
             every row is an entity.
     """
@@ -99,8 +99,10 @@ class SetEncoder(nn.Module):
     def forward(self, observations: Any) -> Tensor:
         """(N, *obs) of any dtype -> (N, H)."""
         entities, present, common = self.inputs(observations)
-        seen = pooled(self.network(entities, present), present)  # (N, W)
-        return relu(self.linear(seen if common is None else torch.cat([seen, common], -1)))
+        features = pooled(self.network(entities, present), present)  # (N, W)
+        if common is not None:
+            features = torch.cat([features, common], -1)
+        return relu(self.linear(features))
 
 
 class EntityLayer(nn.Module):
@@ -149,19 +151,19 @@ class AttentionBlock(nn.Module):
             layer_init(nn.Linear(feedforward, width), 1.0),
         )
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(N, E, W), and which are seen, (N, E) bool with one at least -> (N, E, W)."""
-        x = x + self._attend(self.attention_norm(x), seen)
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(N, E, W), and which are visible, (N, E) bool with at least one -> (N, E, W)."""
+        x = x + self._attend(self.attention_norm(x), visible)
         mixed: Tensor = x + self.network(self.network_norm(x))
         return mixed
 
-    def _attend(self, x: Tensor, seen: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, visible: Tensor) -> Tensor:
         parts = self.query_key_value(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # (N, A, E, D) each
-        mask = seen[:, None, None, :]
-        found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        said: Tensor = self.output(found.transpose(1, 2).flatten(2))  # (N, E, W)
-        return said
+        mask = visible[:, None, None, :]
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))  # (N, E, W)
+        return output
 
 
 class AttentionNetwork(nn.Module):
@@ -193,10 +195,10 @@ class AttentionNetwork(nn.Module):
     def forward(self, entities: Tensor, present: Tensor) -> Tensor:
         """(N, E, F) of any dtype, (N, E) bool -> (N, E, W)."""
         # A softmax over nothing is NaN: in a set without entities the zeros see each other.
-        seen = present | ~present.any(1, keepdim=True)
+        visible = present | ~present.any(1, keepdim=True)
         x = self.first(entities)
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, visible)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -211,7 +213,7 @@ def _require_padding(padding: float | None, layout: EntityLayout) -> None:
         )
     if not math.isfinite(padding):
         raise BuildError(
-            f"padding={padding} is no number that rows can be compared with.",
+            f"padding={padding} is not a number that rows can be compared with.",
             fix=f"Fill rows without an entity with zeros, or give a {MASK!r}.",
         )
 

@@ -2,7 +2,7 @@
 
 Huang and Ontañón 2020, https://arxiv.org/abs/2006.14171: the logits of invalid actions are replaced
 before the softmax, in the rollout as in the update, and the gradient is that of the valid ones. It
-differs from the paper in this: they are replaced by minus infinity, not by -1e8, which leaves a
+differs from the paper in that they are replaced by minus infinity, not by -1e8, which leaves a
 probability that only float32 rounds to 0. `N` rows, B or B*T; `A` options of all choices together.
 """
 
@@ -22,7 +22,7 @@ from puffer_policies.spaces import Spaces, action_layout, described
 from puffer_policies.wrappers.base import PolicyWrapper
 
 _OBSERVED = "observed_action_mask"
-"""State key, for the length of one pass: the mask that stood in the observation."""
+"""State key of the mask that the observation held, for the length of one pass."""
 
 
 class ActionMaskWrapper(PolicyWrapper):
@@ -30,12 +30,12 @@ class ActionMaskWrapper(PolicyWrapper):
 
     The mask is ``state["action_mask"]``: (B, A) or (B, T, A), true where an option is allowed. A is
     n for Discrete and the sum of nvec for several choices, 2 each for MultiBinary, side by side as
-    in sb3-contrib. A choice without any option left raises on CPU; elsewhere, and under
-    ``torch.compile``, where looking would cost a wait, its log-probabilities are NaN.
+    in sb3-contrib. A choice without an allowed option raises an error on CPU. Elsewhere,
+    and under ``torch.compile``, the test would cost a wait, and its log-probabilities are NaN.
 
     Args:
-        env: what the policy was built for, with the mask in the observation if `key` is given.
-        policy: built for the spaces that `wrapped_spaces` gives.
+        env: the env of the policy, with the mask in the observation if `key` is set.
+        policy: built for the spaces that `wrapped_spaces` returns.
         key: the key of a Dict observation that holds the mask, for a state without one. The wrapped
             policy does not see it.
 
@@ -58,7 +58,7 @@ class ActionMaskWrapper(PolicyWrapper):
 
     @staticmethod
     def wrapped_spaces(spaces: Spaces, *, key: str | None = None) -> Spaces:
-        """Return the spaces that the wrapped policy is built for: without the mask."""
+        """Return the spaces of the wrapped policy, without the mask."""
         layout = action_layout(spaces.action)
         if layout.is_continuous:
             raise IncompatibleSpace(
@@ -87,8 +87,9 @@ class ActionMaskWrapper(PolicyWrapper):
     def _mask(self, state: State) -> Tensor:
         """Return the mask as bool (N, A)."""
         observed: Tensor | None = state.pop(_OBSERVED, None)
-        sent: Tensor | None = state.get(ACTION_MASK)
-        mask = observed if sent is None else sent
+        # A mask in the state wins: it is the trainer's, and may be newer than the observation's.
+        mask: Tensor | None = state.get(ACTION_MASK)
+        mask = observed if mask is None else mask
         if mask is None:
             raise ContractError(
                 f"'ActionMaskWrapper' found no action mask: state has no {ACTION_MASK!r}.",
@@ -101,7 +102,7 @@ class ActionMaskWrapper(PolicyWrapper):
                 f"(B, T, {sum(self.nvec)}): one for each option of {self.nvec}.",
             )
         mask = mask.reshape(-1, mask.shape[-1]).to(torch.bool)  # (N, A)
-        # Reading a value back from an accelerator would wait for all that it has to do.
+        # Reading a value back from an accelerator would wait for all of its pending work.
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
             _require_options(mask, self.nvec)
         return mask
@@ -142,12 +143,12 @@ def _(logits: Any, mask: Tensor) -> Any:
 
 
 def _require_options(mask: Tensor, nvec: list[int]) -> None:
-    left = torch.stack([part.any(-1) for part in torch.split(mask, nvec, -1)], -1)  # (N, K)
-    if not left.all():
-        row, choice = torch.nonzero(~left)[0].tolist()
+    allowed = torch.stack([part.any(-1) for part in torch.split(mask, nvec, -1)], -1)  # (N, K)
+    if not allowed.all():
+        row, choice = torch.nonzero(~allowed)[0].tolist()
         where = f", choice {choice}," if len(nvec) > 1 else ""
         raise ContractError(
-            f"Row {row} of the action mask{where} allows nothing.",
+            f"Row {row} of the action mask{where} allows no option.",
             fix="The env allows at least one option of each choice, also where nothing matters.",
         )
 

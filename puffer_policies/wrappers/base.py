@@ -1,7 +1,7 @@
-"""What wrappers inherit: explicit delegation, and the one recurrent forward.
+"""The base classes of wrappers: explicit delegation, and the one recurrent forward pass.
 
 `B` batch, `T` time, `N` = B or B*T, `H` hidden size. A wrapper owns its own parameters only: it
-never initialises, casts or freezes what it wraps, and hands on members by name.
+never initializes, casts or freezes what it wraps, and it delegates members by name.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from puffer_policies.spaces import spaces_of
 
 
 class PolicyWrapper(nn.Module):
-    """A policy that hands everything on to the policy it holds.
+    """A policy that delegates to the policy that it holds.
 
-    A subclass changes what passes by `transform_observations` and `transform_logits`; it needs no
-    forward of its own, and works inside a memory as outside. Both are given one state dict a pass,
-    never None. ``hasattr(wrapper, "initial_state")`` says whether the stack is recurrent.
+    A subclass changes observations by `transform_observations` and logits by `transform_logits`. It
+    needs no forward of its own, and works inside a memory as outside. In one pass both get the same
+    state dict, never None. A stack is recurrent if ``hasattr(wrapper, "initial_state")``.
     """
 
     memory_inside = False
-    """Whether a memory belongs inside this wrapper only, as it would mix what this keeps apart."""
+    """Whether a memory may only be inside this wrapper, as one around it would mix its parts."""
 
     def __init__(self, env: Any, policy: nn.Module) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class PolicyWrapper(nn.Module):
         return self.policy.initial_state
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
-        """Return what the wrapped policy sees instead: here the same. (N, *obs) or (B, T, *obs)."""
+        """Return the wrapped policy's observations: here the same. (N, *obs) or (B, T, *obs)."""
         return observations
 
     def transform_logits(self, logits: Any, state: State | None) -> Any:
-        """Return what the caller gets instead of the wrapped policy's logits: here the same.
+        """Return the logits for the caller: here the same as those of the wrapped policy.
 
-        Logits have N rows; what `state` holds has (B, ...) or (B, T, ...).
+        Logits have N rows; the tensors in `state` have (B, ...) or (B, T, ...).
         """
         return logits
 
@@ -70,10 +70,10 @@ class PolicyWrapper(nn.Module):
         return self.transform_logits(logits if finish is None else finish(logits, state), state)
 
     def update_statistics(self, observations: Any) -> None:
-        """Take observations (N, *obs) into the statistics of whatever inside gathers some.
+        """Add observations (N, *obs) to the running statistics of the parts that have some.
 
-        Trainers call it between an update and the next rollout, with what the env showed; each
-        wrapper hands on what the policy inside it sees.
+        Trainers call it between an update and the next rollout, with the observations of the env.
+        Each wrapper transforms them and delegates to the policy inside it.
         """
         update = getattr(self.policy, "update_statistics", None)
         if update is not None:
@@ -106,12 +106,13 @@ class PolicyWrapper(nn.Module):
 
 
 class RecurrentWrapper(PolicyWrapper):
-    """A memory between a policy's encoder and its heads: the recurrent forward of every core.
+    """A memory between a policy's encoder and its heads: the recurrent forward pass of every core.
 
     The state dict is PufferLib's: mutated in place, other keys left alone; a core's key that is
     missing or None means the initial state. ``state["episode_start"]``, if there, is true where an
     observation is the first of its episode, and resets the row *before* the step. PufferLib's own
-    trainer never sends it and never resets. State is written back detached.
+    trainer never sends it and never resets. State is written back detached: gradients do not flow
+    from one segment of a rollout into the one before.
     """
 
     def __init__(self, env: Any, policy: nn.Module, core: Core) -> None:
@@ -164,11 +165,12 @@ class RecurrentWrapper(PolicyWrapper):
         self, state: State | None, batch_size: int, device: torch.device
     ) -> dict[str, Tensor]:
         shapes = self.core.state_shapes(batch_size)
-        given = {key: state[key] for key in shapes if state and state.get(key) is not None}
-        if not given:
+        # PufferLib's trainer starts with None under its two keys, others with an empty dict.
+        carried = {key: state[key] for key in shapes if state and state.get(key) is not None}
+        if not carried:
             return self.core.initial_state(batch_size, device)
-        _require_state(given, shapes)
-        return given
+        _require_state(carried, shapes)
+        return carried
 
 
 class MemoryWrapper(RecurrentWrapper):
@@ -276,17 +278,18 @@ def _require_no_parts(policy: nn.Module, wrapper: str) -> None:
         if getattr(each, "memory_inside", False):
             name = type(each).__name__
             raise BuildError(
-                f"{wrapper!r} can't go around {name!r}: its memory would mix what is apart.",
+                f"{wrapper!r} can't go around {name!r}: its memory would mix two networks.",
                 fix=f"Put it inside: {name}({wrapper}(...)).",
             )
 
 
-def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
-    """Refuse half a state, and tensors of another shape than the core's for this batch."""
+def _require_state(carried: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
+    """Raise an error for half a state, and for tensors of other shapes than the core's."""
     wrong = [
-        f"state[{key!r}] is {tuple(given[key].shape) if key in given else None}, expected {shape}"
+        f"state[{key!r}] is {tuple(carried[key].shape) if key in carried else None}, expected "
+        f"{shape}"
         for key, shape in shapes.items()
-        if key not in given or given[key].shape != shape
+        if key not in carried or carried[key].shape != shape
     ]
     if wrong:
         raise ContractError(
@@ -297,7 +300,7 @@ def _require_state(given: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
 
 
 def episode_starts(state: State | None, batch: Shape, device: torch.device) -> Tensor | None:
-    """Return ``state["episode_start"]`` as bool (B,) or (B, T), or None if it was not sent."""
+    """Return ``state["episode_start"]`` as bool (B,) or (B, T), or None if the state has none."""
     starts: Tensor | None = state.get(EPISODE_START) if state else None
     if starts is None:
         return None

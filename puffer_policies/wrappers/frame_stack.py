@@ -1,8 +1,9 @@
 """The last observations side by side: the baseline that a memory has to beat.
 
-Mnih et al. 2015, https://doi.org/10.1038/nature14236, stack frames in the env; here they are part
-of the policy's state, so that any env can be played and a checkpoint brings its frames along. What
-lies before an episode's first observation is zero.
+Mnih et al. 2015, https://doi.org/10.1038/nature14236, stack frames in the env. Here they are part
+of the policy's state, so that any env can be played, and their number is saved with the policy.
+Frames before an episode's first observation are zero.
+A package with a space of its own registers with ``make_frames.register`` how it is stacked.
 
 `B` batch, `T` time, `N` = B or B*T, `K` frames, `S` a leaf's own shape.
 """
@@ -32,14 +33,14 @@ class FrameStackWrapper(PolicyWrapper):
     """A policy without memory that sees the last observations together.
 
     Images are stacked along their channels, other Boxes flattened and put side by side, the newest
-    last; choices become a MultiDiscrete of K choices with one more option, 0, for what lies before
+    last; choices become a MultiDiscrete of K choices with one more option, 0, for a frame before
     the episode. Each leaf of a Dict or Tuple is stacked by itself. State: the (B, K - 1, *S)
     observations before this one, as ``frames``, or as ``frames.KEY`` for each leaf.
 
     Args:
-        env: what the whole is built for.
-        policy: built for the spaces that `wrapped_spaces` gives.
-        frames: how many observations are seen, this one among them.
+        env: the env of the whole stack.
+        policy: built for the spaces that `wrapped_spaces` returns.
+        frames: K, the number of observations, including the current one.
 
     Raises:
         IncompatibleSpace: observations that can't be stacked.
@@ -85,16 +86,16 @@ class FrameStackWrapper(PolicyWrapper):
         state = {} if state is None else state
         starts = episode_starts(state, batch, device)
         time = (*batch, 1)[:2]
-        ended = None if starts is None else _ended(starts.reshape(time), self.frames)
+        stale = None if starts is None else _stale(starts.reshape(time), self.frames)
 
-        def stacked(leaf: Frames, key: str, seen: Tensor) -> Tensor:
+        def stacked(leaf: Frames, key: str, observed: Tensor) -> Tensor:
             past: Tensor | None = state.get(key)
             if past is None:
                 past = leaf.none(batch[0], self.frames - 1, device=device)
-            frame = leaf.frame(seen.reshape(*time, *leaf.shape))
+            frame = leaf.frame(observed.reshape(*time, *leaf.shape))
             windows = _windows(past.to(frame.dtype), frame)
-            if ended is not None:
-                windows = _emptied(windows, ended)
+            if stale is not None:
+                windows = _emptied(windows, stale)
             if self.frames > 1:
                 last = [each[:, -1] for each in windows[1:]]
                 state[key] = torch.stack(last, 1).to(leaf.dtype).detach()  # (B, K - 1, *S)
@@ -108,35 +109,35 @@ class FrameStackWrapper(PolicyWrapper):
         return logits, values.reshape(len(next(leaves(observations))), -1)
 
     def update_statistics(self, observations: Any) -> None:
-        """Show the policy inside stacks of one frame: what came before each is not known here."""
+        """Update the policy inside with stacks of one frame repeated, as rows have no past here."""
         update = getattr(self.policy, "update_statistics", None)
         if update is not None:
             update(map_nested(self._repeated, self._leaves, observations))
 
-    def _repeated(self, leaf: Frames, seen: Tensor) -> Tensor:
+    def _repeated(self, leaf: Frames, observed: Tensor) -> Tensor:
         """(N, *S) -> (N, *stacked): one observation as every frame."""
-        return leaf.together([leaf.frame(seen.unsqueeze(1))] * self.frames).squeeze(1)
+        return leaf.together([leaf.frame(observed.unsqueeze(1))] * self.frames).squeeze(1)
 
 
-def _windows(past: Tensor, seen: Tensor) -> list[Tensor]:
-    """(B, K - 1, *S), (B, T, *S) -> K times (B, T, *S): what was seen K - 1 steps ago, to now."""
-    line = torch.cat([past, seen], 1)  # (B, K - 1 + T, *S)
-    return [line[:, k : k + seen.shape[1]] for k in range(past.shape[1] + 1)]
+def _windows(past: Tensor, frames: Tensor) -> list[Tensor]:
+    """(B, K - 1, *S), (B, T, *S) -> K times (B, T, *S): the frames K - 1 steps ago, up to now."""
+    line = torch.cat([past, frames], 1)  # (B, K - 1 + T, *S)
+    return [line[:, k : k + frames.shape[1]] for k in range(past.shape[1] + 1)]
 
 
-def _ended(starts: Tensor, frames: int) -> list[Tensor]:
-    """(B, T) -> K times (B, T): whether each frame is from before the last start up to now."""
+def _stale(starts: Tensor, frames: int) -> list[Tensor]:
+    """(B, T) -> K times (B, T): whether a frame is of an earlier episode than its step."""
     batch, time = starts.shape
     episode = starts.cumsum(1)  # (B, T): episodes begun in this sequence
     line = torch.cat([episode.new_zeros(batch, frames - 1), episode], 1)
     return [line[:, k : k + time] != episode for k in range(frames)]
 
 
-def _emptied(windows: list[Tensor], ended: list[Tensor]) -> list[Tensor]:
-    """Zero the frames of what has ended."""
+def _emptied(windows: list[Tensor], stale: list[Tensor]) -> list[Tensor]:
+    """Zero the frames of earlier episodes: filled, as 0 * NaN would be NaN."""
     return [
-        window.masked_fill(gone.reshape(*gone.shape, *[1] * (window.ndim - 2)), 0)
-        for window, gone in zip(windows, ended, strict=True)
+        window.masked_fill(where.reshape(*where.shape, *[1] * (window.ndim - 2)), 0)
+        for window, where in zip(windows, stale, strict=True)
     ]
 
 
@@ -144,12 +145,12 @@ Space = gymnasium.Space[Any]
 
 
 class Frames(nn.Module):
-    """How observations of one leaf are kept and stacked; a frame of zeros is none at all.
+    """The form in which observations of one leaf are stored and stacked; zeros mean no frame.
 
     Args:
         shape: S.
-        dtype: of the frames that are kept.
-        space: what K frames together are an observation of.
+        dtype: of the frames in the state.
+        space: the space of K frames together.
         axis: the axis of S along which frames are stacked; None: they are flattened.
         first: first option of each choice, shaped S, if the leaf holds choices.
     """
@@ -223,9 +224,9 @@ def _(leaf: gym_spaces.Box, count: int) -> Frames:
     box = partial(Image, layout=layout) if layout else gym_spaces.Box
     stacked = box(low, high, dtype=leaf.dtype.type)
     dtype = torch.from_numpy(np.zeros(0, dtype=leaf.dtype)).dtype
-    # Trainers cast float64 to what policies are given.
-    kept = torch.float32 if dtype is torch.float64 else dtype
-    return Frames(leaf.shape, kept, stacked, axis=axis)
+    # Trainers cast float64 observations to float32, so frames of the state have the same dtype.
+    dtype = torch.float32 if dtype is torch.float64 else dtype
+    return Frames(leaf.shape, dtype, stacked, axis=axis)
 
 
 @make_frames.register

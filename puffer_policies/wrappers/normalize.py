@@ -1,7 +1,7 @@
-"""Observations brought to mean 0 and deviation 1 by running statistics that travel with the policy.
+"""Observations of mean 0 and deviation 1, by running statistics that are part of the policy.
 
-As VecNormalize of OpenAI baselines, https://github.com/openai/baselines; that it matters most of
-PPO's details is found by Andrychowicz et al. 2021, https://arxiv.org/abs/2006.05990. It differs in
+This is VecNormalize of OpenAI baselines, https://github.com/openai/baselines. Andrychowicz et al.
+2021, https://arxiv.org/abs/2006.05990, find that it matters most of PPO's details. It differs in
 two ways: the statistics are buffers of the policy, so that every copy and file of it has them, and
 a forward pass never changes them, so that the update scores what the rollout saw. `N` rows.
 """
@@ -26,16 +26,16 @@ Reduce = Callable[[Moments], Moments]
 
 
 class NormalizeObservationWrapper(PolicyWrapper):
-    """A policy that sees (x - mean) / deviation, clipped, of what the env shows.
+    """A policy that sees (x - mean) / deviation, clipped, of the env's observations.
 
-    Every leaf of the observation that is a Box of floats is normalised, element by element; images,
-    integers and one-hot leaves pass as they are. Until `update_statistics` was called once, the
-    mean is 0 and the deviation 1.
+    Every leaf of the observation that is a Box of floats is normalized, element by element; images,
+    integers and one-hot leaves pass as they are. Before the first call of
+    `update_statistics` the mean is 0 and the deviation 1.
 
     Args:
         env: what the policy was built for.
         policy: the policy.
-        clip: largest size of a normalised number.
+        clip: largest absolute value of a normalized number.
         epsilon: added to the variance before its root is taken.
 
     Raises:
@@ -48,11 +48,11 @@ class NormalizeObservationWrapper(PolicyWrapper):
         super().__init__(env, policy)
         if any(isinstance(each, NormalizeObservationWrapper) for each in policy.modules()):
             raise BuildError(
-                f"{type(policy).__name__!r} normalises observations already.",
+                f"{type(policy).__name__!r} normalizes observations already.",
                 fix="Use one NormalizeObservationWrapper.",
             )
         if clip <= 0 or epsilon < 0:
-            raise BuildError(f"clip={clip} should be above 0, epsilon={epsilon} not below.")
+            raise BuildError(f"clip={clip} should be above 0, and epsilon={epsilon} not below 0.")
         self.clip, self.epsilon = float(clip), float(epsilon)
         spaces = leaf_spaces(self.spaces.observation)
         self.moments = nn.ModuleList(
@@ -60,43 +60,46 @@ class NormalizeObservationWrapper(PolicyWrapper):
         )
         if not self.moments:
             raise IncompatibleSpace(
-                f"'NormalizeObservationWrapper' finds nothing to normalise in the observation "
-                f"space {described(self.spaces.observation)}: no Box of floats that is no image.",
+                f"'NormalizeObservationWrapper' finds nothing to normalize in the observation "
+                f"space {described(self.spaces.observation)}, which has no Box of floats but "
+                "images.",
                 fix="Leave the wrapper out: policies scale pixels themselves.",
             )
         self._places = _places(spaces)
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
-        """Normalise the leaves of real numbers: (N, *obs) or (B, T, *obs)."""
-        return _mapped(self._normalised, observations, self._places)
+        """Normalize the leaves of real numbers: (N, *obs) or (B, T, *obs)."""
+        return _mapped(self._normalize, observations, self._places)
 
     def update_statistics(self, observations: Any, *, reduce: Reduce | None = None) -> None:
-        """Take observations into the statistics, for every forward pass from now on.
+        """Add observations to the statistics, for every forward pass from now on.
 
         Args:
-            observations: (N, *obs) or (T, N, *obs), as the env showed them.
+            observations: (N, *obs) or (T, N, *obs), as the env returned them.
             reduce: combines a leaf's moments with those of the other processes; by default
                 `of_all_processes`, which asks ``torch.distributed``.
 
         Raises:
-            TrainingError: a number that is not finite; nothing has changed then.
+            TrainingError: a number that is not finite; the statistics stay as they were.
         """
         reduce = of_all_processes if reduce is None else reduce
-        found: list[tuple[RunningMoments, Moments]] = []
+        # All samples are measured before any statistics change, so that a number that is not finite
+        # in one leaf leaves all of them as they were.
+        updates: list[tuple[RunningMoments, Moments]] = []
 
-        def look(leaf: Tensor, place: int) -> Tensor:
+        def measure(leaf: Tensor, place: int) -> Tensor:
             running = self._running(place)
-            found.append((running, reduce(moments_of(leaf, running.shape))))
+            updates.append((running, reduce(moments_of(leaf, running.shape))))
             return leaf
 
-        _mapped(look, observations, self._places)
-        for running, moments in found:
+        _mapped(measure, observations, self._places)
+        for running, moments in updates:
             running.merge(moments)
         super().update_statistics(observations)
 
-    def _normalised(self, leaf: Tensor, place: int) -> Tensor:
-        normalised = self._running(place).normalised(leaf, epsilon=self.epsilon)
-        return normalised.clamp(-self.clip, self.clip)
+    def _normalize(self, leaf: Tensor, place: int) -> Tensor:
+        normalized = self._running(place).normalize(leaf, epsilon=self.epsilon)
+        return normalized.clamp(-self.clip, self.clip)
 
     def _running(self, place: int) -> RunningMoments:
         running = self.moments[place]

@@ -1,7 +1,7 @@
-"""The last action and its reward beside the observation: what a memory needs to learn to learn.
+"""The last action and its reward beside the observation, from which a memory can learn to learn.
 
 Duan et al. 2016, RL^2, https://arxiv.org/abs/1611.02779; Wang et al. 2016,
-https://arxiv.org/abs/1611.05763. It differs in this: no flag says where an episode starts, as the
+https://arxiv.org/abs/1611.05763. It has no flag for the start of an episode, as the
 memory is reset there. `N` rows, `A` numbers that describe an action.
 """
 
@@ -30,18 +30,18 @@ OBSERVATION = "observation"
 
 
 class PrevActionRewardWrapper(PolicyWrapper):
-    """A policy that sees what it did last and what that earned.
+    """A policy that sees its last action and the reward of it.
 
-    Choices are one-hot side by side, real actions as they were drawn, rewards as the env gave them;
-    all are 0 where an episode starts, and where the state has no ``prev_action``. To a vector they
-    are appended, every other observation becomes a Dict of it and them.
+    Choices are one-hot side by side, real actions as they were drawn, rewards as the env returned
+    them. All are 0 where an episode starts, and where the state has no ``prev_action``. They are
+    appended to a vector; every other observation becomes a Dict of it and them.
 
     Args:
-        env: what the whole is built for.
-        policy: built for the spaces that `wrapped_spaces` gives.
+        env: the env of the whole stack.
+        policy: built for the spaces that `wrapped_spaces` returns.
 
     Raises:
-        BuildError: the policy normalises what it sees: last rewards are not in its statistics.
+        BuildError: the policy normalizes its observations, whose statistics lack the last rewards.
     """
 
     needs_previous = True
@@ -50,9 +50,9 @@ class PrevActionRewardWrapper(PolicyWrapper):
         super().__init__(env, policy)
         if any(isinstance(each, RunningMoments) for each in policy.modules()):
             raise BuildError(
-                "'PrevActionRewardWrapper' can't go around what normalises observations: trainers "
-                "show statistics what envs show, which has no last actions.",
-                fix="Normalise around it: "
+                "'PrevActionRewardWrapper' can't go around a policy that normalizes observations: "
+                "its statistics are of the env's observations, which have no last actions.",
+                fix="Normalize around it: "
                 "NormalizeObservationWrapper(PrevActionRewardWrapper(...)).",
             )
         layout = action_layout(self.spaces.action)
@@ -64,7 +64,7 @@ class PrevActionRewardWrapper(PolicyWrapper):
 
     @staticmethod
     def wrapped_spaces(spaces: Spaces) -> Spaces:
-        """Return the spaces that the wrapped policy is built for: a longer vector, or a Dict."""
+        """Return the spaces of the wrapped policy: a longer vector, or a Dict."""
         space: Any = spaces.observation
         action, reward = _action_box(action_layout(spaces.action)), _unbounded(1)
         if observation_kind(space) == "vector":
@@ -74,8 +74,8 @@ class PrevActionRewardWrapper(PolicyWrapper):
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
         """(N, *obs) or (B, T, *obs) -> the same batch axes, with the last action and reward."""
-        seen, batch = self._rows.flatten(observations)
-        rows, device = math.prod(batch), next(leaves(seen)).device
+        flat, batch = self._rows.flatten(observations)
+        rows, device = math.prod(batch), next(leaves(flat)).device
         action, reward = self._previous({} if state is None else state, rows, device)  # (N, ...)
         action, reward = action.reshape(*batch, -1), reward.reshape(*batch, 1)
         if self._appended:
@@ -84,18 +84,18 @@ class PrevActionRewardWrapper(PolicyWrapper):
 
     def _previous(self, state: State, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the last actions as numbers (N, A) and their rewards (N,)."""
-        taken, paid = state.get(PREV_ACTION), state.get(PREV_REWARD)
-        if taken is None or paid is None:
+        action, reward = state.get(PREV_ACTION), state.get(PREV_REWARD)
+        if action is None or reward is None:
             return torch.zeros(rows, self._size, device=device), torch.zeros(rows, device=device)
-        _require_rows(taken, PREV_ACTION, (rows, *self._action_shape))
-        _require_rows(paid, PREV_REWARD, (rows,))
-        taken = taken.reshape(rows, *self._action_shape)
-        action = taken.reshape(rows, -1) if self.one_hot is None else self.one_hot(taken)
-        reward = paid.reshape(rows).float()
+        _require_rows(action, PREV_ACTION, (rows, *self._action_shape))
+        _require_rows(reward, PREV_REWARD, (rows,))
+        action = action.reshape(rows, *self._action_shape)
+        action = action.reshape(rows, -1) if self.one_hot is None else self.one_hot(action)
+        reward = reward.reshape(rows).float()
         starts = self._starts(state, rows, device)
         if starts is None:
             return action.float(), reward
-        # Filled, not multiplied by zero: what ended may not be finite.
+        # Filled, not multiplied by zero: the last reward of an episode may not be finite.
         return action.float().masked_fill(starts.unsqueeze(-1), 0), reward.masked_fill(starts, 0)
 
     @staticmethod
@@ -110,10 +110,10 @@ class PrevActionRewardWrapper(PolicyWrapper):
         return None if starts is None else starts.reshape(rows)
 
 
-def _require_rows(found: Tensor, key: str, shape: Shape) -> None:
-    if found.numel() != math.prod(shape):
+def _require_rows(values: Tensor, key: str, shape: Shape) -> None:
+    if values.numel() != math.prod(shape):
         raise ContractError(
-            f"state[{key!r}] has shape {tuple(found.shape)}; expected one for each of {shape[0]} "
+            f"state[{key!r}] has shape {tuple(values.shape)}; expected one for each of {shape[0]} "
             f"observations, {shape[1:]} each.",
             fix="Send (B, ...) with a step and (B, T, ...) with a sequence.",
         )
@@ -131,7 +131,7 @@ def _one_hot(layout: ActionLayout) -> OneHotFeatures:
 
 
 def _action_box(layout: ActionLayout) -> gym_spaces.Box:
-    """Return the space of actions as numbers; real ones are not clipped, so without bounds."""
+    """Return the space of actions as numbers: real ones are not clipped, so it has no bounds."""
     if layout.is_continuous:
         return _unbounded(_size(layout))
     return gym_spaces.Box(0.0, 1.0, (_size(layout),), np.float32)

@@ -1,8 +1,10 @@
-"""A value from a network of its own: actor and critic share nothing but the form of their network.
+"""A critic with an encoder of its own, of the same form as the actor's.
 
-Shared features are what PufferLib and CleanRL's Atari agents have; separate ones are PPO's own for
-control (https://arxiv.org/abs/1707.06347) and were the better choice in most tasks of Andrychowicz
-et al. 2021 (https://arxiv.org/abs/2006.05990). `N` rows, B or B*T; `H` the policy's hidden size.
+PufferLib and CleanRL's Atari agents share the features of actor and critic. The paper of PPO keeps
+them separate for control (https://arxiv.org/abs/1707.06347), which was the better choice in most
+tasks of Andrychowicz et al. 2021 (https://arxiv.org/abs/2006.05990).
+
+`N` rows, B or B*T; `H` the policy's hidden size.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ from puffer_policies.nn.observations import batch_layout
 from puffer_policies.wrappers.base import PolicyWrapper
 
 PREFIX = "critic_"
-"""In front of the state keys of the critic's memory: ``critic_lstm_h``."""
+"""The prefix of the state keys of the critic's memory, such as ``critic_lstm_h``."""
 
 
 class SeparateCriticWrapper(PolicyWrapper):
-    """A policy whose values are read from a second encoder, and a second memory if it has one.
+    """A policy whose values come from a second encoder, and a second memory if it has one.
 
     Both hidden vectors end in the policy's own `decode_actions`: its action head reads the first,
     its value head the second. So the second network has no heads, and every weight is trained.
     Around a policy with a memory there are two memories; no memory goes around it.
 
     Args:
-        env: what the policy was built for.
-        policy: decides; it stays as it is.
-        critic: a second policy built alike, as `get_policy` does, with weights of its own. It
-            belongs to the wrapper from now on, and loses its heads.
+        env: the env of the policy.
+        policy: the actor; it stays as it is.
+        critic: a second policy of the same form with weights of its own, as `get_policy` builds it.
+            It belongs to the wrapper from now on, and loses its heads.
 
     Raises:
         BuildError: no ``hidden_size``, a critic of another width or memory, or one that shares
@@ -58,7 +60,7 @@ class SeparateCriticWrapper(PolicyWrapper):
 
     @property
     def initial_state(self) -> Any:
-        """The method that begins both memories; absent, as an attribute, if there is none."""
+        """The method for the state of both memories; the attribute is absent if there is none."""
         return functools.partial(self._initial_states, self.policy.initial_state)
 
     def _initial_states(
@@ -71,17 +73,17 @@ class SeparateCriticWrapper(PolicyWrapper):
         }
 
     def update_statistics(self, observations: Any) -> None:
-        """Hand observations (N, *obs) to both networks."""
+        """Add observations (N, *obs) to the statistics of both networks."""
         super().update_statistics(observations)
         update = getattr(self.critic, "update_statistics", None)
         if update is not None:
             update(observations)
 
     def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
-        """(N, *obs) -> (N, 2 * H): what decides beside what is valued."""
+        """(N, *obs) -> (N, 2 * H): the features of the actor beside those of the critic."""
         own = super().encode_observations(observations, state)
-        seen = self._seen_by_critic({} if state is None else state)
-        critics: Tensor = self.critic.encode_observations(observations, state=seen)  # type: ignore[operator]
+        carried = self._state_of_critic({} if state is None else state)
+        critics: Tensor = self.critic.encode_observations(observations, state=carried)  # type: ignore[operator]
         return torch.cat([own, critics], -1)
 
     def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
@@ -107,19 +109,19 @@ class SeparateCriticWrapper(PolicyWrapper):
 
     def _values(self, run: Any, observations: Any, state: State) -> Tensor:
         """Return the values of a pass of the critic, whose memory goes on in `state`."""
-        seen = self._seen_by_critic(state)
+        carried = self._state_of_critic(state)
         if self._keys:
-            _, values = run(observations, state=seen)
-            state.update({PREFIX + key: seen[key] for key in self._keys})
+            _, values = run(observations, state=carried)
+            state.update({PREFIX + key: carried[key] for key in self._keys})
         else:
             rows, _ = self._layout.flatten(observations)  # (N, *obs)
-            hidden = self.critic.encode_observations(rows, state=seen)  # type: ignore[operator]
+            hidden = self.critic.encode_observations(rows, state=carried)  # type: ignore[operator]
             _, values = super().decode_actions(hidden)
-        found: Tensor = values
-        return found
+        result: Tensor = values
+        return result
 
-    def _seen_by_critic(self, state: State) -> dict[str, Any]:
-        """Return a copy of the state with the critic's memory in the place of the policy's."""
+    def _state_of_critic(self, state: State) -> dict[str, Any]:
+        """Return a copy of the state with the critic's memory under the keys of the policy's."""
         return {**state, **{key: state.get(PREFIX + key) for key in self._keys}}
 
 
@@ -137,11 +139,11 @@ def _require_alike(policy: nn.Module, critic: nn.Module) -> None:
         "the critic has another memory": _state_keys(policy) != _state_keys(critic),
         "they share weights": bool(shared),
     }
-    found = [problem for problem, present in problems.items() if present]
-    if found:
+    present = [problem for problem, applies in problems.items() if applies]
+    if present:
         raise BuildError(
-            f"'SeparateCriticWrapper' takes two policies built alike; {', '.join(found)}.",
-            fix="Ask get_policy for it by name, which builds both.",
+            f"'SeparateCriticWrapper' takes two policies of the same form; {', '.join(present)}.",
+            fix="Build it by its name with get_policy, which builds both.",
         )
 
 
@@ -156,15 +158,17 @@ def _parameters_of_heads(policy: nn.Module, hidden_size: int) -> set[int]:
     hidden = torch.zeros(1, hidden_size, device=parameters[0].device)
     with torch.enable_grad():
         logits, values = policy.decode_actions(hidden)  # type: ignore[operator]
-        read = distribution(logits)
-        score = read.log_prob(read.mode()).sum() + read.entropy().sum() + values.sum()
+        actions = distribution(logits)
+        score = actions.log_prob(actions.mode()).sum() + actions.entropy().sum() + values.sum()
+        # A head's weights are those that have a gradient at all, whatever its value: unused ones
+        # have None. This holds for any structure of heads, where names or types would not.
         slopes = torch.autograd.grad(score, parameters, allow_unused=True)
     pairs = zip(parameters, slopes, strict=True)
     return {id(each) for each, slope in pairs if slope is not None}
 
 
 def _remove(module: nn.Module, unwanted: set[int]) -> None:
-    """Take parameters out of a module, and with them the modules that hold nothing else."""
+    """Remove parameters from a module, and with them the modules that hold nothing else."""
     for name, _ in list(module.named_parameters(recurse=False)):
         if id(getattr(module, name)) in unwanted:
             delattr(module, name)

@@ -1,7 +1,8 @@
-"""Actions that never leave their Box: the Gaussian of any policy, squashed by tanh.
+"""Actions inside their Box, by a tanh over the Gaussian of any policy.
 
-Haarnoja et al. 2018, https://arxiv.org/abs/1801.01290, appendix C. A Gaussian that the env clips
-has all its mass beyond a bound on that bound, unknown to the log-probability; this one has none.
+Haarnoja et al. 2018, https://arxiv.org/abs/1801.01290, appendix C. Where the env
+clips a Gaussian, all of its mass beyond a bound is on that bound, which the log-probability does
+not know. Here no mass is beyond a bound.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class SquashedGaussianWrapper(PolicyWrapper):
     Its logits are a `SquashedNormal`; the mean and the deviation are the wrapped policy's.
 
     Args:
-        env: what the policy was built for.
-        policy: gives a Normal.
+        env: the env of the policy.
+        policy: has a Normal as its logits.
 
     Raises:
         IncompatibleSpace: actions that are choices, or have no finite bounds.
@@ -47,7 +48,7 @@ class SquashedGaussianWrapper(PolicyWrapper):
 
     @staticmethod
     def wrapped_spaces(spaces: Spaces) -> Spaces:
-        """Return the spaces that the wrapped policy is built for: the same, if they have bounds."""
+        """Return the spaces of the wrapped policy: the same, if actions have bounds."""
         layout = action_layout(spaces.action)
         if not layout.is_continuous:
             raise _unfit(spaces, "its actions are choices, not real numbers")
@@ -60,7 +61,7 @@ class SquashedGaussianWrapper(PolicyWrapper):
         if not isinstance(logits, Normal) or isinstance(logits, SquashedNormal):
             raise ContractError(
                 f"'SquashedGaussianWrapper' got logits of type {type(logits).__name__!r}.",
-                fix="Put it around a policy that gives torch.distributions.Normal.",
+                fix="Put it around a policy whose logits are a torch.distributions.Normal.",
             )
         return SquashedNormal(logits.loc, logits.scale, self.low, self.high)
 

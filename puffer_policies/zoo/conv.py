@@ -1,7 +1,7 @@
 """The convolutional policy for images: NatureCNN under both heads, as PufferLib 3.0 has it.
 
 Mnih et al. 2015, https://www.nature.com/articles/nature14236; pufferlib/models.py. It differs from
-PufferLib's in this: layout and sizes are read from the space, and what is given is checked.
+PufferLib's in that layout and sizes are read from the space, and arguments are compared with it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ class Convolutional(ActorCritic):
         if channels_last is None or len(spaces.observation.shape or ()) != 3:
             require_kinds(spaces, "Convolutional", observations=("image",))
         encoder = ConvEncoder(spaces.observation, hidden_size, channels_last=channels_last)
-        require_equal("framestack", given=framestack, found=encoder.channels)
-        require_equal("flat_size", given=flat_size, found=encoder.flat_size)
+        require_equal("framestack", argument=framestack, inferred=encoder.channels)
+        require_equal("flat_size", argument=flat_size, inferred=encoder.flat_size)
         super().__init__(encoder, spaces)

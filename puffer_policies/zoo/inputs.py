@@ -3,7 +3,7 @@
 `MultiInput` follows the combined extractor of stable-baselines3 (Raffin et al. 2021,
 https://jmlr.org/papers/v22/20-1364.html); `DiscreteEmbed` gives every option a learned vector, as
 Bengio et al. 2003 do for words (https://www.jmlr.org/papers/v3/bengio03a.html). They differ in
-this: keys are sorted, a vector has a layer of its own, small images have convolutions too, choices
+that keys are sorted, a vector has a layer of its own, small images have convolutions, too, choices
 are embedded where the extractor has one-hot codes, and weights are orthogonal.
 """
 
@@ -28,7 +28,7 @@ class MultiInput(ActorCritic):
         vector_size: width of the layer of each vector.
         image_size: width of the layer after the convolutions of each image.
         embedding_size: width of the vector of each choice.
-        full_scale: what images are divided by; 255 for bytes if None. Cells of MiniGrid hold codes
+        full_scale: the divisor of images; 255 for bytes if None. Cells of MiniGrid hold codes
             up to 10 in bytes: 16 suits them.
     """
 

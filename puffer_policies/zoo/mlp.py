@@ -1,8 +1,8 @@
 """The small dense policies of PufferLib 3.0 and of its guide, for vectors and any flattened space.
 
-https://puffer.ai/docs.html and pufferlib/models.py. They differ from the originals in this: they
-read every space that `nn.features` reads and serve every action space that `nn.heads` serves,
-unless their name says otherwise; and the log standard deviation is clamped.
+https://puffer.ai/docs.html and pufferlib/models.py. They differ from the originals in that they
+serve every observation space of `nn.features` and every action space of `nn.heads`, unless their
+name says otherwise, and that the log standard deviation is clamped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Default(ActorCritic):
     """One Linear layer with GELU under both heads: PufferLib's default.
 
     Args:
-        env: what the policy is for.
+        env: has any spaces.
         hidden_size: width of a layer.
         num_layers: hidden layers; some tasks, such as LunarLander, want two.
     """
@@ -46,7 +46,7 @@ class Continuous(ActorCritic):
     Args:
         env: has a Box of floats as action space.
         hidden_size: width of both layers.
-        state_dependent_std: whether the deviation is read from the hidden features, too, instead of
+        state_dependent_std: whether the deviation depends on the hidden features, too, instead of
             being one learned number for each dimension.
     """
 

@@ -1,11 +1,11 @@
 """Policies for sets of entities: the same answer in any order, and with any rows of padding.
 
 Zaheer et al. 2017, https://arxiv.org/abs/1703.06114 (`DeepSets`), and Lee et al. 2019,
-https://arxiv.org/abs/1810.00825 (`EntityAttention`). They differ from the papers in this: entities
-are pooled by the sum of mean and maximum, so that a full set looks like a set and not like a large
-number; a mask tells entities from padding; attention blocks have their norms in front, after which
-no warm-up is needed (https://arxiv.org/abs/2002.04745); pooling has no weights; what all entities
-have in common goes into the layer after the pooling; weights are orthogonal.
+https://arxiv.org/abs/1810.00825 (`EntityAttention`). They differ from the papers as follows.
+Entities are pooled by the sum of mean and maximum, whose scale hardly depends on their number. A
+mask separates entities from padding. Attention blocks have their norms in front, with which they
+need no warm-up (https://arxiv.org/abs/2002.04745). Pooling has no weights. What all entities have
+in common goes into the layer after the pooling. Weights are orthogonal.
 """
 
 from __future__ import annotations

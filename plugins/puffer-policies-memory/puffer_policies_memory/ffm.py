@@ -2,10 +2,10 @@
 
 Each of M traces of the input fades at its own rate and turns at C frequencies,
 ``S[m, c] = exp(-rate[m] + i frequency[c]) * S[m, c] + x[m]``, behind an input gate; a linear layer
-reads all of them, and an output gate mixes what it says with the input. It differs from the paper
-in this: the sum over time is a plain scan, where the paper multiplies by growing exponentials in
-float64 and must bound rates and lengths; rates are positive by construction; fresh periods are
-spaced by ratio, as the paper's 1, 342, 683 and 1024 tell no two recent steps apart; and an episode
+reads all of them, and an output gate mixes its output with the input. It differs from the paper
+in four ways. The sum over time is a plain scan, where the paper multiplies by growing exponentials
+in float64 and must bound rates and lengths. Rates are positive by construction. Fresh periods are
+spaced by ratio, as the paper's 1, 342, 683 and 1024 do not distinguish two recent steps. An episode
 start is a decay of exactly 0. Width 128 has 74,212 weights.
 
 `T` time, `B` batch, `H` hidden size, `M` memory size, `C` context size.
@@ -36,16 +36,16 @@ from puffer_policies_memory.stack import (
 KEYS = ("ffm_real", "ffm_imag")
 
 MIN_PERIOD = 4
-"""Steps in which the quickest fresh trace turns once."""
+"""Steps in which the fastest fresh trace turns once."""
 
 MAX_PERIOD = 1024
-"""Of the authors' code: steps in which the slowest fresh trace turns once, and is forgotten."""
+"""Steps in which the slowest fresh trace turns once and is forgotten, as in the authors' code."""
 
 FORGOTTEN = 0.01
-"""Of the authors' code: what is left of a forgotten input."""
+"""The share of an input that counts as forgotten, as in the authors' code."""
 
 FASTEST = math.log(2)
-"""A fresh layer's fastest rate: half is left after a step, about as in the authors' code."""
+"""A fresh layer's fastest rate halves a trace in one step, about as in the authors' code."""
 
 
 class FFMLayer(MemoryLayer):
@@ -70,19 +70,20 @@ class FFMLayer(MemoryLayer):
         self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(T, B, H) -> (T, B, H), with the traces after the last step."""
-        said, past, gate_in, gate_out = self.input(x).split(self.sizes, -1)
+        values, skip, gate_in, gate_out = self.input(x).split(self.sizes, -1)
         before = carried_in(carry, KEYS)
-        drive = (said * torch.sigmoid(gate_in)).to(before.dtype)  # (T, B, M)
+        drive = (values * torch.sigmoid(gate_in)).to(before.dtype)  # (T, B, M)
         drive = drive.unsqueeze(-1).expand(*drive.shape, self.traces[1])  # (T, B, M, C)
         states = recur(self.decay(), drive, before=before, starts=starts)
-        read = self.output(as_halves(states.flatten(2)))  # (T, B, H)
-        read = functional.layer_norm(read, read.shape[-1:])
-        return torch.lerp(past, read, torch.sigmoid(gate_out)), carried_out(states, KEYS)
+        output = self.output(as_halves(states.flatten(2)))  # (T, B, H)
+        output = functional.layer_norm(output, output.shape[-1:])
+        return torch.lerp(skip, output, torch.sigmoid(gate_out)), carried_out(states, KEYS)
 
     def decay(self) -> Tensor:
-        """Return what a step leaves of every trace, (M, C) complex128."""
-        left = torch.exp(-self.log_rate.double().exp()).unsqueeze(-1).expand(self.traces)
-        return torch.polar(left, self.frequency.double().expand(self.traces))
+        """Return the factor of every trace over one step, (M, C) complex128."""
+        # In float64: an error of one rounding in a phase is a thousand roundings 1,000 steps later.
+        modulus = torch.exp(-self.log_rate.double().exp()).unsqueeze(-1).expand(self.traces)
+        return torch.polar(modulus, self.frequency.double().expand(self.traces))
 
 
 class FFMCore(StackCore):

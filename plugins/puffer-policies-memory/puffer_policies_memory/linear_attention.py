@@ -1,14 +1,14 @@
 """Linear attention: Katharopoulos et al. 2020, https://arxiv.org/abs/2006.16236.
 
 ``S = S + phi(k) v``, ``z = z + phi(k)``, output ``phi(q) S / phi(q) z``, with phi(x) = elu(x) + 1:
-attention over the whole episode with a state of fixed size. A sequence is worked in chunks, inside
+attention over the whole episode with a state of fixed size. A sequence is processed in chunks, in
 which attention is a masked product. It differs from the paper in this: one skip stands beside
 attention and feed-forward network together, after one layer norm, about as in popgym (Morad et al.
 2023, https://arxiv.org/abs/2303.01859); sines of the time since the episode's start are added to
 what queries and keys are made of; and nothing from before an episode's start is summed, by masks.
 Width 128 has 82,432 weights. With a half-life, what a head has summed fades at a fixed rate, as in
-the retention of Sun et al. 2023, https://arxiv.org/abs/2307.08621: then late steps of a long
-episode can tell the last few from all others.
+the retention of Sun et al. 2023, https://arxiv.org/abs/2307.08621. Then late steps of a long
+episode can distinguish the last few steps from all others.
 
 `T` time, `B` batch, `H` width, `A` heads, `D` = H/A.
 """
@@ -30,10 +30,10 @@ from puffer_policies_memory.stack import MemoryLayer, StackCore
 SUM, NORM, TIME = "attention_sum", "attention_norm", "attention_time"
 
 CHUNK = 64
-"""Steps that are attended to at once: the work of a sequence is T * (CHUNK + D)."""
+"""Steps that are attended to at once; the work of a sequence grows as T * (CHUNK + D)."""
 
 EPSILON = 1e-5
-"""Of popgym; keeps a step whose query fits no key from dividing by 0."""
+"""Added to the norm, as in popgym: a step whose query fits no key does not divide by 0."""
 
 
 class LinearAttentionLayer(MemoryLayer):
@@ -69,12 +69,12 @@ class LinearAttentionLayer(MemoryLayer):
         query, key = (phi(self._split(each(placed))) for each in (self.query, self.key))
         value = self._split(self.value(self.norm(x)))
         parts = [torch.split(each, CHUNK, 2) for each in (query, key, value)]
-        read, sums = [], (carry[SUM], carry[NORM])
+        outputs, sums = [], (carry[SUM], carry[NORM])
         for q, k, v, start in zip(*parts, torch.split(starts.t(), CHUNK, 1), strict=True):
             fading = None if self.keep is None else fading_of(self.keep, q.shape[2])
             out, sums = attend(q, k, v, carried=sums, episode=start.cumsum(1), fading=fading)
-            read.append(out)
-        mixed = torch.cat(read, 2).permute(2, 0, 1, 3).flatten(2)  # (T, B, H)
+            outputs.append(out)
+        mixed = torch.cat(outputs, 2).permute(2, 0, 1, 3).flatten(2)  # (T, B, H)
         return x + self.network(mixed), {SUM: sums[0], NORM: sums[1], TIME: times[-1] + 1}
 
     def _split(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def phi(x: Tensor) -> Tensor:
 
 
 class Fading(NamedTuple):
-    """What is left of a step after others, by head."""
+    """The shares of earlier steps that are left, by head."""
 
     within: Tensor
     """(A, T, T): of each step at each later one of the chunk."""
@@ -129,10 +129,10 @@ def keep_of(half_life: float | None, num_heads: int) -> Tensor | None:
 def fading_of(keep: Tensor, steps: int) -> Fading:
     """Return the fading of (A,) over a chunk of T steps."""
     time = torch.arange(steps + 1, device=keep.device)
-    left = keep.unsqueeze(-1) ** time  # (A, T + 1)
+    shares = keep.unsqueeze(-1) ** time  # (A, T + 1)
     apart = (time[:-1].unsqueeze(-1) - time[:-1]).clamp(min=0)  # (T, T)
     return Fading(
-        left[:, apart], left[:, 1:, None], left[:, :-1].flip(-1).unsqueeze(-1), left[:, -1:]
+        shares[:, apart], shares[:, 1:, None], shares[:, :-1].flip(-1).unsqueeze(-1), shares[:, -1:]
     )
 
 
@@ -161,18 +161,19 @@ def attend(
     total, norm = carried
     same = episode.unsqueeze(-1) == episode.unsqueeze(-2)  # (B, T, T)
     weights = (query @ key.mT).masked_fill(~same.tril().unsqueeze(1), 0.0)  # (B, A, T, T)
-    old = query.masked_fill((episode > 0)[:, None, :, None], 0.0)  # what still sees the past
+    # Steps after a start in the chunk see nothing of the sums from before it.
+    old = query.masked_fill((episode > 0)[:, None, :, None], 0.0)
     if fading is not None:
         weights, old = weights * fading.within, old * fading.since_before
     above = weights @ value + old @ total
     below = weights.sum(-1, keepdim=True) + old @ norm.unsqueeze(-1)
-    ended = (episode[:, -1] > 0)[:, None, None]
-    kept = key.masked_fill((episode != episode[:, -1:])[:, None, :, None], 0.0)
+    started = (episode[:, -1] > 0)[:, None, None]
+    current = key.masked_fill((episode != episode[:, -1:])[:, None, :, None], 0.0)
     if fading is not None:
-        kept = kept * fading.until_after
+        current = current * fading.until_after
         total, norm = total * fading.over_all.unsqueeze(-1), norm * fading.over_all
-    total = total.masked_fill(ended.unsqueeze(-1), 0.0) + kept.mT @ value
-    norm = norm.masked_fill(ended, 0.0) + kept.sum(2)
+    total = total.masked_fill(started.unsqueeze(-1), 0.0) + current.mT @ value
+    norm = norm.masked_fill(started, 0.0) + current.sum(2)
     return above / (below + EPSILON), (total, norm)
 
 

@@ -1,10 +1,10 @@
 """LRU, the linear recurrent unit: Orvieto et al. 2023, https://arxiv.org/abs/2303.06349.
 
 ``h = lambda * h + gamma * (B x)``, output ``Re(C h) + D x``, with complex lambda of modulus below 1
-by construction and drawn from a ring. It differs from the paper in this: around the unit stand, in
-place of batch norm, gated layer and skip, a layer norm without weights and a LeakyReLU, the frame
-of popgym (Morad et al. 2023, https://arxiv.org/abs/2303.01859); and an episode start is a decay of
-exactly 0. One layer of width 128 has 66,048 weights.
+by construction and drawn from a ring. It differs from the paper in two ways. In place
+of batch norm, gated layer and skip there are a layer norm without weights and a LeakyReLU, as in
+popgym (Morad et al. 2023, https://arxiv.org/abs/2303.01859). An episode start is a decay of exactly
+0. One layer of width 128 has 66,048 weights.
 
 `T` time, `B` batch, `H` hidden size, which is the size of the complex state too.
 """
@@ -37,23 +37,17 @@ KEYS = LSTM_STATE
 """
 
 MAX_PHASE = 2 * math.pi
-"""The paper's; it bounds how fast a fresh state turns, in radians a step."""
+"""The largest angle by which a fresh state turns in one step, in radians, as in the paper."""
 
 
 class LRULayer(MemoryLayer):
-    """The unit, a layer norm and a LeakyReLU.
-
-    Args:
-        hidden_size: H.
-        r_min: smallest modulus of a fresh decay.
-        r_max: largest; 0.999 remembers for about a thousand steps.
-    """
+    """The unit, a layer norm and a LeakyReLU."""
 
     def __init__(self, hidden_size: int, *, r_min: float, r_max: float) -> None:
         super().__init__()
         if not 0 <= r_min < r_max <= 1:
             raise BuildError(
-                f"r_min={r_min} and r_max={r_max} bound no ring in the unit disc.",
+                f"r_min={r_min} and r_max={r_max} do not bound a ring in the unit disk.",
                 fix="Give 0 <= r_min < r_max <= 1, such as 0 and 1.",
             )
         self.hidden_size = hidden_size

@@ -1,9 +1,9 @@
 """Mamba: Gu and Dao 2023, https://arxiv.org/abs/2312.00752.
 
 A convolution over the last steps, then a state space whose step sizes, inputs and outputs are
-selected by the input, behind a gate. It differs from the authors' mamba_ssm in this: the scan is a
-plain loop; the convolution's window is part of the state; and at an episode's start the window is
-empty and the decay exactly 0. Width 128 has 116,608 weights.
+selected by the input, behind a gate. It differs from the authors' mamba_ssm in three ways. The scan
+is a plain loop, the convolution's window is part of the state, and at an episode's start the window
+is empty and the decay exactly 0. Width 128 has 116,608 weights.
 
 `T` time, `B` batch, `H` hidden size, `D` = expand * H inner size, `N` state size, `K` width of the
 convolution, `R` rank of the step sizes.
@@ -27,7 +27,7 @@ from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 
 class Selected(NamedTuple):
-    """What the input selects at each step."""
+    """The quantities that the input selects at each step."""
 
     step: Tensor
     """(T, B, D): step sizes."""
@@ -60,7 +60,12 @@ def selective_scan(
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """The loop without autograd's record of each step: states are kept, decays made again."""
+    """The loop, without autograd's record of each step.
+
+    One step works on (B, D, N), which stays in a processor's cache. As operations on (T, B, D, N)
+    the same takes three times the time and six times the memory. So states are saved for the
+    backward pass, and decays are computed again.
+    """
 
     @staticmethod
     def forward(
@@ -102,7 +107,7 @@ class _SelectiveScan(torch.autograd.Function):
 
 
 def _decay(step: Tensor, rate: Tensor, keep: Tensor | None, t: int) -> Tensor:
-    """Return what is left at step t of the state before it: (B, D, N), exactly 0 at a start."""
+    """Return the decay of the state at step t, (B, D, N): exactly 0 at a start."""
     decay = torch.mul(step[t].unsqueeze(-1), rate).neg_().exp_()
     return decay if keep is None else decay.mul_(keep[t][:, None, None])
 

@@ -38,9 +38,10 @@ RATE = 0.5
 
 
 def hippo_basis(size: int) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues' imaginary parts that are positive, and their eigenvectors.
+    """Return the positive imaginary parts of HiPPO's eigenvalues, with their eigenvectors.
 
-    The others are their conjugates, which a real output does not need.
+    The matrix is the normal part of HiPPO-LegS, Gu et al. 2020, https://arxiv.org/abs/2008.07669.
+    The other eigenvalues are conjugates of these, which a real output does not need.
 
     Args:
         size: of the matrix, an even number.
@@ -84,7 +85,7 @@ class StateSpace(nn.Module):
         return 2 * self.output(as_halves(states)) + self.skip * u, states
 
     def discrete(self) -> tuple[Tensor, Tensor]:
-        """Return lambda_bar and what B is multiplied with, (P,) complex128: zero-order hold."""
+        """Return lambda_bar and the factor of B, (P,) complex128, by zero-order hold."""
         rates = torch.complex(-self.log_rate.double().exp(), self.frequency.double())
         decay = torch.exp(rates * self.log_step.double().exp())
         return decay, (decay - 1) / rates
@@ -96,8 +97,8 @@ class StateSpace(nn.Module):
         real = torch.randn(size, hidden) * hidden**-0.5
         turned = vectors.mH @ real.to(vectors.dtype)  # (P, H)
         self.input.weight.copy_(as_halves(turned.mT).mT)
-        drawn = torch.complex(torch.randn(hidden, size), torch.randn(hidden, size)) * size**-0.5
-        self.output.weight.copy_(as_halves((drawn @ vectors).conj()))
+        output = torch.complex(torch.randn(hidden, size), torch.randn(hidden, size)) * size**-0.5
+        self.output.weight.copy_(as_halves((output @ vectors).conj()))
 
 
 class S5Layer(MemoryLayer):

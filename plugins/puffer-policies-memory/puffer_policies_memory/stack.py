@@ -1,7 +1,9 @@
-"""What the memories of this package share: layers of one width on top of each other, as a core.
+"""The base of the memories of this package: a core of layers of one width, and linear recurrences.
 
-A layer works time first and on one layer's part of the state; the core turns axes, cuts the state
-into layers and puts it together again. One step is a sequence of one.
+A layer works time first and on its own part of the state. The core turns the axes, and splits and
+joins the state. One step is a sequence of length one. Parameters and states are real: a complex
+tensor exists only inside a forward pass, so that checkpoints, optimizers and trainers meet float32
+alone.
 
 `B` batch, `T` time, `I` input size, `H` hidden size, `L` layers, `S` the rest of a state's shape.
 """
@@ -22,13 +24,13 @@ class MemoryLayer(nn.Module):
     """One layer of a memory."""
 
     def carry_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the key and shape of every tensor that one row carries."""
+        """Return the key and shape of each tensor in the state of one row."""
         raise NotImplementedError
 
     def forward(
         self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(T, B, H), (B, *S) each, bool (T, B) -> (T, B, H), with what the last step carries on.
+        """(T, B, H), (B, *S) each, bool (T, B) -> (T, B, H), with the state after the last step.
 
         Nothing from before a true `starts` reaches its step or a later one.
         """

@@ -1,8 +1,8 @@
 """BroNet: residual blocks with LayerNorm after every Linear layer, from BRO.
 
-Nauman et al. 2024, https://arxiv.org/abs/2405.16158. It differs from the paper's in this: both
-heads of an actor-critic stand on one network, of the size of the paper's actor (256, one block; its
-critic has 512 and two); and BRO's training (weight decay, resets) is the trainer's business.
+Nauman et al. 2024, https://arxiv.org/abs/2405.16158. It differs from the paper's in that both
+heads of an actor-critic share one network, of the size of the paper's actor (256, one block; its
+critic has 512 and two). BRO's training (weight decay, resets) is left to the trainer.
 
 `N` rows, `H` hidden size.
 """

@@ -1,7 +1,7 @@
 """PQN's network: two layers, each Linear, LayerNorm, ReLU.
 
-Gallici et al. 2024, https://arxiv.org/abs/2407.04811. It differs from the paper's in this: both
-heads of an actor-critic stand on it instead of Q values, and weights are orthogonal.
+Gallici et al. 2024, https://arxiv.org/abs/2407.04811. It differs from the paper's in that
+both heads of an actor-critic read it, instead of Q values, and that weights are orthogonal.
 """
 
 from __future__ import annotations

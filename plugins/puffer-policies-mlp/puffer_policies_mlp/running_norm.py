@@ -1,7 +1,7 @@
-"""RSNorm: observations standardised by running statistics that stand still within an update.
+"""RSNorm: observations standardized by running statistics that do not change within an update.
 
-Section 4.1 of Lee et al. 2024, https://arxiv.org/abs/2410.09754. It differs from the paper's in
-this: statistics wait for the end of an update, and standardised numbers are clipped to +-10, so
+Section 4.1 of Lee et al. 2024, https://arxiv.org/abs/2410.09754. It differs from the paper's in two
+ways. New statistics wait for the end of an update, and standardized numbers are clipped to +-10, so
 that a feature that was constant so far can't blow up at its first change.
 
 `N` rows, `F` features.
@@ -13,25 +13,28 @@ import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-5
+"""Added to the variance, as in layer norms: a constant feature is divided by 0.003, not by 0."""
+
 CLIP = 10.0
+"""Largest absolute value of a standardized number; VecNormalize clips at the same."""
 
 
 class RunningNorm(nn.Module):
-    """(N, F) -> (N, F), less the mean, over the standard deviation, of what was learnt from.
+    """(N, F) -> (N, F): the distance from the mean in standard deviations of the training data.
 
-    PPO compares the policy that acted with the policy that learns: before the first optimiser step
-    both must be one, so nothing may normalise the same observation differently in the rollout and
-    in the update. Therefore two sets of statistics are kept. One is used, ``mean`` and ``var``;
-    the other gathers, ``next_mean``, ``next_var`` and ``count``.
+    PPO compares the policy that acted with the policy that learns. Before the first optimizer step
+    these must be the same, so an observation may not be normalized differently in the rollout and
+    in the update. Therefore there are two sets of statistics: ``mean`` and ``var`` are used, while
+    ``next_mean``, ``next_var`` and ``count`` are collected.
 
     - A pass that learns (train mode, gradients on) uses the first, and adds its rows to the second.
-    - When learning is over, the second becomes the first: at the next pass in train mode without
-      gradients, the first step of a rollout, or when the module is switched to eval mode.
+    - After an update, the second becomes the first: at the next pass in train mode without
+      gradients, which is the first step of a rollout, or when the module switches to eval mode.
     - A pass in eval mode changes nothing.
 
     So every pass of one rollout and its update, in any number of epochs and minibatches, uses the
-    same numbers. Until the first update is over, they are 0 and 1. Both sets are in the checkpoint:
-    a run goes on exactly as if it had not been stopped.
+    same numbers. Before the end of the first update, they are 0 and 1. Both sets are in the
+    checkpoint, so that a resumed run continues exactly.
     """
 
     mean: Tensor
@@ -52,7 +55,7 @@ class RunningNorm(nn.Module):
         features = features.to(self.mean.dtype)
         if self.training:
             if torch.is_grad_enabled():
-                self._gather(features)
+                self._collect(features)
             else:
                 self._settle()
         scale = (self.var + EPSILON).rsqrt()
@@ -65,8 +68,11 @@ class RunningNorm(nn.Module):
         return super().train(mode)
 
     @torch.no_grad()
-    def _gather(self, features: Tensor) -> None:
-        """Merge the rows into the gathering statistics: Chan, Golub and LeVeque 1979."""
+    def _collect(self, features: Tensor) -> None:
+        """Merge the rows into the next statistics: Chan, Golub and LeVeque 1979.
+
+        Without a difference of large sums, float32 suffices.
+        """
         rows = len(features)
         var, mean = torch.var_mean(features, 0, correction=0)
         share = rows / (self.count + rows).to(features.dtype)
@@ -79,6 +85,6 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """Use what was gathered."""
+        """Start to use the statistics collected so far."""
         self.mean.copy_(self.next_mean)
         self.var.copy_(self.next_var)

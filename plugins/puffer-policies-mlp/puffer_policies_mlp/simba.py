@@ -1,8 +1,8 @@
 """SimBa: a residual network that stays simple when it grows.
 
-Lee et al. 2024, https://arxiv.org/abs/2410.09754. It differs from the paper's in this: both heads
-of an actor-critic stand on one network, of the size of the paper's actor (128, one block; its
-critic has 512 and two); the running statistics stand still within an update, see `running_norm`.
+Lee et al. 2024, https://arxiv.org/abs/2410.09754. It differs from the paper's in two ways. Both
+heads of an actor-critic share one network, of the size of the paper's actor (128, one block; its
+critic has 512 and two). The running statistics do not change within an update, see `running_norm`.
 The paper trains it by AdamW with weight decay 0.01 and learning rate 1e-4.
 
 `N` rows, `H` hidden size.
@@ -45,13 +45,14 @@ class SimbaBlock(nn.Module):
 
 def _he_init(layer: nn.Linear) -> nn.Linear:
     """Draw weights as He et al. 2015, https://arxiv.org/abs/1502.01852, do for ReLU."""
+    # As in the paper; the other policies of this package have orthogonal weights.
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class SimbaEncoder(nn.Sequential):
-    """Features of any space, normalised, then blocks and a LayerNorm: (N, *obs) -> (N, H)."""
+    """Features of any space, normalized, then blocks and a LayerNorm: (N, *obs) -> (N, H)."""
 
     def __init__(self, space: Any, hidden_size: int, *, num_blocks: int) -> None:
         features = make_features(space)
@@ -68,9 +69,9 @@ class SimbaEncoder(nn.Sequential):
 class SimBa(ActorCritic):
     """SimBa's residual network under both heads.
 
-    In train mode, a pass with gradients gathers statistics of the observations. They are used from
+    In train mode, a pass with gradients collects statistics of the observations. They are used from
     the next rollout on, so that ``forward`` and ``forward_eval`` agree within an update and PPO's
-    ratio is 1 in its first epoch; `running_norm.RunningNorm` says how.
+    ratio is 1 in its first epoch. `running_norm.RunningNorm` explains how.
 
     Args:
         env: has any spaces.

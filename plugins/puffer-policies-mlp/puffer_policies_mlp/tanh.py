@@ -1,10 +1,10 @@
-"""The two tanh networks that most PPO results were made with: PPO's own, and RLlib's default.
+"""The two tanh networks behind most PPO results: that of PPO's paper, and RLlib's default.
 
-Schulman et al. 2017, https://arxiv.org/abs/1707.06347, with the initialisation of CleanRL, as in
+Schulman et al. 2017, https://arxiv.org/abs/1707.06347, with the initialization of CleanRL, as in
 https://github.com/vwxyzjn/cleanrl/blob/master/cleanrl/ppo_continuous_action.py; RLlib's
-``fcnet_hiddens`` and ``fcnet_activation``. They differ from the originals in this: every space is
-read and served, and `MLPTanh` shows both of its networks as one hidden row, so that a memory fits
-between the networks and their heads.
+``fcnet_hiddens`` and ``fcnet_activation``. They differ from the originals in that every
+space is served, and that `MLPTanh` returns both of its networks as one hidden row, so that a memory
+fits between the networks and their heads.
 
 `N` rows, `H` hidden size.
 """
@@ -47,7 +47,7 @@ def _tanh_network(size: int, width: int) -> nn.Sequential:
 
 
 class HalfHead(nn.Module):
-    """A head that reads only `part` of the hidden row: (N, H) -> what `head` makes of it."""
+    """A head that reads only `part` of the hidden row: (N, H) -> the outputs of `head`."""
 
     def __init__(self, head: nn.Module, part: slice) -> None:
         super().__init__()

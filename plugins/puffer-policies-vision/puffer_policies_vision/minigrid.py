@@ -1,9 +1,9 @@
 """The MiniGrid starter network: three 2x2 convolutions over the cells in view, one layer a head.
 
 https://github.com/lcswillems/rl-starter-files, for the 7x7x3 view of https://minigrid.farama.org.
-It differs from the original in this: weights are orthogonal, the memory is left to a wrapper, and
-cells are divided by 16. A cell holds three codes (object, colour, state), none above 10, though
-their space says 255: divided by 255, they would hardly differ.
+It differs from the original in that weights are orthogonal, the memory is left to a wrapper, and
+cells are divided by 16. A cell holds three codes (object, color, state), none above 10, although
+their space says 255. Divided by 255, they would hardly differ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import require_kinds, spaces_of
 
 CODES = 16
-"""What cells are divided by: a power of two above MiniGrid's largest code."""
+"""The divisor of cells: a power of two above MiniGrid's largest code, so the division is exact."""
 
 CHANNELS = 64
+"""Channels of the last convolution."""
+
 SMALLEST = 7
+"""Cells of the smallest side: (7 - 1) // 2 - 2 leaves one."""
 
 
 class MiniGridEncoder(nn.Sequential):
@@ -31,7 +34,7 @@ class MiniGridEncoder(nn.Sequential):
 
     def __init__(self, space: Any, *, channels_last: bool | None = None) -> None:
         images = ImageInput(space, channels_last=channels_last, full_scale=CODES)
-        rows, columns = (_left_of(side) for side in _checked(images.size))
+        rows, columns = (_conv_size(side) for side in _checked(images.size))
         super().__init__(
             images,
             layer_init(nn.Conv2d(images.channels, 16, 2)),
@@ -56,8 +59,8 @@ def _checked(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def _left_of(side: int) -> int:
-    """Return how many cells of a side the convolutions and the pooling leave."""
+def _conv_size(side: int) -> int:
+    """Return the cells of a side after the convolutions and the pooling."""
     return (side - 1) // 2 - 2
 
 

@@ -1,9 +1,9 @@
 """Small convolutional policies: IMPALA's shallow network, and MinAtar's for its 10x10 grids.
 
 Espeholt et al. 2018, https://arxiv.org/abs/1802.01561 (the shallow network of figure 3); Young and
-Tian 2019, https://arxiv.org/abs/1903.03176. They differ from the papers in this: the memory is left
-to a wrapper, weights are orthogonal with gain sqrt(2), and MinAtar's ReLU is an ordinary one, where
-its actor-critic uses SiLU and dSiLU.
+Tian 2019, https://arxiv.org/abs/1903.03176. They differ from the papers in three ways: the
+memory is left to a wrapper, weights are orthogonal with gain sqrt(2), and MinAtar's network has
+ReLU, where its authors' actor-critic has SiLU and dSiLU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from puffer_policies.nn.encoders import ConvEncoder, ConvLayer
 from puffer_policies.spaces import require_kinds, spaces_of
 
 IMPALA_SMALL = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
+"""Also the network of Mnih et al. 2013, the first DQN."""
+
 MINATAR = (ConvLayer(16, 3, 1),)
+"""One layer is enough where each kind of object has a channel and each pixel is a cell."""
 
 
 class ImpalaSmall(ActorCritic):

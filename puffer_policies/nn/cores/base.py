@@ -1,4 +1,4 @@
-"""What every core offers: one step, a sequence with episode starts, and a state that is passed on.
+"""The interface of recurrent cores: a step, a sequence with episode starts, and explicit state.
 
 `B` batch, `T` time, `I` input size, `H` hidden size, `L` layers. State is a dict of tensors with
 the batch first. It is passed in and handed out, never kept on the module, never written in place.
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from puffer_policies.errors import BuildError
 
 State = Mapping[str, Tensor]
+"""The carry between steps; the batch is the first axis of every tensor."""
 After = tuple[Tensor, dict[str, Tensor]]
 """The hidden features of a step or of a sequence, with the state after it."""
 
 
 class Core(nn.Module):
-    """What every core offers. Steps and sequences agree, wherever episodes start.
+    """A recurrent core, whose sequences agree with its steps wherever episodes start.
 
-    A core writes `step`, `state_shapes` and, where a sequence can be had for less than its steps,
-    `sequence`.
+    A subclass writes `step` and `state_shapes`, and `sequence` where a whole sequence costs less
+    than its steps.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -41,7 +42,7 @@ class Core(nn.Module):
     def sequence(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
         """(B, T, I) -> (B, T, H) from a state that is reset already where step 0 is a start.
 
-        A NaN may cross an episode start here; `forward` sees to it.
+        A NaN may cross an episode start here; `forward` catches it.
         """
         return self.step_through(x, state, episode_start)
 
@@ -53,14 +54,16 @@ class Core(nn.Module):
         if episode_start is None:
             return self.sequence(x, state, None)
         output, after = self.sequence(x, self.reset(state, episode_start[:, 0]), episode_start)
-        # A sum, as it costs a thirtieth of looking at each number.
+        # A sum is finite only if each number is, and costs a thirtieth of looking at each.
         if torch.compiler.is_compiling() or bool(output.detach().sum().isfinite()):
             return output, after
-        # Resets by arithmetic leave a NaN alive, as 0 * NaN is NaN; those of single steps do not.
+        # Fast sequences reset by arithmetic, which leaves a NaN alive, as 0 * NaN is NaN. Single
+        # steps fill the rows, so a NaN of one episode cannot reach the next. While compiling, the
+        # branch would break the graph, and is left out.
         return self.step_through(x, state, episode_start)
 
     def step_through(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
-        """Return what `forward` does by one `step` after the other."""
+        """Return the result of `forward` by one `step` after another."""
         outputs, carried = [], dict(state)
         for t, features in enumerate(x.unbind(1)):
             if episode_start is not None:
@@ -92,7 +95,7 @@ class Core(nn.Module):
 
 
 def require_layers(num_layers: int, core: str) -> int:
-    """Return `num_layers`, or refuse a core without any."""
+    """Return `num_layers`, or refuse a number below 1."""
     if num_layers < 1:
         raise BuildError(f"num_layers={num_layers}, but {core!r} has at least one layer.")
     return num_layers

@@ -18,28 +18,29 @@ Parts = tuple[Tensor, ...]
 """What the layers carry: (h,), or (h, c)."""
 
 FUSED_STEP_ROWS = 512
-"""From here one step of the fused kernel beats the cell on CPU (measured, 128 -> 128)."""
+"""Rows from which one step of the fused kernel beats the cell on CPU (measured, 128 -> 128)."""
 
 FLUSH_SHARE = 0.8
-"""Share of flush steps in a row, K/T, above which one cell a step beats the longer sequence."""
+"""Share of flush steps in a row, K/T, above which one cell per step beats the longer sequence."""
 
 
 class FusedLayers(nn.RNNBase):
     """Layers with the parameters and names of `torch.nn.LSTM` and its kin, batch first.
 
-    Weights are orthogonal for each gate, biases zero. It is no subclass of those, because dynamo
+    Weights are orthogonal for each gate, biases zero. It is not a subclass of those, because dynamo
     refuses to trace whatever touches them.
     """
 
     torch_mode: ClassVar[str]
-    """How `torch.nn.RNNBase` calls the layer."""
+    """The name of the layer for `torch.nn.RNNBase`."""
     gates: ClassVar[int]
     keys: ClassVar[tuple[str, ...]]
     """Names of the state's parts."""
     flush_parts: ClassVar[int] = 1
-    """Steps that it takes to empty the state."""
+    """Number of steps that empty the state."""
     flush_share: ClassVar[float] = FLUSH_SHARE
-    """`FLUSH_SHARE` on a CPU: less where the fused kernel gains little over cells."""
+    """`FLUSH_SHARE` on a CPU. It is lower for a GRU and an RNN, whose fused kernels gain little
+    over their cells there."""
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int) -> None:
         super().__init__(self.torch_mode, input_size, hidden_size, num_layers, batch_first=True)
@@ -61,9 +62,10 @@ class FusedLayers(nn.RNNBase):
         raise NotImplementedError
 
     def flush_columns(self, weights: list[Tensor]) -> Tensor:
-        """Return how a layer's gates answer to flags, (G*H, F): the state is emptied exactly.
+        """Return the weights of the flags, (G*H, F), with which a flush step empties the state.
 
-        The last column belongs to the padding behind a row, which keeps what the outputs don't say.
+        The last column is that of the padding behind a row, which keeps the part of the state that
+        the outputs do not hold.
         """
         raise NotImplementedError
 
@@ -131,7 +133,7 @@ class FusedCore(Core):
         return self._run_broken(x, state, episode_start)
 
     def _run_broken(self, x: Tensor, state: State, episode_start: Tensor) -> After:
-        """Choose how to reset by how many starts the fullest row has."""
+        """Choose the cheapest way to reset, by the number of starts in the fullest row."""
         parts, time = self.layers.flush_parts, x.shape[1]
         most = count_starts(episode_start)
         if most == 0:
@@ -149,7 +151,7 @@ class FusedCore(Core):
         return output, self._batch_first(parts)
 
     def _run_flushed(self, x: Tensor, state: State, flush: Flush) -> After:
-        """Layer by layer, as flags must reach each; (B, T, I) -> (B, T, H)."""
+        """(B, T, I) -> (B, T, H), one layer after another, as the flags must reach each of them."""
         before, after = self._layers_first(state), []
         for layer in range(self.num_layers):
             weights = self.layers.weights(layer)
@@ -157,7 +159,7 @@ class FusedCore(Core):
             parts = tuple(each[layer : layer + 1] for each in before)
             output, parts = self.layers.run(flush.spread(x), parts, widened)
             x = flush.gather(output, x.shape[1])  # (B, T, H)
-            # h is that of the last step: padding keeps c, not h.
+            # h is the output of the last step, before the padding, which keeps c but not h.
             after.append((x[:, -1].unsqueeze(0), *parts[1:]))
         return x, self._batch_first(tuple(torch.cat(each) for each in zip(*after, strict=True)))
 

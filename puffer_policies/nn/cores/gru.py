@@ -1,7 +1,8 @@
 """The GRU: Cho et al. 2014, https://arxiv.org/abs/1406.1078.
 
-As `torch.nn.GRU`, which applies the reset gate behind the hidden weights; orthogonal gates, zero
-biases. Its state is one tensor and goes under PufferLib's ``lstm_h``.
+It is computed as by `torch.nn.GRU`, which applies the reset gate after the hidden weights, where
+the paper applies it before; gates are orthogonal and biases zero. Its state is one tensor, under
+PufferLib's key ``lstm_h``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
 
 class GRULayers(FusedLayers):
-    """Gates in torch's order: reset, update, new."""
+    """The layers of a GRU, with gates in torch's order: reset, update, new."""
 
     torch_mode = "GRU"
     gates = 3
@@ -33,7 +34,11 @@ class GRULayers(FusedLayers):
         return (torch.gru_cell(x, parts[0], *weights),)
 
     def flush_columns(self, weights: list[Tensor]) -> Tensor:
-        """Close both gates and cancel the input bias: h = tanh(b - b + 0 * h) + 0 * h = 0."""
+        """Close both gates and cancel the input bias: h = tanh(b - b + 0 * h) + 0 * h = 0.
+
+        The closed reset gate removes the hidden weights and their bias, the closed update gate the
+        state itself. Padding has no column of its own, as the outputs hold all of the state.
+        """
         gates = driven((-1, -1, 0), weights[0])
         rows = self.hidden_size
         cancel = torch.cat([weights[2].new_zeros(2 * rows), weights[2][2 * rows :]])  # (3*H,)

@@ -1,7 +1,8 @@
 """GTrXL: Parisotto et al. 2020, https://arxiv.org/abs/1910.06764.
 
 Transformer-XL layers with relative positions (Dai et al. 2019, https://arxiv.org/abs/1901.02860),
-layer norms on the way in, and GRU gates in place of residual sums, born nearly closed. It differs
+layer norms in front of each part, and GRU gates, nearly closed at first, in place of residual sums.
+It differs
 from the paper in this: every query sees exactly the M steps before it, in a sequence as in single
 steps, and nothing from before its episode's start; and what is carried on are a step's keys and
 values, not what they were made of, so that a step costs one projection instead of M.
@@ -21,26 +22,29 @@ from puffer_policies.nn.init import layer_init
 
 MEMORY, VALID = "gtrxl_memory", "gtrxl_valid"
 GATE_BIAS = 2.0
-"""Of the paper: gates begin by letting a layer's input through."""
+"""The paper's: at first the gates let a layer's input through, so that a fresh stack is nearly the
+identity. The paper finds that this speeds up learning greatly."""
 
 
 class GRUGate(nn.Module):
-    """Mixes what a layer says into what came in, as a GRU mixes input into state."""
+    """Mixes the output of a layer into its input, as a GRU mixes input into state."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        # The names of these two are part of the checkpoint format: `said` reads the layer's output,
+        # `came` its input.
         self.said = layer_init(nn.Linear(width, 3 * width, bias=False), 1.0)
         self.came = layer_init(nn.Linear(width, 2 * width, bias=False), 1.0)
         self.reset = layer_init(nn.Linear(width, width, bias=False), 1.0)
         self.bias = nn.Parameter(torch.full((width,), GATE_BIAS))
 
-    def forward(self, came: Tensor, said: Tensor) -> Tensor:
-        """Twice (..., H) -> (..., H)."""
-        reset, update, new = self.said(said).chunk(3, -1)
-        reset_came, update_came = self.came(came).chunk(2, -1)
-        open_ = torch.sigmoid(update + update_came - self.bias)
-        candidate = torch.tanh(new + self.reset(torch.sigmoid(reset + reset_came) * came))
-        return torch.lerp(came, candidate, open_)
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """The input and the output of a layer, (..., H) both -> (..., H)."""
+        reset, update, new = self.said(output).chunk(3, -1)
+        reset_x, update_x = self.came(x).chunk(2, -1)
+        share = torch.sigmoid(update + update_x - self.bias)
+        candidate = torch.tanh(new + self.reset(torch.sigmoid(reset + reset_x) * x))
+        return torch.lerp(x, candidate, share)
 
 
 class RelativeAttention(nn.Module):
@@ -71,24 +75,27 @@ class RelativeAttention(nn.Module):
         Returns:
             (B, T, H), and the keys and values of the last M steps (B, M, 2 H).
         """
-        seen = torch.cat([past, self.key_value(x).to(past.dtype)], 1)  # (B, M + T, 2 H)
+        context = torch.cat([past, self.key_value(x).to(past.dtype)], 1)  # (B, M + T, 2 H)
         query = self.query(x)
-        key, value = (self._heads(each.to(query.dtype)) for each in seen.chunk(2, -1))
+        key, value = (self._heads(each.to(query.dtype)) for each in context.chunk(2, -1))
         by_distance = self._by_distance(query + self.distance_bias, distances)  # (B, A, T, M + T)
+        # The scores of distance go in as the mask that torch adds to those of content, so that its
+        # fused kernel does the softmax and the product with the values.
         bias = by_distance.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         by_content = self._heads(query + self.content_bias)
         mixed = functional.scaled_dot_product_attention(by_content, key, value, attn_mask=bias)
-        return self.output(mixed.transpose(1, 2).flatten(2)), seen[:, x.shape[1] :]
+        return self.output(mixed.transpose(1, 2).flatten(2)), context[:, x.shape[1] :]
 
     def _by_distance(self, query: Tensor, distances: Tensor) -> Tensor:
         """Return scores (B, A, T, M + T) of the distance between a step and what it looks at."""
         far = self._heads(self.distance(self.waves).unsqueeze(0)).squeeze(0)  # (A, M + 1, D)
         heads = self._heads(query).transpose(0, 1)  # (A, B, T, D)
-        # One product a head: `far` is the same for every row.
+        # One product per head: `far` is the same for every row. There are only M + 1 distances, so
+        # the scores of all pairs are gathered from these, where Transformer-XL shifts a matrix.
         scores = heads.flatten(1, 2) @ far.mT * far.shape[-1] ** -0.5  # (A, B*T, M + 1)
         scores = scores.unflatten(1, heads.shape[1:3]).transpose(0, 1)  # (B, A, T, M + 1)
-        chosen: Tensor = scores.gather(-1, distances.expand(*scores.shape[:2], *distances.shape))
-        return chosen
+        by_pair: Tensor = scores.gather(-1, distances.expand(*scores.shape[:2], *distances.shape))
+        return by_pair  # (B, A, T, M + T)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, S, H) -> (B, A, S, D)."""
@@ -112,10 +119,11 @@ class GTrXLLayer(nn.Module):
     def forward(
         self, x: Tensor, past: Tensor, allowed: Tensor, distances: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `RelativeAttention`."""
-        said, seen = self.attention(self.attention_norm(x), past, allowed, distances)
-        x = self.attention_gate(x, torch.relu(said))
-        return self.network_gate(x, torch.relu(self.network(self.network_norm(x)))), seen
+        """Apply attention and network; arguments and results are those of `RelativeAttention`."""
+        attended, memory = self.attention(self.attention_norm(x), past, allowed, distances)
+        # The ReLU in front of a gate is the paper's: what enters a gate is never negative.
+        x = self.attention_gate(x, torch.relu(attended))
+        return self.network_gate(x, torch.relu(self.network(self.network_norm(x)))), memory
 
 
 class GTrXLCore(Core):
@@ -177,13 +185,15 @@ class GTrXLCore(Core):
         window = (distances >= 0) & (distances <= self.memory)
         own = episode[:, self.memory :].unsqueeze(-1)  # (B, T, 1)
         allowed = window & (episode.unsqueeze(1) == own)  # (B, T, M + T)
-        hidden, seen = self.embed(x), []
+        hidden, memories = self.embed(x), []
+        # Pairs out of the window are masked; their distances only have to be valid indices.
         clamped = distances.clamp(0, self.memory)
         for layer, past in zip(self.layers, state[MEMORY].unbind(1), strict=True):
             hidden, last = layer(hidden, past, allowed, clamped)
-            seen.append(last)
+            memories.append(last)
         valid = episode[:, time:] == episode[:, -1:]  # (B, M)
-        memory = torch.stack(seen, 1).masked_fill_(~valid.reshape(batch, 1, -1, 1), 0.0)
+        # Filled with zeros, so that nothing of an episode that is over can reach a later one.
+        memory = torch.stack(memories, 1).masked_fill_(~valid.reshape(batch, 1, -1, 1), 0.0)
         return hidden, {MEMORY: memory, VALID: valid}
 
 

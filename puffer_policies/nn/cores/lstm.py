@@ -1,6 +1,7 @@
 """The LSTM: Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735.
 
-As `torch.nn.LSTM`, with orthogonal gates and zero biases. Its state is PufferLib's pair.
+It is computed as by `torch.nn.LSTM`, with orthogonal gates and zero biases. Its state is the pair
+of tensors that PufferLib carries.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
 
 class LSTMLayers(FusedLayers):
-    """Gates in torch's order: input, forget, cell, output."""
+    """The layers of an LSTM, with gates in torch's order: input, forget, cell, output."""
 
     torch_mode = "LSTM"
     gates = 4
@@ -32,7 +33,11 @@ class LSTMLayers(FusedLayers):
         return h, c
 
     def flush_columns(self, weights: list[Tensor]) -> Tensor:
-        """Close every gate: c = 0 * c + 0 * g, h = 0 * tanh(c). Padding forgets nothing of c."""
+        """Close every gate: c = 0 * c + 0 * g and h = 0 * tanh(c). Padding keeps all of c.
+
+        The cell's candidate g needs no flag, as a closed input gate hides it. Padding runs behind
+        the last step of a row, and the kernel returns only the last c, so padding must keep it.
+        """
         flush = driven((-1, -1, 0, -1), weights[0])
         hold = driven((-1, 1, 0, 0), weights[0])
         return torch.cat([flush, hold], 1)

@@ -1,7 +1,7 @@
 """MinGRU: Feng et al. 2024, https://arxiv.org/abs/2410.01201. PufferLib 4.0's default core.
 
 Gate and candidate depend on the input alone, so the state is a linear recurrence,
-``h = (1 - z) * h + z * g(candidate)``. It differs from the paper in this: the recurrence runs in
+``h = (1 - z) * h + z * g(candidate)``. It differs from the paper in that the recurrence runs in
 plain float32, not in log space, and an episode start is a decay of exactly 0. With a highway, as in
 PufferLib 4.0, a third gate mixes a layer's input into its output.
 """
@@ -35,17 +35,18 @@ class MinGRULayer(nn.Module):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(..., I) -> decay, drive (..., H), and the highway's share if there is one."""
         candidate, gate, *rest = self.linear(x).chunk(3 if self.highway else 2, -1)
+        # sigmoid(-z) instead of 1 - sigmoid(z), which rounds small decays to 0.
         decay = torch.sigmoid(-gate)
         drive = (1 - decay) * positive(candidate)
         return decay, drive, torch.sigmoid(rest[0]) if rest else None
 
     def output(self, h: Tensor, x: Tensor, share: Tensor | None) -> Tensor:
-        """Mix the layer's input into its output where there is a highway."""
+        """Return the output of the layer, mixed with its input where there is a highway."""
         return h if share is None else torch.lerp(x, h, share)
 
 
 def positive(x: Tensor) -> Tensor:
-    """Return the paper's g, x + 1/2 from 0 on and else sigmoid(x): the larger of the two."""
+    """Return the paper's g(x), x + 1/2 from 0 on and else sigmoid(x): the larger of the two."""
     return torch.maximum(x + 0.5, torch.sigmoid(x))
 
 

@@ -1,7 +1,7 @@
 """The plain recurrent network: Elman 1990, https://doi.org/10.1207/s15516709cog1402_1.
 
-As `torch.nn.RNN` with tanh; orthogonal weights, zero biases. Its state is one tensor and goes under
-PufferLib's ``lstm_h``.
+It is computed as by `torch.nn.RNN` with tanh, with orthogonal weights and zero biases. Its state is
+one tensor, under PufferLib's key ``lstm_h``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from puffer_policies.nn.cores.fused import FusedCore, FusedLayers, Parts
 
 
 class RNNLayers(FusedLayers):
-    """One layer without gates."""
+    """The layers of a plain recurrent network, which has no gates to close."""
 
     torch_mode = "RNN_TANH"
     gates = 1
@@ -34,7 +34,7 @@ class RNNLayers(FusedLayers):
         return (torch.rnn_tanh_cell(x, parts[0], *weights),)
 
     def flush_columns(self, weights: list[Tensor]) -> Tensor:
-        """Drive h to 1, whatever it was, then take what weights and biases make of that away.
+        """Drive h to 1 whatever it was, then cancel what weights and biases make of an h of ones.
 
         Without a gate this ends at rounding's distance from 0, not at 0; the gradient is cut
         exactly by the first part, as tanh is flat there.

@@ -1,8 +1,8 @@
 """The linear recurrence ``h[t] = decay[t] * h[t-1] + drive[t]``, time first, with its gradient.
 
-A plain loop of one multiply-add a step, which keeps float32's accuracy at any length; the popular
-scan in log space does not, and is slower on CPU. A reset is a decay of 0. Numbers are real or
-complex; torch's gradient of a product takes the conjugate of the other factor.
+It is a plain loop of one multiply-add per step, which keeps float32's accuracy at any length. The
+popular scan in log space does not, and is slower on CPU. A reset is a decay of 0. Numbers are real
+or complex.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch import Tensor
 
 
 class _LinearScan(torch.autograd.Function):
-    """The loop without autograd's record of each step."""
+    """The loop, without autograd's record of each step, which would cost more than the step."""
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
         states = torch.empty_like(drive)
         h = initial
         for a, b, out in zip(decay.unbind(0), drive.unbind(0), states.unbind(0), strict=True):
+            # Written where it stays: stacking T states would copy all of them once more.
             h = torch.addcmul(b, a, h, out=out)
         ctx.save_for_backward(decay, states, initial)
         return states
@@ -28,6 +29,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decay, states, initial = ctx.saved_tensors
+        # Torch's gradient of a complex product takes the conjugate of the other factor.
         decay = decay.conj().resolve_conj()
         grad = grads[0].contiguous()
         flow = torch.empty_like(states)  # gradient of each state, through itself and all later ones
