@@ -65,6 +65,10 @@ def test_nobody_inside_imports_the_facade(house):
     assert importers == []
 
 
+def test_the_picture_of_the_house_is_the_house(house):
+    assert TOOL.PICTURE.read_text(encoding="utf-8") == TOOL.draw(TOOL.read_floors(), house)
+
+
 def test_imports_have_no_circle(house):
     edges = {name: ours(imports(tree)) & set(house) - {name} for name, tree in house.items()}
     while leaves := [name for name, below in edges.items() if not below]:

@@ -240,7 +240,8 @@ def test_a_plugins_own_checks_are_run(tmp_path):
 
 
 def test_the_parts_of_a_check_are_public():
-    assert check("ACME1", "n", promise="p", why="w", fix="f")(lambda _: None).code == "ACME1"
+    own = check("ACME1", "is-small", promise="It is small.", why="Size.", fix="Shrink it.")
+    assert own(lambda _: None).code == "ACME1"
     assert issubclass(CheckFailed, Exception)
 
 

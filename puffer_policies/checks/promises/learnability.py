@@ -110,7 +110,7 @@ def _require_untouched(
                 name = names.get(id(parameter), key)
                 raise CheckFailed(
                     f"{name} of the wrapped policy as it was",
-                    f"norm {float(parameter.norm()):.4g} after wrapping, "
+                    f"norm {float(parameter.detach().norm()):.4g} after wrapping, "
                     f"{float(before.norm()):.4g} before",
                     example=f"print(policy.get_parameter({name!r}).norm())",
                 )
