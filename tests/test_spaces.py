@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from gymnasium.spaces import Box, Discrete
 
 from puffer_policies.spaces import spaces_of
@@ -24,6 +25,7 @@ def test_the_spaces_of_an_id_are_those_of_the_env_that_a_maker_returns():
     assert len(closed) == 1
 
 
+@pytest.mark.trainer  # our own envs are vector envs of gymnasium 1.1
 def test_ids_of_ours_need_no_import_of_the_user():
     code = (
         "from puffer_policies.spaces import spaces_of\n"
