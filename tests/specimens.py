@@ -61,6 +61,13 @@ ACTIONS: dict[str, gymnasium.Space[Any]] = {
     "box_integers": spaces.Box(-3, 4, (2,), np.int64),
 }
 
+PAIRS = [
+    *((observation, "discrete") for observation in OBSERVATIONS),
+    *(("vector", action) for action in ACTIONS if action != "discrete"),
+]
+"""Every observation space once and every action space once: encoders and heads meet only in the
+hidden features (N, H), so that more pairs prove no more."""
+
 REFERENCE = Spaces(VECTOR, FOUR)
 
 

@@ -12,6 +12,7 @@ import torch
 from specimens import (
     ACTIONS,
     OBSERVATIONS,
+    PAIRS,
     REFERENCE,
     assert_same_logits,
     map_tensors,
@@ -27,15 +28,13 @@ from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.zoo import conv, mlp
 from puffer_policies.zoo.mlp import Default
 
-PAIRS = [(obs, act) for obs in sorted(OBSERVATIONS) for act in sorted(ACTIONS)]
-
 
 def default(observation: str, action: str) -> Default:
     return Default(Spaces(OBSERVATIONS[observation], ACTIONS[action]), hidden_size=16)
 
 
 @pytest.mark.parametrize(("observation", "action"), PAIRS)
-def test_every_pair_of_spaces_runs(observation: str, action: str) -> None:
+def test_every_space_runs(observation: str, action: str) -> None:
     policy = default(observation, action)
     space, layout = OBSERVATIONS[observation], action_layout(ACTIONS[action])
     logits, values = policy.forward_eval(observation_batch(space, 3))
@@ -128,8 +127,10 @@ def test_it_keeps_the_contract() -> None:
     assert missing_members(ActorCritic) == missing_members(Default(REFERENCE)) == []
 
 
-@pytest.mark.parametrize("observation", ["vector", "dict", "tuple", "discrete_start"])
-@pytest.mark.parametrize("action", ["discrete", "multidiscrete", "box"])
+@pytest.mark.parametrize(
+    ("observation", "action"),
+    [("dict", "discrete"), ("tuple", "multidiscrete"), ("discrete_start", "box")],
+)
 def test_it_compiles_without_a_break(observation: str, action: str) -> None:
     policy, space = default(observation, action), OBSERVATIONS[observation]
     for run, batch in ((policy.forward_eval, (3,)), (policy, (3, 4))):

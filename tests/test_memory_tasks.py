@@ -224,7 +224,7 @@ def test_a_critic_learns_to_look_past_a_cut_and_not_past_an_end(game):
     env = make_vecenv(f"{OWN}/{game.__name__}-v0", 16)
     policy = get_policy("Default", env, hidden_size=32)
     config = TrainConfig(
-        total_timesteps=16_000, gamma=gamma, scale_rewards=False, bptt_horizon=64, **limits
+        total_timesteps=11_000, gamma=gamma, scale_rewards=False, bptt_horizon=64, **limits
     )
     trainer = Trainer(config, env, policy)
     run(trainer)

@@ -1,7 +1,8 @@
-"""Normalised observations: sound statistics, that travel with the policy and change when told."""
+"""Normalized observations have sound statistics, which are part of the policy."""
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,11 @@ def _one_of_two(rank: int, folder: Path, sample: Tensor) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no processes")
 def test_two_processes_find_the_moments_of_all(tmp_path: Path) -> None:
     sample = torch.randn(10, 2, dtype=torch.float64) + 50
-    torch.multiprocessing.spawn(_one_of_two, (tmp_path, sample), nprocs=2)
+    # A server that has imported torch is forked: importing it in each process costs 2 s.
+    multiprocessing.set_forkserver_preload(["puffer_policies.nn.moments"])
+    torch.multiprocessing.start_processes(
+        _one_of_two, (tmp_path, sample), nprocs=2, start_method="forkserver"
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     count, mean, m2 = first

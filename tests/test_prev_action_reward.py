@@ -8,11 +8,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from specimens import ACTIONS, OBSERVATIONS, observation_batch
+from quick_checks import quick_report
+from specimens import ACTIONS, OBSERVATIONS, PAIRS, observation_batch
 from torch import nn
 from training_toys import MODES, one_thread_seed, run, update
 
-from puffer_policies import Agent, check_policy
+from puffer_policies import Agent
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
@@ -84,8 +85,11 @@ def test_a_vector_grows_by_the_action_one_hot_and_by_the_reward():
     assert policy.unwrapped.spaces.observation.shape == (8,)
 
 
-@pytest.mark.parametrize("action", sorted(ACTIONS))
-@pytest.mark.parametrize("observation", sorted(OBSERVATIONS))
+@pytest.mark.parametrize(
+    ("observation", "action"),
+    # Actions are appended to a vector, and stand in a Dict beside any other observation.
+    [*PAIRS, *(("dict", action) for action in ACTIONS)],
+)
 def test_what_a_policy_sees_is_what_it_was_built_for(observation: str, action: str):
     env = Spaces(OBSERVATIONS[observation], ACTIONS[action])
     policy = get_policy("LSTMWrapper(PrevActionRewardWrapper(Default(hidden_size=8)))", env)
@@ -193,7 +197,7 @@ def test_a_bandit_within_the_episode_is_solved_only_by_who_knows_what_was_paid()
         trainer = trainer_of(
             arms(32),
             name,
-            total_timesteps=12_288,
+            total_timesteps=6_144,
             bptt_horizon=16,
             learning_rate=1e-2,
             ent_coef=0.005,
@@ -271,4 +275,5 @@ def test_a_step_compiles_without_a_break():
 
 def test_every_promise_is_kept():
     env = Spaces(VECTOR, spaces.Discrete(2))
-    assert check_policy("LSTMWrapper(PrevActionRewardWrapper(Default))", env, isolate=False).ok
+    report = quick_report("LSTMWrapper(PrevActionRewardWrapper(Default))", env)
+    assert report.ok, report

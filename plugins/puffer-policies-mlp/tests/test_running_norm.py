@@ -45,7 +45,7 @@ def test_learning_from_the_same_rows_again_changes_nothing() -> None:
     torch.testing.assert_close(norm.var, x.var(0, correction=0))
 
 
-def test_what_was_learnt_from_has_mean_0_and_spread_1() -> None:
+def test_training_data_has_mean_0_and_spread_1() -> None:
     norm, x = RunningNorm(3), data(500)
     norm(x)
     normal = norm.eval()(x)
@@ -85,7 +85,7 @@ def test_a_rollout_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_the_ratio_is_1_until_the_optimiser_steps_in_every_update(recurrent: bool) -> None:
+def test_the_ratio_is_1_until_the_optimizer_steps_in_every_update(recurrent: bool) -> None:
     torch.manual_seed(0)
     policy: Any = SimBa(ENV, hidden_size=16)
     policy = LSTMWrapper(ENV, policy) if recurrent else policy
@@ -97,10 +97,10 @@ def test_the_ratio_is_1_until_the_optimiser_steps_in_every_update(recurrent: boo
             steps = [policy.forward_eval(x[:, t], state)[0] for t in range(6)]
         acted = torch.stack(steps, 1)  # (B, T, n)
         for rows in ([0, 1], [2, 3], [3, 0]):  # minibatches, all before the first step
-            learnt = policy(x[rows])[0].reshape(2, 6, 2)
-            torch.testing.assert_close(learnt, acted[rows], atol=1e-6, rtol=1e-5)
+            learned = policy(x[rows])[0].reshape(2, 6, 2)
+            torch.testing.assert_close(learned, acted[rows], atol=1e-6, rtol=1e-5)
         optimizer.zero_grad()
-        learnt.square().sum().backward()
+        learned.square().sum().backward()
         optimizer.step()
 
 
