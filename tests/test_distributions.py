@@ -157,7 +157,7 @@ def test_samples_carry_no_gradient(logits: Any, dtype: torch.dtype | None) -> No
     assert sample.dtype == (dtype or torch.float32)
 
 
-def test_half_precision_logits_are_normalised_in_float32() -> None:
+def test_half_precision_logits_are_normalized_in_float32() -> None:
     _, log_prob, entropy = sample_logits(torch.randn(3, 50).bfloat16())
     assert log_prob.dtype == entropy.dtype == torch.float32
 

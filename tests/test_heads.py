@@ -1,4 +1,4 @@
-"""Heads parametrise every action space, start near uniform and stay finite."""
+"""Heads parametrize every action space, start near uniform and stay finite."""
 
 from __future__ import annotations
 

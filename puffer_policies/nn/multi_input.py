@@ -1,7 +1,9 @@
-"""One encoder for each leaf of an observation space, chosen by the leaf, and one layer over all.
+"""Encoders of choices, as learned vectors, and of observations with several parts of any kind.
 
-A package with a space of its own registers a part for it: ``make_part.register``; without one, the
-space's features go through a Linear layer. `N` rows, `H` hidden size.
+A package with a space of its own registers a part for it with ``make_part.register``. Otherwise the
+features of the space go through a Linear layer.
+
+`N` rows, `K` choices in an observation, `D` width of a vector, `H` hidden size.
 """
 
 from __future__ import annotations
