@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from puffer_policies.cli.output import print_json
 from puffer_policies.cli.parser import seconds, text
 from puffer_policies.registry import default_registry
+from puffer_policies.streams import data_stream, is_terminal, write
 
 if TYPE_CHECKING:
     from puffer_policies.checks.model import Result
@@ -88,10 +88,10 @@ def run(options: argparse.Namespace) -> int:
     report = Report(_with_progress(results, len(targets) * len(checks)), by_code(checks))
     if options.json:
         print_json(report.to_dict())
-    elif sys.stdout.isatty():
-        print(render(report, width=Console().width))
+    elif is_terminal(data_stream()):
+        write(render(report, width=Console(file=data_stream()).width))
     else:
-        print(render(report))
+        write(render(report))
     return 0 if report.ok else 1
 
 

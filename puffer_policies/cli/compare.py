@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import count, text
 from puffer_policies.config.config import Config
 from puffer_policies.errors import PolicyError
+from puffer_policies.streams import write, write_note
 
 if TYPE_CHECKING:
     from puffer_policies.studies.compare import Comparison, Entry
@@ -59,18 +59,18 @@ def run(options: argparse.Namespace) -> int:
         options.policies,
         seeds=options.seeds,
         folder=options.output or _default_folder(config),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=write_note,
     )
     try:
         picture = draw_comparison(comparison)
     except PolicyError as error:  # the table exists, with or without its picture
-        print(f"No picture was drawn: {error}", file=sys.stderr)
+        write_note(f"No picture was drawn: {error}")
         picture = None
     if options.json:
         print_json({**comparison.to_dict(), "picture": None if picture is None else str(picture)})
     else:
         _print(comparison)
-        print(comparison.folder / TABLE, *[picture] * (picture is not None), sep="\n")
+        write("\n".join(map(str, [comparison.folder / TABLE, *[picture] * (picture is not None)])))
     if comparison.interrupted:
         return INTERRUPTED
     return 1 if any(each.error for each in comparison.entries) else 0
@@ -88,7 +88,7 @@ def _print(comparison: Comparison) -> None:
     columns = ("policy", "return", "runs", "parameters", "steps/s", "seconds", "error")
     print_table(title, columns, [_row(each) for each in comparison.entries])
     if comparison.interrupted:
-        print("Interrupted: unfinished runs are left out.")
+        write("Interrupted: unfinished runs are left out.")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

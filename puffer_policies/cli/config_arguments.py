@@ -6,7 +6,6 @@ Free of torch and gymnasium, so that ``train --help`` is quick.
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from puffer_policies.config.schema import SECTIONS, field_types, flag_of
 from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError, nearest
 from puffer_policies.registry import default_registry
+from puffer_policies.streams import write_note
 
 NAMES_A_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
 
@@ -126,4 +126,4 @@ def _printed_warnings() -> Iterator[None]:
         warnings.simplefilter("always", ConfigWarning)
         yield
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        write_note(f"warning: {warning.message}")

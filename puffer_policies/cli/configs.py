@@ -8,6 +8,7 @@ from typing import Any
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.config.load import ShippedConfig, shipped_configs
 from puffer_policies.registry.names import matches
+from puffer_policies.streams import write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     elif configs:
         print_configs(configs)
     else:
-        print(f"Nothing matches {options.pattern!r}.")
+        write(f"Nothing matches {options.pattern!r}.")
     return 0
 
 

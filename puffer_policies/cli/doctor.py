@@ -8,6 +8,7 @@ from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import seconds
 from puffer_policies.registry import default_registry
 from puffer_policies.registry.doctor import examine
+from puffer_policies.streams import write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,5 +32,5 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = [(f.subject, f.verdict, f.detail) for f in findings]
         print_table("Plug-ins", ("what", "verdict", "detail"), rows)
-        print(f"{problems} problem{'s' * (problems != 1)} in {len(findings)} findings.")
+        write(f"{problems} problem{'s' * (problems != 1)} in {len(findings)} findings.")
     return 1 if problems else 0

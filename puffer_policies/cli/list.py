@@ -11,6 +11,7 @@ from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.names import matches
 from puffer_policies.registry.records import PolicyRecord, Record, WrapperRecord
+from puffer_policies.streams import write
 
 if TYPE_CHECKING:
     from puffer_policies.assembly.fit import Fit
@@ -64,11 +65,11 @@ def _list_names(options: argparse.Namespace, registry: Registry) -> None:
         rows = [(name, preset.policy, preset.summary) for name, preset in presets.items()]
         print_table("Presets", ("name", "policy", "summary"), rows)
     if not records and not presets:
-        print(f"Nothing matches {options.pattern!r}.")
+        write(f"Nothing matches {options.pattern!r}.")
     if registry.errors:
         # Broken plug-ins must not hide the names of the others, so they are only counted here.
         number = len(registry.errors)
-        print(f"{number} plug-in problem{'s' * (number > 1)}: see 'puffer-policies doctor'.")
+        write(f"{number} plug-in problem{'s' * (number > 1)}: see 'puffer-policies doctor'.")
 
 
 def _list_fits(options: argparse.Namespace, fits: list[Fit]) -> None:
@@ -76,7 +77,7 @@ def _list_fits(options: argparse.Namespace, fits: list[Fit]) -> None:
         print_json([{"name": f.name, "fits": f.fits, "reasons": f.reasons} for f in fits])
         return
     if not fits:
-        print(f"Nothing matches {options.pattern!r}.")
+        write(f"Nothing matches {options.pattern!r}.")
         return
     # The sort is stable: within each half, names stay in alphabetical order.
     fits.sort(key=lambda fit: not fit.fits)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from puffer_policies.errors import PolicyError
+from puffer_policies.streams import data_stream, is_terminal, printable, write, write_note
 
 
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON."""
     # default=str: paths and the like have no JSON form of their own.
-    print(json.dumps(data, indent=2, default=str))
+    write(json.dumps(data, indent=2, default=str))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, drawn to fit on a terminal, or as plain lines into a pipe."""
-    draw = _draw_table if sys.stdout.isatty() else _write_table
+    draw = _draw_table if is_terminal(data_stream()) else _write_table
     draw(title, columns, [list(row) for row in rows])
 
 
@@ -28,16 +28,16 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         first, *rest = value.splitlines()
-        print(f"{name:<{width}}  {first}")
+        write(f"{name:<{width}}  {first}")
         for line in rest:
-            print(f"{'':<{width}}  {line}")
+            write(f"{'':<{width}}  {line}")
 
 
 def print_error(error: PolicyError) -> None:
     """Print the problem and its fix to standard error."""
-    print(f"error: {error.problem}", file=sys.stderr)
+    write_note(f"error: {error.problem}")
     if error.fix:
-        print(error.fix, file=sys.stderr)
+        write_note(error.fix)
 
 
 def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
@@ -53,8 +53,8 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0, style="cyan" * (index == 0))
     for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+        table.add_row(*map(printable, row))
+    Console(file=data_stream(), markup=False, highlight=False).print(table)
 
 
 def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
@@ -62,7 +62,7 @@ def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> N
     # A cell may hold line breaks, such as a summary from a plug-in; a row must stay one line.
     cells = [[" ".join(cell.split()) for cell in row] for row in [list(columns), *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(title)
+    write(title)
     for row in cells:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(f"  {'  '.join(padded)}".rstrip())
+        write(f"  {'  '.join(padded)}".rstrip())

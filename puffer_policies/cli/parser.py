@@ -22,6 +22,13 @@ from puffer_policies.errors import PolicyError, did_you_mean
 from puffer_policies.registry import default_registry
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
+from puffer_policies.streams import (
+    data_stream,
+    foreign_output_on_stderr,
+    open_missing_streams,
+    printable,
+    write,
+)
 
 VERBS = {
     "list": "list policies, wrappers and presets",
@@ -47,10 +54,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter, **options})
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help as our own output."""
+        super().print_help(file or data_stream())
+
     def error(self, message: str) -> NoReturn:
         """Print usage and the message, then exit with 2."""
         self.print_usage(sys.stderr)
-        self.exit(2, f"error: {message}{self._hint(message)}\n")
+        self.exit(2, f"error: {printable(message)}{self._hint(message)}\n")
 
     def _hint(self, message: str) -> str:
         _, is_choice, rest = message.partition("invalid choice: ")
@@ -83,18 +94,18 @@ class _ShowVersion(argparse.Action):
     """Prints the version; reading it takes longer than most of `list`, so it is read only here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"puffer-policies {installed_version(BUILTIN)}")
+        write(f"puffer-policies {installed_version(BUILTIN)}")
         parser.exit()
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Run one command line and return its exit code; `cli.main` lists them."""
+    open_missing_streams()
     _replace_unprintable_characters()
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
     try:
         code = _run([each for each in arguments if each != "--traceback"])
-        # A full disk or a closed pipe shows only when the buffer is written: here, and not at exit.
         sys.stdout.flush()
         return code
     except PolicyError as error:
@@ -174,6 +185,21 @@ def _complete(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    with foreign_output_on_stderr():
+        options = _parse(arguments)
+        if options.verb in VERBS:
+            return _exit_code(options)
+    # The output of a plug-in's verb is its own.
+    return _exit_code(options)
+
+
+def _exit_code(options: argparse.Namespace) -> int:
+    code: int = options.run(options)
+    return code
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse a command line, with the verbs of plug-ins."""
     parser, verbs = make_parser(arguments)
     default_registry().hooks.register_commands(verbs)
     options, rest = parser.parse_known_args(arguments)
@@ -185,8 +211,7 @@ def _run(arguments: list[str]) -> int:
         options.overrides = [*rest, *overrides]
     elif rest:
         verbs.choices[options.verb].error(f"unrecognized arguments: {' '.join(rest)}")
-    code: int = options.run(options)
-    return code
+    return options
 
 
 def _replace_unprintable_characters() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from puffer_policies.cli.config_arguments import (
@@ -16,6 +15,7 @@ from puffer_policies.cli.output import print_json
 from puffer_policies.config.config import Config, config_to_toml, sections_of
 from puffer_policies.config.load import UNKNOWN_NAME, shipped_configs
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
+from puffer_policies.streams import write, write_note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,10 +50,10 @@ def run(options: argparse.Namespace) -> int:
         require_registered(config)
     except (PolicyNotFound, AmbiguousName, PolicyRemoved) as error:
         # It may be the config of a run that was made where more was installed.
-        print(f"warning: {error}", file=sys.stderr)
+        write_note(f"warning: {error}")
     # Only the config goes to stdout, so that it can be redirected into a file.
     if not options.json:
-        print(config_to_toml(config, origins=options.origin), end="")
+        write(config_to_toml(config, origins=options.origin).removesuffix("\n"))
     else:
         print_json(_with_origins(config) if options.origin else config.to_args())
     return 0

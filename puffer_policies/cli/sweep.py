@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import count, text
 from puffer_policies.errors import TrainingError
+from puffer_policies.streams import write, write_note
 
 if TYPE_CHECKING:
     from puffer_policies.studies.sweep import Sweep
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         sampler=options.sampler,
         objective=options.objective,
         minimize=options.minimize,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=write_note,
     )
     if options.json:
         print_json(result.to_dict())
@@ -115,6 +115,6 @@ def _print(sweep: Sweep) -> None:
     title = f"{sweep.env}: {counts}; best first"
     print_table(title, ("trial", sweep.objective, "values", "run"), rows)
     if sweep.interrupted:
-        print("Interrupted. The same command continues the sweep.")
+        write("Interrupted. The same command continues the sweep.")
     if sweep.best is not None:
-        print(f"puffer-policies train {sweep.best_config}")
+        write(f"puffer-policies train {sweep.best_config}")

@@ -19,6 +19,7 @@ from puffer_policies.cli.parser import text
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import FREE_SECTIONS, Option
 from puffer_policies.config.schema import options as config_options
+from puffer_policies.streams import write
 
 if TYPE_CHECKING:
     from puffer_policies.runs.display import DisplayKind
@@ -75,9 +76,9 @@ def _list_options(options: argparse.Namespace, config: Config | None) -> None:
         return
     for option in config_options():
         (word, value), *_ = _setting(option, config).items() or [("default", option.default)]
-        print(f"{option.flag} {option.type}  ({word}: {value})\n    {option.doc}")
+        write(f"{option.flag} {option.type}  ({word}: {value})\n    {option.doc}")
     flags = ", ".join(f"--{section}.KEY" for section in FREE_SECTIONS)
-    print(f"{flags}\n    Arguments of the env, the policy and the wrapper.")
+    write(f"{flags}\n    Arguments of the env, the policy and the wrapper.")
 
 
 def _setting(option: Option, config: Config | None) -> dict[str, Any]:
@@ -97,11 +98,11 @@ def _display_kind(options: argparse.Namespace) -> DisplayKind:
 def _print(result: RunResult, options: argparse.Namespace) -> None:
     if options.json:
         # One line, as each update before it.
-        print(json.dumps(_result_data(result)))
+        write(json.dumps(_result_data(result)))
     elif options.quiet:
         if result.evaluation is not None:
             print_fields(result.evaluation.fields().items())
-        print(result.checkpoint)
+        write(str(result.checkpoint))
 
 
 def _result_data(result: RunResult) -> dict[str, Any]:

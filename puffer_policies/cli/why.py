@@ -7,6 +7,7 @@ import argparse
 from puffer_policies.cli.output import print_json
 from puffer_policies.registry import default_registry
 from puffer_policies.registry.resolution import USABLE
+from puffer_policies.streams import write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        print("\n".join(explanation.lines))
+        write("\n".join(explanation.lines))
     return 0 if explanation.verdict in (*USABLE, "preset") else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from puffer_policies.errors import ConfigError
 from puffer_policies.runs.metrics import json_line
+from puffer_policies.streams import data_stream, is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -64,10 +64,12 @@ def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None
     """
     from rich.console import Console
 
-    console = console or Console()
+    # FORCE_COLOR makes rich take a pipe for a terminal, in which nothing can be animated.
+    animated = is_terminal(data_stream()) if console is None else console.is_terminal
+    console = console or Console(file=data_stream())
     # A dumb terminal, such as that of Emacs, can't move its cursor.
     if kind == "auto":
-        kind = "live" if console.is_terminal and not console.is_dumb_terminal else "plain"
+        kind = "live" if animated and not console.is_dumb_terminal else "plain"
     if kind == "quiet":
         return Display()
     if kind == "json":
@@ -91,9 +93,10 @@ class Lines(Display):
         self._print({"note": text})
 
     def _print(self, data: Mapping[str, Any]) -> None:
-        sys.stdout.write(json_line(data))
+        stream = data_stream()
+        stream.write(json_line(data))
         # Another program may be reading the lines as they come.
-        sys.stdout.flush()
+        stream.flush()
 
 
 class Plain(Display):
@@ -124,7 +127,7 @@ class Plain(Display):
     def note(self, text: str) -> None:
         """Print a line without wrapping it, so that paths can be copied."""
         # No markup: paths and messages may contain square brackets.
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
         """Print a table of two columns."""

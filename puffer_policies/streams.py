@@ -1,0 +1,143 @@
+"""The streams of a command: our own output on stdout, everybody else's on stderr, and safe text.
+
+A plug-in, a policy or an env may print whatever it likes. On stdout its text would stand in the
+middle of a table, a JSON document or a config that is redirected into a file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, TextIO
+
+STDOUT = 1
+"""The descriptor to which processes print."""
+
+
+class _Diverted(io.TextIOBase):
+    """Stands for ``sys.stdout``, writes to `foreign`, and knows the stream of our own output."""
+
+    def __init__(self, data: TextIO, foreign: TextIO) -> None:
+        self.data, self.foreign = data, foreign
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.foreign.encoding
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self.foreign.buffer
+
+    def write(self, text: str) -> int:
+        return self.foreign.write(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return is_terminal(self.foreign)
+
+    def fileno(self) -> int:
+        return self.foreign.fileno()
+
+    def flush(self) -> None:
+        # Both: multiprocessing flushes ``sys.stdout`` before it forks, so that no child inherits
+        # our output in its buffer and prints it again.
+        self.foreign.flush()
+        if not self.data.closed:
+            self.data.flush()
+
+
+def data_stream() -> TextIO:
+    """Return the stream for our own output: stdout, also where foreign output is diverted."""
+    stream = sys.stdout
+    return stream.data if isinstance(stream, _Diverted) else stream
+
+
+def write(text: str = "") -> None:
+    """Print a line of our own output, with the control characters in it made visible."""
+    print(printable(text), file=data_stream())
+
+
+def write_note(text: str) -> None:
+    """Print a line to stderr, with the control characters in it made visible."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with its control characters escaped, such as ``\x1b`` for the escape key.
+
+    A name, a summary or a message may come from a stranger's file, and a terminal obeys control
+    characters: they move its cursor, rename its window, and hide what was printed. Line breaks and
+    tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; an object in place of stdout may lack ``isatty``."""
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):  # ValueError: the stream is closed
+        return False
+
+
+def open_missing_streams() -> None:
+    """Open the null device for stdout and stderr where the shell closed them, as by ``>&-``."""
+    # Python leaves None there, and the next file that a program opens would get their descriptor.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # It stays open as long as the process.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+@contextmanager
+def foreign_output_on_stderr() -> Iterator[None]:
+    """Send to stderr whatever does not go through `data_stream`, from child processes as well."""
+    own, foreign = sys.stdout, sys.stderr
+    if _descriptor(own) != STDOUT or _descriptor(foreign) is None:
+        sys.stdout = _Diverted(own, foreign)
+        try:
+            yield
+        finally:
+            sys.stdout = own
+        return
+    # Code in C and child processes write to the descriptor, not to ``sys.stdout``.
+    own.flush()
+    copy = os.dup(STDOUT)
+    buffering = 1 if is_terminal(own) else -1
+    data = os.fdopen(copy, "w", buffering, encoding=own.encoding, errors=own.errors, closefd=False)
+    os.dup2(foreign.fileno(), STDOUT)
+    sys.stdout = _Diverted(data, foreign)
+    try:
+        yield
+        # A full disk or a closed pipe shows only when the buffer is written: here, not at exit.
+        data.flush()
+    finally:
+        sys.stdout = own
+        # Written now, while the descriptor is still the foreign one.
+        with suppress(OSError):
+            own.flush()
+        # Closed, so that nothing is written when it is collected, after the descriptor's end.
+        with suppress(OSError):
+            data.close()
+        os.dup2(copy, STDOUT)
+        os.close(copy)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None

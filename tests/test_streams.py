@@ -1,0 +1,105 @@
+"""What we print is ours: foreign output goes to stderr, and no text commands the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from puffer_policies import streams
+from puffer_policies.runs.display import Live, make_display
+from tests.commands import run
+
+NOISY = """
+import os, subprocess, sys
+print("hello from a plug-in")
+sys.stdout.buffer.write(b"bytes\\n")
+os.write(1, b"from C\\n")
+subprocess.run([sys.executable, "-c", "print('from a child')"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\rb\bc\x07", r"a\rb\x08c\x07"),
+        ("a\u202eb\u2028c", r"a\u202eb\u2028c"),
+        ("two\n\tlines, caf\xe9\xa0!", "two\n\tlines, caf\xe9\xa0!"),
+    ],
+)
+def test_control_characters_become_visible(text, visible):
+    assert streams.printable(text) == visible
+
+
+def test_a_summary_from_a_strangers_file_commands_no_terminal(project, capsys):
+    project.joinpath("nets.py").write_text("")
+    project.joinpath("registry.toml").write_text(
+        'schema = 1\n[policies.Tiny]\ntarget = "nets:Tiny"\n'
+        r'summary = "nice\u001b]0;owned\u0007"'
+    )
+    code, out, err = run(capsys, "list", "Tiny")
+    assert code == 0, err
+    assert r"nice\x1b]0;owned\x07" in out
+
+
+def test_data_stays_data_whatever_a_policy_module_prints(tmp_path):
+    tmp_path.joinpath("nets.py").write_text(
+        f"{NOISY}\nfrom puffer_policies.models import Default\n"
+    )
+    tmp_path.joinpath("registry.toml").write_text(
+        'schema = 1\n[policies.Loud]\ntarget = "nets:Default"\n'
+    )
+    command = [sys.executable, "-m", "puffer_policies", "doctor", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert {each["subject"] for each in json.loads(done.stdout)} >= {"project/Loud"}
+    for line in ("hello from a plug-in", "bytes", "from C", "from a child"):
+        assert line in done.stderr
+
+
+def test_prints_in_this_process_are_diverted_and_come_back(capsys):
+    with streams.foreign_output_on_stderr():
+        print("foreign")
+        streams.write("ours")
+    print("afterwards")
+    captured = capsys.readouterr()
+    assert captured.out == "ours\nafterwards\n"
+    assert captured.err == "foreign\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "| head -1"])
+def test_an_output_that_takes_nothing_ends_in_words_at_most(redirection):
+    command = f"{sys.executable} -m puffer_policies list --json {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert ("No space left" in done.stderr) == (redirection == ">/dev/full")
+
+
+def test_an_object_in_place_of_stdout_needs_no_isatty(monkeypatch, capsys):
+    class Sink:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    sink = Sink()
+    monkeypatch.setattr(sys, "stdout", sink)
+    code, _, err = run(capsys, "list", "Default")
+    assert code == 0, err
+    assert "Default" in sink.text
+
+
+def test_colors_that_are_forced_animate_nothing_in_a_pipe(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    display = make_display("auto", total_steps=1)
+    assert not isinstance(display, Live)
