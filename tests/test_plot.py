@@ -13,6 +13,7 @@ from commands import run
 
 from puffer_policies.config.load import load_config
 from puffer_policies.errors import CheckpointError, ConfigError, MissingDependency
+from puffer_policies.runs.folder import runs_in
 from puffer_policies.studies.curves import RETURN, Curve, average_curves, labels_of, read_curve
 from puffer_policies.studies.plot import plot_runs
 
@@ -130,7 +131,6 @@ def test_the_verb_draws_and_tells_the_last_values(capsys, project):
         (("a", "-o", "x.png", "--metric", "environment/episode_retrun"), f"'{RETURN}'"),
         (("a", "-o", "x.avi"), "ends in .png"),
         (("a", "-o", "nowhere/x.png"), "in a folder that exists"),
-        ((".", "-o", "x.png"), "Runs in it: a, empty, endless"),
         (("nowhere", "-o", "x.png"), "nowhere holds no metrics.jsonl"),
         (("empty", "-o", "x.png"), "measured nothing yet"),
         (("endless", "-o", "x.png"), "No episode ended in endless"),
@@ -158,3 +158,21 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, project):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match=r"puffer-policies\[plot\]"):
         plot_runs([folder], "x.png")
+
+
+def test_a_seed_that_ran_twice_is_one_sample(project):
+    points = [(100, 1.0), (200, 2.0)]
+    curves = [read_curve(write_run(project / name, points)) for name in ("a", "b")]
+    (series,) = average_curves(curves, ["x", "x"])
+    assert (series.runs, series.last_interval) == (1, None)
+
+
+def test_a_study_stands_for_its_runs(project):
+    study = project / "study"
+    runs = [study / "Default" / "a", study / "LSTM" / "b"]
+    for folder in runs:
+        folder.parent.mkdir(parents=True)
+        write_run(folder, [(100, 1.0)])
+    assert runs_in(study) == runs
+    assert runs_in(runs[0]) == runs[:1]
+    assert runs_in(project / "nothing") == [project / "nothing"]

@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from commands import run
 
 from puffer_policies import streams
 from puffer_policies.runs.display import Live, make_display
-from tests.commands import run
 
 NOISY = """
 import os, subprocess, sys

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from puffer_policies.cli.output import print_json, print_table
+from puffer_policies.cli.output import print_json, print_table, terminal_width
 from puffer_policies.cli.parser import text
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
-from puffer_policies.registry.names import matches
+from puffer_policies.registry.names import BUILTIN, matches
 from puffer_policies.registry.records import PolicyRecord, Record, WrapperRecord
 from puffer_policies.streams import write
 
 if TYPE_CHECKING:
     from puffer_policies.assembly.fit import Fit
+
+WIDE = 160
+"""Columns of a terminal from which on every column of the table has room."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +93,12 @@ def _print_records(records: dict[str, Record], *, source: bool) -> None:
     last = "source" if source else "summary"
     policies = {n: r for n, r in records.items() if isinstance(r, PolicyRecord)}
     wrappers = {n: r for n, r in records.items() if isinstance(r, WrapperRecord)}
+    width = terminal_width()
+    if width is not None and width < WIDE and not source:
+        _print_by_package("Policies", policies)
+        _print_by_package("Wrappers", wrappers)
+        write("'puffer-policies show NAME' prints all about one, '| cat' every column here.")
+        return
     if policies:
         columns = ("name", "observations", "actions", "recurrent", "package", last)
         rows = [(name, *_policy_cells(r), *_cells(r, source)) for name, r in policies.items()]
@@ -99,6 +109,16 @@ def _print_records(records: dict[str, Record], *, source: bool) -> None:
             ("name", "package", last),
             [(name, *_cells(r, source)) for name, r in wrappers.items()],
         )
+
+
+def _print_by_package(title: str, records: Mapping[str, Record]) -> None:
+    """Print names and summaries alone, under their packages, for a narrow terminal."""
+    packages: dict[str, list[tuple[str, str]]] = {}
+    for name, record in records.items():
+        packages.setdefault(package(record.provenance), []).append((name, record.summary))
+    # The policies that ship here come first, and the packages in the order of their names.
+    for label in sorted(packages, key=lambda label: (label.split()[0] != BUILTIN, label)):
+        print_table(f"{title} of {label}", ("name", "summary"), packages[label])
 
 
 def _policy_cells(record: PolicyRecord) -> tuple[str, str, str]:

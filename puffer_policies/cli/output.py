@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puffer_policies.errors import PolicyError
 from puffer_policies.streams import data_stream, is_terminal, printable, write, write_note
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLUMN_GAP = 3
+"""Blanks and borders beside each column of a table that is drawn."""
 
 
 def print_json(data: Any) -> None:
@@ -40,6 +48,11 @@ def print_error(error: PolicyError) -> None:
         write_note(error.fix)
 
 
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that shows our output; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if is_terminal(data_stream()) else None
+
+
 def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
     from rich import box
     from rich.console import Console
@@ -47,14 +60,41 @@ def _draw_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
 
     # Terminals are narrow, so columns without any text are left out.
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
+    columns = [columns[i] for i in used]
+    rows = [[printable(row[i]) for i in used] for row in rows]
+    console = Console(file=data_stream(), markup=False, highlight=False)
+    widths = [_longest_word(column) for column in zip(columns, *rows, strict=True)]
+    # A name or a path that is broken can't be copied.
+    if sum(widths) + COLUMN_GAP * len(widths) > console.width:
+        _draw_blocks(console, title, columns, rows)
+        return
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.collapse_padding, table.pad_edge = True, False
-    for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0, style="cyan" * (index == 0))
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, min_width=width, no_wrap=index == 0, style="cyan" * (index == 0))
     for row in rows:
-        table.add_row(*map(printable, row))
-    Console(file=data_stream(), markup=False, highlight=False).print(table)
+        table.add_row(*row)
+    console.print(table)
+
+
+def _draw_blocks(
+    console: Console, title: str, columns: Sequence[str], rows: list[list[str]]
+) -> None:
+    """Draw each row as a block of lines, for a terminal that is too narrow for the columns."""
+    console.print(title, style="bold")
+    for first, *rest in rows:
+        console.print(first, style="cyan", soft_wrap=True)
+        for column, cell in zip(columns[1:], rest, strict=True):
+            for line in _wrapped(f"{column}: {cell}" if cell else "", console.width - 2):
+                console.print(f"  {line}", soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _longest_word(cells: Iterable[str]) -> int:
+    return max((len(word) for cell in cells for word in cell.split()), default=1)
 
 
 def _write_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:

@@ -18,7 +18,9 @@ RETURN = "environment/episode_return"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the runs, and what is drawn of them."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders of runs, or of a comparison or a sweep"
+    )
     parser.add_argument(
         "-o",
         "--output",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +100,28 @@ def _print(result: RunResult, options: argparse.Namespace) -> None:
     if options.json:
         # One line, as each update before it.
         write(json.dumps(_result_data(result)))
-    elif options.quiet:
+    elif not options.quiet:
+        _print_next_steps(result)
+    else:
         if result.evaluation is not None:
             print_fields(result.evaluation.fields().items())
         write(str(result.checkpoint))
+
+
+def _print_next_steps(result: RunResult) -> None:
+    """Print what can be done with the run, as commands to copy."""
+    folder = shlex.quote(str(result.folder))
+    if result.interrupted:
+        steps = {"go on": f"train --resume {folder}"}
+    else:
+        steps = {"train on": f"train --resume {folder} --train.total-timesteps {2 * result.steps}"}
+    steps |= {
+        "play": f"eval {folder}",
+        "film": f"eval {folder} --video policy.mp4",
+        "plot": f"plot {folder} -o curve.png",
+    }
+    write()
+    print_fields((name, f"puffer-policies {step}") for name, step in steps.items())
 
 
 def _result_data(result: RunResult) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Display:
         """Print a line."""
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
-        """Print the result of the run as a table."""
+        """Print the result of the run, a line for each name and its value."""
 
 
 def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None = None) -> Display:
@@ -130,15 +130,12 @@ class Plain(Display):
         self.console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
-        """Print a table of two columns."""
-        from rich.table import Table
-
-        table = Table(title=title, show_header=False, title_justify="left")
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
+        """Print a title, and a line for each name and its value."""
+        self.console.print()
+        self.console.print(printable(title), style="bold", soft_wrap=True)
+        width = max(map(len, rows))
         for name, value in rows.items():
-            table.add_row(name, value)
-        self.console.print(table)
+            self.note(f"{name:<{width}}  {value}")
 
 
 class Live(Plain):

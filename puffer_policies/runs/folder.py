@@ -46,6 +46,18 @@ def new_folder(config: Config) -> Path:
     raise ConfigError(f"{parent} holds 999 runs named {stem}.")
 
 
+def runs_in(folder: Path | str) -> list[Path]:
+    """Return `folder` if it is a run, else the runs up to three folders below it, by name.
+
+    A comparison or a sweep keeps its runs there. A folder without any stands for itself.
+    """
+    folder = Path(folder)
+    if (folder / METRICS).exists():
+        return [folder]
+    patterns = (f"{'*/' * depth}{METRICS}" for depth in (1, 2, 3))
+    return sorted(file.parent for each in patterns for file in folder.glob(each)) or [folder]
+
+
 def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
     """Return the checkpoint at `path`: a file itself, or the last one in the folder of a run.
 

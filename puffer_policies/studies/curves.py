@@ -57,6 +57,7 @@ class Series:
 
     label: str
     runs: int
+    """Runs that differ; a repetition of the same seed does not count."""
     x: np.ndarray
     """(K,)."""
     mean: np.ndarray
@@ -229,13 +230,23 @@ def _label(curve: Curve, keys: Sequence[str]) -> str:
 
 
 def _averaged(label: str, curves: Sequence[Curve]) -> Series:
+    grid = _common_grid(label, curves)
+    curves = _distinct(curves)
     if len(curves) == 1:
         (curve,) = curves
         return Series(label, 1, curve.x, curve.y, curve.y, curve.y)
-    grid = _common_grid(label, curves)
     # Seeds are measured at different steps when episodes or envs differ, hence the common grid.
     values = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])  # (S, K)
     return Series(label, len(curves), grid, values.mean(0), *mean_band(values))
+
+
+def _distinct(curves: Sequence[Curve]) -> list[Curve]:
+    """Leave out repetitions: a seed that ran twice is one sample, and narrows no interval."""
+    distinct: list[Curve] = []
+    for curve in curves:
+        if not any(np.array_equal(curve.y, each.y) for each in distinct):
+            distinct.append(curve)
+    return distinct
 
 
 def _common_grid(label: str, curves: Sequence[Curve]) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.errors import ConfigError
+from puffer_policies.runs.folder import runs_in
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.studies.curves import (
     RETURN,
@@ -55,12 +56,13 @@ def plot_runs(
     """Draw the learning curves of runs, and return the averaged curves by env.
 
     Args:
-        folders: folders of runs; those of one group are averaged, with the interval of `mean_band`.
+        folders: folders of runs, or of studies, which stand for all of their runs; those of one
+            group are averaged, with the interval of `mean_band`.
         path: a file that ends in .png, .svg or .pdf, in a folder that exists.
         metric: a key of the runs' metrics.
         x: ``steps`` or ``seconds``.
         group_by: see `labels_of`.
-        labels: the group of each folder, instead of `group_by`.
+        labels: the group of each folder, all of which are runs, instead of `group_by`.
 
     Raises:
         CheckpointError: a folder is not the folder of a run.
@@ -68,6 +70,8 @@ def plot_runs(
         MissingDependency: matplotlib is not installed.
     """
     path = require_picture(path)
+    if labels is None:
+        folders = [run for folder in folders for run in runs_in(folder)]
     curves = [read_curve(folder, metric=metric, x=x) for folder in folders]
     labels = labels_of(curves, by=group_by) if labels is None else labels
     panels = {env: _panel(curves, labels, env) for env in dict.fromkeys(c.env for c in curves)}
