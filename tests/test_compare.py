@@ -41,10 +41,10 @@ def test_policies_share_budget_and_seeds(project):
     assert found.seeds == (1, 2)
     assert {entry.policy for entry in found.entries} == {"Default", LSTM}
     for entry in found.entries:
-        configs = [json.loads((r.folder / "config.json").read_text()) for r in entry.results]
+        configs = [json.loads((r.folder / "config.json").read_text()) for r in entry.runs]
         assert [config["train"]["seed"] for config in configs] == [1, 2]
-        assert {result.steps for result in entry.results} == {256}
-        again = [evaluate_checkpoint(result.folder).mean for result in entry.results]
+        assert {run.steps for run in entry.runs} == {256}
+        again = [evaluate_checkpoint(run.folder).mean for run in entry.runs]
         assert list(entry.returns) == again
         low, high = min(again), max(again)
         assert (entry.to_dict()["interval"], entry.to_dict()["interval_kind"]) == (
@@ -126,8 +126,40 @@ def test_an_interrupt_keeps_what_is_done(project, monkeypatch):
     found = compare(config_of(), ["Default", LSTM], seeds=3, folder="new")
     assert found.interrupted
     # One seed of each, not two of one: they can be compared.
-    assert [len(entry.results) for entry in found.entries] == [1, 1]
+    assert [len(entry.runs) for entry in found.entries] == [1, 1]
     assert json.loads((project / "new/comparison.json").read_text())["interrupted"]
+    monkeypatch.setattr(module, "train_from_config", train)
+    whole = compare(config_of(), ["Default", LSTM], seeds=2, folder="new")
+    assert not whole.interrupted
+    assert [len(entry.runs) for entry in whole.entries] == [2, 2]
+    finished = {run.folder for entry in found.entries for run in entry.runs}
+    assert finished <= {run.folder for entry in whole.entries for run in entry.runs}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(project, monkeypatch):
+    train = module.train_from_config
+
+    def stopped_early(config, **options):
+        return train(config, **options, stop_when=lambda logs: True)
+
+    monkeypatch.setattr(module, "train_from_config", stopped_early)
+    (entry,) = compare(config_of(), ["Default"], seeds=1, folder="new").entries
+    assert entry.runs == ()
+    seed, folder = entry.unfinished
+    monkeypatch.setattr(module, "train_from_config", train)
+    (entry,) = compare(config_of(), ["Default"], seeds=1, folder="new").entries
+    assert [(run.seed, run.folder) for run in entry.runs] == [(seed, folder)]
+    (alone,) = compare(config_of(), ["Default"], seeds=1, folder="uninterrupted").entries
+    assert entry.returns == alone.returns
+
+
+def test_only_the_same_config_goes_on(project):
+    compare(config_of(), ["Default"], seeds=1, folder="new")
+    with pytest.raises(ConfigError, match=r"train.gamma \(was 0.98, is 0.9\)"):
+        compare(config_of("--train.gamma", "0.9"), ["Default"], seeds=1, folder="new")
+    (project / "new/comparison.json").write_text('{"policies": 3}')
+    with pytest.raises(ConfigError, match="not the table of a comparison"):
+        compare(config_of(), ["Default"], seeds=1, folder="new")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project):

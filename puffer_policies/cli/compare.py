@@ -44,16 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=text,
         metavar="DIR",
-        help="a new folder for the runs and the table (default: comparisons/ENV-TIME)",
+        help="a new folder for the runs and the table, or that of a comparison, which goes on "
+        "(default: comparisons/ENV-TIME)",
     )
     parser.epilog = "The flags of the config work as with 'train' and apply to every policy."
 
 
 def run(options: argparse.Namespace) -> int:
     """Train all, print the table; 130 if Ctrl-C stopped it, 1 if a policy failed."""
+    config = config_of(options)
+
     from puffer_policies.studies.compare import TABLE, compare, draw_comparison  # torch
 
-    config = config_of(options)
     comparison = compare(
         config,
         options.policies,
@@ -88,7 +90,8 @@ def _print(comparison: Comparison) -> None:
     columns = ("policy", "return", "runs", "parameters", "steps/s", "seconds", "error")
     print_table(title, columns, [_row(each) for each in comparison.entries])
     if comparison.interrupted:
-        write("Interrupted: unfinished runs are left out.")
+        write("Interrupted: unfinished runs are left out. The same command goes on with")
+        write(f"-o {comparison.folder}")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -96,9 +99,9 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         entry.policy,
         entry.return_text,
-        str(len(entry.results)),
+        str(len(entry.runs)),
         f"{entry.parameters:,}",
         "" if speed is None else f"{speed:,.0f}",
-        f"{entry.seconds:.1f}" if entry.results else "",
+        f"{entry.seconds:.1f}" if entry.runs else "",
         entry.error,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import Any
 
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import count, text
+from puffer_policies.streams import write_note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Play with a checkpoint and print the returns."""
+    from puffer_policies.runs.display import Progress
     from puffer_policies.runs.evaluate import evaluate_config, load_trained_policy  # torch
     from puffer_policies.runs.video import record_video, require_video
 
@@ -64,7 +67,9 @@ def run(options: argparse.Namespace) -> int:
         options.checkpoint, overrides=_overrides(options), best=options.best
     )
     policy, config = trained.policy, trained.config
-    evaluation = evaluate_config(policy, config)
+    progress = Progress(config.train.total_timesteps, config.base.env_name, write_note)
+    watch = partial(progress.evaluation, total=config.eval.episodes)
+    evaluation = evaluate_config(policy, config, watch=watch)
     data, fields = evaluation.to_dict(), list(evaluation.fields().items())
     if options.video is not None:
         video = record_video(policy, config, options.video, episodes=options.video_episodes)

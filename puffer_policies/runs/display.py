@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,6 +18,8 @@ DisplayKind = Literal["auto", "live", "plain", "json", "quiet"]
 
 LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""
+PROGRESS_INTERVAL = 20.0
+"""Seconds between two lines about one run of many."""
 SMOOTHING = 0.9
 """Weight of the past in the speed that estimates the time left, because single updates vary."""
 SHARES = ("env", "act", "learn")
@@ -49,6 +51,9 @@ class Display:
     def update(self, logs: Mapping[str, float]) -> None:
         """Show the metrics of an update."""
 
+    def evaluation(self, finished: int, total: int) -> None:
+        """Show how many episodes of the final evaluation have ended."""
+
     def note(self, text: str) -> None:
         """Print a line."""
 
@@ -56,12 +61,18 @@ class Display:
         """Print the result of the run, a line for each name and its value."""
 
 
-def make_display(kind: DisplayKind, *, total_steps: int, console: Console | None = None) -> Display:
-    """Return a display of the given kind; ``auto`` is live on a terminal and plain elsewhere.
+def make_display(
+    kind: DisplayKind | Display, *, total_steps: int, console: Console | None = None
+) -> Display:
+    """Return a display of a kind, or the display itself.
+
+    ``auto`` is live on a terminal and plain elsewhere.
 
     Raises:
         ConfigError: the kind does not exist.
     """
+    if isinstance(kind, Display):
+        return kind
     from rich.console import Console
 
     # FORCE_COLOR makes rich take a pipe for a terminal, in which nothing can be animated.
@@ -99,30 +110,74 @@ class Lines(Display):
         stream.flush()
 
 
+class TimeLeft:
+    """Estimates the seconds until a run ends."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps, self._speed = total_steps, 0.0
+
+    def update(self, logs: Mapping[str, float]) -> float:
+        """Return the estimate, which the speed of this update refines."""
+        # The first update has no past; without this, the estimate would start ten times too long.
+        past = SMOOTHING if self._speed else 0.0
+        self._speed = past * self._speed + (1 - past) * logs["SPS"]
+        # A resumed run may have more steps than its config asks for.
+        return max(self.total_steps - logs["agent_steps"], 0) / self._speed
+
+
+class Progress(Display):
+    """Tells now and then how far one run of many is.
+
+    Args:
+        total_steps: env steps of the run.
+        label: what each line begins with.
+        tell: takes a line.
+    """
+
+    def __init__(self, total_steps: int, label: str, tell: Callable[[str], object]) -> None:
+        self.total_steps, self.label, self.tell = total_steps, label, tell
+        self._time_left = TimeLeft(total_steps)
+        self._last = time.monotonic()
+
+    def update(self, logs: Mapping[str, float]) -> None:
+        """Tell the share of the steps, the return and the time left."""
+        eta, now = self._time_left.update(logs), time.monotonic()
+        if now - self._last >= PROGRESS_INTERVAL:
+            self._last = now
+            share = min(logs["agent_steps"] / self.total_steps, 1)
+            parts = [f"{share:.0%}", *episodes(logs)[:1], f"eta {duration(eta)}"]
+            self.tell(f"{self.label}: {', '.join(parts)}")
+
+    def evaluation(self, finished: int, total: int) -> None:
+        """Tell how many episodes of the final evaluation have ended."""
+        if (now := time.monotonic()) - self._last >= PROGRESS_INTERVAL:
+            self._last = now
+            self.tell(f"{self.label}: {finished:,} of {total:,} episodes evaluated")
+
+
 class Plain(Display):
     """Prints a line every few seconds."""
 
     def __init__(self, console: Console, total_steps: int) -> None:
         self.console, self.total_steps = console, total_steps
-        self._last, self._speed = float("-inf"), 0.0
+        self._time_left = TimeLeft(total_steps)
+        self._last = float("-inf")
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Print a line if the last one is old enough, or at the end of the run."""
         now, steps = time.monotonic(), logs["agent_steps"]
-        eta = self.seconds_left(logs)
+        eta = self._time_left.update(logs)
         if now - self._last >= LINE_INTERVAL or steps >= self.total_steps:
             self._last = now
             parts = [f"{steps:>12,.0f} steps", f"{logs['SPS']:>9,.0f} steps/s"]
             parts += [*episodes(logs)[:1], *losses(logs, LOSSES), f"eta {duration(eta)}"]
             self.note("  ".join(parts))
 
-    def seconds_left(self, logs: Mapping[str, float]) -> float:
-        """Return an estimate of the rest of the run, which this update's speed refines."""
-        # The first update has no past; without this, the estimate would start ten times too long.
-        past = SMOOTHING if self._speed else 0.0
-        self._speed = past * self._speed + (1 - past) * logs["SPS"]
-        # A resumed run may have more steps than its config asks for.
-        return max(self.total_steps - logs["agent_steps"], 0) / self._speed
+    def evaluation(self, finished: int, total: int) -> None:
+        """Print a line at the start, and then every few seconds."""
+        if finished == 0 or time.monotonic() - self._last >= LINE_INTERVAL:
+            self._last = time.monotonic()
+            self.note(f"final evaluation: {finished:,} of {total:,} episodes")
 
     def note(self, text: str) -> None:
         """Print a line without wrapping it, so that paths can be copied."""
@@ -147,6 +202,7 @@ class Live(Plain):
         super().__init__(console, total_steps)
         self._logs: Mapping[str, float] = {}
         self._eta = 0.0
+        self._evaluated: tuple[int, int] | None = None
         self._live = live.Live(console=console, get_renderable=self._panel, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -165,7 +221,11 @@ class Live(Plain):
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Keep the metrics for the next drawing."""
-        self._eta, self._logs = self.seconds_left(logs), logs
+        self._eta, self._logs = self._time_left.update(logs), logs
+
+    def evaluation(self, finished: int, total: int) -> None:
+        """Keep the numbers for the next drawing."""
+        self._evaluated = (finished, total)
 
     def _panel(self) -> RenderableType:
         from rich.console import Group
@@ -188,13 +248,15 @@ class Live(Plain):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        progress = min(steps, self.total_steps)
-        text = (
-            f"{progress / self.total_steps:4.0%}  {steps:,.0f} of {self.total_steps:,} steps  "
-            f"eta {duration(self._eta)}"
-        )
+        if self._evaluated is None:
+            part, whole = min(steps, self.total_steps), self.total_steps
+            rest = f"{steps:,.0f} of {whole:,} steps  eta {duration(self._eta)}"
+        else:
+            part, whole = self._evaluated
+            rest = f"{part:,} of {whole:,} episodes of the final evaluation"
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(total=self.total_steps, completed=progress, width=24), text)
+        bar = ProgressBar(total=whole, completed=part, width=24)
+        line.add_row(bar, f"{part / whole:4.0%}  {rest}")
         return line
 
 

@@ -30,6 +30,9 @@ from puffer_policies.train.feed import Feed, on_device, to_tensor
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
+Watch = Callable[[int], object]
+"""Receives the number of episodes that have ended."""
+
 NUM_ENVS = 20
 """Envs stepped together in an evaluation.
 
@@ -122,14 +125,14 @@ def evaluate(
     *,
     use_rnn: bool | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    watch: Callable[[], object] = lambda: None,
+    watch: Watch = lambda finished: None,
 ) -> Evaluation:
     """Play ``config.episodes`` episodes and return their returns and lengths.
 
     The number of episodes in each env is fixed beforehand: to take the first that end would favor
     short ones. Memory is reset when an episode starts. The policy's training mode is restored
     afterwards. No further step is taken when `stopped` returns True. `watch` is called after each
-    step of the envs, and after their reset.
+    step of the envs, and after their reset, with the number of episodes that have ended.
 
     Raises:
         TrainingError: an action's probability or a reward is not finite.
@@ -184,17 +187,17 @@ class _Player:
         self.tracker = EpisodeTracker(len(rows), window=None)
         self.counted: list[tuple[int, int]] = []  # (row, index in the tracker)
 
-    def play(self, stopped: Callable[[], bool], watch: Callable[[], object]) -> Evaluation:
+    def play(self, stopped: Callable[[], bool], watch: Watch) -> Evaluation:
         observations = self.vecenv.reset(seed=self.config.seed)
         starts = np.ones(self.vecenv.num_agents, dtype=bool)
-        watch()
+        watch(0)
         for _ in range(self.config.max_steps):
             actions = self._act(observations, starts)
             step = self.vecenv.step(actions)
             self.feed.update(actions, step.rewards)
             observations, starts = step.observations, step.starts
-            watch()
             self._count(self.tracker.update(step))
+            watch(len(self.counted))
             if not self.episodes_left.any() or stopped():
                 break
         return self._result()
@@ -232,7 +235,11 @@ class _Player:
 
 
 def evaluate_config(
-    policy: nn.Module, config: Config, *, stopped: Callable[[], bool] = lambda: False
+    policy: nn.Module,
+    config: Config,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    watch: Watch = lambda finished: None,
 ) -> Evaluation:
     """Evaluate `policy` in new envs of a run's config, by its [eval] section."""
     # With fewer episodes than envs, some envs would play for nothing.
@@ -244,7 +251,8 @@ def evaluate_config(
         env_kwargs=evaluation_kwargs(config.base.env_name, config.env),
     )
     try:
-        return evaluate(policy, vecenv, config.eval, use_rnn=config.train.use_rnn, stopped=stopped)
+        use_rnn = config.train.use_rnn
+        return evaluate(policy, vecenv, config.eval, use_rnn=use_rnn, stopped=stopped, watch=watch)
     finally:
         vecenv.close()
 

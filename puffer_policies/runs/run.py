@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -53,7 +54,7 @@ class RunResult:
 def train_from_config(
     config: Config,
     *,
-    display: DisplayKind = "auto",
+    display: DisplayKind | Display = "auto",
     registry: Registry | None = None,
     resume: Path | str | None = None,
     stop_when: StopWhen = lambda logs: False,
@@ -65,7 +66,7 @@ def train_from_config(
 
     Args:
         config: the run's config.
-        display: how progress is displayed; see `make_display`.
+        display: how progress is displayed: a display of your own, or a kind of `make_display`.
         registry: where the policy's names are looked up; the default registry if None.
         resume: the folder of an earlier run, which continues there.
         stop_when: receives the metrics of each update; True ends the run as Ctrl-C does.
@@ -185,7 +186,12 @@ class _Run:
         """Play the final evaluation, or print how to resume and return None if interrupted."""
         if not stop():
             # It stops between two steps: envs in processes can't be closed in the middle of one.
-            evaluation = evaluate_config(self.trainer.policy, self.config, stopped=stop)
+            evaluation = evaluate_config(
+                self.trainer.policy,
+                self.config,
+                stopped=stop,
+                watch=partial(self.display.evaluation, total=self.config.eval.episodes),
+            )
             if not stop():
                 return evaluation
         steps = self.trainer.global_step

@@ -71,7 +71,7 @@ def record_video(
                 env,
                 replace(config.eval, episodes=episodes),
                 use_rnn=config.train.use_rnn,
-                watch=film.shoot,
+                watch=lambda finished: film.shoot(),
             )
         finally:
             film.close()

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
+from puffer_policies.runs.display import Progress
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
+from puffer_policies.studies.curves import flat_options
 from puffer_policies.studies.plot import plot_runs
 
 TABLE = "comparison.json"
+OWN_OPTIONS = ("seed", "data_dir")
+"""Options of [train] in which the runs of one comparison differ."""
 PICTURE = "learning_curves.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a comparison that finished."""
+
+    seed: int
+    folder: Path
+    mean: float | None
+    """Mean return of its final evaluation; None if no episode ended."""
+    seconds: float
+    """Seconds of training; of a run that was interrupted, of its last part."""
+    steps: int
+    """Env steps in these seconds."""
+
+    @classmethod
+    def of(cls, result: RunResult, seed: int) -> Run:
+        """Return what a comparison keeps of a run."""
+        evaluation = result.evaluation
+        mean = evaluation.mean if evaluation is not None and evaluation.returns else None
+        return cls(seed, result.folder, mean, result.seconds, result.new_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "folder": str(self.folder)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +62,17 @@ class Entry:
     """A name or an expression."""
     parameters: int
     """Number of parameters, including wrappers."""
-    results: tuple[RunResult, ...] = ()
+    runs: tuple[Run, ...] = ()
     """One for each seed whose run finished."""
     error: str = ""
     """Why its next run failed, if one did; it is not tried again, and earlier runs count."""
+    unfinished: tuple[int, Path] | None = None
+    """The seed and the folder of the run that was interrupted, from which it goes on."""
 
     @property
     def returns(self) -> tuple[float, ...]:
         """Mean return of each run's final evaluation, without runs in which no episode ended."""
-        evaluations = [result.evaluation for result in self.results]
-        return tuple(each.mean for each in evaluations if each is not None and each.returns)
+        return tuple(run.mean for run in self.runs if run.mean is not None)
 
     @property
     def mean(self) -> float:
@@ -58,13 +89,12 @@ class Entry:
     @property
     def seconds(self) -> float:
         """Seconds of training, in all runs."""
-        return sum(result.seconds for result in self.results)
+        return sum(run.seconds for run in self.runs)
 
     @property
     def speed(self) -> float | None:
         """Env steps per second; None without a run."""
-        steps = sum(result.new_steps for result in self.results)
-        return steps / self.seconds if self.results else None
+        return sum(run.steps for run in self.runs) / self.seconds if self.runs else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -77,7 +107,8 @@ class Entry:
             "parameters": self.parameters,
             "steps_per_second": self.speed,
             "seconds": self.seconds,
-            "runs": [str(result.folder) for result in self.results],
+            "runs": [run.to_dict() for run in self.runs],
+            "unfinished": self.unfinished and [self.unfinished[0], str(self.unfinished[1])],
             "error": self.error or None,
         }
 
@@ -94,6 +125,8 @@ class Comparison:
     entries: tuple[Entry, ...]
     """Best mean return first."""
     interrupted: bool
+    config: Mapping[str, Any]
+    """The config of all runs, as plain data."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -104,6 +137,7 @@ class Comparison:
             "folder": str(self.folder),
             "interrupted": self.interrupted,
             "policies": [each.to_dict() for each in self.entries],
+            "config": self.config,
         }
 
 
@@ -119,7 +153,9 @@ def compare(
     """Train each policy with each seed by `config`, and compare their final evaluations.
 
     All policies run with one seed before any runs with the next, so that an interrupted comparison
-    is fair, too. The table is written to ``comparison.json`` in `folder` after each run.
+    is fair, too. The table is written to ``comparison.json`` in `folder` after each run. A folder
+    with such a table of the same config goes on: finished runs count, the run that was interrupted
+    is resumed, a policy that failed is tried again, and there may be more policies or seeds.
 
     Args:
         config: the env, steps and options of all; ``train.seed`` is the first seed. Its own wrapper
@@ -127,19 +163,21 @@ def compare(
             command line go to all.
         policies: names or expressions.
         seeds: the number of seeds.
-        folder: a new or empty folder for the table and the runs.
+        folder: a new or empty folder for the table and the runs, or that of a comparison.
         registry: where names are looked up; the default registry if None.
         tell: called with a line after each run.
 
     Raises:
         ConfigError: policies can't be built for the env, which is checked before anything runs; a
-            policy is repeated; or `folder` is not empty.
+            policy is repeated; or `folder` holds something else, or another config's comparison.
         EnvError: the env can't be made.
     """
     # Everything is checked before the first of many minutes of training.
     configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
     sizes = _parameters(configs, registry)
-    tournament = _Tournament(configs, sizes, _new_folder(Path(folder)), registry, tell)
+    entries = {policy: Entry(policy, size) for policy, size in sizes.items()}
+    entries |= _earlier_entries(Path(folder), config, sizes)
+    tournament = _Tournament(config, configs, entries, _folder(Path(folder)), registry, tell)
     return tournament.run(tuple(range(config.train.seed, config.train.seed + seeds)))
 
 
@@ -163,7 +201,7 @@ def draw_comparison(comparison: Comparison) -> Path | None:
     Raises:
         ConfigError, MissingDependency: as `plot_runs`.
     """
-    pairs = [(run.folder, each.policy) for each in comparison.entries for run in each.results]
+    pairs = [(run.folder, each.policy) for each in comparison.entries for run in each.runs]
     if not pairs:
         return None
     path = comparison.folder / PICTURE
@@ -176,21 +214,24 @@ class _Tournament:
 
     def __init__(
         self,
+        config: Config,
         configs: dict[str, Config],
-        sizes: dict[str, int],
+        entries: dict[str, Entry],
         folder: Path,
         registry: Registry | None,
         tell: Callable[[str], object],
     ) -> None:
-        self.configs, self.folder, self.registry, self.tell = configs, folder, registry, tell
-        self.entries = {policy: Entry(policy, sizes[policy]) for policy in configs}
+        self.config, self.configs, self.entries = config, configs, entries
+        self.folder, self.registry, self.tell = folder, registry, tell
         self.interrupted = False
 
     def run(self, seeds: tuple[int, ...]) -> Comparison:
         try:
             for seed in seeds:
                 for policy in self.configs:
-                    if not self.entries[policy].error and not self.interrupted:
+                    entry = self.entries[policy]
+                    is_finished = seed in {run.seed for run in entry.runs}
+                    if not (is_finished or entry.error or self.interrupted):
                         self._run_one(policy, seed)
                         self._comparison(seeds)
         except KeyboardInterrupt:  # between two runs; during a run, the run handles it
@@ -201,37 +242,45 @@ class _Tournament:
         config, entry = self.configs[policy], self.entries[policy]
         data_dir = str(self.folder / _slug(policy))
         train = replace(config.train, seed=seed, data_dir=data_dir)
+        label = f"{policy}, seed {seed}"
+        resume = None
+        if entry.unfinished is not None and entry.unfinished[0] == seed:
+            resume = entry.unfinished[1]
         try:
             result = train_from_config(
-                replace(config, train=train), display="quiet", registry=self.registry
+                replace(config, train=train),
+                display=Progress(train.total_timesteps, label, self.tell),
+                registry=self.registry,
+                resume=resume,
             )
         except Exception as error:  # a policy's own code may raise anything; the others go on
             self.entries[policy] = replace(entry, error=_error_text(error))
-            self.tell(f"{policy}, seed {seed}: {_error_text(error)}")
+            self.tell(f"{label}: {_error_text(error)}")
             return
         # Half a run is not comparable with whole ones.
         if result.interrupted:
             self.interrupted = True
+            self.entries[policy] = replace(entry, unfinished=(seed, result.folder))
             return
-        self.entries[policy] = replace(entry, results=(*entry.results, result))
-        assert result.evaluation is not None
-        self.tell(
-            f"{policy}, seed {seed}: return {result.evaluation.mean:,.2f} in {result.seconds:.1f} s"
-        )
+        run = Run.of(result, seed)
+        self.entries[policy] = replace(entry, runs=(*entry.runs, run), unfinished=None)
+        text = "no episode ended" if run.mean is None else f"return {run.mean:,.2f}"
+        self.tell(f"{label}: {text} in {run.seconds:.1f} s")
 
     def _comparison(self, seeds: tuple[int, ...]) -> Comparison:
         """Return the comparison so far, after writing it to the table."""
-        config = next(iter(self.configs.values()))
         comparison = Comparison(
-            env=config.base.env_name,
-            steps=config.train.total_timesteps,
+            env=self.config.base.env_name,
+            steps=self.config.train.total_timesteps,
             seeds=seeds,
             folder=self.folder,
             entries=tuple(sorted(self.entries.values(), key=_rank)),
             interrupted=self.interrupted,
+            config=_shared_options(self.config),
         )
         text = json.dumps(comparison.to_dict(), indent=2)
-        (self.folder / TABLE).write_text(f"{text}\n", encoding="utf-8")
+        # At once or not at all: the comparison goes on from this file.
+        write_at_once(self.folder / TABLE, f"{text}\n".encode())
         return comparison
 
 
@@ -269,10 +318,66 @@ def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[s
     return sizes
 
 
-def _new_folder(folder: Path) -> Path:
+def _shared_options(config: Config) -> dict[str, Any]:
+    """Return the options that all runs of a comparison share, as plain data."""
+    args = config.to_args()
+    train = {key: value for key, value in args["train"].items() if key not in OWN_OPTIONS}
+    return {**args, "train": train}
+
+
+def _earlier_entries(folder: Path, config: Config, sizes: Mapping[str, int]) -> dict[str, Entry]:
+    """Return the entries of the comparison in `folder`, without errors, which are tried again.
+
+    Raises:
+        ConfigError: its config is another one, or its table is damaged.
+    """
+    path = folder / TABLE
+    if not path.exists():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        earlier = table["config"]
+        entries = [_entry(each) for each in table["policies"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not the table of a comparison: {error}.") from error
+    # As JSON, in which a tuple is a list.
+    options = json.loads(json.dumps(_shared_options(config)))
+    if earlier != options:
+        raise ConfigError(
+            f"{folder} holds a comparison with another config: {_difference(earlier, options)}.",
+            fix="Repeat its command to go on with it, or give a new folder.",
+        )
+    return {
+        entry.policy: replace(entry, parameters=sizes.get(entry.policy, entry.parameters))
+        for entry in entries
+    }
+
+
+def _entry(data: Mapping[str, Any]) -> Entry:
+    runs = tuple(Run(**{**run, "folder": Path(run["folder"])}) for run in data["runs"])
+    unfinished = data["unfinished"]
+    return Entry(
+        policy=str(data["policy"]),
+        parameters=int(data["parameters"]),
+        runs=runs,
+        unfinished=None if unfinished is None else (int(unfinished[0]), Path(unfinished[1])),
+    )
+
+
+def _difference(earlier: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Describe the options in which two configs differ, as ``train.gamma (was 0.9, is 0.99)``."""
+    flat, other = flat_options(earlier), flat_options(options)
+    return ", ".join(
+        f"{key} (was {flat.get(key)!r}, is {other.get(key)!r})"
+        for key in dict.fromkeys((*flat, *other))
+        if flat.get(key) != other.get(key)
+    )
+
+
+def _folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(folder.iterdir()) and not (folder / TABLE).exists():
             raise ConfigError(
                 f"{folder} is not empty, but a comparison needs a folder of its own.",
                 fix="Give a new folder, or leave -o out.",

@@ -180,7 +180,7 @@ def _is_number(value: Any) -> bool:
 
 def _options(folder: Path) -> dict[str, Any]:
     # Through the schema, which fills in what a run of an earlier version did not know.
-    flat = _flat(load_run_config(folder).to_args())
+    flat = flat_options(load_run_config(folder).to_args())
     return {
         key: value
         for key, value in flat.items()
@@ -188,7 +188,8 @@ def _options(folder: Path) -> dict[str, Any]:
     }
 
 
-def _flat(args: Mapping[str, Any]) -> dict[str, Any]:
+def flat_options(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a config's plain data, such as ``train.gamma``, in one dict."""
     flat: dict[str, Any] = {}
     for section, value in args.items():
         if isinstance(value, dict):
