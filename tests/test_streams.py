@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from commands import run
@@ -103,3 +104,19 @@ def test_colors_that_are_forced_animate_nothing_in_a_pipe(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     display = make_display("auto", total_steps=1)
     assert not isinstance(display, Live)
+
+
+def test_warnings_are_lines_of_their_own(project, capsys):
+    project.joinpath("nets.py").write_text(
+        "import warnings\n"
+        "from puffer_policies.models import Default\n"
+        'warnings.warn("\\x1b[33mWARN: old\\x1b[0m", stacklevel=1)\n'
+    )
+    project.joinpath("registry.toml").write_text(
+        'schema = 1\n[policies.Old]\ntarget = "nets:Default"\n'
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, _, err = run(capsys, "doctor")
+    assert "warning: WARN: old" in err.splitlines()
+    assert "nets.py" not in err

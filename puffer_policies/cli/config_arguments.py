@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from puffer_policies.cli.configs import print_configs
@@ -19,7 +18,6 @@ from puffer_policies.config.schema import SECTIONS, field_types, flag_of
 from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError, nearest
 from puffer_policies.registry import default_registry
-from puffer_policies.streams import write_note
 
 NAMES_A_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
 
@@ -70,12 +68,13 @@ def config_of(options: argparse.Namespace) -> Config:
 
     Entries of files that have no effect are printed to standard error.
     """
-    with _printed_warnings():
-        if options.name is None:
-            return load_run_config(
-                options.resume, options.overrides, allow_unknown=options.allow_unknown
-            )
-        return load_config(options.name, options.overrides, allow_unknown=options.allow_unknown)
+    # Python shows a warning once per place, but two files may have the same problem.
+    warnings.simplefilter("always", ConfigWarning)
+    if options.name is None:
+        return load_run_config(
+            options.resume, options.overrides, allow_unknown=options.allow_unknown
+        )
+    return load_config(options.name, options.overrides, allow_unknown=options.allow_unknown)
 
 
 def require_name(options: argparse.Namespace) -> None:
@@ -117,13 +116,3 @@ def folder_beside_runs(config: Config, kind: str) -> Path:
     """Return ``<kind>/<env>`` beside the folder of runs, which is to hold nothing but runs."""
     name = config.base.env_name.replace("/", "_").replace(":", "_")
     return Path(config.train.data_dir).expanduser().parent / kind / name
-
-
-@contextmanager
-def _printed_warnings() -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as caught:
-        # "always": Python shows a warning once per place, but two files may have the same problem.
-        warnings.simplefilter("always", ConfigWarning)
-        yield
-    for warning in caught:
-        write_note(f"warning: {warning.message}")

@@ -12,8 +12,10 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ from puffer_policies.streams import (
     open_missing_streams,
     printable,
     write,
+    write_note,
 )
 
 VERBS = {
@@ -46,6 +49,9 @@ VERBS = {
     "new": "create a package for policies of your own",
 }
 """Each verb with its line of help, which stands here so that ``--help`` imports no verb."""
+
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+"""A sequence that colors what follows on a terminal."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +111,10 @@ def run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
     try:
-        code = _run([each for each in arguments if each != "--traceback"])
+        with warnings.catch_warnings():
+            # The place in somebody's code, which Python shows, helps no user of a command.
+            warnings.showwarning = _show_warning
+            code = _run([each for each in arguments if each != "--traceback"])
         sys.stdout.flush()
         return code
     except PolicyError as error:
@@ -212,6 +221,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     elif rest:
         verbs.choices[options.verb].error(f"unrecognized arguments: {' '.join(rest)}")
     return options
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    # gymnasium colors its warnings.
+    write_note(f"warning: {COLOR.sub('', str(message))}")
 
 
 def _replace_unprintable_characters() -> None:

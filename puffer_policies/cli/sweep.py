@@ -73,10 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Search, print the best trials; 130 if Ctrl-C stopped it."""
+    config = config_of(options)
+
     from puffer_policies.studies.ranges import ranges_of_file, ranges_of_flags
     from puffer_policies.studies.sweep import sweep  # torch
 
-    config = config_of(options)
     ranges = ranges_of_file(options.name) if Path(options.name).suffix == ".toml" else {}
     # Flags take precedence over the file, as everywhere.
     ranges |= ranges_of_flags(options.param)
