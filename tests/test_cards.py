@@ -10,7 +10,7 @@ from commands import run
 from torch import nn
 
 from puffer_policies.cards import measurement
-from puffer_policies.cards.card import Card, CardFile, read_cards, write_cards
+from puffer_policies.cards.card import TASK_TEXTS, Card, CardFile, read_cards, write_cards
 from puffer_policies.cards.measurement import measure_card
 from puffer_policies.cards.results import read_results
 from puffer_policies.cli.show import shipped_card, shipped_learning
@@ -179,3 +179,10 @@ def test_a_result_speaks_for_all_of_its_stack(tmp_path):
     (result,) = found["ours/GRUWrapper"]
     assert (result.seeds, result.returns, result.mean) == ((1, 2), (500, 400), 450)
     assert result.command == "puffer-policies train cartpole --rnn-name GRUWrapper"
+
+
+def test_every_task_that_a_card_names_is_explained(capsys):
+    assert {name.split()[0] for name in measurement.TASKS} <= set(TASK_TEXTS)
+    code, out, _ = run(capsys, "show", "DiscreteEmbed")
+    assert code == 0
+    assert "codes: 4 choices of 8" in out

@@ -15,6 +15,14 @@ from typing import Any
 # The number of a layer in a stack, such as ``core.layers.0.weight``.
 _NUMBER = re.compile(r"\.\d+\.")
 
+TASK_TEXTS = {
+    "V": "a vector of 8 numbers, 4 actions",
+    "P84": "4 x 84 x 84 pixels, 4 actions",
+    "codes": "4 choices of 8, 4 actions",
+    "set": "8 entities of 5 numbers with a mask, 4 actions",
+}
+"""What the short names of tasks stand for; the spaces are in `cards.measurement`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:

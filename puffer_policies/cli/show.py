@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puffer_policies.cards.card import Card, CardFile, read_cards
+from puffer_policies.cards.card import TASK_TEXTS, Card, CardFile, read_cards
 from puffer_policies.cards.results import LearningResult, read_results
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
@@ -181,9 +181,12 @@ def _feature_text(value: Any, empty: str) -> str:
 
 def _card_fields(card: Card, machine: str) -> list[tuple[str, str]]:
     batch, steps = card.training_rows
+    names = {name.split()[0] for name in (card.task, *card.parameters, *card.added)}
+    tasks = (f"{name}: {text}" for name, text in TASK_TEXTS.items() if name in names)
     parity = "" if card.parity_error is None else f"{card.parity_error:.1e} at most"
     return [
         ("measured", f"{card.expression} on {card.task}, one thread of {machine}"),
+        ("tasks", "; ".join(tasks)),
         ("parameters", _counts_text(card.parameters)),
         ("added", _counts_text(card.added)),
         ("first weights", "\n".join(f"{name}: {way}" for name, way in card.first_weights.items())),
