@@ -6,7 +6,8 @@ PolicyError
 ├── NameTaken           a second registration without ``override``
 ├── PolicyRemoved       a tombstone: the name existed once
 ├── PluginError         a package's import, manifest or hook failed
-│   └── MissingDependency   an import failed for want of another package
+│   ├── MissingDependency   an import failed for want of another package
+│   └── TrustError          code of a registry file that needs the user's consent
 ├── ContractError       a class or a policy breaks the contract; lists every offence
 ├── BuildError          wrong arguments or an impossible stack
 ├── IncompatibleSpace   a space that no one handles, or that this policy does not fit
@@ -71,6 +72,10 @@ class PluginError(PolicyError):
 
 class MissingDependency(PluginError):
     """An optional package is not installed; the fix names the extra that brings it."""
+
+
+class TrustError(PluginError):
+    """Code that does not run before the user has consented: that of a stranger's registry file."""
 
 
 class ContractError(PolicyError):

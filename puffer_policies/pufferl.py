@@ -24,8 +24,8 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.load import resolve_env_name
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
+from puffer_policies.files import LATEST
 from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
-from puffer_policies.runs.folder import LATEST
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, prepare_process, vecenv_of
 from puffer_policies.train.rollout import Rollout

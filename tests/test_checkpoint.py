@@ -12,7 +12,7 @@ import torch
 from plain_policies import Plain, PufferLSTM, Split
 from torch import nn
 
-from puffer_policies import discover
+from puffer_policies import discover, files
 from puffer_policies.assembly import checkpoint, tensorfile
 from puffer_policies.assembly.checkpoint import (
     load_policy,
@@ -219,7 +219,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(tensorfile.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(CheckpointError, match="no space left"):
         save_checkpoint(path, Plain(SPACES), env=SPACES)
     assert path.read_bytes() == before

@@ -16,6 +16,7 @@ import pytest
 import torch
 from commands import run
 
+from puffer_policies import files
 from puffer_policies.assembly import tensorfile
 from puffer_policies.assembly.checkpoint import load_policy, read_header
 from puffer_policies.config.load import load_config, load_run_config
@@ -77,7 +78,7 @@ def require_loadable(folder, *, epoch=None):
 
 KILLED = """
 import os, signal, sys
-from puffer_policies.assembly import tensorfile
+from puffer_policies import files
 from puffer_policies.cli.main import main
 import puffer_policies.runs.run
 
@@ -91,7 +92,7 @@ for number in (4, 5, 6):
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
             replace(source, target)
-        tensorfile.os.replace = killing
+        files.os.replace = killing
         os._exit(main([*sys.argv[2:], "--train.data-dir", f"{sys.argv[1]}/{number}"]))
     _, status = os.wait()
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (number, status)
@@ -152,7 +153,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_last_checkpoint(
 
     def filling(self, batch):
         if self.epoch == 2:
-            monkeypatch.setattr(tensorfile.os, call, full)
+            monkeypatch.setattr(files.os, call, full)
         return learn(self, batch)
 
     with monkeypatch.context() as patch:

@@ -106,6 +106,16 @@ class Blueprint:
         provided = {trait for wrapper in self.wrappers for trait in wrapper.record.provides}
         return self.record.capabilities.with_traits(provided)
 
+    def require_consent(self) -> None:
+        """Refuse a stack with code that the user has not consented to. Nothing is imported.
+
+        Raises:
+            TrustError: a name is of a registry file that is neither the user's own nor trusted.
+        """
+        self.record.require_consent()
+        for wrapper in self.wrappers:
+            wrapper.record.require_consent()
+
     def load(self) -> type:
         """Import the class of the outermost component."""
         return (self.wrappers[-1] if self.wrappers else self.policy).record.load()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -15,6 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from puffer_policies.errors import CheckpointError
+from puffer_policies.files import replace_file
 
 
 def write_tensors(
@@ -38,29 +37,13 @@ def write_at_once(path: Path, data: bytes) -> None:
         CheckpointError: the file can't be written; an older one is as it was.
     """
     try:
-        _replace(path, data)
+        replace_file(path, data)
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be written: {error}.",
             fix="Check the free space and the permissions there. Files that were written before "
             "are whole.",
         ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # The name is this thread's own; `tempfile` would make a file that only its owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # Without it, a power cut after the move could leave a file of zeros under the name.
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]:

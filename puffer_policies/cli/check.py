@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from puffer_policies.cli.output import print_json
 from puffer_policies.cli.parser import seconds, text
-from puffer_policies.registry import default_registry
-from puffer_policies.streams import data_stream, is_terminal, write
+from puffer_policies.registry import Registry, default_registry
+from puffer_policies.streams import data_stream, is_terminal, write, write_note
 
 if TYPE_CHECKING:
     from puffer_policies.checks.model import Result
@@ -78,9 +78,10 @@ def run(options: argparse.Namespace) -> int:
     if options.names:
         names = options.names
     elif options.env is None:
-        names = registry.names("policy")
+        names = _with_consent(registry.names("policy"), registry)
     else:
         names = [fit.name for fit in fits(options.env, registry=registry) if fit.fits]
+        names = _with_consent(names, registry)
     targets = [each for name in names for each in targets_for(name, options.env, registry=registry)]
     results = run_suite(
         targets, checks, isolate=not options.no_isolation, time_limit=options.time_limit
@@ -93,6 +94,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         write(render(report))
     return 0 if report.ok else 1
+
+
+def _with_consent(names: list[str], registry: Registry) -> list[str]:
+    """Leave out, with a line on stderr, the names whose code the user has not consented to."""
+    distrusted = [name for name in names if registry.get(name).provenance.distrust]
+    if distrusted:
+        write_note(f"left out, as they are not trusted: {', '.join(distrusted)}")
+    return [name for name in names if name not in distrusted]
 
 
 def _with_progress(results: Iterable[Result], number: int) -> list[Result]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from puffer_policies.errors import PolicyError
+from puffer_policies.registry import Registry
+from puffer_policies.registry.records import CODE_LOGGER, Layer
 from puffer_policies.streams import data_stream, is_terminal, printable, write, write_note
 
 if TYPE_CHECKING:
@@ -39,6 +42,36 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
         write(f"{name:<{width}}  {first}")
         for line in rest:
             write(f"{'':<{width}}  {line}")
+
+
+@contextmanager
+def code_announced(registry: Registry) -> Iterator[None]:
+    """Print a line to standard error where code of a project's registry file is imported."""
+    if not any(each.provenance.layer is Layer.PROJECT for each in registry.records()):
+        yield
+        return
+    # Imported here, as few commands meet a project's file and all would wait for it.
+    import logging
+
+    files: set[str] = set()
+
+    def announce(line: logging.LogRecord) -> bool:
+        _, file, _ = line.args if isinstance(line.args, tuple) else ("", "", "")
+        # Once for each file: a check of ten policies is one piece of news.
+        if file not in files:
+            files.add(str(file))
+            write_note(f"note: {line.getMessage()}")
+        return True
+
+    logger = logging.getLogger(CODE_LOGGER)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addFilter(announce)
+    try:
+        yield
+    finally:
+        logger.removeFilter(announce)
+        logger.setLevel(level)
 
 
 def print_error(error: PolicyError) -> None:

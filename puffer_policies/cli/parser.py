@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from puffer_policies.cli.output import print_error
+from puffer_policies.cli.output import code_announced, print_error
 from puffer_policies.errors import PolicyError, did_you_mean
 from puffer_policies.registry import default_registry
 from puffer_policies.registry.names import BUILTIN
@@ -46,6 +46,7 @@ VERBS = {
     "plot": "plot the learning curves of runs",
     "compare": "train several policies on one environment",
     "sweep": "search for good hyperparameters",
+    "trust": "let the names of another's registry.toml run their code",
     "new": "create a package for policies of your own",
 }
 """Each verb with its line of help, which stands here so that ``--help`` imports no verb."""
@@ -194,7 +195,7 @@ def _complete(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    with foreign_output_on_stderr():
+    with foreign_output_on_stderr(), code_announced(default_registry()):
         options = _parse(arguments)
         if options.verb in VERBS:
             return _exit_code(options)

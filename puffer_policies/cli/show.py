@@ -162,6 +162,7 @@ def _record_fields(record: Record, arguments: str) -> list[tuple[str, str]]:
         ("target", record.target),
         ("package", f"{package(place)} ({place.layer.name.lower()})"),
         ("registered", place.origin),
+        ("trust", f"its code does not run: {place.distrust}" if place.distrust else ""),
         ("arguments", arguments),
         ("defaults", ", ".join(f"{key}={value!r}" for key, value in record.defaults.items())),
     ]

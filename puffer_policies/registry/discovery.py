@@ -29,10 +29,10 @@ from puffer_policies.registry.packages import (
 from puffer_policies.registry.plugins import Plugin, PluginHooks, admit, timing_since
 from puffer_policies.registry.records import Layer, Provenance, Record
 from puffer_policies.registry.registry import Registry
+from puffer_policies.registry.trust import FILE_NAME, config_folder, distrust_of
 from puffer_policies.shipped import shipped_file
 from puffer_policies.tomlfile import read_toml
 
-FILE_NAME = "registry.toml"
 REGISTRY_VARIABLE = "PUFFER_POLICIES_REGISTRY"
 PLUGINS_VARIABLE = "PUFFER_POLICIES_PLUGINS"
 STRICT_VARIABLE = "PUFFER_POLICIES_STRICT"
@@ -98,7 +98,10 @@ def _read_files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> li
         catalogs.append(_read_own_file(user, Layer.USER))
     # Below the user's folder, the search for a project's file ends at the user's own.
     if project is not None and not (user and user.is_file() and project.samefile(user)):
-        catalogs.append(_read_own_file(project, Layer.PROJECT))
+        # A file that a variable names was chosen by the user, whoever it belongs to.
+        is_chosen = REGISTRY_VARIABLE in environ
+        distrust = "" if is_chosen else distrust_of(project, environ)
+        catalogs.append(_read_own_file(project, Layer.PROJECT, distrust=distrust))
     return catalogs
 
 
@@ -119,20 +122,14 @@ def _read_builtin_file() -> Catalog:
     return read_catalog(path, place)
 
 
-def _read_own_file(path: Path, layer: Layer) -> Catalog:
-    place = Provenance(layer=layer, distribution=LAYER_NAMES[layer])
+def _read_own_file(path: Path, layer: Layer, *, distrust: str = "") -> Catalog:
+    place = Provenance(layer=layer, distribution=LAYER_NAMES[layer], distrust=distrust)
     return read_catalog(path, place, search_path=str(path.parent))
 
 
 def _user_file(environ: Mapping[str, str]) -> Path | None:
-    base = environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a relative path is invalid and to be ignored.
-    if not os.path.isabs(base):
-        home = environ.get("HOME") or os.path.expanduser("~")
-        if not os.path.isabs(home):
-            return None
-        base = os.path.join(home, ".config")
-    return Path(base, "puffer_policies", FILE_NAME)
+    folder = config_folder(environ)
+    return None if folder is None else folder / FILE_NAME
 
 
 def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> Path | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from puffer_policies.contract import missing_members
-from puffer_policies.errors import MissingDependency, PluginError
+from puffer_policies.errors import MissingDependency, PluginError, TrustError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.records import Record
@@ -20,6 +20,7 @@ Verdict = Literal[
     "broken",
     "breaks the contract",
     "missing dependency",
+    "not trusted",
     "slow",
     "imports torch",
     "shadowed",
@@ -41,8 +42,9 @@ class Finding:
 
     @property
     def is_problem(self) -> bool:
-        """Whether somebody should fix it. A block and a missing extra are the user's own choice."""
-        return self.verdict not in ("ok", "blocked", "missing dependency", "shadowed")
+        """Whether somebody should fix it; the other verdicts are the user's own choice."""
+        choices = ("blocked", "missing dependency", "not trusted", "shadowed")
+        return self.verdict not in ("ok", *choices)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -132,6 +134,8 @@ def _of_import(record: Record, slow_seconds: float) -> Finding:
         cls = record.load()
     except MissingDependency as error:
         return Finding(record.qualified_name, "missing dependency", str(error))
+    except TrustError as error:
+        return Finding(record.qualified_name, "not trusted", str(error))
     except PluginError as error:
         return Finding(record.qualified_name, "broken", str(error))
     seconds = time.process_time() - start

@@ -143,7 +143,8 @@ def label(entry: Entry) -> str:
 
 def package(provenance: Provenance) -> str:
     """Return ``acme-nets 1.2``, or where a record without a package came from."""
-    return f"{provenance.distribution} {provenance.version}".strip()
+    name = f"{provenance.distribution} {provenance.version}".strip()
+    return f"{name}, not trusted" if provenance.distrust else name
 
 
 def _path_lines(resolution: Resolution) -> Iterable[str]:
@@ -153,6 +154,8 @@ def _path_lines(resolution: Resolution) -> Iterable[str]:
         word = "is deprecated: use" if pointer.kind == "deprecated" else "is an alias of"
         yield f"{pointer.name!r} {word} {pointer.text!r} ({pointer.provenance.origin})."
     yield f"{resolution.name!r} is {label(record)}."
+    if record.provenance.distrust:
+        yield f"Its code does not run before you trust it: {record.provenance.distrust}."
     if resolution.verdict == "shadowed":
         yield f"The bare name {record.name!r} does not lead to it."
     if resolution.rule:

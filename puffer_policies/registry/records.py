@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import importlib
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from puffer_policies.errors import MissingDependency, PluginError
+from puffer_policies.errors import MissingDependency, PluginError, TrustError
 
 OBSERVATION_KINDS = (
     "vector",
@@ -30,6 +31,10 @@ ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
 
 Kind = Literal["policy", "wrapper"]
 """What a name can be registered as."""
+
+
+CODE_LOGGER = "puffer_policies.registry.code"
+"""The logger that says, at level INFO, that code of a project's registry file runs."""
 
 
 class Layer(enum.IntEnum):
@@ -56,6 +61,33 @@ class Provenance:
     """The distribution's version, or an empty string."""
     origin: str = ""
     """``file:line``, an entry-point group or a hook: what a person opens to change the record."""
+    distrust: str = ""
+    """Why code of the registry file needs the user's consent; '' where it may run."""
+
+    def require_consent(self, name: str, folder: str) -> None:
+        """Refuse to run code that the user has not consented to; log that a project's code runs.
+
+        Args:
+            name: what was asked for.
+            folder: where the code lies.
+
+        Raises:
+            TrustError: the registry file is neither the user's own nor trusted.
+        """
+        if self.distrust:
+            raise TrustError(
+                f"{name!r} ({self.origin}) would run code of {folder}, and {self.distrust}.",
+                fix=f"If you trust it: puffer-policies trust {shlex.quote(folder)}\n"
+                "If not: set PUFFER_POLICIES_REGISTRY to nothing, and the file is not read.",
+                distribution=self.distribution,
+                version=self.version,
+            )
+        if self.layer is Layer.PROJECT:
+            # Imported here, as it takes longer than all that `list` does with a project's file.
+            import logging
+
+            file = self.origin.rpartition(":")[0] or self.origin
+            logging.getLogger(CODE_LOGGER).info("%s from %s runs code of %s", name, file, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +194,12 @@ class Record(Description):
 
         Raises:
             MissingDependency: the target imports a package that is not installed.
+            TrustError: its registry file is neither the user's own nor trusted.
             PluginError: the import failed otherwise, or the target is not a class.
         """
         if self.loaded is not None:
             return self.loaded
+        self.require_consent()
         target = _import_target(self)
         if not isinstance(target, type):
             raise PluginError(
@@ -175,6 +209,14 @@ class Record(Description):
                 version=self.provenance.version,
             )
         return target
+
+    def require_consent(self) -> None:
+        """Refuse to import a class that the user has not consented to.
+
+        Raises:
+            TrustError: its registry file is neither the user's own nor trusted.
+        """
+        self.provenance.require_consent(self.name, self.search_path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -194,6 +236,7 @@ class Record(Description):
             "version": self.provenance.version,
             "layer": self.provenance.layer.name.lower(),
             "origin": self.provenance.origin,
+            "trusted": not self.provenance.distrust,
             **features,
         }
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from puffer_policies.assembly.checkpoint import header_of, read_header, save_checkpoint, weights_of
 from puffer_policies.errors import CheckpointError
+from puffer_policies.files import BEST, LATEST, TRAINER
 from puffer_policies.registry import Registry
-from puffer_policies.runs.folder import BEST, LATEST, TRAINER
 from puffer_policies.runs.snapshot import Snapshot, take_snapshot, with_envs
 from puffer_policies.runs.snapshot_file import write_snapshot
 from puffer_policies.train.trainer import Trainer

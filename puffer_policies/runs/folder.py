@@ -1,4 +1,4 @@
-"""The folder of a run: a new one, the names of its files, and its checkpoints."""
+"""The folder of a run: a new one, and the checkpoints in it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from pathlib import Path
 
 from puffer_policies.config.config import Config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
+from puffer_policies.files import BEST, LATEST, METRICS, TRAINER
 
-LATEST = "latest.safetensors"
-"""The policy at the last checkpoint."""
-BEST = "best.safetensors"
-"""The policy with the best mean return so far."""
-TRAINER = "trainer.safetensors"
-"""Everything from which the run continues, at the same moment as `LATEST`."""
-METRICS = "metrics.jsonl"
-"""A JSON object on each line: one for each update, and one for the final evaluation."""
 NO_RUN = "Give a checkpoint, or the folder of a run."
 
 

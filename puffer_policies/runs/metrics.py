@@ -12,7 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, TrainingError
-from puffer_policies.runs.folder import METRICS
+from puffer_policies.files import METRICS
 from puffer_policies.runs.optional import import_optional
 
 try:

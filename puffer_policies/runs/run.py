@@ -16,11 +16,12 @@ from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import PolicyError, TrainingError
+from puffer_policies.files import LATEST, TRAINER
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
 from puffer_policies.runs.display import Display, DisplayKind, make_display
 from puffer_policies.runs.evaluate import Evaluation, evaluate_config
-from puffer_policies.runs.folder import LATEST, TRAINER, new_folder
+from puffer_policies.runs.folder import new_folder
 from puffer_policies.runs.interrupts import Stop, interruptible
 from puffer_policies.runs.metrics import Loggers, open_loggers
 from puffer_policies.runs.setup import device_of, policy_of, prepare_process, vecenv_of

@@ -82,6 +82,7 @@ def targets_for(
         PolicyNotFound, AmbiguousName, PolicyRemoved: the name does not lead to one policy.
         IncompatibleSpace: its record says that it does not fit `env`.
         BuildError: an impossible stack, or a built policy with wrappers or without spaces.
+        TrustError: a name of a registry file that is neither the user's own nor trusted.
     """
     wrappers = tuple(wrappers)
     if isinstance(policy, nn.Module):
@@ -185,7 +186,10 @@ def _target(
     policy: PolicyLike, spaces: Spaces, wrappers: tuple[WrapperLike, ...], registry: Registry
 ) -> Target:
     # A stack that can't be is a mistake in the question, and is refused here.
-    spec = prepare(policy, spaces, wrappers=wrappers, registry=registry).spec
+    blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
+    # Asked here, as the import may happen in a worker.
+    blueprint.require_consent()
+    spec = blueprint.spec
     # What the caller wrote is what the caller looks for in a report.
     name = policy if isinstance(policy, str) and not wrappers else _short(spec)
     return Target(name, spaces, partial(_subject, name, policy, spaces, wrappers, registry))
