@@ -19,7 +19,8 @@ PolicyError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Sequence
 
 
 class PolicyError(Exception):
@@ -110,8 +111,47 @@ class PolicyDeprecationWarning(FutureWarning):
     """A registered name that will go away; the text names its successor."""
 
 
+MAX_PROBLEMS = 20
+"""Problems that one error lists. A file can hold a million, of which nobody reads more."""
+
+_LONGEST_INTEGER = 64
+"""Bits of an integer that messages write out."""
+
+_LONGEST_NAME = 100
+"""A longer name is no slip of a finger, and takes minutes to compare."""
+
+
+def short(value: object) -> str:
+    """Return the repr of a value for a message, with its middle left out where it is long."""
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
+        # Python refuses to write integers of more than 4,300 digits.
+        return f"an integer of {value.bit_length()} bits"
+    return _Short().repr(value)
+
+
+class _Short(reprlib.Repr):
+    """Texts of a few lines at most, also for what can't be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+
+    def repr_int(self, x: int, level: int) -> str:
+        return short(x) if x.bit_length() > _LONGEST_INTEGER else repr(x)
+
+
+def joined(problems: Sequence[str]) -> str:
+    """Return problems as lines, and the number of those that are left out."""
+    left_out = len(problems) - MAX_PROBLEMS
+    more = [f"... and {left_out:,} more"] if left_out > 0 else []
+    return "\n".join([*problems[:MAX_PROBLEMS], *more])
+
+
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
     """Return up to `limit` candidates that look like `name`, best first, ignoring case."""
+    if len(name) > _LONGEST_NAME:
+        return []
     # Imported here, as only mistakes need it and every command would wait for it.
     from difflib import get_close_matches
 

@@ -1,4 +1,4 @@
-"""The names of a run's files, and the writing of a file at once or not at all."""
+"""The files of a run by name, paths as users write them, and writing at once or not at all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ TRAINER = "trainer.safetensors"
 """Everything from which the run continues, at the same moment as `LATEST`."""
 METRICS = "metrics.jsonl"
 """A JSON object on each line: one for each update, and one for the final evaluation."""
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with a leading ``~`` expanded.
+
+    A shell expands it in a word of its own, but not in ``--train.data-dir=~/runs``, a file or
+    Python. Where there is no such home, the path stays as it is, and is then reported as missing.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def is_in_run(folder: str | os.PathLike[str]) -> bool:

@@ -24,7 +24,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.load import resolve_env_name
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
-from puffer_policies.files import LATEST
+from puffer_policies.files import LATEST, user_path
 from puffer_policies.runs.evaluate import Evaluation, evaluate_checkpoint
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, prepare_process, vecenv_of
@@ -105,8 +105,8 @@ class PuffeRL(Trainer):
 
     def save_checkpoint(self, path: Path | str | None = None) -> Path:
         """Write the policy to `path`, by default ``<data_dir>/latest.safetensors``."""
-        default = Path(self.config.data_dir).expanduser() / LATEST
-        target = default if path is None else Path(path)
+        default = user_path(self.config.data_dir) / LATEST
+        target = default if path is None else user_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}
         # The env is the caller's own, so that only the trainer's section can be recorded.

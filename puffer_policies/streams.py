@@ -7,12 +7,14 @@ middle of a table, a JSON document or a config that is redirected into a file.
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 STDOUT = 1
 """The descriptor to which processes print."""
@@ -50,6 +52,22 @@ class _Diverted(io.TextIOBase):
         self.foreign.flush()
         if not self.data.closed:
             self.data.flush()
+
+
+def json_text(data: Any, *, indent: int | None = None) -> str:
+    """Return JSON, with null for numbers that are not finite, which JSON lacks.
+
+    Paths and the like, which have no form of their own in JSON, become text.
+    """
+    return json.dumps(_finite(data), indent=indent, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def data_stream() -> TextIO:

@@ -114,7 +114,7 @@ def test_a_file_is_no_folder_to_make(capsys, project):
         (("check", "nowhere.py::X"), "'nowhere.py' is not a file in "),
         (("eval", "nowhere"), "Give a checkpoint, or the folder of a run"),
         (("train", "Cartpole-v1"), "Did you mean"),
-        (("train", "CartPole-v1", "--vec.num-envs", "1e30"), "vec.num_envs"),
+        (("train", "CartPole-v1", "--vec.num-envs", "1e30"), "--vec.num-envs"),
         (("train", "CartPole-v1", "--vec.num-envs", "1e11"), "vec.num_envs"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from puffer_policies.config.config import Config
 from puffer_policies.config.flags import read_flags
 from puffer_policies.config.load import ConfigWarning, load_config
 from puffer_policies.errors import ConfigError, PolicyError
@@ -168,3 +169,79 @@ def test_a_key_outside_of_sections_is_shown_the_way(tmp_path):
     path.write_text('learning_rate = 1e-3\nenv_name = "CartPole-v1"\n')
     with pytest.raises(ConfigError, match=r"run\.toml:1: learning_rate: .* key of \[train\]"):
         load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--train.gamma", "2"),
+        ("--train.adam-beta1", "1"),
+        ("--train.adam-beta2", "1.0"),
+        ("--train.num-threads", "1e9"),
+        ("--train.data-dir", "a\0b"),
+        ("--env.flags", "[true, maybe]"),
+        ("--env.limit", "inf"),
+    ],
+)
+def test_a_wrong_value_is_not_told_how_flags_are_written(flag, value):
+    with pytest.raises(ConfigError, match=f"{flag}: expected") as caught:
+        load_config("cartpole", [flag, value])
+    assert caught.value.fix == ""
+    with pytest.raises(ConfigError) as caught:
+        load_config("cartpole", [flag, value, "--train.gama", "1"])
+    assert "Flags are --section.key VALUE" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "mps", "cuda:", "cuda:-1", "cuda:x", "CPU", ""])
+def test_a_device_that_the_trainer_does_not_run_on_is_refused_before_torch_is_imported(name):
+    with pytest.raises(ConfigError, match="device: expected cpu, cuda, cuda:N or auto, found"):
+        train(f"--train.device={name}")
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:12", "auto"])
+def test_a_device_may_have_a_number(name):
+    assert train("--train.device", name).device == name
+
+
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [
+        ("--train.lr", "--train.learning-rate"),
+        ("--lr", "--train.learning-rate"),
+        ("--train.n-steps", "--train.bptt-horizon"),
+        ("--env-id", "--env-name"),
+    ],
+)
+def test_the_name_that_other_libraries_use_leads_to_ours(flag, option):
+    with pytest.raises(ConfigError, match=f"{flag}: no such .* Did you mean '{option}'"):
+        load_config("cartpole", [flag, "1"])
+
+
+def test_thousands_of_unknown_keys_are_counted_and_few_are_compared(tmp_path):
+    path = tmp_path / "run.toml"
+    keys = "".join(f"key_{number} = 1\n" for number in range(5_000))
+    path.write_text(f'[base]\nenv_name = "CartPole-v1"\n[train]\n{keys}')
+    # To look for the names near all of them would take a minute.
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    assert caught.value.problem.endswith("... and 4,980 more")
+    with pytest.warns(ConfigWarning):
+        config = load_config(str(path), allow_unknown=True)
+    assert len(config.ignored) == 5_000
+    args = {"env_name": "CartPole-v1", "train": dict.fromkeys(map(str, range(5_000)), 1)}
+    with pytest.raises(ConfigError, match=r"\.\.\. and 4,980 more"):
+        Config.from_args(args)
+
+
+def test_a_name_of_a_megabyte_has_no_near_ones():
+    with pytest.raises(ConfigError, match="no such key"):
+        load_config("cartpole", [f"--train.{'x' * 1_000_000}", "1"])
+
+
+def test_a_tilde_stands_for_the_home_in_every_path_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.toml").write_text('[base]\nenv_name = "My-v0"\n')
+    (tmp_path / "run.ini").write_text("[base]\nenv_name = My-v0\n")
+    (tmp_path / "config.json").write_text('{"env_name": "My-v0"}')
+    for name in ("~/run.toml", "~/run.ini", "~/config.json", "~"):
+        assert load_config(name).base.env_name == "My-v0"

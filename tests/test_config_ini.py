@@ -1,6 +1,7 @@
 """PufferLib's .ini files load as they are; what has no effect and what is wrong is named."""
 
 import warnings
+from contextlib import suppress
 
 import pytest
 
@@ -160,6 +161,22 @@ def test_offences_of_a_file_come_at_once_with_their_lines():
     assert "f.ini:4: 'x' is already on line 3" in message
     assert "f.ini:5: 'what' is not a section" in message
     assert "f.ini:6: [a] is already on line 2" in message
+
+
+@pytest.mark.parametrize(
+    "line", [f"x{' ' * 100_000}y", f"x{' ' * 100_000}= 1", "a#" * 100_000, "\"'" * 100_000 + "#"]
+)
+def test_the_time_of_a_long_line_grows_with_its_length(line):
+    # A pattern that tries every split of the line would take half a minute.
+    with suppress(ConfigError):
+        parse_ini(f"[a]\n{line}\n", path="f.ini")
+
+
+def test_an_error_lists_some_problems_of_thousands_and_counts_the_rest():
+    with pytest.raises(ConfigError) as caught:
+        parse_ini("what\n" * 10_000, path="f.ini")
+    assert "f.ini:20: 'what' is not" in caught.value.problem
+    assert caught.value.problem.endswith("... and 9,980 more")
 
 
 def test_a_missing_file_is_a_config_error(tmp_path):

@@ -8,17 +8,17 @@ import pytest
 from puffer_policies.config.values import Range, convert, parse_literal, type_text
 
 
-@pytest.mark.parametrize("text", ["False", "false", "no", "No", "off", "0"])
+@pytest.mark.parametrize("text", ["False", "false", "no", "No", "off", "0", 0])
 def test_words_for_false_are_false(text):
     assert convert(text, bool) is False
 
 
-@pytest.mark.parametrize("text", ["True", "true", "yes", "YES", "on", "1"])
+@pytest.mark.parametrize("text", ["True", "true", "yes", "YES", "on", "1", 1])
 def test_words_for_true_are_true(text):
     assert convert(text, bool) is True
 
 
-@pytest.mark.parametrize("wrong", ["maybe", "", "None", 1, 0.0, None])
+@pytest.mark.parametrize("wrong", ["maybe", "", "None", 2, 0.0, None])
 def test_what_is_no_boolean_is_refused(wrong):
     with pytest.raises(ValueError, match="expected True or False, found"):
         convert(wrong, bool)
@@ -38,10 +38,15 @@ def test_a_long_integer_keeps_its_digits():
     assert convert("9007199254740993", int) == 2**53 + 1
 
 
-@pytest.mark.parametrize("wrong", ["2.5", 2.5, "abc", "", True, None, "nan", "inf", [1]])
+@pytest.mark.parametrize("wrong", ["2.5", 2.5, "abc", "", True, None, "nan", "inf", [1], "1e30"])
 def test_what_is_no_integer_is_refused(wrong):
     with pytest.raises(ValueError, match="expected an integer"):
         convert(wrong, int)
+
+
+def test_an_integer_that_python_does_not_write_is_counted_in_bits():
+    with pytest.raises(ValueError, match="found an integer of 16610 bits"):
+        convert(10**5000, int)
 
 
 @pytest.mark.parametrize(("given", "expected"), [("3e-4", 3e-4), (1, 1.0), (".5", 0.5)])
@@ -108,7 +113,11 @@ def test_a_misspelt_choice_gets_the_nearest():
         ("human", "human"),
         ("no", "no"),
         ("a b", "a b"),
-        ("[1, 2", "[1, 2"),
+        ("[true, false]", [True, False]),
+        ('{"x": [1, null], "y": {"z": NONE}}', {"x": [1, None], "y": {"z": None}}),
+        ("it's", "it's"),
+        ("relu,tanh", "relu,tanh"),
+        ("'inf'", "inf"),
         ("__import__('os')", "__import__('os')"),
     ],
 )
@@ -122,6 +131,25 @@ def test_text_without_a_type_is_a_literal_or_itself(text, expected):
 def test_a_literal_that_no_file_of_a_config_can_hold_is_refused(wrong):
     with pytest.raises(ValueError, match="expected numbers, text"):
         parse_literal(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["[relu, tanh]", "[1, 2", "{[1]: 2}", "(1, yes)", "[" * 500])
+def test_text_that_opens_a_bracket_and_is_no_literal_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected a list or table of literals, with text in quo"):
+        parse_literal(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["inf", "-Infinity", "nan", "1e999", "[1e999]", "9" * 400])
+def test_a_number_that_is_not_finite_is_refused_everywhere(wrong):
+    with pytest.raises(ValueError, match="number that is finite"):
+        parse_literal(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["0x" + "f" * 5000, "[1, 99999999999999999999]"])
+def test_an_integer_of_more_than_64_bits_is_refused_in_a_short_message(wrong):
+    with pytest.raises(ValueError, match="at most 64 bits, found an integer of") as caught:
+        parse_literal(wrong)
+    assert len(str(caught.value)) < 200
 
 
 def test_types_have_words():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
+from datetime import date
 
 import pytest
 from pufferlib_files import FILES, load
@@ -40,7 +42,6 @@ def test_odd_arguments_load_as_they_were(tmp_path):
         "text": 'quotes " and \\ and \t and \x7f and \n and é and 😀',
         "big": 2**60,
         "float": 1e16,
-        "infinite": float("inf"),
         "word": "none",
     }
     args["policy"] = {}
@@ -49,8 +50,21 @@ def test_odd_arguments_load_as_they_were(tmp_path):
     assert again(config, tmp_path) == config
 
 
-@pytest.mark.parametrize("value", [{1, 2}, b"x", "None", [{"deep": "None"}], {1: 2}, object()])
-def test_what_toml_can_not_hold_is_refused(value):
+LOOP: list = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"x", {1: 2}, object(), date.min, math.inf, 2**64, LOOP])
+def test_what_neither_toml_nor_json_can_hold_is_in_no_config(value):
+    args = load_config("cartpole").to_args()
+    with pytest.raises(ConfigError, match=r"env\.odd: expected"):
+        Config.from_args({**args, "env": {"odd": value}})
+    with pytest.raises(ConfigError, match=r"rnn\.0: expected the name of a keyword argument"):
+        Config.from_args({**args, "rnn": {0: 1}})
+
+
+@pytest.mark.parametrize("value", ["None", [{"deep": "None"}]])
+def test_text_that_would_be_read_as_none_is_not_written(value):
     args = load_config("cartpole").to_args()
     args["env"]["odd"] = value
     with pytest.raises(ConfigError, match=r"env\.odd holds .* can't be written"):

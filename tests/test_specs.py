@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from puffer_policies.errors import BuildError
@@ -55,7 +57,9 @@ def test_tuples_are_lists_so_that_a_round_trip_is_equal():
         ("Default\0", "can't be parsed"),
         ("(" * 5000, "can't be parsed"),
         ("Default(a=1, a=2)", "'a' is given twice"),
-        ("Default(a=" + "-" * 100_000 + "1)", "can't be parsed"),
+        ("Default(a=" + "-" * 9_000 + "1)", "can't be parsed"),
+        ("Default(a='" + "x" * 10_000 + "')", "longer than 10,000 characters"),
+        ("Default(a={[1]: 2})", "is not a literal"),
         ("_Private", "is not a name"),
     ],
 )
@@ -66,13 +70,34 @@ def test_what_is_no_expression_is_refused_with_its_reason(expression, reason):
     assert "Python literals" in caught.value.fix
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", 1j])
+DEEP: list = []
+for _ in range(5000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"x", 1j, math.inf, math.nan, DEEP, 16**5000], ids=lambda _: ""
+)
 def test_arguments_that_json_can_not_hold_are_refused(value):
     with pytest.raises(BuildError, match="must be plain data"):
         PolicySpec("Net", {"a": value})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"name": "A"}', "3", "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"name": "A"}',
+        "3",
+        "null",
+        "[" * 100_000,
+        '{"name": 1, "kwargs": {}, "wrappers": []}',
+        '{"name": "A", "kwargs": {}, "wrappers": [{"name": [], "kwargs": {}}]}',
+    ],
+    ids=lambda text: text[:20],
+)
 def test_json_that_is_no_spec_is_refused(text):
     with pytest.raises(BuildError, match="spec"):
         PolicySpec.from_json(text)

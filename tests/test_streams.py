@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from commands import run
@@ -120,3 +122,9 @@ def test_warnings_are_lines_of_their_own(project, capsys):
         _, _, err = run(capsys, "doctor")
     assert "warning: WARN: old" in err.splitlines()
     assert "nets.py" not in err
+
+
+def test_json_has_null_for_numbers_that_are_not_finite_and_text_for_paths():
+    data = {"a": [math.inf, 1.5, (math.nan,)], "b": {"c": -math.inf}, "d": Path("x")}
+    plain = json.loads(streams.json_text(data), parse_constant=pytest.fail)
+    assert plain == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "x"}

@@ -13,14 +13,14 @@ import safetensors.torch
 from torch import Tensor
 
 from puffer_policies.errors import CheckpointError
-from puffer_policies.files import replace_file
+from puffer_policies.files import replace_file, user_path
 
 
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], *, header: str, key: str
 ) -> Path:
     """Write a safetensors file with `header` under metadata `key`, at once or not at all."""
-    path = Path(path)
+    path = user_path(path)
     # Cloned, because safetensors refuses views of one tensor, such as tied weights in two shapes.
     data = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
@@ -55,7 +55,7 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
     with _explained(path):
         # `safe_open` opens a file twice, once for the header and once for torch's storage: where
         # another process replaces it in between, they would be of two files.
-        data = Path(path).read_bytes()
+        data = user_path(path).read_bytes()
         tensors = safetensors.torch.load(data)
     # https://huggingface.co/docs/safetensors: the length of the JSON in 8 bytes, and the JSON.
     (length,) = struct.unpack_from("<Q", data)
@@ -69,7 +69,7 @@ def read_header_text(path: Path | str, *, key: str) -> str:
         CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
     """
     # With "numpy", safetensors maps the file once and touches no more than it is asked for.
-    with _explained(path), safetensors.safe_open(path, framework="numpy") as file:
+    with _explained(path), safetensors.safe_open(user_path(path), framework="numpy") as file:
         metadata = file.metadata()
     return _header(metadata, path, key)
 

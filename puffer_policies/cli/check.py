@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from puffer_policies.cli.numbers import seconds
 from puffer_policies.cli.output import print_json
-from puffer_policies.cli.parser import seconds, text
+from puffer_policies.cli.parser import text
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.streams import data_stream, is_terminal, write, write_note
 

@@ -13,8 +13,9 @@ from puffer_policies.cli.config_arguments import (
     folder_beside_runs,
 )
 from puffer_policies.cli.main import INTERRUPTED
+from puffer_policies.cli.numbers import count
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.cli.parser import count, text
+from puffer_policies.cli.parser import text
 from puffer_policies.config.config import Config
 from puffer_policies.errors import PolicyError
 from puffer_policies.streams import write, write_note

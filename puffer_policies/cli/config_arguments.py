@@ -17,6 +17,7 @@ from puffer_policies.config.load import ConfigWarning, load_config, load_run_con
 from puffer_policies.config.schema import SECTIONS, field_types, flag_of
 from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError, nearest
+from puffer_policies.files import user_path
 from puffer_policies.registry import default_registry
 
 NAMES_A_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
@@ -115,4 +116,4 @@ def require_registered(config: Config) -> None:
 def folder_beside_runs(config: Config, kind: str) -> Path:
     """Return ``<kind>/<env>`` beside the folder of runs, which is to hold nothing but runs."""
     name = config.base.env_name.replace("/", "_").replace(":", "_")
-    return Path(config.train.data_dir).expanduser().parent / kind / name
+    return user_path(config.train.data_dir).parent / kind / name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from puffer_policies.cli.numbers import seconds
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.cli.parser import seconds
 from puffer_policies.registry import default_registry
 from puffer_policies.registry.doctor import examine
 from puffer_policies.streams import write

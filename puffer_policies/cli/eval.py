@@ -7,8 +7,9 @@ import os
 from functools import partial
 from typing import Any
 
+from puffer_policies.cli.numbers import count, seed
 from puffer_policies.cli.output import print_fields, print_json
-from puffer_policies.cli.parser import count, text
+from puffer_policies.cli.parser import text
 from puffer_policies.streams import write_note
 
 
@@ -19,14 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or the folder of a run"
     )
     parser.add_argument(
-        "--episodes", type=int, metavar="N", help=f"episodes to play {as_in_training}"
+        "--episodes", type=count, metavar="N", help=f"episodes to play {as_in_training}"
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help=f"seed of the environments {as_in_training}"
+        "--seed", type=seed, metavar="N", help=f"seed of the environments {as_in_training}"
     )
     parser.add_argument(
         "--max-steps",
-        type=int,
+        type=count,
         metavar="N",
         help="stop each environment after this many steps, even in the middle of an episode",
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from pathlib import Path
 
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
+from puffer_policies.files import user_path
 from puffer_policies.registry.scaffold import Scaffold, write_package
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write a package, and print its names and the next commands."""
-    scaffold = write_package(options.name, into=Path(options.into))
+    scaffold = write_package(options.name, into=user_path(options.into))
     if options.json:
         print_json(_data(scaffold))
     else:

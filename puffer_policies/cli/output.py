@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from puffer_policies.errors import PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.records import CODE_LOGGER, Layer
-from puffer_policies.streams import data_stream, is_terminal, printable, write, write_note
+from puffer_policies.streams import (
+    data_stream,
+    is_terminal,
+    json_text,
+    printable,
+    write,
+    write_note,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +29,7 @@ COLUMN_GAP = 3
 
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON."""
-    # default=str: paths and the like have no JSON form of their own.
-    write(json.dumps(data, indent=2, default=str))
+    write(json_text(data, indent=2))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import math
 import os
 import re
 import sys
@@ -168,21 +167,6 @@ def text(value: str) -> str:
     if not value.strip():
         raise argparse.ArgumentTypeError(f"expected a value, found {value!r}")
     return value
-
-
-def seconds(value: str) -> float:
-    """Read a time above zero."""
-    with contextlib.suppress(ValueError):
-        if 0 < (number := float(value)) < math.inf:
-            return number
-    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found {value!r}")
-
-
-def count(value: str) -> int:
-    """Read a whole number above zero."""
-    if value.isdecimal() and int(value) > 0:
-        return int(value)
-    raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {value!r}")
 
 
 def _complete(parser: argparse.ArgumentParser, verb: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import text
+from puffer_policies.files import user_path
 
 if TYPE_CHECKING:
     from puffer_policies.studies.curves import Series
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.json:
         envs = {env: [_data(each) for each in series] for env, series in panels.items()}
-        print_json({"path": str(Path(options.output)), "metric": options.metric, "envs": envs})
+        print_json({"path": str(user_path(options.output)), "metric": options.metric, "envs": envs})
         return 0
     rows = [
         (each.label, env, str(each.runs), each.last_text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puffer_policies.cli.config_arguments import (
@@ -12,9 +11,11 @@ from puffer_policies.cli.config_arguments import (
     folder_beside_runs,
 )
 from puffer_policies.cli.main import INTERRUPTED
+from puffer_policies.cli.numbers import count
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.cli.parser import count, text
+from puffer_policies.cli.parser import text
 from puffer_policies.errors import TrainingError
+from puffer_policies.files import user_path
 from puffer_policies.streams import write, write_note
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
     from puffer_policies.studies.ranges import ranges_of_file, ranges_of_flags
     from puffer_policies.studies.sweep import sweep  # torch
 
-    ranges = ranges_of_file(options.name) if Path(options.name).suffix == ".toml" else {}
+    path = user_path(options.name)
+    ranges = ranges_of_file(path) if path.suffix == ".toml" else {}
     # Flags take precedence over the file, as everywhere.
     ranges |= ranges_of_flags(options.param)
     result = sweep(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from puffer_policies.cli.parser import text
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import FREE_SECTIONS, Option
 from puffer_policies.config.schema import options as config_options
-from puffer_policies.streams import write
+from puffer_policies.streams import json_text, write
 
 if TYPE_CHECKING:
     from puffer_policies.runs.display import DisplayKind
@@ -99,7 +98,7 @@ def _display_kind(options: argparse.Namespace) -> DisplayKind:
 def _print(result: RunResult, options: argparse.Namespace) -> None:
     if options.json:
         # One line, as each update before it.
-        write(json.dumps(_result_data(result)))
+        write(json_text(_result_data(result)))
     elif not options.quiet:
         _print_next_steps(result)
     else:

@@ -19,7 +19,8 @@ from puffer_policies.config.schema import (
     VecConfig,
 )
 from puffer_policies.config.sources import IgnoredEntry, Value
-from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.config.values import argument
+from puffer_policies.errors import ConfigError, did_you_mean, joined, short
 
 COMPLETE = "complete"
 """Key of a TOML file that holds every value, so that no shipped config is merged with it."""
@@ -49,6 +50,13 @@ class Config:
     """Entries of files that have no effect here, with the reason."""
 
     def __post_init__(self) -> None:
+        offences = []
+        for name in FREE_SECTIONS:
+            arguments, problems = _plain_arguments(name, getattr(self, name))
+            object.__setattr__(self, name, arguments)  # the dataclass is frozen
+            offences += problems
+        if offences:
+            raise ConfigError(joined(offences))
         # Checked here and not in a section, because it concerns two of them.
         if self.base.rnn_name is not None and self.train.use_rnn is False:
             raise ConfigError(
@@ -104,6 +112,20 @@ class Config:
         return self.origins.get(f"{section}.{key}", "default")
 
 
+def _plain_arguments(section: str, table: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the keyword arguments of a free section as plain data, and what is wrong with them."""
+    if not isinstance(table, Mapping):
+        return {}, [f"{section}: expected a table of keyword arguments, found {short(table)}."]
+    arguments: dict[str, Any] = {}
+    problems = []
+    for key, value in table.items():
+        try:
+            arguments[key] = argument(key, value)
+        except ValueError as error:
+            problems.append(f"{section}.{key}: {error}")
+    return arguments, problems
+
+
 def _sections(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     base = tables.get("base", {})
     if base.get("env_name") is None:
@@ -112,7 +134,7 @@ def _sections(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     sections: dict[str, Any] = {
         name: cls.from_dict(tables[name]) for name, cls in SECTIONS.items() if name in tables
     }
-    sections.update({name: dict(tables[name]) for name in FREE_SECTIONS if name in tables})
+    sections.update({name: tables[name] for name in FREE_SECTIONS if name in tables})
     return sections
 
 
@@ -132,7 +154,7 @@ def config_to_toml(config: Config, *, origins: bool = False) -> str:
         origins: whether a comment after each value names its origin.
 
     Raises:
-        ConfigError: an argument of the env, the policy or the wrapper is not plain data.
+        ConfigError: an argument of the env, the policy or the wrapper holds the text "None".
     """
     lines = [f"# This file is complete: no shipped config is merged with it.\n{COMPLETE} = true"]
     for section, table in sections_of(config).items():
@@ -179,18 +201,16 @@ def _quoted(text: str) -> str:
 
 
 def _require_writable(label: str, value: Any) -> None:
-    if not _is_writable(value):
+    if _holds_none_text(value):
         raise ConfigError(
-            f"{label} holds {value!r}, which can't be written to TOML.",
-            fix="Arguments are numbers, text, True, False, None, lists and tables; the text 'None' "
-            "would be read as None.",
+            f"{label} holds {short(value)}, which can't be written to TOML.",
+            fix="The text 'None' would be read as None.",
         )
 
 
-def _is_writable(value: Any) -> bool:
+def _holds_none_text(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_writable(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_writable, value))
-    # The text "None" would come back as None.
-    return value is None or (isinstance(value, bool | int | float | str) and value != "None")
+        return any(map(_holds_none_text, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_none_text, value))
+    return isinstance(value, str) and value == "None"

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from puffer_policies.config.schema import SECTIONS, field_types
 from puffer_policies.config.values import NONE_WORDS
-from puffer_policies.errors import ConfigError
+from puffer_policies.errors import ConfigError, joined, short
 
 _SEED = "the seed of a run is train.seed"
 _VECTOR = "vec.num_envs and vec.vectorization choose the vectorization"
@@ -92,7 +92,7 @@ OVERWRITTEN = frozenset({"train.use_rnn"})
 """Keys that PufferLib 3.0 overwrites; some of its files contradict what then happens."""
 
 _SECTION = re.compile(r"\[(?P<name>[^\]]+)\]$")
-_OPTION = re.compile(r"(?P<key>[^=:\s][^=:]*?)\s*[=:]\s*(?P<value>.*)$")
+_SEPARATOR = re.compile("[=:]")
 _COMMENT = re.compile(r"(?:^|\s)[#;].*$")
 _QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
 
@@ -123,12 +123,10 @@ def read_ini(path: str | Path) -> IniFile:
 def parse_ini(text: str, *, path: str) -> IniFile:
     """Read the text of an .ini file; `path` stands in errors and origins."""
     reader = _Reader(IniFile(path))
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         reader.take(number, line)
     if reader.problems:
-        raise ConfigError(
-            "\n".join(reader.problems), fix="Write [section], then key = value lines."
-        )
+        raise ConfigError(joined(reader.problems), fix="Write [section], then key = value lines.")
     return reader.file
 
 
@@ -152,6 +150,14 @@ def _without_comment(line: str) -> str:
     return line
 
 
+def _option(line: str) -> tuple[str, str] | None:
+    """Return the key and the value of a line, or None if it has no key."""
+    # Split at the separator, not matched as a whole: a pattern that also trims takes seconds on a
+    # line of many spaces.
+    key, *value = _SEPARATOR.split(line, maxsplit=1)
+    return (key.strip(), value[0].strip()) if key.strip() and value else None
+
+
 class _Reader:
     """Reads line after line, and remembers the section and the key of the last one."""
 
@@ -169,10 +175,11 @@ class _Reader:
             self.file.data[self.section][self.key] += f" {content.strip()}"
         elif match := _SECTION.match(content.strip()):
             self._open(number, match["name"].strip())
-        elif self.section and (match := _OPTION.match(content.strip())):
-            self._set(number, match["key"], match["value"].strip())
+        elif self.section and (option := _option(content)):
+            self._set(number, *option)
         else:
-            self._refuse(number, f"{content.strip()!r} is not a section, a key or a comment.")
+            problem = f"{short(content.strip())} is not a section, a key or a comment."
+            self._refuse(number, problem)
 
     def _open(self, number: int, name: str) -> None:
         # The key is cleared: an indented line after a section continues nothing.

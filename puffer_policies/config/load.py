@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from puffer_policies.config.sources import (
     toml_source,
 )
 from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.files import user_path
 from puffer_policies.tomlfile import TomlFile, read_toml
 
 ENV_NAME: Key = ("base", "env_name")
@@ -121,13 +123,13 @@ def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool
     Raises:
         ConfigError: a wrong key or value, with ``file:line`` or the flag, and the nearest key.
     """
-    path = Path(name)
+    path = user_path(name)
     if find_shipped(name) is None and _is_run(path):
         return load_run_config(path, overrides, allow_unknown=allow_unknown)
     # Read before any file, because flags choose the env among those that a file lists.
     flags = command_line_source(overrides)
     is_file = path.suffix in FILE_TYPES
-    sources = _file_sources(name, flags, allow_unknown) if is_file else _name_sources(name)
+    sources = _file_sources(path, flags, allow_unknown) if is_file else _name_sources(name)
     ignored = _warn_of_ignored(sources)
     sources = [_with_env_id(each) for each in (*sources, flags)]
     return Config.from_values(merge([default_source(), *sources]), ignored)
@@ -147,7 +149,7 @@ def load_run_config(
         ConfigError: the folder holds no config of a run; else as for `load_config`.
     """
     flags = command_line_source(overrides)
-    path = Path(folder)
+    path = user_path(folder)
     # The config itself may be given, as copied from a run's folder.
     path = path if path.suffix == ".json" else path / CONFIG_FILE
     saved = args_source(_read_args(path, folder), origin=str(path), allow_unknown=allow_unknown)
@@ -157,9 +159,10 @@ def load_run_config(
 
 def _is_run(path: Path) -> bool:
     """Return whether a path is a run. A folder that is named like an env id needs a config.json."""
-    if path.suffix == ".json" or (path / CONFIG_FILE).is_file():
+    # The functions of os.path answer no, where pathlib's raise, for names that no file can have.
+    if path.suffix == ".json" or os.path.isfile(path / CONFIG_FILE):
         return True
-    return path.is_dir() and not _ENV_VERSION.search(path.name)
+    return os.path.isdir(path) and not _ENV_VERSION.search(path.name)
 
 
 def _read_args(path: Path, folder: Path | str) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def _warn_of_ignored(sources: Sequence[ConfigSource]) -> tuple[IgnoredEntry, ...
 
 def _name_sources(name: str) -> list[ConfigSource]:
     shipped = find_shipped(name)
-    if shipped is None and Path(name).is_file():
+    if shipped is None and os.path.isfile(user_path(name)):
         raise ConfigError(
             f"{name} is a file, but not a config: configs end in {', '.join(FILE_TYPES)} or .json.",
             fix="Write one with: puffer-policies show-config NAME > run.toml",
@@ -193,19 +196,19 @@ def _name_sources(name: str) -> list[ConfigSource]:
     return [shipped.source if shipped else ConfigSource({ENV_NAME: Value(name, UNKNOWN_NAME)})]
 
 
-def _file_sources(name: str, flags: ConfigSource, allow_unknown: bool) -> list[ConfigSource]:
+def _file_sources(path: Path, flags: ConfigSource, allow_unknown: bool) -> list[ConfigSource]:
     """Return the file's source, on top of the shipped config of its env if there is one."""
-    source, is_complete = _read_source(Path(name), allow_unknown)
+    source, is_complete = _read_source(path, allow_unknown)
     env = flags.values.get(ENV_NAME) or source.values.get(ENV_NAME)
     if env is None:
-        raise ConfigError(f"{name} names no env.", fix="Give base.env_name or --env-name.")
+        raise ConfigError(f"{path} names no env.", fix="Give base.env_name or --env-name.")
     env_name = env.value
     source = _with_one_env(source, env_name)
     shipped = None if is_complete else find_shipped(env_name)
     if shipped is None:
         return [source]
     # A bare name in a PufferLib file is PufferLib's own env, of which ours is the namesake.
-    is_namesake = Path(name).suffix == ".ini" and env_name != shipped.env_name
+    is_namesake = path.suffix == ".ini" and env_name != shipped.env_name
     if is_namesake or env_name.startswith("puffer_"):
         source = _without_env_arguments(source, shipped.env_name)
     return [shipped.source, source]
@@ -214,7 +217,7 @@ def _file_sources(name: str, flags: ConfigSource, allow_unknown: bool) -> list[C
 def _read_source(path: Path, allow_unknown: bool) -> tuple[ConfigSource, bool]:
     """Return the values of a file, and whether it is complete."""
     # A missing file whose stem is close to a config's name: the suffix was probably the mistake.
-    if not path.is_file() and (near := did_you_mean(path.stem, shipped_configs())):
+    if not os.path.exists(path) and (near := did_you_mean(path.stem, shipped_configs())):
         raise ConfigError(f"There is no file {path}.", fix=f"{near} That is the name of a config.")
     if path.suffix == ".ini":
         return ini_source(read_ini(path), allow_unknown=allow_unknown), False

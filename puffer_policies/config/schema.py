@@ -18,17 +18,27 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from puffer_policies.config.values import Range, Refused, convert, type_text
-from puffer_policies.errors import BuildError, ConfigError, did_you_mean
+from puffer_policies.errors import (
+    MAX_PROBLEMS,
+    BuildError,
+    ConfigError,
+    did_you_mean,
+    joined,
+    short,
+)
 from puffer_policies.registry.names import preset_name_offence, reference_offence
 from puffer_policies.registry.specs import PolicySpec
 
 Fraction = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, open=True)]
+"""Torch's Adam refuses 1, with which a moving average would never move."""
 NonNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Auto = Literal["auto"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+|.*\.py(::.*)?")
 
 
@@ -62,6 +72,24 @@ class RegisteredName:
             f"{value!r} is an import path; a config names registered policies only. Register it in "
             f"registry.toml, under [{table}.NAME] with target = ..., and write NAME here."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceName:
+    """A limit on text: it must name a device that the trainer runs on.
+
+    Torch knows more devices, among them "meta", which computes nothing. Whether this machine has
+    the device is asked where torch is imported.
+    """
+
+    def __str__(self) -> str:
+        return "that is cpu, cuda, cuda:N or auto"
+
+    def check(self, value: str) -> None:
+        """Raise `ValueError` for any other text."""
+        if not _DEVICE.fullmatch(value):
+            hint = " Write cuda for a GPU." if value.lower().startswith("gpu") else ""
+            raise ValueError(f"expected cpu, cuda, cuda:N or auto, found {short(value)}.{hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +153,9 @@ class TrainConfig(Section):
     """Seed of torch, NumPy and the envs."""
     torch_deterministic: bool = True
     """Whether torch must use deterministic algorithms."""
-    device: str = "auto"
+    device: Annotated[str, DeviceName()] = "auto"
     """cpu, cuda, cuda:N, or auto: CUDA if it is available."""
-    num_threads: Count = 1
+    num_threads: Annotated[int, Range(1, 1024)] = 1
     """CPU threads of torch; one is fastest for small policies, more help large LSTMs and CNNs."""
     total_timesteps: Count = 500_000
     """Env steps of the whole run, over all envs."""
@@ -181,9 +209,9 @@ class TrainConfig(Section):
     """Weight of the entropy bonus."""
     max_grad_norm: NonNegative = 0.5
     """Maximum norm of the gradient; larger gradients are scaled down."""
-    adam_beta1: Fraction = 0.9
+    adam_beta1: Decay = 0.9
     """Decay of Adam's first moment, and Muon's momentum (PufferLib: 0.95)."""
-    adam_beta2: Fraction = 0.999
+    adam_beta2: Decay = 0.999
     """Decay of Adam's second moment."""
     adam_eps: NonNegative = 1e-5
     """Adam's epsilon."""
@@ -240,6 +268,24 @@ SECTIONS: dict[str, type[Section]] = {
 
 FREE_SECTIONS = ("env", "policy", "rnn")
 """Sections that hold the keyword arguments of the env, the policy and the wrapper."""
+
+
+OTHER_NAMES: dict[str, tuple[str, str]] = {
+    "env_id": ("base", "env_name"),
+    "n_envs": ("vec", "num_envs"),
+    "lr": ("train", "learning_rate"),
+    "steps": ("train", "total_timesteps"),
+    "total_steps": ("train", "total_timesteps"),
+    "n_steps": ("train", "bptt_horizon"),
+    "num_steps": ("train", "bptt_horizon"),
+    "n_epochs": ("train", "update_epochs"),
+    "clip_range": ("train", "clip_coef"),
+    "entropy_coef": ("train", "ent_coef"),
+    "value_coef": ("train", "vf_coef"),
+    "use_cuda": ("train", "device"),
+    "cuda": ("train", "device"),
+}
+"""Names of other libraries and short forms -> our option, for hints alone."""
 
 
 def field_docs(cls: type[Section]) -> dict[str, str]:
@@ -310,16 +356,20 @@ def _converted(cls: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     types = field_types(cls)
     converted: dict[str, Any] = {}
     # All wrong values are reported together, so that they can be mended in one go.
-    offences = []
+    offences, unknown = [], 0
     for key, value in values.items():
+        if key not in types:
+            unknown += 1
+            hint = did_you_mean(str(key), types) if unknown <= MAX_PROBLEMS else ""
+            offences.append(f"{cls.section}.{key}: no such key. {hint}".rstrip())
+            continue
         try:
-            if key not in types:
-                raise ValueError(f"no such key. {did_you_mean(key, types)}".rstrip())
             converted[key] = convert(value, types[key])
         except ValueError as error:
             offences.append(f"{cls.section}.{key}: {error}")
     if offences:
-        raise ConfigError("\n".join(offences), fix=f"Keys of {cls.section!r}: {', '.join(types)}.")
+        fix = f"Keys of {cls.section!r}: {', '.join(types)}." if unknown else ""
+        raise ConfigError(joined(offences), fix=fix)
     return converted
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from puffer_policies.config.flags import Flag, Key, meaning, near_flags, read_flags
 from puffer_policies.config.ini import IniFile, reason_ignored, reason_section_ignored
 from puffer_policies.config.schema import (
     FREE_SECTIONS,
+    OTHER_NAMES,
     SECTIONS,
     BaseConfig,
     field_defaults,
     field_types,
     flag_of,
 )
-from puffer_policies.config.values import convert, parse_literal, with_none
-from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.config.values import argument, convert, parse_literal, with_none
+from puffer_policies.errors import MAX_PROBLEMS, ConfigError, did_you_mean, joined, short
 from puffer_policies.tomlfile import TomlFile
 
 ALL_SECTIONS = (*SECTIONS, *FREE_SECTIONS)
@@ -66,7 +68,11 @@ class ConfigSource:
 
 
 class _Unknown(ValueError):
-    """A section or key that does not exist."""
+    """A section or key that does not exist; `hint` finds its near names, which is slow."""
+
+    def __init__(self, problem: str, hint: Callable[[], str]) -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 @dataclass(slots=True)
@@ -78,31 +84,43 @@ class _Collector:
     values: dict[Key, Value] = field(default_factory=dict)
     ignored: list[IgnoredEntry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _hints: int = 0
+    _is_form_wrong: bool = False
+    """Whether the form of names or flags is wrong, and not only values."""
 
     def add(self, key: Key, value: Any, *, origin: str, label: str, is_text: bool) -> None:
         """Convert and add one value; `label` is what the user wrote for the key."""
         try:
             converted = _converted(key, value, is_text=is_text)
         except _Unknown as error:
-            self.add_unknown(label, origin, str(error))
+            self.add_unknown(label, origin, error)
         except ValueError as error:
             self.add_problem(f"{label}: {error}", origin)
         else:
             self.values[key] = Value(converted, origin)
 
-    def add_unknown(self, label: str, origin: str, problem: str) -> None:
+    def add_unknown(self, label: str, origin: str, error: _Unknown) -> None:
         """Add an unknown key as ignored where that is allowed, else as a problem."""
-        if self.allow_unknown:
-            self.ignored.append(IgnoredEntry(label, origin, problem))
-        else:
-            self.add_problem(f"{label}: {problem}", origin)
+        self._add_unknown(label, origin, f"{label}: ", error)
 
     def add_unknown_section(self, name: str, origin: str) -> None:
         """Add an unknown section as `add_unknown` does a key."""
+        self._add_unknown(f"[{name}]", origin, "", _no_section(name))
+
+    def _add_unknown(self, label: str, origin: str, start: str, error: _Unknown) -> None:
+        self._hints += 1
+        # A file can have thousands of unknown keys, and a hint takes milliseconds.
+        hint = error.hint() if self._hints <= MAX_PROBLEMS else ""
+        problem = f"{error} {hint}".rstrip()
         if self.allow_unknown:
-            self.ignored.append(IgnoredEntry(f"[{name}]", origin, _no_section(name)))
+            self.ignored.append(IgnoredEntry(label, origin, problem))
         else:
-            self.add_problem(_no_section(name), origin)
+            self.add_wrong_form(f"{start}{problem}", origin)
+
+    def add_wrong_form(self, problem: str, origin: str) -> None:
+        """Add a problem that is cured by other names or another form, which the fix describes."""
+        self._is_form_wrong = True
+        self.add_problem(problem, origin)
 
     def add_problem(self, problem: str, origin: str) -> None:
         """Add a problem, with its place unless that is the command line."""
@@ -110,9 +128,9 @@ class _Collector:
         self.problems.append(problem if origin == COMMAND_LINE else f"{origin}: {problem}")
 
     def finish(self, fix: str) -> ConfigSource:
-        """Return the source, or raise all problems at once."""
+        """Return the source, or raise all problems at once; `fix` describes names and forms."""
         if self.problems:
-            raise ConfigError("\n".join(self.problems), fix=fix)
+            raise ConfigError(joined(self.problems), fix=fix if self._is_form_wrong else "")
         return ConfigSource(self.values, tuple(self.ignored))
 
 
@@ -166,11 +184,10 @@ def toml_source(
 
 def _refuse_loose(collector: _Collector, name: str, value: Any, where: str) -> None:
     if name in ALL_SECTIONS:
-        collector.add_problem(f"[{name}] must be a table, found {value!r}.", where)
+        collector.add_wrong_form(f"[{name}] must be a table, found {short(value)}.", where)
     else:
-        collector.add_unknown(
-            name, where, f"a key must be under a [section]. {_near_key(name, '')}"
-        )
+        problem = "a key must be under a [section]."
+        collector.add_unknown(name, where, _Unknown(problem, partial(_near_key, name, "")))
 
 
 def _read_table(
@@ -243,7 +260,8 @@ def command_line_source(overrides: Sequence[str]) -> ConfigSource:
     # A loose word is usually a value whose flag was forgotten, or a second config.
     flags, loose = read_flags(overrides)
     for word in loose:
-        collector.problems.append(f"{word!r}: expected a flag, such as --train.learning-rate.")
+        problem = f"{word!r}: expected a flag, such as --train.learning-rate."
+        collector.add_wrong_form(problem, COMMAND_LINE)
     for flag in flags:
         _read_flag(collector, flag)
     return collector.finish(
@@ -256,11 +274,12 @@ def _read_flag(collector: _Collector, flag: Flag) -> None:
     try:
         key, text = meaning(flag)
     except ValueError as error:
-        collector.problems.append(f"{flag.name}: {error}")
+        collector.add_wrong_form(f"{flag.name}: {error}", COMMAND_LINE)
         return
     section, name = key
     if section == BaseConfig.section and name not in field_types(BaseConfig):
-        collector.problems.append(f"{flag.name}: no such option. {_near_key(name, '')}".rstrip())
+        unknown = _Unknown("no such option.", partial(_near_key, name, ""))
+        collector.add_unknown(flag.name, COMMAND_LINE, unknown)
     else:
         collector.add(key, text, origin=COMMAND_LINE, label=flag.name, is_text=True)
 
@@ -268,15 +287,12 @@ def _read_flag(collector: _Collector, flag: Flag) -> None:
 def _converted(key: Key, value: Any, *, is_text: bool) -> Any:
     section, name = key
     if section in FREE_SECTIONS:
-        # The name becomes a keyword argument, so it must be able to be one.
-        if not name.isidentifier():
-            raise ValueError("expected the name of a keyword argument.")
-        return parse_literal(value) if is_text else value
+        return argument(name, parse_literal(value) if is_text else value)
     if section not in SECTIONS:
-        raise _Unknown(_no_section(section))
+        raise _no_section(section)
     types = field_types(SECTIONS[section])
     if name not in types:
-        raise _Unknown(f"no such key in [{section}]. {_near_key(name, section)}".rstrip())
+        raise _Unknown(f"no such key in [{section}].", partial(_near_key, name, section))
     return convert(value, types[name])
 
 
@@ -286,12 +302,14 @@ def _near_key(name: str, section: str) -> str:
     homes = [each for each, cls in SECTIONS.items() if name in field_types(cls)]
     if homes:
         return f"It is a key of [{homes[0]}]: {flag_of(homes[0], name)}."
+    if name in OTHER_NAMES:
+        return f"Did you mean {flag_of(*OTHER_NAMES[name])!r}?"
     near = did_you_mean(name, field_types(SECTIONS[section])) if section in SECTIONS else ""
     return near or near_flags(name)
 
 
-def _no_section(name: str) -> str:
-    return f"there is no section [{name}]. {did_you_mean(name, ALL_SECTIONS)}".rstrip()
+def _no_section(name: str) -> _Unknown:
+    return _Unknown(f"there is no section [{name}].", partial(did_you_mean, name, ALL_SECTIONS))
 
 
 def _listed(names: Iterable[str]) -> str:

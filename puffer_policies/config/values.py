@@ -10,29 +10,44 @@ from __future__ import annotations
 import ast
 import math
 import types
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from puffer_policies.errors import did_you_mean
+from puffer_policies.errors import did_you_mean, short
 
 TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS = frozenset({"false", "no", "off", "0"})
 NONE_WORDS = frozenset({"none", "null", ""})
 
 
+MAX_DEPTH = 50
+"""Lists and tables inside one another in an argument; more come from a mistake or an attack."""
+
+_INTEGERS = range(-(2**63), 2**63)
+"""The integers of TOML, which torch, NumPy and most envs can hold, too."""
+
+_OTHER_WORDS = {"true": True, "false": False, "none": None, "null": None}
+"""True, False and None in the spellings of Python, JSON and TOML, compared in lower case."""
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Inclusive limits of a number, as in ``Annotated[int, Range(1)]``."""
+    """Limits of a number, as in ``Annotated[int, Range(1)]``, which the number may equal."""
 
     low: float
     high: float = math.inf
+    open: bool = False
+    """Whether `high` itself is excluded."""
 
     def __str__(self) -> str:
-        return f">= {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
+        if self.high == math.inf:
+            return f">= {self.low}"
+        return f"from {self.low} to {'below ' * self.open}{self.high}"
 
     def check(self, value: Any) -> None:
         """Raise `ValueError` if the number is out of range."""
-        if not self.low <= value <= self.high:
+        if not self.low <= value <= self.high or (self.open and value == self.high):
             raise _wrong(value, f"a number {self}")
 
 
@@ -65,36 +80,79 @@ def convert(value: Any, annotation: Any) -> Any:
 def parse_literal(text: str) -> Any:
     """Return the value of an argument of an env, policy or wrapper, whose type is not declared.
 
-    Python literals such as ``True``, ``3e-4`` and ``[1, 2]`` are evaluated; anything else stays
-    text. ``true`` and ``none`` work in any case, but ``yes`` and ``no`` stay text, as they may be
-    names. ``(1, 2)`` and ``1,2`` become lists, the only sequences of TOML and JSON.
+    Python literals such as ``3e-4``, ``'text'`` and ``[1, 2]`` are evaluated; anything else stays
+    text. ``true``, ``false``, ``none`` and ``null`` work in any case and at any depth, but ``yes``
+    and ``no`` stay text, as they may be names. ``(1, 2)`` and ``1,2`` become lists, the only
+    sequences of TOML and JSON.
 
     Raises:
-        ValueError: a literal that TOML and JSON can't hold, such as a set.
+        ValueError: text that opens a bracket and is not a literal, a number that is not finite, or
+            a literal that TOML and JSON can't hold, such as a set.
     """
     stripped = text.strip()
-    # Python's own words only: "yes" and "on" may well be names of something.
-    word = stripped.lower()
-    if word in ("true", "false"):
-        return word == "true"
-    if word in ("none", "null"):
-        return None
     try:
-        value = ast.literal_eval(stripped)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        # The last two come from deep nesting, which no argument of an env needs.
+        # float() also reads "inf" and "nan", and a number of too many digits as infinity.
+        is_infinite = not math.isfinite(float(stripped))
+    except ValueError:
+        is_infinite = False
+    if is_infinite:
+        raise _wrong(text, "a number that is finite, or text in quotes")
+    try:
+        value = _literal(stripped)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        # A TypeError comes from a list as a key, and the last two from deep nesting.
+        if stripped[:1] in tuple("[{("):
+            raise _wrong(text, "a list or table of literals, with text in quotes") from None
         return stripped
-    return _plain(value)
+    return plain(value)
 
 
-def _plain(value: Any) -> Any:
+def _literal(text: str) -> Any:
+    with warnings.catch_warnings():
+        # Python's parser warns of odd escapes and the like, which are the user's to choose.
+        warnings.simplefilter("ignore")
+        tree = ast.parse(text, mode="eval").body
+    return ast.literal_eval(_WithOtherWords().visit(tree))
+
+
+class _WithOtherWords(ast.NodeTransformer):
+    """Replaces the words for True, False and None, which to Python are names."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        word = node.id.lower()
+        return ast.Constant(_OTHER_WORDS[word]) if word in _OTHER_WORDS else node
+
+
+def argument(name: str, value: Any) -> Any:
+    """Return a keyword argument of an env, policy or wrapper as plain data.
+
+    Raises:
+        ValueError: `name` can't be that of a keyword argument, or as `plain`.
+    """
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError("expected the name of a keyword argument.")
+    return plain(value)
+
+
+def plain(value: Any, *, depth: int = 0) -> Any:
+    """Return an argument of an env, policy or wrapper as TOML and JSON hold it: tuples as lists.
+
+    Raises:
+        ValueError: neither can hold it, such as a set, a date or infinity.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"expected at most {MAX_DEPTH} lists and tables inside one another.")
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each, depth=depth + 1) for each in value]
     # Tables of TOML and JSON have keys of text only.
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(each) for key, each in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
+        return {key: plain(each, depth=depth + 1) for key, each in value.items()}
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        return _require_64_bits(value)
+    if isinstance(value, float):
+        return _require_finite(value, value, "a number")
     raise _wrong(value, "numbers, text, True, False, None, lists, or tables with keys of text")
 
 
@@ -121,7 +179,20 @@ def type_text(annotation: Any) -> str:
 
 
 def _wrong(value: Any, expected: str) -> ValueError:
-    return ValueError(f"expected {expected}, found {value!r}.")
+    return ValueError(f"expected {expected}, found {short(value)}.")
+
+
+def _require_64_bits(value: int) -> int:
+    if value not in _INTEGERS:
+        raise _wrong(value, "an integer of at most 64 bits")
+    return value
+
+
+def _require_finite(number: float, value: Any, expected: str) -> float:
+    # float() accepts "nan" and "inf", which no option can mean and JSON can't hold.
+    if not math.isfinite(number):
+        raise _wrong(value, f"{expected} that is finite")
+    return number
 
 
 def _first_fit(value: Any, annotation: Any) -> Any:
@@ -141,15 +212,17 @@ def _is_text(annotation: Any) -> bool:
 
 
 def _one_of(value: Any, choices: tuple[Any, ...], annotation: Any) -> Any:
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    hint = did_you_mean(str(value), (str(each) for each in choices))
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     raise ValueError(f"{_wrong(value, type_text(annotation))} {hint}".rstrip())
 
 
 def _to_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)  # the words 1 and 0 as TOML and JSON write them
     word = value.strip().lower() if isinstance(value, str) else None
     if word in TRUE_WORDS:
         return True
@@ -165,9 +238,10 @@ def _to_int(value: Any) -> int:
         raise _wrong(value, "an integer")
     # A float loses digits beyond 2**53, so int() goes first; only text such as "1e6" needs a float.
     try:
-        return int(value)
+        integer = int(value)
     except ValueError:
-        return int(number)
+        integer = int(number)
+    return _require_64_bits(integer)
 
 
 def _to_float(value: Any, expected: str = "a number") -> float:
@@ -178,15 +252,14 @@ def _to_float(value: Any, expected: str = "a number") -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise _wrong(value, expected) from None
-    # float() accepts "nan" and "inf", which no option can mean.
-    if not math.isfinite(number):
-        raise _wrong(value, f"{expected} that is finite")
-    return number
+    return _require_finite(number, value, expected)
 
 
 def _to_str(value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(value, "text")
+    if "\0" in value:
+        raise _wrong(value, "text without the character NUL, which no name or path may hold")
     return value
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from puffer_policies.errors import did_you_mean
+from puffer_policies.errors import did_you_mean, short
 from puffer_policies.registry.records import (
     ACTION_KINDS,
     OBSERVATION_KINDS,
@@ -137,9 +137,9 @@ def defaults_offences(defaults: Mapping[str, Any]) -> list[str]:
     # Defaults become part of a spec, which checkpoints hold as JSON.
     for key, value in defaults.items():
         try:
-            json.dumps(value)
+            json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
-            offences.append(f"defaults: {key} should be plain data, got {value!r}")
+            offences.append(f"defaults: {key} should be plain data, got {short(value)}")
     return offences
 
 

@@ -14,11 +14,15 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from puffer_policies.errors import BuildError
+from puffer_policies.errors import BuildError, short
+
+MAX_LENGTH = 10_000
+"""Characters of an expression; more come from a mistake or an attack."""
 
 # Strings are matched first, so that a slash inside one is left alone.
 _QUALIFIED = re.compile(
@@ -67,10 +71,14 @@ class PolicySpec:
         """Rebuild a spec from `to_dict`."""
         try:
             wrappers = tuple(WrapperSpec(w["name"], w["kwargs"]) for w in data["wrappers"])
-            return cls(data["name"], data["kwargs"], wrappers)
+            spec = cls(data["name"], data["kwargs"], wrappers)
+            names = (spec.name, *(each.name for each in wrappers))
+            if not all(isinstance(each, str) for each in names):
+                raise TypeError("a name is text")
+            return spec
         except (KeyError, TypeError) as error:
             raise BuildError(
-                f"This is not a policy spec: {data!r}.",
+                f"This is not a policy spec: {short(data)}.",
                 fix="A spec has the keys 'name', 'kwargs' and 'wrappers'.",
             ) from error
 
@@ -79,7 +87,7 @@ class PolicySpec:
         """Rebuild a spec from `to_json`."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BuildError(f"This policy spec is not JSON: {error}.") from error
         return cls.from_dict(data)
 
@@ -116,13 +124,14 @@ def _call(name: str, inner: str, kwargs: Mapping[str, Any]) -> str:
 def _plain(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
     # There and back: tuples become lists, so that a spec equals the one in its checkpoint.
     try:
-        return json.loads(json.dumps(dict(kwargs), allow_nan=True))  # type: ignore[no-any-return]
-    except (TypeError, ValueError) as error:
+        data: dict[str, Any] = json.loads(json.dumps(dict(kwargs), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise BuildError(
-            f"The arguments of {name!r} must be plain data (numbers, strings, booleans, None, "
-            f"lists, dicts), got {dict(kwargs)!r}.",
+            f"The arguments of {short(name)} must be plain data (finite numbers, strings, "
+            f"booleans, None, lists, dicts), got {short(dict(kwargs))}.",
             fix="Only plain data can be stored in a checkpoint or a config.",
         ) from error
+    return data
 
 
 def _parse(expression: str) -> PolicySpec:
@@ -136,8 +145,13 @@ def _parse(expression: str) -> PolicySpec:
         names[hidden] = match["name"]
         return hidden
 
+    if len(expression) > MAX_LENGTH:
+        raise _malformed(expression, f"it is longer than {MAX_LENGTH:,} characters")
     try:
-        tree = ast.parse(_QUALIFIED.sub(hide, expression.strip()), mode="eval").body
+        with warnings.catch_warnings():
+            # Python's parser warns of odd escapes and the like, which are the user's to choose.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(_QUALIFIED.sub(hide, expression.strip()), mode="eval").body
         return _Reader(expression, names).spec(tree)
     # Python's parser runs out of stack or memory on text that is nested too deeply.
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -146,7 +160,7 @@ def _parse(expression: str) -> PolicySpec:
 
 def _malformed(expression: str, why: str) -> BuildError:
     return BuildError(
-        f"{expression!r} is not a policy expression: {why}.",
+        f"{short(expression)} is not a policy expression: {why}.",
         fix="Write a name, 'Name(key=value)' or 'Wrapper(Name)'; values are Python literals.",
     )
 

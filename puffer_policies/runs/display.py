@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from puffer_policies.errors import ConfigError
-from puffer_policies.runs.metrics import json_line
-from puffer_policies.streams import data_stream, is_terminal, printable
+from puffer_policies.streams import data_stream, is_terminal, json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -105,7 +104,7 @@ class Lines(Display):
 
     def _print(self, data: Mapping[str, Any]) -> None:
         stream = data_stream()
-        stream.write(json_line(data))
+        stream.write(f"{json_text(data)}\n")
         # Another program may be reading the lines as they come.
         stream.flush()
 

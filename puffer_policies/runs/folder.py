@@ -7,7 +7,7 @@ from pathlib import Path
 
 from puffer_policies.config.config import Config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
-from puffer_policies.files import BEST, LATEST, METRICS, TRAINER
+from puffer_policies.files import BEST, LATEST, METRICS, TRAINER, user_path
 
 NO_RUN = "Give a checkpoint, or the folder of a run."
 
@@ -20,7 +20,7 @@ def new_folder(config: Config) -> Path:
     """
     name = (config.train.env or config.base.env_name).replace("/", "_").replace(":", "_")
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    parent = Path(config.train.data_dir).expanduser()
+    parent = user_path(config.train.data_dir)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
@@ -44,7 +44,7 @@ def runs_in(folder: Path | str) -> list[Path]:
 
     A comparison or a sweep keeps its runs there. A folder without any stands for itself.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if (folder / METRICS).exists():
         return [folder]
     patterns = (f"{'*/' * depth}{METRICS}" for depth in (1, 2, 3))
@@ -61,7 +61,7 @@ def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
     Raises:
         CheckpointError: no such file or folder, or the folder holds no such checkpoint.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.exists():
         raise CheckpointError(f"There is neither a run nor a checkpoint {path}.", fix=_near(path))
     if not path.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, TrainingError
 from puffer_policies.files import METRICS
 from puffer_policies.runs.optional import import_optional
+from puffer_policies.streams import json_text
 
 try:
     import fcntl
@@ -57,7 +57,7 @@ class MetricsLog:
             TrainingError: the line can't be written: a full disk, say.
         """
         try:
-            self._file.write(json_line(metrics))
+            self._file.write(f"{json_text(metrics)}\n")
             self._file.flush()
         except OSError as error:
             raise TrainingError(
@@ -74,11 +74,6 @@ class MetricsLog:
         """Close the file; `write` has already reported what it could not write."""
         with suppress(OSError):
             self._file.close()
-
-
-def json_line(metrics: Mapping[str, Any]) -> str:
-    """Return one line of JSON, with null for numbers that are not finite, which JSON lacks."""
-    return json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
 
 
 def _lock(file: TextIO, folder: Path) -> None:
@@ -113,12 +108,6 @@ def _is_update(line: bytes, epoch: int) -> bool:
         return bool(json.loads(line)["epoch"] <= epoch)
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Logger(Protocol):

@@ -16,7 +16,7 @@ from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import PolicyError, TrainingError
-from puffer_policies.files import LATEST, TRAINER
+from puffer_policies.files import LATEST, TRAINER, user_path
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
 from puffer_policies.runs.display import Display, DisplayKind, make_display
@@ -112,7 +112,7 @@ def _run(
     if resume is None:
         folder = new_folder(config)
     else:
-        folder = Path(resume)
+        folder = user_path(resume)
         if reason := resume_trainer(trainer, folder / TRAINER):
             display.note(f"The envs start new episodes; all else continues: {reason}")
     run = _Run(config, trainer, folder, registry=registry, display=display)
@@ -238,7 +238,7 @@ def _alarm_fields(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
 def _follow(trainer: Trainer, resume: Path | str | None) -> RunResult:
     """Train in step with the first process, which writes, prints and evaluates for all."""
     if resume is not None:
-        resume_trainer(trainer, Path(resume) / TRAINER)
+        resume_trainer(trainer, user_path(resume) / TRAINER)
         # The file holds the envs and the random numbers of the first process.
         trainer.reseed()
         trainer.restart_episodes()

@@ -13,6 +13,7 @@ from torch import nn
 from puffer_policies.config.config import Config
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
+from puffer_policies.files import user_path
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.vector.factory import make_vecenv
@@ -87,7 +88,7 @@ def require_video(path: Path | str) -> Path:
         ConfigError: it ends in neither .mp4 nor .gif, or its folder does not exist.
         MissingDependency: imageio is not installed.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix.lower() not in SUFFIXES or path.is_dir() or not path.parent.is_dir():
         raise ConfigError(
             f"No video can be written to {str(path)!r}.",

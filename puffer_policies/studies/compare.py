@@ -14,12 +14,14 @@ import numpy as np
 from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, PolicyError
+from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.runs.display import Progress
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
+from puffer_policies.streams import json_text
 from puffer_policies.studies.curves import flat_options
 from puffer_policies.studies.plot import plot_runs
 
@@ -175,9 +177,10 @@ def compare(
     # Everything is checked before the first of many minutes of training.
     configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
     sizes = _parameters(configs, registry)
+    folder = user_path(folder)
     entries = {policy: Entry(policy, size) for policy, size in sizes.items()}
-    entries |= _earlier_entries(Path(folder), config, sizes)
-    tournament = _Tournament(config, configs, entries, _folder(Path(folder)), registry, tell)
+    entries |= _earlier_entries(folder, config, sizes)
+    tournament = _Tournament(config, configs, entries, _folder(folder), registry, tell)
     return tournament.run(tuple(range(config.train.seed, config.train.seed + seeds)))
 
 
@@ -278,7 +281,7 @@ class _Tournament:
             interrupted=self.interrupted,
             config=_shared_options(self.config),
         )
-        text = json.dumps(comparison.to_dict(), indent=2)
+        text = json_text(comparison.to_dict(), indent=2)
         # At once or not at all: the comparison goes on from this file.
         write_at_once(self.folder / TABLE, f"{text}\n".encode())
         return comparison

@@ -12,7 +12,7 @@ import numpy as np
 
 from puffer_policies.config.load import load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
-from puffer_policies.files import METRICS
+from puffer_policies.files import METRICS, user_path
 from puffer_policies.runs.folder import contents_hint
 from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
 
@@ -91,7 +91,7 @@ def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -
         CheckpointError: `folder` is not the folder of a run, or has no metrics.
         ConfigError: the run has no such metric.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     lines = _lines(folder)
     points = _points(lines, metric, x)
     if not points:

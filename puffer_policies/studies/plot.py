@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.errors import ConfigError
+from puffer_policies.files import user_path
 from puffer_policies.runs.folder import runs_in
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.studies.curves import (
@@ -91,7 +92,7 @@ def require_picture(path: Path | str) -> Path:
         ConfigError: it has another suffix, or its folder does not exist.
         MissingDependency: matplotlib is not installed.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix.lower() not in SUFFIXES or path.is_dir() or not path.parent.is_dir():
         raise ConfigError(
             f"No plot can be written to {str(path)!r}.",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from puffer_policies.config.config import Config, config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
+from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.runs.run import RunResult, train_from_config
@@ -136,7 +137,7 @@ def sweep(
         )
     # Most mistakes show with any values, and here they cost no trial.
     _try_out(with_values(config, {each.key: each.example for each in ranges}), registry)
-    runner = _Sweeper(config, ranges, Path(folder), objective, minimize, registry, tell)
+    runner = _Sweeper(config, ranges, user_path(folder), objective, minimize, registry, tell)
     return runner.run(trials, sampler)
 
 

@@ -27,6 +27,7 @@ from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
 from puffer_policies.errors import BuildError, PluginError, PolicyError, did_you_mean
+from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
@@ -362,10 +363,11 @@ def _path_and_class(text: str) -> tuple[Path, str]:
     path, _, name = text.partition(SEPARATOR)
     if not name.isidentifier():
         raise BuildError(f"{text!r} does not name a class.", fix="Write path/to/file.py::Class.")
-    if not Path(path).is_file():
-        problem = "is a folder" if Path(path).is_dir() else f"is not a file in {Path.cwd()}"
+    file = user_path(path)
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else f"is not a file in {Path.cwd()}"
         raise BuildError(f"{text!r}: {path!r} {problem}.", fix="Write path/to/file.py::Class.")
-    return Path(path), name
+    return file, name
 
 
 def _import_file(path: Path) -> ModuleType:
