@@ -198,7 +198,7 @@ def test_what_can_not_be_told_apart_is_refused():
         SeparateCriticWrapper(ENV, policy, Default(ENV, hidden_size=64))
     with pytest.raises(BuildError, match="another memory"):
         SeparateCriticWrapper(ENV, policy, LSTMWrapper(ENV, Default(ENV)))
-    with pytest.raises(BuildError, match="separate_critic already"):
+    with pytest.raises(BuildError, match="forbids 'separate_critic'"):
         get_policy("SeparateCriticWrapper(SeparateCriticWrapper(Default))", ENV)
     with pytest.raises(BuildError, match=r"SeparateCriticWrapper\(GRUWrapper\(...\)\)"):
         get_policy("GRUWrapper(NormalizeObservationWrapper(SeparateCriticWrapper(Default)))", ENV)

@@ -77,13 +77,15 @@ def require_stack(policy: PolicyRecord, wrappers: Iterable[WrapperRecord]) -> No
         clashing = [trait for trait in wrapper.forbids if trait in holders]
         if missing:
             raise BuildError(
-                f"{wrapper.name!r} can't wrap {stack}: it needs something {missing[0]} below it.",
+                f"{wrapper.name!r} can't wrap {stack}: it requires {missing[0]!r}, which nothing "
+                "in that stack has.",
                 fix=f"Put a wrapper that provides {missing[0]!r} inside {wrapper.name!r}.",
             )
         if clashing:
             holder, own = holders[clashing[0]], wrapper.name
             raise BuildError(
-                f"{own!r} can't wrap {stack}: {holder!r} in it is {clashing[0]} already.",
+                f"{own!r} can't wrap {stack}: it forbids {clashing[0]!r}, which {holder!r} in "
+                "that stack has.",
                 fix=f"Use one of {holder!r} and {own!r}." if holder != own else "Use it once.",
             )
         holders.update(dict.fromkeys(wrapper.provides, wrapper.name))

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ load_weights({weights!r}, policy)
 """
 
 _RUN = """\
-capabilities = Capabilities(needs_mask={needs_mask})
+capabilities = Capabilities(**{capabilities!r})
 subject = Subject("policy", here, build=lambda: policy, capabilities=capabilities)
 observations = torch.load({observations!r}, weights_only=True)
 torch.save(run_both_ways(subject, policy.eval(), observations), {outputs!r})
@@ -110,9 +111,9 @@ def _script(subject: Subject, folder: Path, *, by_name: bool) -> str:
         weights=str(folder / "policy.safetensors"), source=source, status=NO_POLICY
     )
     paths = {name: str(folder / f"{name}.pt") for name in ("observations", "outputs")}
-    needs_mask = subject.capabilities is not None and subject.capabilities.needs_mask
+    capabilities = {} if subject.capabilities is None else asdict(subject.capabilities)
     here = f"here = Spaces({', '.join(pair)})\n"
-    run = _RUN.format(**paths, needs_mask=needs_mask)
+    run = _RUN.format(**paths, capabilities=capabilities)
     return f"{HEADER}{_IMPORTS}{here}{policy}{run}"
 
 
