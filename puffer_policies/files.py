@@ -1,11 +1,14 @@
-"""The files of a run by name, paths as users write them, and writing at once or not at all."""
+"""Files: the names of a run's, paths as users write them, reading text, and writing at once."""
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
+
+from puffer_policies.errors import ConfigError
 
 LATEST = "latest.safetensors"
 """The policy at the last checkpoint."""
@@ -17,6 +20,10 @@ METRICS = "metrics.jsonl"
 """A JSON object on each line: one for each update, and one for the final evaluation."""
 
 
+MAX_TEXT = 1_000_000
+"""Bytes of a text file that is read; the longest of ours has less than a hundredth of it."""
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user gave, with a leading ``~`` expanded.
 
@@ -24,6 +31,41 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     Python. Where there is no such home, the path stays as it is, and is then reported as missing.
     """
     return Path(os.path.expanduser(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a config or a registry file, which people write and strangers send.
+
+    Raises:
+        ConfigError: there is no such file, it can't be read, it is a device or a pipe, it is longer
+            than `MAX_TEXT`, or it is not UTF-8.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path} is a device or a pipe, not a file.")
+            data = file.read(MAX_TEXT + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {path}.") from error
+    except (OSError, ValueError) as error:  # a ValueError if the path holds the character NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} can't be read: {reason}.") from error
+    if len(data) > MAX_TEXT:
+        raise ConfigError(f"{path} is longer than {MAX_TEXT:,} bytes, which no config needs.")
+    try:
+        # Editors on Windows write a byte-order mark, which neither TOML nor JSON knows.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}.",
+            fix="Save the file as UTF-8.",
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file for `open`; a pipe, too, to which nobody writes and which would wait forever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def is_in_run(folder: str | os.PathLike[str]) -> bool:

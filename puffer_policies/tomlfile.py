@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.errors import ConfigError
+from puffer_policies.files import read_text
 
 _TOKEN = re.compile(
     r'(?P<skip>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'  # multi-line strings
@@ -53,29 +54,13 @@ def read_toml(path: str | os.PathLike[str]) -> TomlFile:
         ConfigError: it can't be read, is not UTF-8, is malformed, or has a key twice.
     """
     path = Path(path)
-    text = _read_text(path)
+    text = read_text(path)
     try:
         return TomlFile(path, tomllib.loads(text), text)
     except tomllib.TOMLDecodeError as error:
         raise _malformed(path, text, str(error)) from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables are nested too deeply.") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        # Editors on Windows write a byte-order mark, which TOML itself does not know.
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}.",
-            fix="Save the file as UTF-8.",
-        ) from error
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no file {path}.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path} can't be read: {reason}.") from error
 
 
 def _malformed(path: Path, text: str, message: str) -> ConfigError:

@@ -1,8 +1,10 @@
 """Configs: layers and their order, origins, unknown keys, PufferLib's dict, shipped configs."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -244,3 +246,45 @@ def test_a_section_that_is_no_table_is_said(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"run.toml:1: \[train\] must be a table"):
         load_config(str(path))
+
+
+def _make(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"latin-1": b"# caf\xe9\n", "long": b"#" * 2_000_000}[kind])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are files on POSIX alone")
+@pytest.mark.parametrize("name", ["run.toml", "run.ini", "config.json"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("pipe", "not a file"),
+        ("device", "not a file"),
+        ("folder", "can't be read: Is a directory"),
+        ("latin-1", "is not UTF-8: byte 0xe9 at offset 5"),
+        ("long", "longer than 1,000,000 bytes"),
+    ],
+)
+def test_what_is_no_text_file_is_refused_and_never_waited_for(tmp_path, name, kind, expected):
+    _make(tmp_path / name, kind)
+    with pytest.raises(ConfigError, match=expected):
+        load_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"env_name": ' + "9" * 5000 + "}", "3", "{"])
+def test_json_that_is_no_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\0b.toml", "x" * 5000, "x" * 5000 + ".ini", "\udcff"])
+def test_a_name_that_no_file_can_have_is_no_traceback(name):
+    with suppress(ConfigError):
+        assert load_config(name).base.env_name == name

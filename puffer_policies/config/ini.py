@@ -19,6 +19,7 @@ from typing import Any, get_args
 from puffer_policies.config.schema import SECTIONS, field_types
 from puffer_policies.config.values import NONE_WORDS
 from puffer_policies.errors import ConfigError, joined, short
+from puffer_policies.files import read_text
 
 _SEED = "the seed of a run is train.seed"
 _VECTOR = "vec.num_envs and vec.vectorization choose the vectorization"
@@ -117,7 +118,7 @@ def read_ini(path: str | Path) -> IniFile:
         ConfigError: the file can't be read; or there are lines that are not a section, a key or a
             comment, or repeated sections and keys, which are reported together.
     """
-    return parse_ini(_text_of(Path(path)), path=str(path))
+    return parse_ini(read_text(Path(path)), path=str(path))
 
 
 def parse_ini(text: str, *, path: str) -> IniFile:
@@ -128,14 +129,6 @@ def parse_ini(text: str, *, path: str) -> IniFile:
     if reader.problems:
         raise ConfigError(joined(reader.problems), fix="Write [section], then key = value lines.")
     return reader.file
-
-
-def _text_of(path: Path) -> str:
-    try:
-        # "utf-8-sig": editors on Windows put a byte order mark in front.
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}", fix="Check the path.") from error
 
 
 def _without_comment(line: str) -> str:

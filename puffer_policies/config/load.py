@@ -29,7 +29,7 @@ from puffer_policies.config.sources import (
     toml_source,
 )
 from puffer_policies.errors import ConfigError, did_you_mean
-from puffer_policies.files import user_path
+from puffer_policies.files import read_text, user_path
 from puffer_policies.tomlfile import TomlFile, read_toml
 
 ENV_NAME: Key = ("base", "env_name")
@@ -167,12 +167,14 @@ def _is_run(path: Path) -> bool:
 
 def _read_args(path: Path, folder: Path | str) -> dict[str, Any]:
     try:
-        args = json.loads(path.read_text(encoding="utf-8"))
+        args = json.loads(read_text(path))
         if not isinstance(args, dict):
             raise ValueError(f"{path} must hold a table")
-    except (OSError, ValueError) as error:
+    # A RecursionError comes from lists or tables that are nested too deeply.
+    except (ConfigError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"{folder} is not the folder of a run: {error}.",
+            f"{folder} is not the folder of a run: {reason}.",
             fix="Give the folder that holds a run's config.json and checkpoint.",
         ) from error
     return args
