@@ -266,7 +266,7 @@ def _make(path, kind):
     [
         ("pipe", "not a file"),
         ("device", "not a file"),
-        ("folder", "can't be read: Is a directory"),
+        ("folder", "is not the folder of a run"),
         ("latin-1", "is not UTF-8: byte 0xe9 at offset 5"),
         ("long", "longer than 1,000,000 bytes"),
     ],
