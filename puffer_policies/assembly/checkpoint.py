@@ -20,6 +20,7 @@ from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.tensorfile import read_header_text, read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError, PolicyError
 from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.imports import user_imports
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.spaces import Spaces, spaces_of
 
@@ -54,6 +55,9 @@ class Header:
     versions: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Keys of shared tensors -> the key under which the tensor is stored."""
+    imports: tuple[str, ...] = ()
+    """The modules that the user imported for the run, such as that of the env. They are never
+    imported by what stands here; an error names them where the env is missing."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -62,6 +66,8 @@ class Header:
         data["spec"] = self.spec.to_dict() if self.spec else None
         data["origins"] = [asdict(each) for each in self.origins]
         data["aliases"] = dict(self.aliases)
+        if self.imports:
+            data["imports"] = list(self.imports)
         return json.dumps({"format_version": FORMAT_VERSION, **data}, sort_keys=True)
 
     @classmethod
@@ -78,7 +84,13 @@ class Header:
                 )
             spec = data.pop("spec")
             origins = tuple(Origin(**each) for each in data.pop("origins"))
-            return cls(spec=PolicySpec.from_dict(spec) if spec else None, origins=origins, **data)
+            imports = tuple(str(each) for each in data.pop("imports", ()))
+            return cls(
+                spec=PolicySpec.from_dict(spec) if spec else None,
+                origins=origins,
+                imports=imports,
+                **data,
+            )
         except CheckpointError:
             raise
         except (PolicyError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -132,6 +144,7 @@ def header_of(
         training=training or {},
         origins=_origins(spec, registry) if spec else (),
         versions=_versions(),
+        imports=user_imports(),
     )
 
 

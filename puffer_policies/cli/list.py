@@ -11,7 +11,7 @@ from puffer_policies.cli.parser import text
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.names import BUILTIN, matches
-from puffer_policies.registry.records import PolicyRecord, Record, WrapperRecord
+from puffer_policies.registry.records import EnvModule, PolicyRecord, Record, WrapperRecord
 from puffer_policies.streams import write
 
 if TYPE_CHECKING:
@@ -60,15 +60,24 @@ def _list_names(options: argparse.Namespace, registry: Registry) -> None:
     names = [name for name in registry.names() if matches(name, options.pattern)]
     records = {name: registry.get(name) for name in names}
     presets = {n: p for n, p in registry.presets.items() if matches(n, options.pattern)}
+    envs = {n: e for n, e in registry.envs.items() if matches(n, options.pattern)}
     if options.json:
-        data = [record.to_dict() for record in records.values()]
-        print_json({"names": data, "presets": {n: p.policy for n, p in presets.items()}})
+        print_json(
+            {
+                "names": [record.to_dict() for record in records.values()],
+                "presets": {name: preset.policy for name, preset in presets.items()},
+                "envs": {name: entry.module for name, entry in envs.items()},
+            }
+        )
         return
     _print_records(records, source=options.source)
     if presets:
         rows = [(name, preset.policy, preset.summary) for name, preset in presets.items()]
         print_table("Presets", ("name", "policy", "summary"), rows)
-    if not records and not presets:
+    if envs:
+        columns = ("id", "module", "package", "registered")
+        print_table("Envs", columns, [(name, *_env_cells(entry)) for name, entry in envs.items()])
+    if not records and not presets and not envs:
         write(f"Nothing matches {options.pattern!r}.")
     if registry.errors:
         # Broken plug-ins must not hide the names of the others, so they are only counted here.
@@ -119,6 +128,10 @@ def _print_by_package(title: str, records: Mapping[str, Record]) -> None:
     # The policies that ship here come first, and the packages in the order of their names.
     for label in sorted(packages, key=lambda label: (label.split()[0] != BUILTIN, label)):
         print_table(f"{title} of {label}", ("name", "summary"), packages[label])
+
+
+def _env_cells(entry: EnvModule) -> tuple[str, str, str]:
+    return entry.module, package(entry.provenance), entry.provenance.origin
 
 
 def _policy_cells(record: PolicyRecord) -> tuple[str, str, str]:

@@ -52,7 +52,9 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 @contextmanager
 def code_announced(registry: Registry) -> Iterator[None]:
     """Print a line to standard error where code of a project's registry file is imported."""
-    if not any(each.provenance.layer is Layer.PROJECT for each in registry.records()):
+    places = [each.provenance for each in registry.records()]
+    places += [each.provenance for each in registry.envs.values()]
+    if not any(each.layer is Layer.PROJECT for each in places):
         yield
         return
     # Imported here, as few commands meet a project's file and all would wait for it.

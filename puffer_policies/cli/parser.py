@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from puffer_policies.cli.output import code_announced, print_error
 from puffer_policies.errors import PolicyError, did_you_mean
 from puffer_policies.registry import default_registry
+from puffer_policies.registry.imports import import_module
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
 from puffer_policies.streams import (
@@ -52,6 +53,10 @@ VERBS = {
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 """A sequence that colors what follows on a terminal."""
+
+
+IMPORTING = ("list", "show", "check", "show-config", "train", "eval", "compare", "sweep")
+"""The verbs that take ``--import``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,6 +179,16 @@ def _complete(parser: argparse.ArgumentParser, verb: str) -> None:
     module = importlib.import_module(f"puffer_policies.cli.{verb.replace('-', '_')}")
     # Before the arguments of the verb, so that --json is in the same place in every help.
     parser.add_argument("--json", action="store_true", help="print JSON")
+    if verb in IMPORTING:
+        parser.add_argument(
+            "--import",
+            action="append",
+            default=[],
+            dest="imports",
+            metavar="MODULE",
+            help="first import this module, from the path or the working folder, which runs its "
+            "code; it may register envs and policies (may be repeated)",
+        )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
 
@@ -182,6 +197,8 @@ def _run(arguments: list[str]) -> int:
     with foreign_output_on_stderr(), code_announced(default_registry()):
         options = _parse(arguments)
         if options.verb in VERBS:
+            for name in getattr(options, "imports", ()):
+                import_module(name)
             return _exit_code(options)
     # The output of a plug-in's verb is its own.
     return _exit_code(options)

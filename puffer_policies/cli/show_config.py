@@ -15,6 +15,7 @@ from puffer_policies.cli.output import print_json
 from puffer_policies.config.config import Config, config_to_toml, sections_of
 from puffer_policies.config.load import UNKNOWN_NAME, shipped_configs
 from puffer_policies.errors import AmbiguousName, PolicyNotFound, PolicyRemoved
+from puffer_policies.registry import default_registry
 from puffer_policies.streams import write, write_note
 
 
@@ -37,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
     if _is_unknown(config):
         import gymnasium
 
-        from puffer_policies.envs.factory import env_not_found  # gymnasium
+        from puffer_policies.envs.factory import env_not_found, id_of  # gymnasium
         from puffer_policies.envs.families import known_ids
 
-        env_id = config.base.env_name
+        env_id = id_of(config.base.env_name)
         try:
-            # Ids of packages that register late are known without importing these packages.
-            env_id in known_ids() or gymnasium.spec(env_id)
+            # Ids that are registered late are known without importing what registers them.
+            env_id in {*known_ids(), *default_registry().envs} or gymnasium.spec(env_id)
         except gymnasium.error.Error as error:
             raise env_not_found(env_id, error, configs=shipped_configs()) from error
     try:

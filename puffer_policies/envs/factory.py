@@ -8,8 +8,10 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from puffer_policies.envs.families import bring_env, family_of, known_ids, preprocessing
-from puffer_policies.errors import EnvError, nearest
+from puffer_policies.envs.families import bring_family, family_of, known_ids, preprocessing
+from puffer_policies.errors import EnvError, did_you_mean, nearest
+from puffer_policies.registry import default_registry
+from puffer_policies.registry.imports import import_env_module, user_imports
 
 NATIVE = "vector_entry_point"
 """Gymnasium's name of the mode in which an env's own vector class runs the copies."""
@@ -44,14 +46,67 @@ def register_envs() -> None:
 
 
 def find_env(name: str) -> str:
-    """Make an env known to gymnasium, ours and those of other packages alike, and return its id.
+    """Make an env known to gymnasium, whoever brings it, and return its id.
+
+    That of another package is known by its family, that of the user by the module which a
+    registry.toml names for it.
 
     Raises:
-        EnvError: the name says what module to import.
+        EnvError: the name says what module to import, and the user has not consented to that; or
+            the module does not register the env.
         MissingDependency: the package that brings the env is not installed.
+        TrustError, ConfigError, PluginError: as `import_env_module`.
     """
     register_envs()
-    return bring_env(name)
+    env_id = id_of(name)
+    bring_family(env_id)
+    if env_id not in gymnasium.registry:
+        _bring_own(env_id)
+    return env_id
+
+
+def id_of(name: str) -> str:
+    """Return an env's id without the module before it; nothing is imported.
+
+    Args:
+        name: an id. A module before it, as in ``ale_py:ALE/Pong-v5``, must be its family's, or one
+            that the user has consented to.
+
+    Raises:
+        EnvError: it is another module.
+    """
+    module, colon, env_id = name.rpartition(":")
+    if not colon:
+        return name
+    family = family_of(env_id)
+    if family is not None:
+        is_chosen = module == family.package
+    else:
+        entry = default_registry().envs.get(env_id)
+        is_chosen = module in user_imports() or (entry is not None and entry.module == module)
+    if is_chosen:
+        return env_id
+    raise EnvError(
+        f"{name!r} names a module to import. The name of an env may come from a stranger's config "
+        "or checkpoint, and importing runs code.",
+        fix=f"If you trust it: --import {module}\n"
+        f"In a program of yours: import {module}, and use {env_id!r}.",
+    )
+
+
+def _bring_own(env_id: str) -> None:
+    """Import the module that a registry.toml names for an id, if one does."""
+    entry = default_registry().envs.get(env_id)
+    if entry is None:
+        return
+    before = set(gymnasium.registry)
+    import_env_module(entry)
+    if env_id not in gymnasium.registry:
+        hint = did_you_mean(env_id, set(gymnasium.registry) - before)
+        raise EnvError(
+            f"{entry.module!r} ({entry.provenance.origin}) does not register {env_id!r}.",
+            fix=hint or f"It should call gymnasium.register({env_id!r}, ...) when it is imported.",
+        )
 
 
 def make_envs(
@@ -70,8 +125,8 @@ def make_envs(
         env_kwargs: the [env] section of a config, options of the preprocessing among them.
 
     Raises:
-        EnvError: the name says what module to import, or an option of the preprocessing is wrong.
-        MissingDependency: the package that brings the env is not installed.
+        EnvError, MissingDependency, TrustError, ConfigError, PluginError: as `find_env`, or an
+            option of the preprocessing is wrong.
         gymnasium.error.Error: gymnasium can't make it.
     """
     env_id = find_env(name)
@@ -122,15 +177,18 @@ def env_not_found(env_id: str, error: Exception, *, configs: Collection[str] = (
 
 def _suggestion(env_id: str, configs: Collection[str]) -> str:
     neighbors = {
-        "env": nearest(env_id, {*gymnasium.registry, *known_ids()}),
+        "env": nearest(env_id, {*gymnasium.registry, *known_ids(), *default_registry().envs}),
         "config": nearest(env_id, configs),
     }
     options = [
         f"the {kind} {' or '.join(map(repr, names))}" for kind, names in neighbors.items() if names
     ]
     if options:
-        return f"Did you mean {', or '.join(options)}?"
-    return "'puffer-policies configs' lists the configs." if configs else ""
+        first = f"Did you mean {', or '.join(options)}?"
+    else:
+        first = "'puffer-policies configs' lists the configs." if configs else ""
+    step = "If it is an env of your own, name the module that registers it: --import MODULE."
+    return f"{first}\n{step}".strip()
 
 
 def best_mode(env_id: str) -> str:

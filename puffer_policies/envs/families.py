@@ -105,36 +105,16 @@ def known_ids() -> list[str]:
     return [env_id for family in families() for env_id in family.ids]
 
 
-def bring_env(name: str) -> str:
-    """Make an id known to gymnasium, by importing its family's package, and return the id.
-
-    Args:
-        name: an env id. A module before it, as in ``ale_py:ALE/Pong-v5``, must be its family's.
+def bring_family(env_id: str) -> None:
+    """Make an id known to gymnasium, by importing the package of its family if it has one.
 
     Raises:
-        EnvError: the name says what module to import.
         MissingDependency: the package of the id's family is not installed.
     """
-    env_id = _without_module(name)
     family = family_of(env_id)
     if family is not None:
         # Also if gymnasium knows the id already: what `_AFTER_IMPORT` adds is needed all the same.
         _import(family, env_id)
-    return env_id
-
-
-def _without_module(name: str) -> str:
-    module, colon, env_id = name.rpartition(":")
-    if not colon:
-        return name
-    family = family_of(env_id)
-    if family is not None and module == family.package:
-        return env_id
-    raise EnvError(
-        f"{name!r} names a module to import. The name of an env may come from a stranger's config "
-        "or checkpoint, and importing runs code.",
-        fix=f"Import {module!r} in a program of your own, and train {env_id!r} from there.",
-    )
 
 
 def _import(family: Family, env_id: str) -> None:

@@ -29,6 +29,8 @@ OldNet = "MyNet"
 [removed]
 OlderNet = "its results could not be reproduced"
 # in a user's or project's file only:
+[envs]
+"Corridor-v0" = "my_envs"           # the module that registers the env with gymnasium
 [resolve]
 Conv = "acme-nets"
 [block]
@@ -42,12 +44,14 @@ acme-nets = ">=1.2"
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from puffer_policies.errors import BuildError, ConfigError
 from puffer_policies.registry.fields import keyword_types, make_record, unknown_key, value_offence
+from puffer_policies.registry.imports import module_offence
 from puffer_policies.registry.names import (
     distribution_offence,
     name_offence,
@@ -56,10 +60,21 @@ from puffer_policies.registry.names import (
     record_offences,
     reference_offence,
 )
-from puffer_policies.registry.records import Kind, Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.records import (
+    EnvModule,
+    Kind,
+    Layer,
+    Pointer,
+    Preset,
+    Provenance,
+    Record,
+)
 from puffer_policies.registry.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.tomlfile import TomlFile, read_toml
+
+# As gymnasium writes ids: namespace/Name-v0, the first and the last left out at will.
+_ENV_ID = re.compile(r"(?:[\w-]+/)?[\w.-]+")
 
 SCHEMA = 1
 """The format's version; a file with a higher one needs a newer puffer_policies."""
@@ -68,8 +83,9 @@ PointerKind = Literal["alias", "deprecated", "removed"]
 
 _RECORD_TABLES: dict[str, Kind] = {"policies": "policy", "wrappers": "wrapper"}
 _POINTER_TABLES: tuple[PointerKind, ...] = get_args(PointerKind)
-_RULE_TABLES = ("resolve", "block", "require")
-_TABLES = (*_RECORD_TABLES, "presets", *_POINTER_TABLES, *_RULE_TABLES)
+_OWN_TABLES = ("envs", "resolve", "block", "require")
+"""The tables of a user's or a project's file only."""
+_TABLES = (*_RECORD_TABLES, "presets", *_POINTER_TABLES, *_OWN_TABLES)
 _PRESET_TYPES = {"policy": str, "summary": str}
 _BLOCK_TYPES = {"names": tuple, "distributions": tuple}
 
@@ -112,6 +128,7 @@ class Catalog:
     presets: list[Preset] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
+    envs: list[EnvModule] = field(default_factory=list)
 
     def add_to(self, registry: Registry) -> None:
         """Register everything but the version limits, which depend on what is installed."""
@@ -126,6 +143,7 @@ class Catalog:
             registry.alias(pointer)
         for preset in self.presets:
             registry.add_preset(preset)
+        registry.envs.update({each.env_id: each for each in self.envs})
 
 
 def read_catalog(
@@ -164,6 +182,7 @@ class _Reader:
             self._read_presets()
             for pointer_kind in _POINTER_TABLES:
                 self._read_pointers(pointer_kind)
+            self._read_envs()
             self._read_resolve()
             self._read_block()
             self._read_require()
@@ -187,8 +206,9 @@ class _Reader:
                 self._offend(self._owner_offence(value), key)
             elif key in _TABLES and not isinstance(value, dict):
                 self._offend(f"{key} {value_offence(value, dict)}", key)
-            elif key in _RULE_TABLES and self.provenance.layer <= Layer.BUILTIN:
-                # Installing a package must not change what other packages' names mean.
+            elif key in _OWN_TABLES and self.provenance.layer <= Layer.BUILTIN:
+                # Installing a package must not change what other packages' names mean; for envs,
+                # gymnasium has an entry point of its own.
                 self._offend(
                     f"[{key}] is for a user's or a project's registry.toml, not for a package's",
                     key,
@@ -256,6 +276,20 @@ class _Reader:
                 self._offend(reference_offence(text), kind, name)
             place = self._place(kind, name)
             self.catalog.pointers.append(Pointer(name=name, kind=kind, text=text, provenance=place))
+
+    def _read_envs(self) -> None:
+        for env_id, module in self._texts("envs"):
+            if not _ENV_ID.fullmatch(env_id):
+                self._offend(f"{env_id!r} is not the id of an env", "envs", env_id)
+            self._offend(module_offence(module), "envs", env_id)
+            self.catalog.envs.append(
+                EnvModule(
+                    env_id=env_id,
+                    module=module,
+                    provenance=self._place("envs", env_id),
+                    search_path=self.search_path,
+                )
+            )
 
     # -- the user's rules ------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from puffer_policies.contract import missing_members
-from puffer_policies.errors import MissingDependency, PluginError, TrustError
+from puffer_policies.errors import MissingDependency, PluginError, PolicyError, TrustError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
+from puffer_policies.registry.imports import import_env_module
 from puffer_policies.registry.records import Record
 from puffer_policies.registry.specs import PolicySpec
 
@@ -65,6 +66,7 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
         *_of_discovery(registry),
         *_of_pointers(registry),
         *_of_presets(registry),
+        *_of_envs(registry),
         *(
             finding
             for record in registry.records()
@@ -104,6 +106,16 @@ def _of_presets(registry: Registry) -> Iterator[Finding]:
             if reason := _dead_end(registry, name):
                 detail = f"{preset.policy!r} ({preset.provenance.origin}): {reason}"
                 yield Finding(preset.qualified_name, "broken", detail)
+
+
+def _of_envs(registry: Registry) -> Iterator[Finding]:
+    for env_id, entry in registry.envs.items():
+        try:
+            import_env_module(entry)
+        except TrustError as error:
+            yield Finding(env_id, "not trusted", str(error))
+        except PolicyError as error:
+            yield Finding(env_id, "broken", str(error))
 
 
 def _dead_end(registry: Registry, name: str) -> str:

@@ -305,6 +305,17 @@ class Preset:
         return f"{self.provenance.distribution}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvModule:
+    """The module that registers an env with gymnasium, as a line under ``[envs]`` names it."""
+
+    env_id: str
+    module: str
+    provenance: Provenance
+    search_path: str
+    """The folder of the registry file, from which the module may be imported."""
+
+
 def _import_target(record: Record) -> Any:
     module_name, _, attribute = record.target.partition(":")
     if record.search_path and record.search_path not in sys.path:

@@ -21,7 +21,15 @@ from puffer_policies.registry.explain import (
 )
 from puffer_policies.registry.names import normalize, record_offences, split_name
 from puffer_policies.registry.plugins import PluginHooks, Timing
-from puffer_policies.registry.records import Kind, Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.records import (
+    EnvModule,
+    Kind,
+    Layer,
+    Pointer,
+    Preset,
+    Provenance,
+    Record,
+)
 from puffer_policies.registry.resolution import USABLE, Book, Entry, Resolution, Rule, resolve
 from puffer_policies.registry.specs import PolicySpec
 
@@ -44,6 +52,8 @@ class Registry:
         """The hooks of installed plug-ins that do more than register names."""
         self.packages: dict[str, Provenance] = {}
         """Top-level package -> the distribution that owns the classes decorated in it."""
+        self.envs: dict[str, EnvModule] = {}
+        """Env id -> the module that registers it; a project's line replaces the user's."""
         self._book = Book()
         self._presets: dict[str, Preset] = {}
 

@@ -21,7 +21,7 @@ from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.registry import Registry
 from puffer_policies.runs.folder import checkpoint_of
-from puffer_policies.runs.setup import single_vecenv_of
+from puffer_policies.runs.setup import naming_imports, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
@@ -311,7 +311,8 @@ def load_trained_policy(
     args = dict(checkpoint.header.config)
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
     # A single env is enough, as only the spaces are needed.
-    env = single_vecenv_of(config)
+    with naming_imports(path):
+        env = single_vecenv_of(config)
     try:
         policy = checkpoint.build_policy(env, registry=registry)
         return TrainedPolicy(policy, config, spaces_of(env))

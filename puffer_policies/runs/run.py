@@ -24,7 +24,13 @@ from puffer_policies.runs.evaluate import Evaluation, evaluate_config
 from puffer_policies.runs.folder import new_folder
 from puffer_policies.runs.interrupts import Stop, interruptible
 from puffer_policies.runs.metrics import Loggers, open_loggers
-from puffer_policies.runs.setup import device_of, policy_of, prepare_process, vecenv_of
+from puffer_policies.runs.setup import (
+    device_of,
+    naming_imports,
+    policy_of,
+    prepare_process,
+    vecenv_of,
+)
 from puffer_policies.runs.snapshot_file import resume_trainer
 from puffer_policies.train.alarms import Alarm
 from puffer_policies.train.distributed import joined
@@ -83,7 +89,8 @@ def train_from_config(
     # Before anything draws random numbers: envs and weights depend on the seed.
     prepare_process(config.train)
     with joined(device_of(config.train).type) as world:
-        vecenv = vecenv_of(config, world)
+        with naming_imports(None if resume is None else Path(resume, LATEST)):
+            vecenv = vecenv_of(config, world)
         try:
             policy = policy_of(config, vecenv, registry=registry)
             trainer = Trainer(config.train, vecenv, policy, world=world)

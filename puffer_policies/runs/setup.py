@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,13 @@ import torch
 from torch import nn
 
 from puffer_policies.assembly.blueprint import spec_of
+from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import ConfigError
+from puffer_policies.errors import CheckpointError, ConfigError, EnvError
 from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.imports import module_offence, user_imports
 from puffer_policies.registry.specs import WrapperSpec
 from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.vector.factory import make_vecenv
@@ -70,6 +75,33 @@ def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
         vectorization=config.vec.vectorization,
         env_kwargs=config.env,
     )
+
+
+@contextmanager
+def naming_imports(checkpoint: Path | None) -> Iterator[None]:
+    """Where an env can't be made, let the error name what the run of `checkpoint` had imported."""
+    try:
+        yield
+    except EnvError as error:
+        missing = _missing_imports(checkpoint)
+        if not missing:
+            raise
+        flags = " ".join(f"--import {name}" for name in missing)
+        raise EnvError(
+            error.problem,
+            fix=f"The run had imported modules of its user's. If you have and trust them: {flags}",
+        ) from error
+
+
+def _missing_imports(checkpoint: Path | None) -> list[str]:
+    """Return the modules that a checkpoint names and this process has not imported."""
+    if checkpoint is None:
+        return []
+    try:
+        imports = read_header(checkpoint).imports
+    except CheckpointError:  # it is reported where the checkpoint is needed
+        return []
+    return [each for each in imports if each not in user_imports() and not module_offence(each)]
 
 
 def single_vecenv_of(config: Config) -> VecEnv:
