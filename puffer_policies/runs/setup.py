@@ -101,7 +101,8 @@ def _missing_imports(checkpoint: Path | None) -> list[str]:
         imports = read_header(checkpoint).imports
     except CheckpointError:  # it is reported where the checkpoint is needed
         return []
-    return [each for each in imports if each not in user_imports() and not module_offence(each)]
+    distinct = dict.fromkeys(imports)
+    return [each for each in distinct if each not in user_imports() and not module_offence(each)]
 
 
 def single_vecenv_of(config: Config) -> VecEnv:
