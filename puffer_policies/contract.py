@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from puffer_policies.errors import ContractError
+from puffer_policies.foreign import error_text, foreign_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,17 +84,19 @@ ATTRIBUTES = {"is_continuous": bool, "hidden_size": int}
 def missing_members(policy: object) -> list[str]:
     """Return every offence of a policy class, or of a policy, against the contract; empty if none.
 
-    Of a class the methods are compared, of an instance the attributes as well. Nothing is called.
+    Of a class the methods are compared, of an instance the attributes as well. Nothing is called
+    but what answers for an attribute, such as a property or a ``__getattr__``.
     """
-    offences = [
-        offence
+    readers: list[tuple[str, Callable[[], str]]] = [
+        (name, partial(_method_offence, policy, name, parameters))
         for name, parameters in REQUIRED.items()
-        if (offence := _method_offence(policy, name, parameters))
     ]
     if not isinstance(policy, type):
-        attributes = (_attribute_offence(policy, name, kind) for name, kind in ATTRIBUTES.items())
-        offences += [offence for offence in attributes if offence]
-    return offences
+        readers += [
+            (name, partial(_attribute_offence, policy, name, kind))
+            for name, kind in ATTRIBUTES.items()
+        ]
+    return [offence for name, read in readers if (offence := _offence(name, read))]
 
 
 def require_members(policy: object, *, name: str) -> None:
@@ -105,6 +109,19 @@ def require_members(policy: object, *, name: str) -> None:
             fix="docs/contract.md describes each member; subclass nn.actor_critic.ActorCritic to "
             "inherit them.",
         )
+
+
+def _offence(name: str, read: Callable[[], str]) -> str:
+    """Return an offence, or that asking for the member failed: a metaclass may raise anything."""
+    try:
+        with foreign_code(f"reading {name}", _Unreadable):
+            return read()
+    except _Unreadable as error:
+        return f"{name} can't be read: {error_text(error.args[0])}"
+
+
+class _Unreadable(Exception):
+    """A member that raises when it is asked for."""
 
 
 def _method_offence(policy: object, name: str, parameters: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import sys
 import threading
 import zipfile
@@ -357,6 +358,16 @@ def test_a_plugin_registers_by_its_hook(site, find):
         (PLUGIN + "        raise SystemExit(3)\n", "SystemExit: 3"),
         (PLUGIN.replace("(registrar)", "(registrar, extra)"), "hooks that can't be called"),
         (PLUGIN.replace("summary=", "sumary="), "unexpected keyword argument 'sumary'"),
+        ("raise KeyboardInterrupt", "Importing it failed: KeyboardInterrupt"),
+        ("raise GeneratorExit", "Importing it failed: GeneratorExit"),
+        ("import pytest\npytest.skip('no GPU', allow_module_level=True)", "Skipped: no GPU"),
+        ("def __dir__(): raise SystemExit", "It has hooks that can't be called: SystemExit"),
+        (PLUGIN + "        raise KeyboardInterrupt\n", "register_policies failed: KeyboardInt"),
+        (PLUGIN + "        registrar.records.append(3)\n", "left to add_policy"),
+        (PLUGIN + "        del registrar.records\n", "AttributeError"),
+        (PLUGIN + "        registrar.add_policy('N', 3)\n", "target should be 'module:Class'"),
+        (PLUGIN.replace('"made by a hook"', "None"), "should be a string, got None"),
+        (PLUGIN.replace("summary=", "capabilities={}, paper="), "should be Capabilities, got {}"),
     ],
 )
 def test_a_plugin_that_breaks_breaks_alone_and_leaves_no_name(site, find, body, expected):
@@ -371,6 +382,14 @@ def test_a_plugin_that_breaks_breaks_alone_and_leaves_no_name(site, find, body, 
     assert registry.get("Other")
     with pytest.raises(PolicyNotFound, match=r"may offer it:\n  acme-plugin 1.0"):
         registry.get("Made")
+
+
+@pytest.mark.parametrize("body", ["{}", "try:\n    {}\nexcept BaseException:\n    pass"])
+def test_ctrl_c_ends_the_command_and_names_the_package(site, find, body):
+    install_plugin(site, "import signal\n" + body.format("signal.raise_signal(signal.SIGINT)"))
+    with pytest.raises(KeyboardInterrupt, match=r"importing .*'main' of acme-plugin 1.0"):
+        find()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_misspelt_hook_is_reported_with_the_nearest_and_the_rest_works(site, find):
@@ -498,9 +517,7 @@ def test_a_project_file_is_found_upwards_and_its_classes_beside_it(tmp_path, fin
         record = find(cwd=tmp_path / "p" / "deep" / "er").get("Mine")
         assert record.qualified_name == "project/Mine"
         assert record.provenance.origin == f"{tmp_path / 'p' / 'registry.toml'}:2"
-        sys.modules.pop("my_nets_here", None)
         assert record.load().__name__ == "Mine"
-        del sys.modules["my_nets_here"]
 
 
 def test_a_package_own_manifest_is_not_taken_for_a_project_file(tmp_path, find):

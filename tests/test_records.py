@@ -77,7 +77,18 @@ def test_a_missing_dependency_names_what_to_install(tmp_path, extra, fix):
     assert caught.value.fix == fix
 
 
-@pytest.mark.parametrize("crime", ["1 / 0", "raise SystemExit(3)", "import os; os.nothing"])
+@pytest.mark.parametrize(
+    "crime",
+    [
+        "1 / 0",
+        "raise SystemExit(3)",
+        "import os; os.nothing",
+        "raise KeyboardInterrupt",
+        "raise GeneratorExit",
+        "import pytest; pytest.skip(allow_module_level=True)",
+        "class Mute(BaseException):\n    def __str__(self): raise self\nraise Mute",
+    ],
+)
 def test_a_module_that_breaks_at_import_is_a_plugin_error_with_its_cause(tmp_path, crime):
     with site_in(tmp_path):
         write_files(tmp_path, {"rude.py": crime})
@@ -87,12 +98,22 @@ def test_a_module_that_breaks_at_import_is_a_plugin_error_with_its_cause(tmp_pat
     assert caught.value.distribution == "acme-nets"
 
 
-def test_a_file_beside_a_registry_file_can_be_imported_but_shadows_nothing(tmp_path):
-    with site_in(tmp_path / "elsewhere"):
-        write_files(tmp_path, {"my_own_nets.py": "class Net: ...", "json.py": "1 / 0"})
-        cls = policy(target="my_own_nets:Net", search_path=str(tmp_path)).load()
-        assert cls.__module__ == "my_own_nets"
-        assert policy(target="json:JSONDecoder", search_path=str(tmp_path)).load()
+@pytest.mark.parametrize(
+    "member", ["__class__ = property(lambda self: 1 / 0)", "def __repr__(self): raise SystemExit"]
+)
+def test_an_object_that_raises_whatever_it_is_asked_is_not_a_class(tmp_path, member):
+    with site_in(tmp_path):
+        write_files(tmp_path, {"odd_a.py": f"class Odd:\n    {member}\nNet = Odd()"})
+        with pytest.raises(PluginError, match="should be a class, but 'odd_a:Net' is"):
+            policy(target="odd_a:Net").load()
+
+
+def test_a_missing_class_is_named_with_the_file_and_the_nearest(tmp_path):
+    with site_in(tmp_path):
+        write_files(tmp_path, {"near_a.py": "class Network: ..."})
+        with pytest.raises(PluginError, match=r"no 'Netwrk' in .*near_a.py") as caught:
+            policy(target="near_a:Netwrk").load()
+    assert "Did you mean 'Network'?" in caught.value.fix
 
 
 def test_plain_data_says_everything_but_the_class():

@@ -16,7 +16,9 @@ from torch import nn
 from puffer_policies.assembly.fit import require_fit, require_stack
 from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
 from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean
+from puffer_policies.foreign import error_text, foreign_code
 from puffer_policies.registry import Registry
+from puffer_policies.registry.names import target_of
 from puffer_policies.registry.records import (
     Capabilities,
     Layer,
@@ -188,14 +190,13 @@ def _wrapper_component(wrapper: WrapperLike, registry: Registry) -> _Component[W
 
 def _class_record(cls: type, kind: type[R], registry: Registry) -> R:
     """Return the record of a registered class, or make one for a class that is not."""
-    target = f"{cls.__module__}:{cls.__qualname__}"
     for record in registry.records():
         # In a notebook, a cell that runs again defines a new class under the same target, which
         # is not the one that was registered.
-        if isinstance(record, kind) and record.target == target and record.loaded in (None, cls):
+        if isinstance(record, kind) and record.is_record_of(cls):
             return record
     place = Provenance(layer=Layer.PROCESS, distribution="local", origin="a class in this process")
-    return kind(name=cls.__name__, target=target, provenance=place, loaded=cls)
+    return kind(name=cls.__name__, target=target_of(cls), provenance=place, loaded=cls)
 
 
 # -- modules ---------------------------------------------------------------------------------------
@@ -242,16 +243,18 @@ def _construct(
     if strict:
         _require_class(cls, name=record.qualified_name)
     _require_arguments(cls, name, kwargs, num_positional=len(arguments))
-    try:
-        module: nn.Module = cls(*arguments, **kwargs)
-    except PolicyError:
-        raise
-    # A constructor is a stranger's code: one that calls sys.exit must not end this process.
-    except (Exception, SystemExit) as error:
-        raise BuildError(
-            f"Building {name!r} with {dict(kwargs)!r} failed: {type(error).__name__}: {error}",
+
+    def failure(error: BaseException) -> PolicyError:
+        if isinstance(error, PolicyError):
+            return error
+        return BuildError(
+            f"Building {name!r} with {dict(kwargs)!r} failed: {error_text(error)}",
             fix=f"Its class is {record.target}.",
-        ) from error
+        )
+
+    # A constructor is a stranger's code: one that calls sys.exit must not end this process.
+    with foreign_code(f"building {record.qualified_name}", failure):
+        module: nn.Module = cls(*arguments, **kwargs)
     if strict:
         require_members(module, name=record.qualified_name)
     return module

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # during them should end in a word, not in a traceback.
         code: int = importlib.import_module("puffer_policies.cli.parser").run(argv)
         return code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        # The text, if there is one, names the package whose import or hook was under way.
+        print(f"interrupted while {error}" if str(error) else "interrupted", file=sys.stderr)
         return INTERRUPTED

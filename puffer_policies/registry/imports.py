@@ -12,10 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from puffer_policies.errors import ConfigError, PluginError, did_you_mean
+from puffer_policies.errors import ConfigError, PluginError, PolicyError, did_you_mean
+from puffer_policies.foreign import error_text, foreign_code
 from puffer_policies.registry.records import EnvModule
 
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -67,27 +69,23 @@ def _import(name: str, *, folder: str, place: str) -> None:
         # Last, so that a file there never shadows an installed package. It stays on the path, as
         # gymnasium imports the entry point of an env when one is made, and worker processes do.
         sys.path.append(folder)
-    try:
+    with foreign_code(f"importing {name} ({place})", partial(_failure, name, folder, place)):
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise _failure(name, place, error) from error
-        raise ConfigError(
-            f"{place}: there is no module {error.name!r} on Python's path or in {folder}.",
-            fix=did_you_mean(name, _modules_in(folder)),
-        ) from error
-    # SystemExit too: a module that calls sys.exit() must not end the command without a word.
-    except (Exception, SystemExit) as error:
-        raise _failure(name, place, error) from error
     _require_place(name, module, folder, place)
     if name not in _modules:
         _modules.append(name)
 
 
-def _failure(name: str, place: str, error: BaseException) -> PluginError:
+def _failure(name: str, folder: str, place: str, error: BaseException) -> PolicyError:
+    if isinstance(error, ModuleNotFoundError):
+        missing = str(error.name)
+        if name == missing or name.startswith(f"{missing}."):
+            return ConfigError(
+                f"{place}: there is no module {missing!r} on Python's path or in {folder}.",
+                fix=did_you_mean(name, _modules_in(folder)),
+            )
     return PluginError(
-        f"Importing {name!r} ({place}) failed: {type(error).__name__}: {error}",
-        fix="--traceback shows where.",
+        f"Importing {name!r} ({place}) failed: {error_text(error)}", fix="--traceback shows where."
     )
 
 

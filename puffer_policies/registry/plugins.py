@@ -7,13 +7,15 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pluggy
 
 import puffer_policies.hookspecs as hookspecs
-from puffer_policies.errors import PluginError, did_you_mean
+from puffer_policies.errors import PluginError, PolicyError, did_you_mean
+from puffer_policies.foreign import error_text, foreign_code, value_text
 from puffer_policies.registry.fields import checked_keywords, make_record
 from puffer_policies.registry.names import target_of
 from puffer_policies.registry.records import Capabilities, Kind, Provenance, Record
@@ -38,20 +40,24 @@ class Plugin:
             PluginError: the import failed.
         """
         module_name, _, attribute = self.target.partition(":")
-        try:
+        with self.running(f"importing {self.target}", "Importing it failed"):
             plugin: Any = importlib.import_module(module_name)
             for part in filter(None, attribute.split(".")):
                 plugin = getattr(plugin, part)
-        # SystemExit too: a plug-in that calls sys.exit() must not end every command.
-        except (Exception, SystemExit) as error:
-            raise self.failure("Importing it failed", error) from error
         return plugin
+
+    def running(self, action: str, what: str) -> AbstractContextManager[None]:
+        """Run code of this plug-in: whatever it raises is a `failure`, of the step `what`."""
+        return foreign_code(
+            f"{action} (plug-in {self.name!r} of {self._package()})",
+            lambda error: self.failure(what, error),
+        )
 
     def failure(self, what: str, error: BaseException) -> PluginError:
         """Return the error of this plug-in for a step that raised `error`."""
         return PluginError(
             f"Plug-in {self.name!r} of {self._package()} ({self.target}): {what}: "
-            f"{type(error).__name__}: {error}",
+            f"{error_text(error)}",
             fix=f"Report it to its authors, or leave it out: PUFFER_POLICIES_PLUGINS, or [block] "
             f'distributions = ["{self.provenance.distribution}"] in registry.toml.',
             distribution=self.provenance.distribution,
@@ -103,6 +109,12 @@ class Registrar:
         Raises:
             PolicyError: a keyword that does not exist, or a value of the wrong type.
         """
+        if not isinstance(capabilities, Capabilities | None):
+            raise PolicyError(
+                "add_policy(): capabilities should be Capabilities, "
+                f"got {value_text(capabilities)}.",
+                fix="Pass each capability as a keyword, such as recurrent=True.",
+            )
         if capabilities is not None:
             keywords = {**vars(capabilities), **keywords}
         self._add("add_policy", "policy", name, target, keywords)
@@ -114,6 +126,10 @@ class Registrar:
     def _add(
         self, method: str, kind: Kind, name: str, target: str | type, keywords: dict[str, Any]
     ) -> None:
+        if not isinstance(target, str | type):
+            raise PolicyError(
+                f"{method}(): target should be 'module:Class' or a class, got {value_text(target)}."
+            )
         # Not in the registry yet: if the hook fails later on, none of its names must remain, as an
         # alias or preset of the plug-in could lead to a missing one.
         self.records.append(
@@ -176,8 +192,11 @@ def admit(plugin: Plugin) -> tuple[list[Record], list[PluginError]]:
     """
     manager = _manager(plugin)
     registrar = Registrar(plugin.provenance)
-    _call(manager, plugin, "register_policies", {"registrar": registrar})
-    return registrar.records, [plugin.misspelled(name) for name in _unknown_hooks(manager)]
+    with plugin.running("calling register_policies", "Its hook register_policies failed"):
+        manager.hook.register_policies(registrar=registrar)
+        records = _records(registrar)
+        unknown = list(_unknown_hooks(manager))
+    return records, [plugin.misspelled(name) for name in unknown]
 
 
 def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any]) -> None:
@@ -186,7 +205,9 @@ def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         PluginError: the hook raised.
     """
-    _call(_manager(plugin), plugin, hook, arguments)
+    manager = _manager(plugin)
+    with plugin.running(f"calling {hook}", f"Its hook {hook} failed"):
+        getattr(manager.hook, hook)(**arguments)
 
 
 def timing_since(start: float, had_torch: bool) -> Timing:
@@ -202,20 +223,18 @@ def _manager(plugin: Plugin) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded = plugin.load()
-    try:
+    # pluggy reads every attribute of the plug-in: anything may happen.
+    with plugin.running(f"importing {plugin.target}", "It has hooks that can't be called"):
         manager.register(loaded, name=plugin.name)
-    except Exception as error:  # pluggy reads every attribute of the plug-in: anything may happen
-        raise plugin.failure("It has hooks that can't be called", error) from error
     return manager
 
 
-def _call(
-    manager: pluggy.PluginManager, plugin: Plugin, hook: str, arguments: Mapping[str, Any]
-) -> None:
-    try:
-        getattr(manager.hook, hook)(**arguments)
-    except (Exception, SystemExit) as error:
-        raise plugin.failure(f"Its hook {hook} failed", error) from error
+def _records(registrar: Registrar) -> list[Record]:
+    """Return what a hook has registered; it may have reached into the registrar."""
+    records = registrar.records
+    if not isinstance(records, list) or not all(isinstance(each, Record) for each in records):
+        raise PolicyError("registrar.records should be left to add_policy and add_wrapper.")
+    return records
 
 
 def _unknown_hooks(manager: pluggy.PluginManager) -> Iterator[str]:

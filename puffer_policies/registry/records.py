@@ -5,12 +5,19 @@ from __future__ import annotations
 import enum
 import importlib
 import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from puffer_policies.errors import MissingDependency, PluginError, TrustError
+from puffer_policies.errors import (
+    MissingDependency,
+    PluginError,
+    PolicyError,
+    TrustError,
+    did_you_mean,
+)
+from puffer_policies.foreign import error_text, foreign_code, value_text
+from puffer_policies.registry.folders import import_name, plain_name
 
 OBSERVATION_KINDS = (
     "vector",
@@ -169,7 +176,7 @@ class Record(Description):
     """``module:attribute``; for a class made inside a function it only documents."""
     provenance: Provenance
     search_path: str = ""
-    """A folder from which `target` may be imported: that of the registry file which names it."""
+    """A folder in which `target` is looked for first: that of the registry file which names it."""
     # Not compared: the same record, unpickled in a worker, names its class and does not hold it.
     loaded: type | None = field(default=None, compare=False, repr=False)
     """The class itself, where a caller registered one directly."""
@@ -200,15 +207,44 @@ class Record(Description):
         if self.loaded is not None:
             return self.loaded
         self.require_consent()
-        target = _import_target(self)
-        if not isinstance(target, type):
-            raise PluginError(
-                f"{self.qualified_name!r} should be a class, but {self.target!r} is {target!r}.",
-                fix=f"Correct the target in {self.provenance.origin}.",
-                distribution=self.provenance.distribution,
-                version=self.provenance.version,
-            )
-        return target
+        with foreign_code(f"importing {self.target} for {_label(self)}", self._failure):
+            target = _import_target(self)
+            # A stranger's object may claim any class for itself, and raise when it is asked.
+            if not issubclass(type(target), type):
+                raise self._error(
+                    f"{self.qualified_name!r} should be a class, but {self.target!r} is "
+                    f"{value_text(target)}.",
+                    fix=f"Correct the target in {self.provenance.origin}.",
+                )
+            cls: type = target
+        return cls
+
+    def is_record_of(self, cls: type) -> bool:
+        """Return whether `load` returns this class, as far as can be told without importing."""
+        if self.loaded is not None:
+            return self.loaded is cls
+        module, _, attribute = self.target.partition(":")
+        # The names first: to look for a module reads the disk.
+        return (
+            attribute == cls.__qualname__
+            and plain_name(cls.__module__) == module
+            and import_name(module, self.search_path) == cls.__module__
+        )
+
+    def _failure(self, error: BaseException) -> PolicyError:
+        """Return the error of a target that could not be imported."""
+        if isinstance(error, PluginError) and error.distribution == self.provenance.distribution:
+            return error
+        if isinstance(error, ModuleNotFoundError):
+            return _missing_module(self, error)
+        return self._error(
+            f"Loading {_label(self)} from {self.target!r} failed: {error_text(error)}",
+            fix=f"It is registered at {self.provenance.origin}.",
+        )
+
+    def _error(self, problem: str, *, fix: str) -> PluginError:
+        place = self.provenance
+        return PluginError(problem, fix=fix, distribution=place.distribution, version=place.version)
 
     def require_consent(self) -> None:
         """Refuse to import a class that the user has not consented to.
@@ -318,33 +354,30 @@ class EnvModule:
 
 def _import_target(record: Record) -> Any:
     module_name, _, attribute = record.target.partition(":")
-    if record.search_path and record.search_path not in sys.path:
-        # Last, so that a file beside a registry.toml never shadows an installed package.
-        sys.path.append(record.search_path)
-    try:
-        target: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
+    module = importlib.import_module(import_name(module_name, record.search_path))
+    target: Any = module
+    for part in attribute.split("."):
+        try:
             target = getattr(target, part)
-    except ModuleNotFoundError as error:
-        raise _missing_module(record, module_name, error) from error
-    # SystemExit too: a module that calls sys.exit() must not end the program that lists it.
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"Loading {_label(record)} from {record.target!r} failed: "
-            f"{type(error).__name__}: {error}",
-            fix=f"It is registered at {record.provenance.origin}.",
-            distribution=record.provenance.distribution,
-            version=record.provenance.version,
-        ) from error
+        except AttributeError as error:
+            file = getattr(module, "__file__", None) or f"the module {module_name!r}"
+            raise record._error(
+                f"Loading {_label(record)} from {record.target!r} failed: there is no {part!r} in "
+                f"{file}.",
+                fix=f"{did_you_mean(part, vars(module))} Correct the target in "
+                f"{record.provenance.origin}.".strip(),
+            ) from error
     return target
 
 
-def _missing_module(record: Record, module_name: str, error: ModuleNotFoundError) -> PluginError:
-    missing = error.name or str(error)
+def _missing_module(record: Record, error: ModuleNotFoundError) -> PluginError:
+    module_name = record.target.partition(":")[0]
+    missing = plain_name(str(error.name or error_text(error)))
     # The target's own module, or a parent of it: the record is wrong, and no package is missing.
     if module_name == missing or module_name.startswith(f"{missing}."):
-        return PluginError(
-            f"Loading {_label(record)} failed: there is no module {missing!r}.",
+        place = f" in {record.search_path}, and none is installed" if record.search_path else ""
+        return record._error(
+            f"Loading {_label(record)} failed: there is no module {missing!r}{place}.",
             fix=f"Correct the target {record.target!r} in {record.provenance.origin}.",
         )
     package = record.provenance.distribution + (f"[{record.extra}]" if record.extra else "")

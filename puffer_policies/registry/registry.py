@@ -220,10 +220,21 @@ class Registry:
         self._book.entries.setdefault(entry.name, {})[entry.provenance.distribution] = entry
 
     def _is_repeated(self, record: Record) -> bool:
-        """Whether a package has registered this already, by a manifest and an entry point."""
-        return record.provenance.layer is Layer.PLUGIN and any(
-            isinstance(holder, Record) and holder.target == record.target
-            for holder in self._book.named(record.name, record.provenance.distribution)
+        """Whether this class has the name already, by a manifest or a registry.toml.
+
+        A package may list it there and at its entry points; a module that a registry.toml names may
+        decorate it, which happens when the registry imports the module.
+        """
+        holders = (each for each in self._book.named(record.name) if isinstance(each, Record))
+        if record.provenance.layer is Layer.PLUGIN:
+            place = record.provenance.distribution
+            own = (each for each in holders if each.provenance.distribution == place)
+            return any(each.target == record.target for each in own)
+        cls = record.loaded
+        return (
+            cls is not None
+            and not record.override
+            and any(each.search_path and each.is_record_of(cls) for each in holders)
         )
 
     def _require_free(self, entry: Entry) -> None:

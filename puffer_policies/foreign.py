@@ -1,0 +1,92 @@
+"""Runs the code of other packages: whatever it raises is an error of that package alone.
+
+An import or a hook may raise anything: ``SystemExit``, a skip of pytest, a ``KeyboardInterrupt`` of
+its own. Only the Ctrl-C of the user ends the program, which is told apart by the signal.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """A Ctrl-C during the code of a package; the text says what it interrupted."""
+
+
+@contextmanager
+def foreign_code(action: str, failure: Callable[[BaseException], Exception]) -> Iterator[None]:
+    """Turn whatever the code inside raises into `failure(error)`.
+
+    A Ctrl-C of the user is raised as `Interrupted` even where the code has caught it.
+
+    Args:
+        action: what the code does, such as ``importing acme.nets``.
+        failure: makes the error of the package.
+    """
+    with _watched_signal() as was_interrupted:
+        try:
+            yield
+        except Interrupted:
+            raise
+        except BaseException as error:
+            # Made before the signal is asked for, as the text of an error is foreign code as well.
+            result = failure(error)
+            if was_interrupted():
+                raise Interrupted(action) from error
+            if result is error:
+                raise
+            raise result from error
+        if was_interrupted():
+            raise Interrupted(action)
+
+
+def error_text(error: BaseException) -> str:
+    """Return ``TypeError: text`` of an error, also of one that can't print itself."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return "an error that can't be printed"
+
+
+def value_text(value: object) -> str:
+    """Return the representation of a value, also of one that can't represent itself.
+
+    Python refuses to print whole numbers of thousands of digits.
+    """
+    try:
+        return repr(value)
+    except BaseException:
+        return f"a value of {object.__repr__(type(value))} that can't be printed"
+
+
+@contextmanager
+def _watched_signal() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGINT has raised ``KeyboardInterrupt`` inside."""
+    interrupts: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    # Signals reach the main thread alone. Where a run or an embedding program has a handler that
+    # does not raise, that one decides.
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield lambda: False
+        return
+    earlier: Callable[[int, FrameType | None], Any] = previous
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            earlier(number, frame)
+        except KeyboardInterrupt:
+            interrupts.append(number)
+            raise
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(interrupts)
+    finally:
+        # A package that has installed a handler of its own keeps it.
+        if signal.getsignal(signal.SIGINT) is handle:
+            signal.signal(signal.SIGINT, previous)
