@@ -142,6 +142,10 @@ ZOO = [
 ]
 
 
+SEEDING = "spawned"
+"""How a run seeds its envs; a run of another seeding, or of none, plays other episodes."""
+
+
 def train(target: Target, seed: int) -> dict[str, Any]:
     """Run one training and return its line of results."""
     with tempfile.TemporaryDirectory() as folder:
@@ -161,6 +165,7 @@ def train(target: Target, seed: int) -> dict[str, Any]:
         "steps": result["steps"],
         "seconds": round(result["seconds"], 1),
         "evaluation": result["evaluation"],
+        "seeding": SEEDING,
     }
 
 
@@ -198,8 +203,11 @@ def save(run: dict[str, Any]) -> None:
 def page() -> str:
     """Return docs/results.md."""
     runs, parts = lines(), []
+    older = sum(each.get("seeding") != SEEDING for each in runs)
     for head, targets in ((HEAD, TARGETS), (MEMORY, GAPS), (OTHERS, ZOO)):
         parts += [head, *TABLE, *(row for each in targets for row in _rows(each, runs))]
+    if older:
+        parts.insert(1, OLDER.format(older=older, total=len(runs)))
     return "\n".join([*parts, ""])
 
 
@@ -210,6 +218,10 @@ that has a target, three seeds each, on two shared CPU cores, one thread for eac
 the mean of the final evaluation, 100 episodes in envs of their own, with the standard deviation
 over episodes; most likely actions unless "sampled" is said. `puffer-policies train NAME
 --train.seed SEED` repeats a row, `puffer-policies show-config NAME` prints its settings.
+"""
+
+OLDER = """{older} of the {total} runs were made before every copy of an env had a seed of its own, spawned from
+the run's seed: their commands now play other episodes, and returns can differ from these.
 """
 
 MEMORY = """

@@ -21,6 +21,7 @@ from puffer_policies.errors import ConfigError, EnvError, MissingDependency
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.seeds import spawn_seeds
 from puffer_policies.vector.state import get_state, set_state
 
 SHORT, LONG = [(2, "t")], [(5, "c")]
@@ -88,7 +89,7 @@ def test_before_it_enters_an_agents_row_shows_a_member_of_its_space():
     np.testing.assert_array_equal(env.reset(), shown)
 
 
-def test_copies_are_seeded_one_after_the_other_and_closed():
+def test_each_copy_has_a_seed_of_its_own_and_is_closed():
     made = []
 
     def make():
@@ -99,7 +100,7 @@ def test_copies_are_seeded_one_after_the_other_and_closed():
     assert (env.num_envs, env.num_agents) == (3, 6)
     env.reset(seed=10)
     env.reset()
-    assert [each.seeds for each in made] == [[10, None], [11, None], [12, None]]
+    assert [each.seeds for each in made] == [[seed, None] for seed in spawn_seeds(10, 3)]
     env.close()
     assert all(each.closed for each in made)
 

@@ -86,9 +86,9 @@ def train_from_config(
         EnvError: the env can't be made, or fails.
         TrainingError: a number that is not finite, or any failure that is not a `PolicyError`.
     """
-    # Before anything draws random numbers: envs and weights depend on the seed.
-    prepare_process(config.train)
     with joined(device_of(config.train).type) as world:
+        # Before anything draws random numbers: envs and weights depend on the seed.
+        prepare_process(config.train, world)
         with naming_imports(None if resume is None else Path(resume, LATEST)):
             vecenv = vecenv_of(config, world)
         try:

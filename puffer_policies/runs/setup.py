@@ -25,16 +25,18 @@ from puffer_policies.registry.specs import WrapperSpec
 from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.vector.seeds import Stream, spawn_seeds
 
 NORMALIZER = "puffer-policies/NormalizeObservationWrapper"
 """The wrapper of ``train.normalize_observations``."""
 
 
-def prepare_process(config: TrainConfig) -> None:
+def prepare_process(config: TrainConfig, world: World = ALONE) -> None:
     """Seed Python, NumPy and torch and set torch's threads, which nothing else does."""
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
+    for_python, for_numpy, for_torch = spawn_seeds(config.seed, 3, Stream.PROCESS, world.rank)
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.manual_seed(for_torch)
     torch.set_num_threads(config.num_threads)
     torch.backends.cudnn.deterministic = config.torch_deterministic
     # The search for the fastest kernel may choose another one in each run.

@@ -18,6 +18,7 @@ from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.studies.curves import RETURN
 from puffer_policies.studies.ranges import SearchRange, with_values
+from puffer_policies.vector.seeds import Stream, spawn_seeds
 
 Sampler = Literal["tpe", "random"]
 Outcome = Literal["finished", "pruned", "failed", "interrupted"]
@@ -163,7 +164,8 @@ class _Sweeper:
         interrupted = False
         finished = sum(each.outcome != "interrupted" for each in self._trials())
         # With the seed of the first start, a resumed sweep would propose the same values again.
-        self.study.sampler = make_sampler(sampler, self.config.train.seed + finished)
+        (seed,) = spawn_seeds(self.config.train.seed, 1, Stream.SAMPLER, finished)
+        self.study.sampler = make_sampler(sampler, seed)
         try:
             for _ in range(finished, trials):
                 if not self._try_once():

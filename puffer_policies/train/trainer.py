@@ -37,6 +37,7 @@ from puffer_policies.train.ppo import PPO
 from puffer_policies.train.returns import RewardScale, explained_variance, gae
 from puffer_policies.train.rollout import Collector, Rollout
 from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.vector.seeds import Stream, spawn_seeds
 
 
 class Trainer:
@@ -65,7 +66,11 @@ class Trainer:
         _require_normalizer(config, policy)
         # Each process may have built its policy from other random numbers.
         world.broadcast_(policy)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed + world.rank)
+        self.epoch = 0
+        """Updates so far."""
+        self.global_step = 0
+        """Env steps so far, over all processes."""
+        self.generator = torch.Generator(self.device).manual_seed(self._seed(Stream.ACTIONS))
         carry = Carry(
             policy,
             vecenv.num_agents,
@@ -87,14 +92,9 @@ class Trainer:
             segment=self.plan.segment,
             device=self.device,
             generator=self.generator,
-            # As if all envs were one batch: gymnasium seeds the i-th of a batch by seed + i.
-            seed=config.seed + world.rank * vecenv.num_envs,
+            seed=self._seed(Stream.ENVS),
         )
         feed.warn_if_masks_are_unread()
-        self.epoch = 0
-        """Updates so far."""
-        self.global_step = 0
-        """Env steps so far, over all processes."""
         self.alarms: list[Alarm] = []
         """The alarms of the last update that no earlier update of the run had."""
         self._watch, self._layout = Watch(), action_layout(vecenv.single_action_space)
@@ -218,18 +218,21 @@ class Trainer:
 
     def reseed(self) -> None:
         """Seed the trainer's generator by its process and update, so that no two draw the same."""
-        self.generator.manual_seed(self.config.seed + self.epoch + self.world.rank)
+        self.generator.manual_seed(self._seed(Stream.ACTIONS))
 
     def restart_episodes(self) -> None:
         """Start new episodes in every env."""
-        # Plus the number of updates, else a resumed run would play its first episodes again.
-        seed = self.config.seed + self.epoch + self.world.rank * self.vecenv.num_envs
-        self.collector.restart(seed=seed)
+        self.collector.restart(seed=self._seed(Stream.ENVS))
         self.reward_scale.restart()
 
     def close(self) -> None:
         """Close the envs."""
         self.vecenv.close()
+
+    def _seed(self, stream: Stream) -> int:
+        """Return the seed of a stream in this process, from this update on."""
+        # By the update as well, else a resumed run would play its first episodes again.
+        return spawn_seeds(self.config.seed, 1, stream, self.world.rank, self.epoch)[0]
 
     def _inspect(self, batch: Batch) -> Reading:
         """Return the reading before an update; an empty one unless an inspection is due."""

@@ -52,7 +52,10 @@ class Door:
             bare.envs = _Copies(bare.envs)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | list[int] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Any, Mapping[str, Any]]:
         """Reset and return observations (N, *obs) and infos.
 
@@ -60,7 +63,8 @@ class Door:
             EnvError: an env failed; it says which one, and with what.
         """
         try:
-            return self.env.reset(seed=seed, options=options)
+            # A list is gymnasium's way to seed each copy of its Sync- and AsyncVectorEnv.
+            return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         except Exception as error:
             raise self._fault("reset", error) from error
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from puffer_policies.envs.autoreset import AutoresetMode, require_autoreset
 from puffer_policies.errors import EnvError
@@ -26,6 +26,7 @@ from puffer_policies.spaces import action_layout
 from puffer_policies.vector.faults import Door
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.seeds import base_seed, spawn_seeds
 from puffer_policies.vector.state import get_state, set_state
 
 
@@ -66,10 +67,19 @@ class GymVecEnv:
 
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
-        observations, infos = self._door.reset(seed=seed)
+        observations, infos = self._door.reset(seed=self._seeds(seed))
         self._finished = np.zeros(self.num_envs, dtype=bool)
         self._masks.start(observations, infos)
         return observations
+
+    def _seeds(self, seed: int | None) -> int | list[int] | None:
+        """Return a seed for each copy, or a single one if the env has its own way with copies."""
+        if seed is None:
+            return None
+        # Given one seed, gymnasium would number its copies from there.
+        if isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            return spawn_seeds(seed, self.num_envs)
+        return base_seed(seed)
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the policy's actions, (N, ...); Box actions are clipped to the space."""

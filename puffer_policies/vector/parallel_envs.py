@@ -23,6 +23,7 @@ from puffer_policies.spaces import action_layout, described
 from puffer_policies.vector.faults import first_line, frames_of, place_of
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.seeds import spawn_seeds
 from puffer_policies.vector.state import get_state, set_state
 
 PREFIX = "pettingzoo/"
@@ -74,9 +75,10 @@ class ParallelVecEnv:
         return self
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """Start every env anew, copy i with ``seed + i``, and return observations (N, *obs)."""
-        for each in self._copies:
-            each.reset(None if seed is None else seed + each.index)
+        """Start every env anew, each copy by a seed of its own; return observations (N, *obs)."""
+        seeds = [None] * self.num_envs if seed is None else spawn_seeds(seed, self.num_envs)
+        for each, own_seed in zip(self._copies, seeds, strict=True):
+            each.reset(own_seed)
         self._masks.start(self._observations, self._infos(), idle=self._idle())
         return self._observations
 

@@ -64,7 +64,10 @@ class VecEnv(Protocol):
         ...
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """Start every row anew and return observations (N, *obs)."""
+        """Start every row anew and return observations (N, *obs).
+
+        Copies draw from streams of their own, which those of another `seed` do not share.
+        """
         ...
 
     def step(self, actions: np.ndarray) -> Step:

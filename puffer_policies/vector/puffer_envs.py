@@ -22,6 +22,7 @@ from puffer_policies.errors import EnvError
 from puffer_policies.spaces import action_layout
 from puffer_policies.vector.faults import first_line, frames_of, place_of
 from puffer_policies.vector.protocol import Step
+from puffer_policies.vector.seeds import base_seed
 from puffer_policies.vector.state import get_state, set_state
 
 
@@ -68,7 +69,7 @@ class PufferVecEnv:
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs)."""
         # Some of PufferLib's backends can't do without a seed.
-        seed = int(np.random.randint(2**31)) if seed is None else seed
+        seed = base_seed(int(np.random.randint(2**31)) if seed is None else seed)
         try:
             self.env.async_reset(seed)
             observations, *_, agents, masks = self.env.recv()
