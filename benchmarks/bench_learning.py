@@ -220,8 +220,9 @@ over episodes; most likely actions unless "sampled" is said. `puffer-policies tr
 --train.seed SEED` repeats a row, `puffer-policies show-config NAME` prints its settings.
 """
 
-OLDER = """{older} of the {total} runs were made before every copy of an env had a seed of its own, spawned from
-the run's seed: their commands now play other episodes, and returns can differ from these.
+OLDER = """{older} of the {total} runs were made before every copy of an env had a seed of its own,
+spawned from the run's seed: their commands now play other episodes, and returns can differ from
+these.
 """
 
 MEMORY = """
