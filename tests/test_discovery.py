@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
 import threading
 import zipfile
+from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 from fake_packages import site_in, write_files
@@ -109,6 +112,22 @@ def install_plugin(site, body, *, distribution="acme-plugin"):
     )
 
 
+@contextmanager
+def out_of_reach(folder):
+    """Make a folder that may not be entered, also by the superuser: `stat` below it fails."""
+    folder.mkdir()
+    os_stat = os.stat
+
+    def stat(path, **options):
+        if not isinstance(path, int) and os.fspath(path).startswith(f"{folder}{os.sep}"):
+            raise PermissionError(13, "Permission denied", path)
+        return os_stat(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        yield
+
+
 def error_text(registry):
     return "\n".join(map(str, registry.errors))
 
@@ -181,7 +200,51 @@ def test_metadata_that_can_not_be_read_spoils_nothing_else(site, find):
     )
     registry = find()
     assert registry.get("Net")
-    assert [error.distribution for error in registry.errors] == ["bad-nets", "bad-nets"]
+    # The file as a whole, and each of its two lines.
+    assert [error.distribution for error in registry.errors] == ["bad-nets"] * 3
+
+
+@pytest.mark.parametrize(
+    "text", [b"[foo.plugins]\nbad\n", b"# \xe9\n[foo]\nb = a:\xe9\n", b"[a]\nx=y\n[b\nz = 1"]
+)
+def test_a_strangers_metadata_is_named_and_torch_does_not_fail_at_it(site, find, text, monkeypatch):
+    monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
+    site.install("acme-nets", **GOOD)
+    site.install("Bad.Nets", version="3.0", **GOOD)
+    (site.folder / "Bad.Nets-3.0.dist-info" / "entry_points.txt").write_bytes(text)
+    registry = find()
+    assert registry.get("Net").qualified_name == "acme-nets/Net"
+    (error,) = registry.errors
+    assert (error.distribution, error.version) == ("bad-nets", "3.0")
+    assert os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
+
+
+def test_metadata_in_good_order_changes_nothing(site, find, monkeypatch):
+    monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
+    site.install("acme-nets", **GOOD)
+    path = site.folder / "acme_nets-1.0.dist-info" / "entry_points.txt"
+    path.write_text(f"; = 1\n  # a comment\n\n[ foo ]\nbad = acme:my-file.json\n{path.read_text()}")
+    assert find().errors == []
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ
+
+
+@pytest.mark.parametrize("entry", [Path("/nowhere"), b"/nowhere", "/no\0where", None])
+def test_a_path_with_what_is_not_a_folder_is_read(site, find, entry):
+    site.install("acme-nets", **GOOD)
+    sys.path.insert(0, entry)  # the site takes it off again
+    assert find().get("Net")
+
+
+def test_a_finder_that_fails_hides_no_package_in_a_folder(site, find, monkeypatch):
+    class Finder:
+        find_spec = staticmethod(lambda *args: None)
+
+        def find_distributions(self, *args):
+            raise RuntimeError("out of order")
+
+    site.install("acme-nets", **GOOD)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert find().get("Net")
 
 
 def test_an_entry_point_may_name_an_extra(site, find):
@@ -535,6 +598,39 @@ def test_another_tool_file_is_skipped_and_said_so(tmp_path, find):
     registry = find(cwd=tmp_path)
     assert registry.names("policy") == BUILTINS
     assert "has no schema, so it was taken for another tool's file" in error_text(registry)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[a\n", "this is not TOML"),
+        (b"schema = 1\n# \xe9", "is not UTF-8"),
+        (b"schema = '1.0'\n", "schema should be 1"),
+        (b"[schema]\n", "schema should be 1"),
+        (b"schema = 7\n", "the file has schema 7"),
+        (b"schema = 1\n[servers]\n", "unknown key"),
+    ],
+)
+def test_a_foreign_file_further_up_names_the_way_out(tmp_path, find, content, expected):
+    (tmp_path / "registry.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        find(cwd=tmp_path / "work")
+    assert "If the file is not yours, set PUFFER_POLICIES_REGISTRY to nothing" in caught.value.fix
+    assert find(environ={"PUFFER_POLICIES_REGISTRY": ""}).names("policy") == BUILTINS
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME"])
+@pytest.mark.parametrize("name", ["locked", "n" * 300, "a/" * 3000, "nul\0"])
+def test_a_folder_that_can_not_be_entered_has_no_file(tmp_path, find, variable, name):
+    with out_of_reach(tmp_path / "locked"):
+        registry = find(environ={variable: str(tmp_path / name)}, cwd=tmp_path / "locked" / "in")
+    assert registry.names("policy") == BUILTINS
+    assert registry.errors == []
+
+
+def test_a_home_that_does_not_exist_is_named_as_it_is(tmp_path, find):
+    with pytest.raises(ConfigError, match="there is no file"):
+        find(environ={"PUFFER_POLICIES_REGISTRY": "~nobody-at-all/registry.toml"})
 
 
 def test_the_variable_names_the_file_or_none(tmp_path, find):

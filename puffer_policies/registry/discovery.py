@@ -16,6 +16,7 @@ from puffer_policies.errors import (
     PolicyError,
     did_you_mean,
 )
+from puffer_policies.files import user_path
 from puffer_policies.registry.catalog import Catalog, read_catalog
 from puffer_policies.registry.explain import label
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalize
@@ -94,14 +95,15 @@ def _read_files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> li
     """Read the built-in manifest, the user's file and the project's, in this order."""
     catalogs = [_read_builtin_file()]
     user, project = _user_file(environ), _project_file(registry, environ, cwd)
-    if user is not None and user.is_file():
+    if user is not None:
         catalogs.append(_read_own_file(user, Layer.USER))
     # Below the user's folder, the search for a project's file ends at the user's own.
-    if project is not None and not (user and user.is_file() and project.samefile(user)):
+    if project is not None and not (user and os.path.samefile(project, user)):
         # A file that a variable names was chosen by the user, whoever it belongs to.
         is_chosen = REGISTRY_VARIABLE in environ
         distrust = "" if is_chosen else distrust_of(project, environ)
-        catalogs.append(_read_own_file(project, Layer.PROJECT, distrust=distrust))
+        with contextlib.nullcontext() if is_chosen else _naming_the_way_out():
+            catalogs.append(_read_own_file(project, Layer.PROJECT, distrust=distrust))
     return catalogs
 
 
@@ -129,7 +131,9 @@ def _read_own_file(path: Path, layer: Layer, *, distrust: str = "") -> Catalog:
 
 def _user_file(environ: Mapping[str, str]) -> Path | None:
     folder = config_folder(environ)
-    return None if folder is None else folder / FILE_NAME
+    # `Path.is_file` raises where a folder may not be entered; a file in there is not there for us.
+    is_there = folder is not None and os.path.isfile(folder / FILE_NAME)
+    return folder / FILE_NAME if folder and is_there else None
 
 
 def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> Path | None:
@@ -139,14 +143,29 @@ def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> 
     cwd = cwd.absolute()
     for folder in (cwd, *cwd.parents):
         path = folder / FILE_NAME
-        if path.is_file() and _is_for_projects(registry, path):
-            return path
+        if os.path.isfile(path):
+            with _naming_the_way_out():
+                is_for_projects = _is_for_projects(registry, path)
+            if is_for_projects:
+                return path
     return None
 
 
+@contextlib.contextmanager
+def _naming_the_way_out() -> Iterator[None]:
+    """Add to the error of a file that the search has found how to do without it."""
+    try:
+        yield
+    except ConfigError as error:
+        way_out = (
+            f"If the file is not yours, set {REGISTRY_VARIABLE} to nothing, or to a file of yours."
+        )
+        raise ConfigError(error.problem, fix=f"{error.fix}\n{way_out}".strip()) from error
+
+
 def _file_of_variable(value: str, cwd: Path) -> Path:
-    path = (cwd / Path(value).expanduser()).absolute()
-    if not path.is_file():
+    path = (cwd / user_path(value)).absolute()
+    if not os.path.isfile(path):
         raise ConfigError(
             f"{REGISTRY_VARIABLE} names {value!r}, and there is no file {path}.",
             fix=f"Correct it, or set it to nothing to read no project's {FILE_NAME}.",
@@ -190,7 +209,7 @@ def _enabled_distributions(
 def _add_packages(registry: Registry, enabled: list[str] | None, strict: bool) -> None:
     hooks = PluginHooks(errors=registry.errors, strict=strict)
     registry.hooks = hooks
-    packages = [] if enabled == [] else packages_with_policies()
+    packages = [] if enabled == [] else _installed_packages(registry)
     names = [package.distribution for package in packages]
     registry.errors.extend(_absent(name, names) for name in enabled or () if name not in names)
     packages = [p for p in packages if enabled is None or p.distribution in enabled]
@@ -202,6 +221,16 @@ def _add_packages(registry: Registry, enabled: list[str] | None, strict: bool) -
     for package in packages:
         if not registry.blocks_distribution(package.distribution):
             hooks.plugins += _add_plugins(registry, package)
+
+
+def _installed_packages(registry: Registry) -> list[Package]:
+    count = len(registry.errors)
+    packages = packages_with_policies(registry.errors)
+    if len(registry.errors) > count:
+        # torch looks for entry points of other makers' devices when it is imported, and does not
+        # survive a malformed file of any package. This variable of torch's lets it not look.
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    return packages
 
 
 def _absent(name: str, names: list[str]) -> PluginError:

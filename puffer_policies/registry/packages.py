@@ -12,9 +12,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from puffer_policies.errors import PluginError, PolicyError
 from puffer_policies.registry.names import BUILTIN, normalize
@@ -32,6 +33,10 @@ GROUPS = (MANIFEST, POLICIES, WRAPPERS, PLUGINS)
 _VALUE = re.compile(r"(?P<target>[^\[\]]*?)\s*(?:\[\s*(?P<extra>[^\],]*).*\])?\s*")
 _MANIFEST = re.compile(r"(?P<package>\w+(?:\.\w+)*)\s*:\s*(?P<file>[\w-]+(?:[./][\w-]+)*\.toml)")
 
+
+# A line without '=' that is neither empty, a comment nor the head of a section; or one with the
+# character that stands for bytes which are not UTF-8.
+_BAD_LINE = re.compile(r"^(?!\s*(?:#|\[.*\]\s*$|$))[^=\n]*$|^.*\ufffd.*$", re.MULTILINE)
 
 _ENDINGS = (".dist-info", ".egg-info")
 _FINDERS_OF_FOLDERS = ("_frozen_importlib_external", "importlib_metadata")
@@ -51,6 +56,22 @@ class EntryPoint(NamedTuple):
     group: str
     name: str
     value: str
+
+
+class _Foreign:
+    """A distribution that somebody's finder or an archive on the path offers."""
+
+    def __init__(self, distribution: Any) -> None:
+        self._distribution = distribution
+
+    def read_text(self, filename: str) -> str | None:
+        try:
+            text: object = self._distribution.read_text(filename)
+        except UnicodeDecodeError as error:
+            return error.object.decode(error.encoding, errors="replace")
+        except Exception:  # a damaged archive, or a finder that fails: as if there was no such file
+            return None
+        return text if isinstance(text, str) else None
 
 
 class _Folder:
@@ -122,11 +143,18 @@ class Package:
         )
 
 
-def packages_with_policies() -> list[Package]:
-    """Return the packages that offer policies, sorted by name."""
+def packages_with_policies(errors: list[PluginError] | None = None) -> list[Package]:
+    """Return the packages that offer policies, sorted by name.
+
+    Args:
+        errors: takes an error for each distribution whose metadata is malformed.
+    """
     packages: dict[str, Package] = {}
     for distribution in distributions().values():
-        entries = [e for e in entry_points(distribution, "puffer_policies.") if e.group in GROUPS]
+        text = distribution.read_text("entry_points.txt") or ""
+        if errors is not None and (error := _malformed(distribution, text)):
+            errors.append(error)
+        entries = [each for each in entry_points(text, "puffer_policies.") if each.group in GROUPS]
         if entries:
             name, version = _identity(distribution, entries[0])
             # The built-in names come from the shipped manifest, and have a layer of their own.
@@ -203,11 +231,10 @@ def distributions() -> dict[str, Distribution]:
 
     The names are those of files; `headers` has the name as it is written.
     """
-    if not _path_is_folders():
-        return _distributions_by_library()
-    result: dict[str, Distribution] = {}
-    # In the order of the path, so that the copy counts that Python would import.
-    for entry in dict.fromkeys(sys.path):
+    result = {} if _path_is_folders() else _distributions_by_library()
+    # In the order of the path, so that the copy counts that Python would import. Python skips what
+    # is not a string, such as a `Path` that a program has put there.
+    for entry in dict.fromkeys(each for each in sys.path if isinstance(each, str)):
         for name in _listed(entry):
             if name.endswith(_ENDINGS):
                 key = normalize(name.rpartition(".")[0].partition("-")[0])
@@ -215,9 +242,8 @@ def distributions() -> dict[str, Distribution]:
     return result
 
 
-def entry_points(distribution: Distribution, prefix: str) -> Iterator[EntryPoint]:
-    """Yield the entry points of one distribution in groups that start with `prefix`."""
-    text = distribution.read_text("entry_points.txt") or ""
+def entry_points(text: str, prefix: str) -> Iterator[EntryPoint]:
+    """Yield the entry points in groups that start with `prefix` from an entry_points.txt."""
     # Nearly every package ends here, unparsed: this is what keeps `list` fast among hundreds.
     if prefix not in text:
         return
@@ -228,6 +254,26 @@ def entry_points(distribution: Distribution, prefix: str) -> Iterator[EntryPoint
         elif line and not line.startswith("#") and group.startswith(prefix):
             name, _, value = line.partition("=")
             yield EntryPoint(group, name.strip(), value.strip())
+
+
+def _malformed(distribution: Distribution, text: str) -> PluginError | None:
+    """Return the error of an entry_points.txt at which Python's own reader fails, or None.
+
+    That reader parses the files of all packages, and so the first bad one ends whoever asks it.
+    """
+    match = _BAD_LINE.search(text)
+    if match is None:
+        return None
+    values = headers(distribution)
+    name, version = normalize(values.get("name", "")) or "a package", values.get("version", "")
+    return PluginError(
+        f"{name} {version}: its entry_points.txt has the line {match[0].strip()!r}, which is not "
+        "'name = value' in UTF-8. Python's importlib.metadata fails at it, and with that whatever "
+        "asks for entry points, such as torch.",
+        fix=f"Repair or reinstall {name}.",
+        distribution=name,
+        version=version,
+    )
 
 
 def headers(distribution: Distribution) -> dict[str, str]:
@@ -246,7 +292,7 @@ def headers(distribution: Distribution) -> dict[str, str]:
 def _listed(entry: str) -> list[str]:
     try:
         return os.listdir(entry or ".")
-    except OSError:
+    except (OSError, ValueError):
         return []  # the path names folders that do not exist, or can't be read
 
 
@@ -254,7 +300,8 @@ def _path_is_folders() -> bool:
     """Return whether listing the folders of the path finds every distribution."""
     finders = (f for f in sys.meta_path if hasattr(f, "find_distributions"))
     modules = {getattr(each, "__module__", "") for each in finders}
-    archives = (entry for entry in sys.path if entry.endswith(".egg") or os.path.isfile(entry))
+    entries = (entry for entry in sys.path if isinstance(entry, str))
+    archives = (entry for entry in entries if entry.endswith(".egg") or os.path.isfile(entry))
     return modules.issubset(_FINDERS_OF_FOLDERS) and not any(archives)
 
 
@@ -262,7 +309,9 @@ def _distributions_by_library() -> dict[str, Distribution]:
     import importlib_metadata as metadata
 
     result: dict[str, Distribution] = {}
-    for number, each in enumerate(metadata.distributions()):
-        # An interrupted installation may have no metadata, and so no name; keep those apart.
-        result.setdefault(normalize(headers(each).get("name") or f"?{number}"), each)
+    # What lies in folders is added by the caller, also where somebody's finder fails.
+    with suppress(Exception):
+        for number, each in enumerate(map(_Foreign, metadata.distributions())):
+            # An interrupted installation may have no metadata, and so no name; keep those apart.
+            result.setdefault(normalize(headers(each).get("name") or f"?{number}"), each)
     return result
