@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from good import DISCRETE
 
 from puffer_policies.checks import check_policy
+from puffer_policies.checks.engine import isolation
 from puffer_policies.checks.model import Report, Status
 
 BASE = """
@@ -82,7 +84,7 @@ def test_a_good_policy_passes(report):
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("sys.exit(3)", "SystemExit: 3"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
-        ("raise KeyboardInterrupt", "ended itself with exit code 1"),
+        ("raise KeyboardInterrupt", "failed: KeyboardInterrupt"),
         ("self.big = torch.zeros(100 * 2**30)", "RuntimeError"),
         ("self.big = np.zeros(100 * 2**30)", "MemoryError"),
     ],
@@ -180,6 +182,95 @@ def test_no_process_is_left(report, tmp_path):
     assert multiprocessing.active_children() == []
     state = Path(f"/proc/{pid.read_text()}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+# Both leave the group of the worker.
+DAEMONS = {
+    "program": "subprocess.Popen(['sleep', '99'], start_new_session=True, stdout=-3).pid",
+    "fork": "os.fork() or os.setsid() or time.sleep(99)",
+}
+
+
+def is_running(pid: str) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="daemons are looked for in /proc")
+@pytest.mark.parametrize("daemon", DAEMONS.values(), ids=list(DAEMONS))
+@pytest.mark.parametrize("end", ["pass", "os._exit(4)"])
+def test_no_daemon_is_left(report, tmp_path, daemon, end):
+    pid = tmp_path / "pid"
+    report(init=f"open({str(pid)!r}, 'w').write(str({daemon})); {end}", limit=5)
+    # It is not a child of this process, which can't wait for it.
+    deadline = time.monotonic() + 20
+    while is_running(pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_policy_that_prints_without_end_runs_out_of_time(report, stream):
+    endless = f"[sys.{stream}.write('words ' * 10_000) and None for _ in iter(int, 1)]"
+    bad = report(init=endless, limit=0.5)
+    assert_all_reported(bad)
+    assert "took longer than 0.5 s" in texts(bad)
+
+
+def test_of_an_endless_output_the_start_and_the_end_are_kept():
+    output = isolation._Output()
+    for number in range(10_000):
+        output.add(f"line {number:05}\n".encode() * 10)
+    assert output.text().startswith("line 00000")
+    assert output.text().endswith("line 09999\n")
+    assert len(output.text()) == 2 * isolation._OUTPUT_KEPT
+
+
+TO_SOCKETS = """for fd in range(3, 256):
+            try:
+                import stat
+                stat.S_ISSOCK(os.fstat(fd).st_mode) and os.write(fd, {data!r})
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\xff garbage\n",
+        b'{"stage": "end"}\n',
+        b'{"token": "", "result": {"code": "B2", "status": "passed", "seconds": 0}}\n',
+        b"[" * 5000 + b"\n",
+        b"9" * 5000 + b"\n",
+        b"cbuiltins\nexec\n(S'import os'\ntR.",
+    ],
+)
+def test_what_a_policy_writes_to_the_socket_is_told_and_never_a_result(report, data):
+    bad = report(init=TO_SOCKETS.format(data=data))
+    assert_all_reported(bad)
+    assert "wrote to the checker's own socket" in texts(bad)
+    assert all(result.status is not Status.PASSED for result in bad.results)
+
+
+def test_half_a_message_does_not_keep_the_checker_waiting(report):
+    half = TO_SOCKETS.format(data=b"half") + "        time.sleep(99)"
+    bad = report(init=half, limit=0.5)
+    assert_all_reported(bad)
+    assert "took longer than 0.5 s" in texts(bad)
+
+
+def test_an_end_before_the_last_check_is_told(report):
+    # A policy that goes to such lengths shares the process, and could send any message.
+    bad = report(
+        init="i = sys.modules['puffer_policies.checks.engine.isolation']\n"
+        "        send = i._send\n"
+        "        def forge(messages, job, data):\n"
+        "            send(messages, job, {'stage': i.Stage.END})\n"
+        "        i._send = forge"
+    )
+    assert_all_reported(bad)
+    assert "out of turn" in texts(bad)
 
 
 def test_the_module_is_not_imported_here(report, tmp_path):

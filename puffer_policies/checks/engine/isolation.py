@@ -1,25 +1,31 @@
 """Runs checks in a worker process that may hang, crash, exit or eat memory without harm.
 
-The worker announces each stage over a pipe. The parent keeps the time, and knows from the last
+The worker announces each stage over a socket. The parent keeps the time, and knows from the last
 announcement what was going on when a worker died. The remaining checks run in a new worker.
+
+A policy may write to the socket, too, and print without end. So a message is a line of JSON with a
+token, of which nothing is ever unpickled, and of the output the first and the last part are kept.
 """
 
 from __future__ import annotations
 
 import enum
 import faulthandler
+import json
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +41,7 @@ from puffer_policies.checks.engine.runner import (
     run,
 )
 from puffer_policies.checks.engine.targets import Target
-from puffer_policies.checks.model import BAD, Check, ExpectedFailures, Result
+from puffer_policies.checks.model import BAD, Check, ExpectedFailures, Result, Status
 
 TIME_LIMIT = 30.0
 """Seconds that one check may take, and that building may take."""
@@ -51,17 +57,24 @@ MEMORY_HEADROOM = 6 * 2**30
 
 _POLL = 0.2
 _DUMP_WAIT = 0.5
-_OUTPUT = "output.txt"
-"""The file, in the worker's folder, of what it or the policy writes to stdout and stderr."""
+_CHUNK = 2**16
+"""Bytes that are read at once."""
+_OUTPUT_KEPT = 2**16
+"""Bytes of the output that are kept from its start, and as many from its end."""
+_LONGEST_TEXT = 20_000
+"""Characters of each text of a result; a policy may raise an error of any length."""
+_LONGEST_MESSAGE = 2**20
+_FOLDER_VARIABLE = "PUFFER_POLICIES_CHECK_FOLDER"
+"""The variable by which processes that a worker started are known, wherever they have gone."""
 
 
-class Stage(enum.Enum):
+class Stage(enum.StrEnum):
     """What a worker does next."""
 
-    START = enum.auto()
-    BUILD = enum.auto()
-    CHECK = enum.auto()
-    END = enum.auto()
+    START = "start"
+    BUILD = "build"
+    CHECK = "check"
+    END = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,8 @@ class Job:
     expected: ExpectedFailures
     already_reported: bool = False
     """Whether an earlier result of the target was bad."""
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    """A part of each message of the worker; what a policy writes to the socket lacks it."""
 
 
 def run_isolated(
@@ -154,13 +169,18 @@ class _Supervisor:
         limit, stage = START_LIMIT, Stage.START
         while stage is not Stage.END:
             message = worker.message(limit)
-            if isinstance(message, Result):
+            if isinstance(message, Result) and self._is_next(message):
                 yield self._count(message)
-            elif isinstance(message, Stage):
+            elif isinstance(message, Stage) and not (message is Stage.END and self._remaining):
                 limit, stage = self.time_limit, message
             else:
-                yield from self._bury(stage, message)
+                death = message if isinstance(message, _Death) else _Death(_FORGED)
+                yield from self._bury(stage, death)
                 return
+
+    def _is_next(self, result: Result) -> bool:
+        """Return whether a result is that of the check whose turn it is."""
+        return bool(self._remaining) and self._remaining[0].code == result.code
 
     def _bury(self, stage: Stage, death: _Death) -> Iterator[Result]:
         self.hangs += death.hung
@@ -188,31 +208,60 @@ class _Supervisor:
         return result
 
 
+_FORGED = "sent a message out of turn, which the policy must have forged"
+
+
+class _Output:
+    """The first and the last part of what a worker prints."""
+
+    def __init__(self) -> None:
+        self.first = self.last = b""
+
+    def add(self, data: bytes) -> None:
+        """Keep `data`, and forget what stands in the middle."""
+        room = _OUTPUT_KEPT - len(self.first)
+        self.first += data[:room]
+        self.last = (self.last + data[room:])[-_OUTPUT_KEPT:]
+
+    def text(self) -> str:
+        """Return what was kept."""
+        return (self.first + self.last).decode(errors="replace")
+
+
 @dataclass
 class _Worker:
-    """A process and the pipe that it reports through."""
+    """A process, the socket that it reports through, and the pipe that it prints to."""
 
     process: Any
-    pipe: Connection
+    messages: socket.socket
+    output: Connection | None
+    """None where there are no POSIX pipes; then what it prints is lost."""
+    token: str
     folder: Path
+    printed: _Output = field(default_factory=_Output)
+    buffer: bytes = b""
+    """What has come of the next messages."""
+    is_closed: bool = False
+    """Whether the worker has closed the socket."""
 
     def message(self, limit: float) -> Result | Stage | _Death:
         """Return the next message of the worker, or how it ended."""
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
-            # A child of the worker may hold the pipe open, so its end alone proves nothing.
+            if b"\n" in self.buffer:
+                line, _, self.buffer = self.buffer.partition(b"\n")
+                return _message(line, self.token) or _garbage(line)
+            if len(self.buffer) > _LONGEST_MESSAGE:
+                return _garbage(self.buffer)
+            # Asked before reading: what a worker sent before it died is read after that.
             is_alive = self.process.is_alive()
-            try:
-                if self.pipe.poll(_POLL if is_alive else 0):
-                    message: Result | Stage = self.pipe.recv()
-                    return message
-            except (EOFError, OSError):
+            has_news = self._receive(_POLL if is_alive else 0)
+            if not is_alive and (not has_news or self.is_closed):
+                return self._death()
+            if self.is_closed:
                 self.process.join(_POLL)
                 if self.process.is_alive():
                     return _Death("closed the pipe to the checker")
-                is_alive = False
-            if not is_alive:
-                return self._death()
         return _Death(f"took longer than {limit:g} s{self._place_of_hang()}", hung=True)
 
     def close(self) -> None:
@@ -220,25 +269,82 @@ class _Worker:
         _kill_group(self.process.pid)
         self.process.kill()
         self.process.join()
-        self.pipe.close()
+        _kill_left_behind(self.folder)
+        self.messages.close()
+        if self.output is not None:
+            self.output.close()
+
+    def _receive(self, timeout: float) -> bool:
+        """Read a part of the messages and of the output; return whether messages were read.
+
+        Neither is waited for in the middle of a line, as a policy may write half of one.
+        """
+        channels: list[Any] = [] if self.is_closed else [self.messages]
+        if self.output is not None:
+            channels.append(self.output)
+        ready = wait(channels, timeout)
+        if self.output is not None and self.output in ready:
+            self._read_output()
+        if self.messages not in ready:
+            return False
+        try:
+            data = self.messages.recv(_CHUNK)
+        except OSError:  # the other end was closed with something unread
+            data = b""
+        self.buffer += data
+        self.is_closed = not data
+        return True
+
+    def _read_output(self) -> None:
+        assert self.output is not None
+        data = os.read(self.output.fileno(), _CHUNK)
+        self.printed.add(data)
+        if not data:
+            self.output.close()
+            self.output = None
 
     def _death(self) -> _Death:
         code = self.process.exitcode
+        place = self._place(wait_for=0)
         if code is not None and code < 0:
-            return _Death(f"died of {signal.Signals(-code).name}{self._place()}")
-        return _Death(f"ended itself with exit code {code}{self._place()}")
+            return _Death(f"died of {signal.Signals(-code).name}{place}")
+        return _Death(f"ended itself with exit code {code}{place}")
 
     def _place_of_hang(self) -> str:
         """Have faulthandler write where the worker is, at a signal, and read it."""
         if hasattr(signal, "SIGUSR1"):
             os.kill(self.process.pid, signal.SIGUSR1)
-            time.sleep(_DUMP_WAIT)
-        return self._place()
+        return self._place(wait_for=_DUMP_WAIT)
 
-    def _place(self) -> str:
-        path = self.folder / _OUTPUT
-        place = place_in_dump(path.read_text(errors="replace") if path.is_file() else "")
+    def _place(self, *, wait_for: float) -> str:
+        """Return the place in the last dump, after reading what comes of the output meanwhile."""
+        deadline = time.monotonic() + max(wait_for, _POLL)
+        while self.output is not None and time.monotonic() < deadline:
+            if not wait([self.output], wait_for):
+                break
+            self._read_output()
+        place = place_in_dump(self.printed.text())
         return f" at {place}" if place else ""
+
+
+def _message(line: bytes, token: str) -> Result | Stage | None:
+    """Return the message in a line of JSON; None if it is not one of our worker."""
+    try:
+        data = json.loads(line)
+        if data.pop("token") != token:
+            return None
+        if "stage" in data:
+            return Stage(data["stage"])
+        data = data["result"]
+        texts = {key: str(value) for key, value in data.items()}
+        status, seconds = Status(texts.pop("status")), float(texts.pop("seconds"))
+        return Result(**texts, status=status, seconds=seconds)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _garbage(data: bytes) -> _Death:
+    return _Death(f"wrote to the checker's own socket what is not a message of it: {data[:60]!r}")
 
 
 def _kill_group(pid: int | None) -> None:
@@ -249,20 +355,43 @@ def _kill_group(pid: int | None) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def _kill_left_behind(folder: Path) -> None:
+    """Kill the processes of a worker that have left its group, as daemons do, on Linux.
+
+    They have its variable if they run another program, and its working folder if they do not.
+    """
+    if sys.platform != "linux":
+        return
+    mark = f"{_FOLDER_VARIABLE}={folder}".encode()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal():
+            continue
+        # Most belong to others, and any of them may be gone.
+        with suppress(OSError):
+            in_folder = os.readlink(f"{entry.path}/cwd") == str(folder)
+            if in_folder or mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
 @contextmanager
 def _worker(job: Job) -> Iterator[_Worker]:
     """Start a worker in a temporary folder; afterwards nothing remains of either."""
     context: Any = multiprocessing.get_context(_start_method())
-    parent, child = context.Pipe(duplex=False)
-    folder = Path(tempfile.mkdtemp(prefix="puffer-policies-check-"))
-    process = context.Process(target=_work, args=(job, child, str(folder)))
+    ours, theirs = socket.socketpair()
+    # A pipe for the output, as programs expect of it; on Windows it would not be a descriptor.
+    output, printer = context.Pipe(duplex=False) if os.name == "posix" else (None, None)
+    # As the working folder of a process is read.
+    folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="puffer-policies-check-")))
+    process = context.Process(target=_work, args=(job, theirs, printer, str(folder)))
     with warnings.catch_warnings():
         # Python 3.12 warns of any fork beside threads; torch always has some. The worker uses
         # none of theirs.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
-    child.close()
-    worker = _Worker(process, parent, folder)
+    theirs.close()
+    if printer is not None:
+        printer.close()
+    worker = _Worker(process, ours, output, job.token, folder)
     try:
         yield worker
     finally:
@@ -280,33 +409,45 @@ def _start_method() -> str:
 # -- the worker ------------------------------------------------------------------------------------
 
 
-def _work(job: Job, pipe: Connection, folder: str) -> None:
+def _work(job: Job, messages: socket.socket, printer: Connection | None, folder: str) -> None:
     """Announce each stage and send each result, until the job is done."""
-    _detach(folder)
-    pipe.send(Stage.BUILD)
+    _detach(printer, folder)
+    _send(messages, job, {"stage": Stage.BUILD})
     results = run_here(
         job.target, job.checks, expected=job.expected, already_reported=job.already_reported
     )
-    pipe.send(Stage.CHECK)
+    _send(messages, job, {"stage": Stage.CHECK})
     for result in results:
-        pipe.send(result)
-    pipe.send(Stage.END)
+        _send(messages, job, {"result": _plain(result)})
+    _send(messages, job, {"stage": Stage.END})
 
 
-def _detach(folder: str) -> None:
+def _send(messages: socket.socket, job: Job, data: dict[str, Any]) -> None:
+    messages.sendall(json.dumps({"token": job.token, **data}).encode() + b"\n")
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, float) else str(value)[:_LONGEST_TEXT]
+        for key, value in asdict(result).items()
+    }
+
+
+def _detach(printer: Connection | None, folder: str) -> None:
     """Keep the output, files, memory and children of this process from everybody else."""
     if hasattr(os, "setsid"):
         os.setsid()  # so that the parent can end it with all that it started
     os.chdir(folder)
-    _redirect_output(Path(folder, _OUTPUT))
+    os.environ[_FOLDER_VARIABLE] = folder
+    _redirect_output(printer)
     # After a fork, threads of the parent's pools are gone, and waiting for them would hang.
     torch.set_num_threads(1)
     if sys.platform == "linux":
         _limit_memory()
 
 
-def _redirect_output(path: Path) -> None:
-    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _redirect_output(printer: Connection | None) -> None:
+    output = os.open(os.devnull, os.O_WRONLY) if printer is None else printer.fileno()
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
