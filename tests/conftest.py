@@ -40,6 +40,7 @@ TRAINER_FILES = [
     "test_options.py",
     "test_rollout.py",
     "test_run.py",
+    "test_setup.py",
     "test_trainer.py",
 ]
 collect_ignore = TRAINER_FILES if TOO_OLD else []

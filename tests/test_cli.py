@@ -170,7 +170,8 @@ def test_train_and_eval_agree(capsys, project):
     quick = ["--train.total-timesteps", "1024", "--eval.episodes", "4", "--json"]
     code, out, _ = run(capsys, "train", "CartPole-v1", *quick)
     assert code == 0
-    *updates, trained = map(json.loads, out.splitlines())
+    note, *updates, trained = map(json.loads, out.splitlines())
+    assert "4,096 steps, not 1,024" in note["note"]
     assert [each["epoch"] for each in updates] == [1]
     code, out, _ = run(capsys, "eval", trained["folder"], "--json")
     assert code == 0

@@ -37,8 +37,10 @@ def config_of(*flags, name="CartPole-v1"):
 
 
 def test_policies_share_budget_and_seeds(project):
-    found = compare(config_of(), ["Default", LSTM], seeds=2, folder="new")
+    config = config_of("--train.total-timesteps", "200")  # updates of 128 steps are whole
+    found = compare(config, ["Default", LSTM], seeds=2, folder="new")
     assert found.seeds == (1, 2)
+    assert (found.steps, found.to_dict()["steps_asked"]) == (256, 200)
     assert {entry.policy for entry in found.entries} == {"Default", LSTM}
     for entry in found.entries:
         configs = [json.loads((r.folder / "config.json").read_text()) for r in entry.runs]

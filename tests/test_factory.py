@@ -318,5 +318,5 @@ def test_wrappers_of_a_wrong_type_are_shown(wrappers):
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8", None, True])
 def test_a_width_that_is_none_is_refused_in_words(size):
-    with pytest.raises(BuildError, match=r"hidden_size should be a whole number from 1 on"):
+    with pytest.raises(BuildError, match=r"hidden_size=.*should be a whole number from 1 on"):
         get_policy("Default", SPACES, hidden_size=size)

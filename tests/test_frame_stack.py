@@ -182,5 +182,5 @@ def test_images_stay_images_however_many_channels_their_frames_have(shape):
 def test_no_frames_and_two_memories_are_refused():
     with pytest.raises(BuildError, match="frames=0"):
         stacked_policy(frames=0)
-    with pytest.raises(BuildError, match="recurrent already"):
+    with pytest.raises(BuildError, match="forbids 'recurrent'"):
         get_policy("LSTMWrapper(FrameStackWrapper(Default))", Spaces(VECTOR, ACTIONS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from puffer_policies.assembly.fit import require_fit, require_stack
 from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
-from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean
+from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean, short
 from puffer_policies.foreign import error_text, foreign_code
 from puffer_policies.registry import Registry
 from puffer_policies.registry.names import target_of
@@ -50,10 +51,10 @@ def prepare(
     if isinstance(policy, type):
         inner, outer = _component(_class_record(policy, PolicyRecord, registry), kwargs or {}), []
     else:
-        spec = spec_of(policy, registry)
+        spec = spec_of(policy, registry).with_kwargs(kwargs or {})
         record = registry.get(spec.name, kind="policy")
         assert isinstance(record, PolicyRecord)
-        inner, outer = _component(record, _merged(spec, kwargs or {})), [*spec.wrappers]
+        inner, outer = _component(record, spec.kwargs), [*spec.wrappers]
     # A string is iterable, but its characters are not wrappers.
     if isinstance(wrappers, str | Mapping) or not isinstance(wrappers, Iterable):
         raise BuildError(
@@ -155,17 +156,6 @@ def _component(record: R, kwargs: Mapping[str, Any]) -> _Component[R]:
     return _Component(record, {**record.defaults, **kwargs})
 
 
-def _merged(spec: PolicySpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    twice = sorted(spec.kwargs.keys() & kwargs.keys())
-    if twice:
-        name = twice[0]
-        raise BuildError(
-            f"{name!r} is given twice for {spec.name!r}: {spec.kwargs[name]!r} in the expression "
-            f"and {kwargs[name]!r} as a keyword."
-        )
-    return {**spec.kwargs, **kwargs}
-
-
 def _wrapper_component(wrapper: WrapperLike, registry: Registry) -> _Component[WrapperRecord]:
     if isinstance(wrapper, type):
         return _component(_class_record(wrapper, WrapperRecord, registry), {})
@@ -231,8 +221,26 @@ def _inner_env(wrapper: _Component[WrapperRecord], env: Any, *, num_positional: 
     # Before the call, as a wrong keyword would be a TypeError in it.
     _require_arguments(cls, wrapper.record.name, wrapper.kwargs, num_positional=num_positional)
     outside = spaces_of(env)
-    inside = wrapped_spaces(outside, **wrapper.kwargs)
+    with _explained(wrapper):
+        inside = wrapped_spaces(outside, **wrapper.kwargs)
     return env if inside is outside else inside
+
+
+def _explained(component: _Component[Any]) -> AbstractContextManager[None]:
+    """Turn whatever the code of a component raises into a `BuildError` that names it."""
+    record = component.record
+
+    def failure(error: BaseException) -> PolicyError:
+        if isinstance(error, PolicyError):
+            return error
+        return BuildError(
+            f"Building {record.name!r} with {short(dict(component.kwargs))} failed: "
+            f"{error_text(error)}",
+            fix=f"Its class is {record.target}.",
+        )
+
+    # It may be a stranger's code: one that calls sys.exit must not end this process.
+    return foreign_code(f"building {record.qualified_name}", failure)
 
 
 def _construct(
@@ -243,17 +251,7 @@ def _construct(
     if strict:
         _require_class(cls, name=record.qualified_name)
     _require_arguments(cls, name, kwargs, num_positional=len(arguments))
-
-    def failure(error: BaseException) -> PolicyError:
-        if isinstance(error, PolicyError):
-            return error
-        return BuildError(
-            f"Building {name!r} with {dict(kwargs)!r} failed: {error_text(error)}",
-            fix=f"Its class is {record.target}.",
-        )
-
-    # A constructor is a stranger's code: one that calls sys.exit must not end this process.
-    with foreign_code(f"building {record.qualified_name}", failure):
+    with _explained(component):
         module: nn.Module = cls(*arguments, **kwargs)
     if strict:
         require_members(module, name=record.qualified_name)

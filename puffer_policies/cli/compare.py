@@ -87,7 +87,9 @@ def _default_folder(config: Config) -> Path:
 
 def _print(comparison: Comparison) -> None:
     seeds = len(comparison.seeds)
-    title = f"{comparison.env}, {comparison.steps:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
+    asked = comparison.config["train"]["total_timesteps"]
+    whole = f" (whole updates; {asked:,} were asked for)" if comparison.steps > asked else ""
+    title = f"{comparison.env}, {comparison.steps:,} steps{whole}, {seeds} seed" + "s" * (seeds > 1)
     columns = ("policy", "return", "runs", "parameters", "steps/s", "seconds", "error")
     print_table(title, columns, [_row(each) for each in comparison.entries])
     if comparison.interrupted:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.errors import BuildError, IncompatibleSpace
+from puffer_policies.errors import BuildError, IncompatibleSpace, short
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
@@ -38,10 +38,20 @@ class InputLinear(nn.Linear):
         return torch.addmm(self.bias, x, weight.t().contiguous())
 
 
+def require_count(name: str, number: Any) -> int:
+    """Return an argument of a constructor that is a whole number from 1 on.
+
+    Raises:
+        BuildError: it is anything else; torch accepts 0 silently, and fails at 2.5 far away.
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise BuildError(f"{name}={short(number)}, but it should be a whole number from 1 on.")
+    return int(number)
+
+
 def require_width(hidden_size: Any) -> None:
-    """Raise an error for a width that is not a whole number from 1 on; torch accepts 0 silently."""
-    if isinstance(hidden_size, bool) or not isinstance(hidden_size, Integral) or hidden_size < 1:
-        raise BuildError(f"hidden_size should be a whole number from 1 on, got {hidden_size!r}.")
+    """Raise an error for a width that is not a whole number from 1 on."""
+    require_count("hidden_size", hidden_size)
 
 
 class MLPEncoder(nn.Module):
@@ -75,9 +85,8 @@ class LinearEncoder(MLPEncoder):
     """One Linear layer and GELU, PufferLib's default, or several of them."""
 
     def __init__(self, space: Any, hidden_size: int, *, num_layers: int = 1) -> None:
-        if num_layers < 1:
-            raise BuildError(f"num_layers={num_layers}; an encoder has at least one layer.")
-        super().__init__(space, (hidden_size,) * num_layers, activation=nn.GELU)
+        sizes = (hidden_size,) * require_count("num_layers", num_layers)
+        super().__init__(space, sizes, activation=nn.GELU)
 
 
 @dataclass(frozen=True, slots=True)

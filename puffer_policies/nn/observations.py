@@ -48,6 +48,7 @@ class TensorLayout:
 
     def flatten(self, observations: Tensor) -> tuple[Tensor, Shape]:
         """Return the tensor with one axis in front, and the axes that it had there."""
+        require_tensor(observations)
         axes = observations.ndim - len(self.shape)
         if axes not in (1, 2) or observations.shape[axes:] != self.shape:
             raise _wrong_shape(observations, self.shape, "(B, *obs) or (B, T, *obs)")
@@ -106,9 +107,20 @@ def sorted_keys(space: gym_spaces.Dict) -> tuple[Any, ...]:
 
 
 def require_shape(observations: Tensor, shape: Shape) -> None:
-    """Raise an error for any other shape than (N, *shape)."""
+    """Raise an error for what is not a tensor (N, *shape)."""
+    require_tensor(observations)
     if observations.shape[1:] != shape or not observations.ndim:
         raise _wrong_shape(observations, shape, "(N, *obs)")
+
+
+def require_tensor(value: Any, name: str = "Observations") -> None:
+    """Raise an error for an array of NumPy, as envs return it, and anything else but a tensor."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise IncompatibleSpace(
+            f"{name} should be a torch.Tensor, not {kind}.",
+            fix="torch.as_tensor(array) makes one. An Agent takes what an env returns.",
+        )
 
 
 def require_keys(observations: Any, keys: tuple[Any, ...]) -> None:

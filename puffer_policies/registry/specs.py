@@ -100,6 +100,20 @@ class PolicySpec:
         """Return one line of JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
+    def with_kwargs(self, kwargs: Mapping[str, Any]) -> PolicySpec:
+        """Return this spec with more arguments of the policy.
+
+        Raises:
+            BuildError: it has one of them already.
+        """
+        for key in kwargs:
+            if key in self.kwargs:
+                raise BuildError(
+                    f"{key!r} is given twice for {self.name!r}: {short(self.kwargs[key])} in the "
+                    f"expression and {short(kwargs[key])} beside it."
+                )
+        return PolicySpec(self.name, {**self.kwargs, **kwargs}, self.wrappers)
+
     def wrapped(self, *wrappers: WrapperSpec) -> PolicySpec:
         """Return this spec with more wrappers around it."""
         return PolicySpec(self.name, self.kwargs, self.wrappers + wrappers)

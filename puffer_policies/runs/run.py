@@ -96,7 +96,7 @@ def train_from_config(
             trainer = Trainer(config.train, vecenv, policy, world=world)
             # One process prints; two panels on one terminal would overwrite each other.
             kind = display if world.is_main else "quiet"
-            with make_display(kind, total_steps=config.train.total_timesteps) as screen:
+            with make_display(kind, total_steps=trainer.total_steps) as screen:
                 result = _run(config, trainer, screen, registry, resume, stop_when)
             screen.summary(config.base.env_name, summary(result, policy))
             return result
@@ -116,6 +116,11 @@ def _run(
         return _follow(trainer, resume)
     if trainer.world.size > 1:
         display.note(_shares_text(trainer))
+    if (asked := config.train.total_timesteps) < trainer.total_steps:
+        display.note(
+            f"The run makes {trainer.total_steps:,} steps, not {asked:,}: updates of "
+            f"{trainer.total_steps // trainer.plan.num_updates:,} steps are always whole."
+        )
     if resume is None:
         folder = new_folder(config)
     else:

@@ -59,7 +59,7 @@ def device_of(config: TrainConfig) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"train.device is {config.device!r}, which this machine can't use: {reason}",
-            fix="Use auto or cpu.",
+            fix="Use auto, which takes a GPU where there is one, or cpu.",
         ) from error
     return torch.device(name)
 
@@ -120,7 +120,8 @@ def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> 
     """
     registry = default_registry() if registry is None else registry
     rnn = config.base.rnn_name
-    spec = spec_of(config.base.policy_name, registry)
+    # Into the spec, not as keywords of get_policy: [policy] must not reach the builder's own.
+    spec = spec_of(config.base.policy_name, registry).with_kwargs(config.policy)
     if config.train.normalize_observations:
         # Inside, not outside: memories and masks around it would otherwise see normalized values.
         spec = spec.wrapped_inside(WrapperSpec(NORMALIZER))
@@ -129,6 +130,5 @@ def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> 
         env,
         wrappers=[WrapperSpec(rnn, config.rnn)] if rnn else [],
         registry=registry,
-        **config.policy,
     )
     return policy.to(device_of(config.train))

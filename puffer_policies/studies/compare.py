@@ -24,6 +24,7 @@ from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_t
 from puffer_policies.streams import json_text
 from puffer_policies.studies.curves import flat_options
 from puffer_policies.studies.plot import plot_runs
+from puffer_policies.train.plan import total_steps
 
 TABLE = "comparison.json"
 OWN_OPTIONS = ("seed", "data_dir")
@@ -121,7 +122,7 @@ class Comparison:
 
     env: str
     steps: int
-    """Env steps of each run."""
+    """Env steps of each run: whole updates, so maybe more than the config asks for."""
     seeds: tuple[int, ...]
     folder: Path
     entries: tuple[Entry, ...]
@@ -135,6 +136,7 @@ class Comparison:
         return {
             "env": self.env,
             "steps": self.steps,
+            "steps_asked": self.config["train"]["total_timesteps"],
             "seeds": self.seeds,
             "folder": str(self.folder),
             "interrupted": self.interrupted,
@@ -176,11 +178,11 @@ def compare(
     """
     # Everything is checked before the first of many minutes of training.
     configs = {policy: config_for(config, policy) for policy in _distinct(policies)}
-    sizes = _parameters(configs, registry)
+    sizes, steps = _parameters(configs, registry)
     folder = user_path(folder)
     entries = {policy: Entry(policy, size) for policy, size in sizes.items()}
     entries |= _earlier_entries(folder, config, sizes)
-    tournament = _Tournament(config, configs, entries, _folder(folder), registry, tell)
+    tournament = _Tournament(config, steps, configs, entries, _folder(folder), registry, tell)
     return tournament.run(tuple(range(config.train.seed, config.train.seed + seeds)))
 
 
@@ -218,13 +220,15 @@ class _Tournament:
     def __init__(
         self,
         config: Config,
+        steps: int,
         configs: dict[str, Config],
         entries: dict[str, Entry],
         folder: Path,
         registry: Registry | None,
         tell: Callable[[str], object],
     ) -> None:
-        self.config, self.configs, self.entries = config, configs, entries
+        self.config, self.steps = config, steps
+        self.configs, self.entries = configs, entries
         self.folder, self.registry, self.tell = folder, registry, tell
         self.interrupted = False
 
@@ -252,7 +256,7 @@ class _Tournament:
         try:
             result = train_from_config(
                 replace(config, train=train),
-                display=Progress(train.total_timesteps, label, self.tell),
+                display=Progress(self.steps, label, self.tell),
                 registry=self.registry,
                 resume=resume,
             )
@@ -274,7 +278,7 @@ class _Tournament:
         """Return the comparison so far, after writing it to the table."""
         comparison = Comparison(
             env=self.config.base.env_name,
-            steps=self.config.train.total_timesteps,
+            steps=self.steps,
             seeds=seeds,
             folder=self.folder,
             entries=tuple(sorted(self.entries.values(), key=_rank)),
@@ -299,11 +303,17 @@ def _distinct(policies: Sequence[str]) -> list[str]:
     return list(policies)
 
 
-def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[str, int]:
-    """Build every policy once and count its parameters; report all that can't be built at once."""
+def _parameters(
+    configs: dict[str, Config], registry: Registry | None
+) -> tuple[dict[str, int], int]:
+    """Build every policy once, and return their numbers of parameters and the steps of each run.
+
+    All that can't be built are reported at once.
+    """
     config = next(iter(configs.values()))
     env = single_vecenv_of(config)
     sizes, problems = {}, []
+    steps = total_steps(config.train, env.num_agents * config.vec.num_envs)
     try:
         for policy, own in configs.items():
             try:
@@ -318,7 +328,7 @@ def _parameters(configs: dict[str, Config], registry: Registry | None) -> dict[s
             "\n".join(problems),
             fix=f"List those that fit with: puffer-policies list --fits {config.base.env_name}",
         )
-    return sizes
+    return sizes, steps
 
 
 def _shared_options(config: Config) -> dict[str, Any]:

@@ -8,18 +8,20 @@ process the functions here change nothing.
 from __future__ import annotations
 
 import importlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.config.values import Range, convert
 from puffer_policies.errors import ConfigError
 from puffer_policies.nn import collective
 
@@ -103,23 +105,64 @@ def share_of(config: TrainConfig, world: World) -> TrainConfig:
     return replace(config, total_timesteps=-(-config.total_timesteps // world.size), **sizes)
 
 
+_FIX = "Start all processes by torchrun, or unset WORLD_SIZE to train in a single one."
+
+
+def _world_of(environ: Mapping[str, str]) -> World:
+    """Return the world that torchrun describes in the environment of each process."""
+    size = _number(environ, "WORLD_SIZE", 1, low=1)
+    if size == 1:
+        return ALONE
+    # Schedulers may leave some of them set, and torch reports the first missing one alone.
+    required = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in required if not environ.get(name)]:
+        raise ConfigError(f"WORLD_SIZE is {size}, but {_and(missing)} not set.", fix=_FIX)
+    _number(environ, "MASTER_PORT", 0, high=2**16 - 1)
+    local_rank = _number(environ, "LOCAL_RANK", 0)
+    return World(_number(environ, "RANK", 0, high=size - 1), size, local_rank)
+
+
+def _number(
+    environ: Mapping[str, str], name: str, default: int, *, low: int = 0, high: float = math.inf
+) -> int:
+    try:
+        number: int = convert(environ.get(name, default), Annotated[int, Range(low, high)])
+    except ValueError as error:
+        raise ConfigError(f"{name} in the environment: {error}", fix=_FIX) from error
+    return number
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
+
+
 @contextmanager
 def joined(device_type: str) -> Iterator[World]:
-    """Join the other processes if ``torchrun`` started this one, and leave them at the end."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Join the other processes if ``torchrun`` started this one, and leave them at the end.
+
+    Raises:
+        ConfigError: the environment names some of what torchrun sets, or the others can't be
+            joined.
+    """
+    world = _world_of(os.environ)
+    if world.size == 1:
         yield ALONE
         return
-    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
-    if device_type == "cuda":
-        torch.cuda.set_device(world.local_rank)
     # Importing this module later, as torch's optimizers do, binds the group of that moment to its
     # default arguments. gloo's threads would then outlive the group and could abort the process
     # while it exits.
     importlib.import_module("torch.distributed.nn")
     # Gradients are tensors of the device and use nccl on GPUs; counts of the host use gloo.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        if device_type == "cuda":
+            torch.cuda.set_device(world.local_rank)
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:  # torch's own errors are RuntimeErrors
+        raise ConfigError(
+            f"The {world.size} processes can't be joined: {str(error).splitlines()[0]}",
+            fix=_FIX,
+        ) from error
     try:
         yield world
     finally:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError
+
+MAX_BATCH = 2**32
+"""Steps of a rollout; more fill the memory of every machine, and take minutes to divide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Plan:
     def num_steps(self) -> int:
         """Steps of each agent in a rollout."""
         return self.batch_size // self.num_agents
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, which makes whole updates."""
+        return self.num_updates * self.batch_size
 
     @property
     def segments_per_minibatch(self) -> int:
@@ -56,7 +65,12 @@ def make_plan(
     """
     # Without memory no step needs the one before it, and single steps shuffle best.
     segment = config.bptt_horizon if recurrent else 1
-    batch = num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
+    batch = _batch_size(config, num_agents)
+    if batch > MAX_BATCH:
+        raise ConfigError(
+            f"train.batch_size {batch:,} is more than {MAX_BATCH:,} steps.",
+            fix="Use a smaller train.bptt_horizon, train.batch_size or vec.num_envs.",
+        )
     minibatch = config.minibatch_size
     if minibatch == "auto":
         minibatch = _auto_minibatch(batch, segment)
@@ -74,17 +88,31 @@ def make_plan(
             "\n".join(problems),
             fix=_nearest_sizes(batch, minibatch, num_agents, segment),
         )
-    # Rounded up: a run makes at least the steps that were asked for.
-    num_updates = max(-(-config.total_timesteps // batch), 1)
+    num_updates = total_steps(config, num_agents) // batch
     return Plan(num_agents, batch, minibatch, segment, num_updates, piece)
+
+
+def total_steps(config: TrainConfig, num_agents: int) -> int:
+    """Return the steps of a whole run: at least ``total_timesteps``, in whole updates."""
+    batch = _batch_size(config, num_agents)
+    return -(-config.total_timesteps // batch) * batch
+
+
+def _batch_size(config: TrainConfig, num_agents: int) -> int:
+    return num_agents * config.bptt_horizon if config.batch_size == "auto" else config.batch_size
 
 
 def _auto_minibatch(batch: int, segment: int) -> int:
     """A quarter of the batch, as in CleanRL, rounded so that it holds whole segments."""
-    minibatch = max(batch // segment // 4, 1) * segment
-    while batch % minibatch and minibatch < batch:
-        minibatch += segment
-    return minibatch
+    segments = max(batch // segment, 1)
+    quarter = max(segments // 4, 1)
+    return segment * next(k for k in _divisors(segments) if k >= quarter)
+
+
+def _divisors(number: int) -> list[int]:
+    """Return the divisors of a number, sorted."""
+    small = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
+    return sorted({*small, *(number // k for k in small)})
 
 
 def _agents(num_agents: int, num_envs: int | None) -> str:
@@ -99,9 +127,7 @@ def _nearest_sizes(batch: int, minibatch: int, num_agents: int, segment: int) ->
     batches = _nearest(batch, [unit * k for k in (batch // unit, batch // unit + 1) if k])
     # The minibatch must divide the batch that the message proposes, not the one that failed.
     best = min(batches, key=lambda size: abs(size - batch))
-    segments = best // segment
-    divisors = [k for k in range(1, segments + 1) if segments % k == 0]
-    minibatches = _nearest(minibatch, [segment * k for k in divisors])
+    minibatches = _nearest(minibatch, [segment * k for k in _divisors(best // segment)])
     unit_text = f"{num_agents} agents" + f" x train.bptt_horizon {segment}" * (segment > 1)
     return (
         f"Nearest that fit: train.batch_size {_or(batches)}, whole multiples of {unit_text}; with "

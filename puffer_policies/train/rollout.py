@@ -17,6 +17,7 @@ from torch import Tensor
 
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError
+from puffer_policies.machine import require_memory
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.carry import Carry, Tensors
@@ -189,6 +190,7 @@ class _Buffers:
 
     def __init__(self, num_steps: int, num_envs: int, inputs: Inputs, device: torch.device) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
+        _require_memory(rows, num_envs, inputs, device)
         self._inputs = map_nested(lambda leaf: _zeros(leaf, rows, device), inputs)
         # Cut once: indexing a tensor costs as much as adding two.
         self._rows = [map_nested(operator.itemgetter(t), self._inputs) for t in range(rows)]
@@ -259,6 +261,29 @@ class _Buffers:
             ghost=self._ghost,
             states=states,
         )
+
+
+_STEP_SIZE = 1000
+"""Bytes of the Python objects that stand for a step, whatever its observations; measured 2,500."""
+
+
+def _require_memory(rows: int, num_envs: int, inputs: Inputs, device: torch.device) -> None:
+    """Refuse a rollout that no memory holds, before anything is allocated for it.
+
+    Raises:
+        ConfigError: it needs more than there is.
+    """
+    row = sum(to_tensor(leaf).nbytes for leaf in leaves(inputs))
+    row += num_envs * 4 * 6  # actions, log-probs, values, rewards and flags
+    memory = None
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    require_memory(
+        rows * (row + _STEP_SIZE),
+        f"Rollouts of {rows - 1:,} steps in {num_envs:,} envs",
+        fix="Use a smaller train.bptt_horizon, train.batch_size or vec.num_envs.",
+        memory=memory,
+    )
 
 
 def _zeros(leaf: Any, rows: int, device: torch.device) -> Tensor:

@@ -102,6 +102,11 @@ class Trainer:
         self._collect_seconds = self._estimate_seconds = 0.0
 
     @property
+    def total_steps(self) -> int:
+        """Env steps of the whole run, over all processes: whole updates."""
+        return self.plan.total_steps * self.world.size
+
+    @property
     def finished(self) -> bool:
         """Whether the run has made all its updates."""
         return self.epoch >= self.plan.num_updates

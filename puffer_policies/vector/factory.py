@@ -17,6 +17,7 @@ from puffer_policies.config.load import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
 from puffer_policies.envs.factory import NATIVE, best_mode, env_not_found, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
+from puffer_policies.machine import require_memory
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
@@ -24,6 +25,9 @@ from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
 from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
+
+_SIZES = {NATIVE: 100, "envpool": 100, "sync": 2_000, "async": 10_000_000}
+"""Bytes of a copy of the smallest env: a row of its vector class, an object, or a process."""
 
 VECTORIZATIONS = ("auto", "native", "sync", "async", "envpool")
 """How copies run: in its own vector class, in this process, in one process each, in EnvPool."""
@@ -44,7 +48,8 @@ def make_vecenv(
     PettingZoo's, whose copies run in this process.
 
     Raises:
-        ConfigError: an unknown backend, fewer than one env, or a backend that can't run this env.
+        ConfigError: an unknown backend, fewer than one env, more than fit into memory, or a backend
+            that can't run this env.
         EnvError: the env can't be made.
         MissingDependency: a package that it needs is not installed.
     """
@@ -58,10 +63,23 @@ def make_vecenv(
         raise ConfigError(f"vec.num_envs is {num_envs}.", fix="At least one env is needed.")
     kwargs = dict(env_kwargs or {})
     if env_id.startswith(PETTINGZOO):
+        _require_memory(num_envs, "sync")
         return _make_parallel(env_id, num_envs, vectorization, kwargs)
     if vectorization == "envpool":
+        _require_memory(num_envs, vectorization)
         return GymVecEnv(EnvPoolVectorEnv(env_id, num_envs, env_kwargs=kwargs))
-    return GymVecEnv(_make_gymnasium(env_id, num_envs, _mode(env_id, vectorization), kwargs))
+    mode = _mode(env_id, vectorization)
+    _require_memory(num_envs, mode)
+    return GymVecEnv(_make_gymnasium(env_id, num_envs, mode, kwargs))
+
+
+def _require_memory(num_envs: int, mode: str) -> None:
+    """Refuse more copies than this machine can hold, before the first is made."""
+    require_memory(
+        num_envs * _SIZES[mode],
+        f"{num_envs:,} envs (vec.num_envs)",
+        fix="Use a smaller vec.num_envs.",
+    )
 
 
 def _make_gymnasium(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import ACTION_MASK, State
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.nn.observations import leaf_spaces, without_key
+from puffer_policies.nn.observations import leaf_spaces, require_tensor, without_key
 from puffer_policies.spaces import Spaces, action_layout, described
 from puffer_policies.wrappers.base import PolicyWrapper
 
@@ -96,6 +96,7 @@ class ActionMaskWrapper(PolicyWrapper):
                 fix="The env gives one in info['action_mask'], by a method action_masks(), or in a "
                 "Dict observation: ActionMaskWrapper(key='action_mask'). Or leave the wrapper out.",
             )
+        require_tensor(mask, f"state[{ACTION_MASK!r}]")
         if mask.shape[-1] != sum(self.nvec):
             raise ContractError(
                 f"The action mask has shape {tuple(mask.shape)}; expected (B, {sum(self.nvec)}) or "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, State
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.cores.base import Core
-from puffer_policies.nn.observations import Shape, batch_layout
+from puffer_policies.nn.observations import Shape, batch_layout, require_tensor
 from puffer_policies.spaces import spaces_of
 
 
@@ -304,6 +304,7 @@ def episode_starts(state: State | None, batch: Shape, device: torch.device) -> T
     starts: Tensor | None = state.get(EPISODE_START) if state else None
     if starts is None:
         return None
+    require_tensor(starts, f"state[{EPISODE_START!r}]")
     starts = starts.to(device, torch.bool)
     if tuple(starts.shape) == batch:
         return starts

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested, names_of
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.observations import batch_layout, leaf_spaces, space_of_leaves
 from puffer_policies.spaces import Image, Spaces, described, image_layout, spaces_of
 from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
@@ -55,7 +56,7 @@ class FrameStackWrapper(PolicyWrapper):
                 fix="Use one of them.",
             )
         space = spaces_of(env).observation
-        self.frames = frames
+        self.frames = require_count("frames", frames)
         self._leaves = frames_of(space, frames)
         self.frame_stacks = nn.ModuleList(leaves(self._leaves))  # so that devices reach them
         names = iter(names_of(self._leaves, KEY))
@@ -65,8 +66,7 @@ class FrameStackWrapper(PolicyWrapper):
     @staticmethod
     def wrapped_spaces(spaces: Spaces, *, frames: int = 4) -> Spaces:
         """Return the spaces that the wrapped policy is built for: K frames of each leaf."""
-        if frames < 1:
-            raise BuildError(f"frames={frames}; a policy sees at least one observation.")
+        require_count("frames", frames)
         return Spaces(stacked_space(spaces.observation, frames), spaces.action)
 
     def initial_state(

@@ -18,7 +18,13 @@ from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.moments import Moments, RunningMoments, moments_of, of_all_processes
-from puffer_policies.nn.observations import holds_reals, leaf_spaces, require_keys, require_members
+from puffer_policies.nn.observations import (
+    holds_reals,
+    leaf_spaces,
+    require_keys,
+    require_members,
+    require_tensor,
+)
 from puffer_policies.spaces import described
 from puffer_policies.wrappers.base import PolicyWrapper
 
@@ -88,6 +94,7 @@ class NormalizeObservationWrapper(PolicyWrapper):
         updates: list[tuple[RunningMoments, Moments]] = []
 
         def measure(leaf: Tensor, place: int) -> Tensor:
+            require_tensor(leaf)
             running = self._running(place)
             updates.append((running, reduce(moments_of(leaf, running.shape))))
             return leaf
@@ -98,6 +105,7 @@ class NormalizeObservationWrapper(PolicyWrapper):
         super().update_statistics(observations)
 
     def _normalize(self, leaf: Tensor, place: int) -> Tensor:
+        require_tensor(leaf)
         normalized = self._running(place).normalize(leaf, epsilon=self.epsilon)
         return normalized.clamp(-self.clip, self.clip)
 

@@ -21,7 +21,7 @@ from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nested import leaves
 from puffer_policies.nn.features import OneHotFeatures
 from puffer_policies.nn.moments import RunningMoments
-from puffer_policies.nn.observations import Shape, batch_layout
+from puffer_policies.nn.observations import Shape, batch_layout, require_tensor
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout, observation_kind
 from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
@@ -111,6 +111,7 @@ class PrevActionRewardWrapper(PolicyWrapper):
 
 
 def _require_rows(values: Tensor, key: str, shape: Shape) -> None:
+    require_tensor(values, f"state[{key!r}]")
     if values.numel() != math.prod(shape):
         raise ContractError(
             f"state[{key!r}] has shape {tuple(values.shape)}; expected one for each of {shape[0]} "

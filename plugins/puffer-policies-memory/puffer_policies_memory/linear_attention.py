@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import require_heads, require_layers
+from puffer_policies.nn.cores.base import require_heads
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore
@@ -207,7 +208,7 @@ class LinearAttentionCore(StackCore):
             raise BuildError(
                 f"half_life={half_life} steps.", fix="Use a number above 0, or None: no fading."
             )
-        count = range(require_layers(num_layers, "LinearAttentionCore"))
+        count = range(require_count("num_layers", num_layers))
         layers = [LinearAttentionLayer(hidden_size, heads, half_life) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

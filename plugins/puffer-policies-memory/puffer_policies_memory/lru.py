@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import (
     MemoryLayer,
@@ -107,7 +107,7 @@ class LRUCore(StackCore):
         r_min: float = 0.0,
         r_max: float = 1.0,
     ) -> None:
-        count = range(require_layers(num_layers, "LRUCore"))
+        count = range(require_count("num_layers", num_layers))
         layers = [LRULayer(hidden_size, r_min=r_min, r_max=r_max) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

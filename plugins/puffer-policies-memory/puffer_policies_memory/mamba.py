@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore
@@ -241,7 +241,7 @@ class MambaCore(StackCore):
                 "an inner width, and a convolution over at least two steps.",
                 fix="The paper has 16, 4 and 2.",
             )
-        count = range(require_layers(num_layers, "MambaCore"))
+        count = range(require_count("num_layers", num_layers))
         layers = [
             MambaLayer(hidden_size, d_state=d_state, d_conv=d_conv, expand=expand) for _ in count
         ]

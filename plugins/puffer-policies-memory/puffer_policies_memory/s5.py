@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.base import require_layers
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import (
@@ -145,7 +145,7 @@ class S5Core(StackCore):
                 f"state_size={state_size}; the states of an S5 come in conjugate pairs.",
                 fix="Give an even number, such as 64.",
             )
-        count = range(require_layers(num_layers, "S5Core"))
+        count = range(require_count("num_layers", num_layers))
         super().__init__(input_size, hidden_size, [S5Layer(hidden_size, state_size) for _ in count])
 
 

@@ -94,13 +94,6 @@ class Core(nn.Module):
         }
 
 
-def require_layers(num_layers: int, core: str) -> int:
-    """Return `num_layers`, or refuse a number below 1."""
-    if num_layers < 1:
-        raise BuildError(f"num_layers={num_layers}, but {core!r} has at least one layer.")
-    return num_layers
-
-
 HEAD_SIZE = 32
 """Default width of an attention head, as in the small model of GTrXL's paper."""
 

@@ -1,0 +1,125 @@
+"""What can't be trained is refused in words before it is made: arguments, processes, sizes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from training_toys import Clock
+
+from puffer_policies import get_policy
+from puffer_policies.config.load import load_config
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import BuildError, ConfigError, PolicyError
+from puffer_policies.machine import main_memory, require_memory
+from puffer_policies.runs.setup import policy_of
+from puffer_policies.train import distributed
+from puffer_policies.train.distributed import joined
+from puffer_policies.train.plan import MAX_BATCH, make_plan, total_steps
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.factory import as_vecenv, make_vecenv
+
+OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.mark.parametrize("key", ["validate", "registry", "wrappers", "env", "policy", "kwargs"])
+@pytest.mark.parametrize("name", ["Default", "LSTMWrapper(Default)"])
+def test_an_argument_of_a_policy_is_never_one_of_the_builder(key, name):
+    config = load_config("CartPole-v1", ["--policy-name", name, f"--policy.{key}", "off"])
+    with pytest.raises(BuildError, match=f"Can't build 'Default': no argument '{key}'"):
+        policy_of(config, "CartPole-v1")
+
+
+@pytest.mark.parametrize("number", [None, "2", 2.5, 1e6, [1], True, 0, -1])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("FrameStackWrapper", "frames"),
+        ("LSTMWrapper", "num_layers"),
+        ("GRUWrapper", "num_layers"),
+        ("MinGRUWrapper", "num_layers"),
+        ("GTrXLWrapper", "num_layers"),
+    ],
+)
+def test_a_count_is_a_whole_number_from_1_on(name, argument, number):
+    with pytest.raises(BuildError, match=rf"{argument}=.* should be a whole number from 1 on"):
+        get_policy(f"{name}(Default, {argument}={number!r})", "CartPole-v1")
+
+
+def test_whatever_the_code_of_a_wrapper_raises_names_the_wrapper():
+    with pytest.raises(PolicyError, match=r"FrameStackWrapper.*(MemoryError|OverflowError)"):
+        get_policy(f"FrameStackWrapper(Default, frames={2**62})", "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is 4, but MASTER_ADDR and MASTER_PORT are not set"),
+        ({"MASTER_ADDR": "x", "MASTER_PORT": "1"}, "WORLD_SIZE is 4, but RANK is not set"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE in the environment: expected an integer"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE in the environment: expected a number >= 1"),
+        ({"RANK": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK in the environment"),
+        ({"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1e9"}, "MASTER_PORT in the environ"),
+    ],
+)
+def test_half_an_environment_of_torchrun_is_explained(monkeypatch, environ, problem):
+    for name in OTHERS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "4", **environ}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=problem) as caught, joined("cpu"):
+        pass
+    assert "torchrun" in caught.value.fix
+
+
+def test_processes_that_can_not_be_joined_are_an_error_in_words(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("the address is in use\nmore")
+
+    monkeypatch.setattr(distributed.dist, "init_process_group", fail)
+    for name, value in zip(OTHERS, ("0", "2", "0", "x", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="2 processes can't be joined: the address") as caught:
+        joined("cpu").__enter__()
+    assert "more" not in caught.value.problem
+
+
+def test_a_rollout_that_no_memory_holds_is_refused_before_it_is_allocated():
+    env = as_vecenv(Clock([(3, "t")]))
+    config = TrainConfig(bptt_horizon=2**31, minibatch_size=2**31)
+    with pytest.raises(
+        ConfigError, match=r"Rollouts of 2,147,483,648 steps in 1 envs need"
+    ) as caught:
+        Trainer(config, env, get_policy("Default", env))
+    assert "bptt_horizon" in caught.value.fix
+
+
+@pytest.mark.parametrize("mode", ["auto", "sync", "async"])
+def test_more_envs_than_memory_holds_are_refused_before_the_first_is_made(mode):
+    with pytest.raises(ConfigError, match=r"10,000,000,000 envs \(vec.num_envs\) need"):
+        make_vecenv("CartPole-v1", 10**10, vectorization=mode)
+
+
+def test_memory_is_compared_only_where_it_is_known(monkeypatch):
+    require_memory(5, "They", fix="", memory=5)
+    with pytest.raises(ConfigError, match="They need"):
+        require_memory(6, "They", fix="", memory=5)
+    assert (main_memory() or math.inf) > 2**20
+    monkeypatch.setattr("puffer_policies.machine.main_memory", lambda: None)
+    require_memory(10**30, "They", fix="")
+
+
+def test_sizes_of_a_plan_are_found_without_trying_every_number():
+    config = TrainConfig(bptt_horizon=1, batch_size=MAX_BATCH - 5, minibatch_size=7)
+    with pytest.raises(ConfigError, match="minibatches: not a whole number"):
+        make_plan(config, 1, recurrent=True)
+    assert make_plan(TrainConfig(batch_size=2**31 - 1), 1, recurrent=False).minibatch_size
+    with pytest.raises(ConfigError, match="more than 4,294,967,296 steps"):
+        make_plan(TrainConfig(bptt_horizon=10**18), 8, recurrent=True)
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(1, 64), (64, 64), (65, 128)])
+def test_a_run_makes_whole_updates(asked, steps):
+    config = TrainConfig(total_timesteps=asked, bptt_horizon=16)
+    assert total_steps(config, 4) == steps
+    assert make_plan(config, 4, recurrent=False).total_steps == steps
