@@ -376,13 +376,16 @@ def _kill_left_behind(folder: Path) -> None:
 @contextmanager
 def _worker(job: Job) -> Iterator[_Worker]:
     """Start a worker in a temporary folder; afterwards nothing remains of either."""
-    context: Any = multiprocessing.get_context(_start_method())
+    method = _start_method()
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = socket.socketpair()
     # A pipe for the output, as programs expect of it; on Windows it would not be a descriptor.
     output, printer = context.Pipe(duplex=False) if os.name == "posix" else (None, None)
     # As the working folder of a process is read.
     folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="puffer-policies-check-")))
-    process = context.Process(target=_work, args=(job, theirs, printer, str(folder)))
+    # A fork has the parent's ends, too. It closes them: if the parent dies, writing must fail.
+    inherited = tuple(filter(None, (ours, output))) if method == "fork" else ()
+    process = context.Process(target=_work, args=(job, theirs, printer, str(folder), inherited))
     with warnings.catch_warnings():
         # Python 3.12 warns of any fork beside threads; torch always has some. The worker uses
         # none of theirs.
@@ -409,8 +412,16 @@ def _start_method() -> str:
 # -- the worker ------------------------------------------------------------------------------------
 
 
-def _work(job: Job, messages: socket.socket, printer: Connection | None, folder: str) -> None:
+def _work(
+    job: Job,
+    messages: socket.socket,
+    printer: Connection | None,
+    folder: str,
+    inherited: tuple[socket.socket | Connection, ...],
+) -> None:
     """Announce each stage and send each result, until the job is done."""
+    for end in inherited:
+        end.close()
     _detach(printer, folder)
     _send(messages, job, {"stage": Stage.BUILD})
     results = run_here(
