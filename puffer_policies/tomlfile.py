@@ -27,6 +27,16 @@ _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
 _ERROR_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 
 
+MAX_DEPTH = 32
+"""Tables and arrays inside each other, and parts of a key; no file of ours has a fifth of it."""
+_INTEGERS = range(-(2**63), 2**63)
+"""The whole numbers of TOML. Python reads longer ones, and fails when it has to print them."""
+
+# A run of dotted parts that no text but a key has. Without backtracking, as lines may be long.
+_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:{_PART}[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
+
+
 @dataclass(frozen=True, slots=True)
 class TomlFile:
     """A parsed file: its data, and the line of each key."""
@@ -51,16 +61,56 @@ def read_toml(path: str | os.PathLike[str]) -> TomlFile:
     """Read a TOML file.
 
     Raises:
-        ConfigError: it can't be read, is not UTF-8, is malformed, or has a key twice.
+        ConfigError: it can't be read, is not UTF-8, is malformed, has a key twice, a whole number
+            of more than 64 bits, or tables and arrays that are nested more than `MAX_DEPTH` deep.
     """
     path = Path(path)
     text = read_text(path)
+    _require_short_keys(path, text)
     try:
-        return TomlFile(path, tomllib.loads(text), text)
+        file = TomlFile(path, tomllib.loads(text), text)
     except tomllib.TOMLDecodeError as error:
         raise _malformed(path, text, str(error)) from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: arrays or tables are nested too deeply.") from error
+        raise _too_deep(str(path)) from error
+    except ValueError as error:
+        # Python reads no more than some thousand decimal digits, of whatever length the text is.
+        raise ConfigError(f"{path}: {_TOO_LONG}.") from error
+    _require_plain(file)
+    return file
+
+
+_TOO_LONG = "a whole number is longer than the 64 bits that TOML has"
+
+
+def _require_short_keys(path: Path, text: str) -> None:
+    """Refuse keys of thousands of parts, which cost seconds and gigabytes to read."""
+    if not _LONG_KEY.search(text):
+        return
+    for number, line in _statements(text):
+        key = _HEADER.match(line) or _ASSIGNMENT.match(line)
+        if key and len(re.findall(_KEY, key[1])) > MAX_DEPTH:
+            raise _too_deep(f"{path}:{number}")
+
+
+def _require_plain(file: TomlFile) -> None:
+    """Refuse values that can't be printed, or not without a deep recursion."""
+    # The keys that lead to a value, and its depth: an array is deeper without having a key.
+    values: list[tuple[tuple[str, ...], int, Any]] = [((), 0, file.data)]
+    while values:
+        keys, depth, value = values.pop()
+        if depth > MAX_DEPTH:
+            raise _too_deep(file.at(*keys))
+        if isinstance(value, dict):
+            values += [((*keys, key), depth + 1, each) for key, each in value.items()]
+        elif isinstance(value, list):
+            values += [(keys, depth + 1, each) for each in value]
+        elif isinstance(value, int) and value not in _INTEGERS:
+            raise ConfigError(f"{file.at(*keys)}: {_TOO_LONG}.")
+
+
+def _too_deep(place: str) -> ConfigError:
+    return ConfigError(f"{place}: arrays or tables are nested more than {MAX_DEPTH} deep.")
 
 
 def _malformed(path: Path, text: str, message: str) -> ConfigError:
@@ -73,8 +123,12 @@ def _malformed(path: Path, text: str, message: str) -> ConfigError:
         # tomllib says "(at end of document)" where it found no end.
         where, line = f"{path}:{text.count(chr(10)) + 1}", ""
     reason = _ERROR_PLACE.sub("", message).removesuffix(" (at end of document)")
-    quoted = f" in {line!r}" if line else ""
+    quoted = f" in {_shortened(line)!r}" if line else ""
     return ConfigError(f"{where}: this is not TOML: {reason}{quoted}.", fix=_fix(reason))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= 80 else f"{line[:77]}..."
 
 
 def _fix(reason: str) -> str:

@@ -79,6 +79,9 @@ _ENV_ID = re.compile(r"(?:[\w-]+/)?[\w.-]+")
 SCHEMA = 1
 """The format's version; a file with a higher one needs a newer puffer_policies."""
 
+MAX_OFFENCES = 20
+"""Errors of one file that are listed; the rest is counted."""
+
 PointerKind = Literal["alias", "deprecated", "removed"]
 
 _RECORD_TABLES: dict[str, Kind] = {"policies": "policy", "wrappers": "wrapper"}
@@ -159,8 +162,11 @@ def read_catalog(
     if len(offences) == 1:
         raise ConfigError(f"{offences[0]}.")
     if offences:
-        lines = "\n".join(f"  {offence}" for offence in offences)
-        raise ConfigError(f"{reader.file.path} has {len(offences)} errors:\n{lines}")
+        lines = [f"  {offence}" for offence in offences[:MAX_OFFENCES]]
+        if len(offences) > MAX_OFFENCES:
+            lines.append(f"  and {len(offences) - MAX_OFFENCES:,} more")
+        count = f"{reader.file.path} has {len(offences):,} errors:"
+        raise ConfigError("\n".join([count, *lines]))
     return catalog
 
 
@@ -370,7 +376,9 @@ class _Reader:
             self.offences.append(f"{self.file.at(*keys)}: {offence}")
 
     def _offend_unknown(self, key: str, valid: Iterable[str], *keys: str) -> None:
-        self._offend(f"unknown key {key!r}. {unknown_key(key, valid)}".rstrip("."), *keys)
+        # Near names are slow to find, so that those of a whole wrong file would take minutes.
+        hint = unknown_key(key, valid) if len(self.offences) < MAX_OFFENCES else ""
+        self._offend(f"unknown key {key!r}. {hint}".rstrip(". "), *keys)
 
     def _place(self, *keys: str) -> Provenance:
         return replace(self.provenance, origin=self.file.at(*keys))

@@ -15,7 +15,7 @@ from puffer_policies.errors import (
 )
 from puffer_policies.registry.names import split_name
 from puffer_policies.registry.records import Pointer, Preset, Provenance, Record
-from puffer_policies.registry.resolution import Entry, Resolution, Verdict
+from puffer_policies.registry.resolution import MAX_ALIASES, Entry, Resolution, Verdict
 
 _EXAMPLES = ("Default", "LSTMWrapper")
 """Names to suggest first in an example, as every user meets them."""
@@ -208,8 +208,12 @@ def _broken(resolution: Resolution) -> PolicyNotFound:
         )
     last = resolution.trail[-1]
     way = " -> ".join(repr(pointer.name) for pointer in resolution.trail) + f" -> {last.text!r}"
-    circle = any(pointer.name == last.text for pointer in resolution.trail)
-    reason = "which is a circle" if circle else f"and there is no {last.text!r}"
+    if any(pointer.name == last.text for pointer in resolution.trail):
+        reason = "which is a circle"
+    elif len(resolution.trail) > MAX_ALIASES:
+        reason = f"which is a chain of more than {MAX_ALIASES} aliases"
+    else:
+        reason = f"and there is no {last.text!r}"
     return PolicyNotFound(
         f"{resolution.name!r} leads nowhere: {way}, {reason}.",
         fix=f"Correct {last.provenance.origin}.",

@@ -92,6 +92,9 @@ class Resolution(NamedTuple):
     """The line that decided, if one did."""
 
 
+MAX_ALIASES = 32
+"""Aliases of aliases that are followed; a chain of thousands would end in a deep recursion."""
+
 USABLE: tuple[Verdict, ...] = ("found", "alias", "deprecated", "shadowed")
 """The verdicts of a name that leads to a record."""
 
@@ -137,8 +140,8 @@ def _arrive(
     walked = (*trail, entry)
     if entry.kind == "removed":
         return Resolution(name=query, verdict="removed", entries=entries, trail=walked)
-    # A name that comes back to itself; each step lengthens the trail, so this ends.
-    if entry in trail:
+    # A name that comes back to itself, or goes on and on.
+    if entry in trail or len(trail) == MAX_ALIASES:
         return Resolution(name=query, verdict="broken", entries=entries, trail=walked)
     return _follow(book, query, _successor(book, entry), walked)
 
