@@ -1,4 +1,4 @@
-"""Files: the names of a run's, paths as users write them, reading text, and writing at once."""
+"""Files: the names of a run's, those that ship, reading text, and writing at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ TRAINER = "trainer.safetensors"
 """Everything from which the run continues, at the same moment as `LATEST`."""
 METRICS = "metrics.jsonl"
 """A JSON object on each line: one for each update, and one for the final evaluation."""
-
 
 MAX_TEXT = 1_000_000
 """Bytes of a text file that is read; the longest of ours has less than a hundredth of it."""
@@ -98,3 +97,11 @@ def replace_file(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def shipped_file(name: str) -> Path | None:
+    """Return the path of a file of the repository, such as ``docs/cards.json``, or None."""
+    # A wheel carries them inside the package (see pyproject.toml), a checkout has them beside it.
+    inside = Path(__file__).parent
+    paths = (folder / name for folder in (inside, inside.parent))
+    return next((path for path in paths if path.is_file()), None)

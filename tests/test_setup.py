@@ -11,13 +11,13 @@ from puffer_policies import get_policy
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import BuildError, ConfigError, PolicyError
-from puffer_policies.machine import main_memory, require_memory
 from puffer_policies.runs.setup import policy_of
 from puffer_policies.train import distributed
 from puffer_policies.train.distributed import joined
 from puffer_policies.train.plan import MAX_BATCH, make_plan, total_steps
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
+from puffer_policies.vector.machine import main_memory, require_memory
 
 OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -105,7 +105,7 @@ def test_memory_is_compared_only_where_it_is_known(monkeypatch):
     with pytest.raises(ConfigError, match="They need"):
         require_memory(6, "They", fix="", memory=5)
     assert (main_memory() or math.inf) > 2**20
-    monkeypatch.setattr("puffer_policies.machine.main_memory", lambda: None)
+    monkeypatch.setattr("puffer_policies.vector.machine.main_memory", lambda: None)
     require_memory(10**30, "They", fix="")
 
 

@@ -11,11 +11,11 @@ from puffer_policies.cards.card import TASK_TEXTS, Card, CardFile, read_cards
 from puffer_policies.cards.results import LearningResult, read_results
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
+from puffer_policies.files import shipped_file
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.records import Preset, Record
 from puffer_policies.registry.source import constructor_signature
-from puffer_policies.shipped import shipped_file
 
 MEASURE = "'puffer-policies show {} --card' measures it, which takes seconds"
 

@@ -16,7 +16,7 @@ from puffer_policies.errors import (
     PolicyError,
     did_you_mean,
 )
-from puffer_policies.files import user_path
+from puffer_policies.files import shipped_file, user_path
 from puffer_policies.registry.catalog import Catalog, read_catalog
 from puffer_policies.registry.explain import label
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, normalize
@@ -31,7 +31,6 @@ from puffer_policies.registry.plugins import Plugin, PluginHooks, admit, timing_
 from puffer_policies.registry.records import Layer, Provenance, Record
 from puffer_policies.registry.registry import Registry
 from puffer_policies.registry.trust import FILE_NAME, config_folder, distrust_of
-from puffer_policies.shipped import shipped_file
 from puffer_policies.tomlfile import read_toml
 
 REGISTRY_VARIABLE = "PUFFER_POLICIES_REGISTRY"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puffer_policies.errors import ConfigError
+from puffer_policies.files import shipped_file
 from puffer_policies.registry.names import LAYER_NAMES, distribution_offence, normalize
 from puffer_policies.registry.packages import installed_version
 from puffer_policies.registry.source import locate_package
-from puffer_policies.shipped import shipped_file
 
 TEMPLATE = "plugins/template"
 FILES = (

@@ -17,10 +17,10 @@ from puffer_policies.config.load import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
 from puffer_policies.envs.factory import NATIVE, best_mode, env_not_found, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
-from puffer_policies.machine import require_memory
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.faults import first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
+from puffer_policies.vector.machine import require_memory
 from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
 from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
