@@ -160,7 +160,10 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str
     for candidate in candidates:
         folded.setdefault(candidate.lower(), candidate)
     close = get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)
-    return [folded[key] for key in close]
+    # Or the rest was left out: `LSTM` for `LSTMWrapper`. Two letters begin too many names.
+    if len(name) > 2:
+        close += [key for key in folded if key.startswith(name.lower()) and key not in close]
+    return [folded[key] for key in close[:limit]]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

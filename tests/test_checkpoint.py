@@ -21,7 +21,7 @@ from puffer_policies.assembly.checkpoint import (
     save_checkpoint,
 )
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.errors import CheckpointError
+from puffer_policies.errors import CheckpointError, PolicyNotFound
 from puffer_policies.spaces import Spaces, spaces_of
 
 BOX, DISCRETE = gymnasium.spaces.Box, gymnasium.spaces.Discrete
@@ -127,16 +127,44 @@ def test_weights_without_a_recipe_need_their_policy(tmp_path):
         load_policy(path, SPACES)
 
 
-def test_a_policy_that_is_not_installed_is_named_with_its_package(tmp_path):
-    path = save_checkpoint(tmp_path / "m", get_policy("Default", SPACES), env=SPACES)
+def trained_with(path, distribution, version):
+    """Write a checkpoint of a policy that a distribution brings."""
+    save_checkpoint(path, get_policy("Default", SPACES), env=SPACES)
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["puffer_policies"])
-    header["spec"]["name"] = "acme-nets/Net"
-    header["origins"] = [{"name": "acme-nets/Net", "distribution": "acme-nets", "version": "1.2"}]
+    name = header["spec"]["name"] = f"{distribution}/Net"
+    header["origins"] = [{"name": name, "distribution": distribution, "version": version}]
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file(tensors, path, {"puffer_policies": json.dumps(header)})
-    with pytest.raises(CheckpointError, match=r"acme-nets 1\.2"):
-        load_policy(path, SPACES)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "expected"),
+    [
+        ("acme-nets", "1.2", "pip install 'acme-nets==1.2'"),
+        ("project", "", "set PUFFER_POLICIES_REGISTRY to the file"),
+        ("x;reboot", "1", "It was trained with x;reboot 1."),
+    ],
+)
+def test_a_policy_that_is_not_installed_is_named_with_its_package(
+    tmp_path, distribution, version, expected
+):
+    trained_with(tmp_path / "m", distribution, version)
+    with pytest.raises(CheckpointError) as caught:
+        load_policy(tmp_path / "m", SPACES)
+    assert expected in caught.value.fix
+    # A shell obeys more than names, and other policies would not fit the weights.
+    assert ("pip install" in str(caught.value)) is (distribution == "acme-nets")
+    assert "Default" not in str(caught.value)
+
+
+@pytest.mark.trainer
+def test_a_run_that_is_resumed_names_the_package_as_well(tmp_path):
+    from puffer_policies.runs.setup import naming_packages
+
+    trained_with(tmp_path / "m", "acme-nets", "1.2")
+    with pytest.raises(PolicyNotFound, match=r"acme-nets==1\.2"), naming_packages(tmp_path / "m"):
+        get_policy("Net", SPACES)
 
 
 def test_a_later_format_is_refused(tmp_path):

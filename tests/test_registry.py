@@ -462,3 +462,38 @@ def test_a_class_made_in_a_function_can_not_be_handed_over_and_is_named():
 
 def test_a_look_up_imports_nothing():
     assert registry_of(policy("Net", ACME, target="no_such_module:Net")).get("Net")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnets/ResNet", "If you trust 'resnets', install it: pip install resnets"),
+        ("project/ResNet", "set PUFFER_POLICIES_REGISTRY to the file"),
+        ("user/ResNet", "registry.toml"),
+        ("local/ResNet", "--import MODULE"),
+        ("S5Wrapper", "puffer-policies-memory has it. If you trust 'puffer-policies-memory', inst"),
+        ("acme-nets/Nett", "Did you mean 'Net'?"),
+        ("acme-net/Net", "install it: pip install acme-net"),
+        ("Res", "Did you mean 'ResidualNetwork'?"),
+    ],
+)
+def test_a_missing_name_says_where_to_get_it(name, expected):
+    registry = registry_of(policy("Net", ACME), policy("ResidualNetwork", ACME))
+    with pytest.raises(PolicyNotFound) as caught:
+        registry.get(name)
+    assert expected in caught.value.fix
+
+
+def test_a_missing_name_is_never_a_command_of_a_stranger():
+    with pytest.raises(PolicyNotFound) as caught:
+        Registry().get("x;rm -rf ~/Net")
+    assert "pip install" not in caught.value.fix
+
+
+def test_a_package_that_failed_is_not_to_be_installed_again():
+    registry = Registry()
+    registry.errors.append(PluginError("It failed.", distribution="resnets"))
+    with pytest.raises(PolicyNotFound) as caught:
+        registry.get("resnets/ResNet")
+    assert "doctor" in caught.value.fix
+    assert "pip install" not in caught.value.fix

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.tensorfile import read_header_text, read_tensors, write_tensors
-from puffer_policies.errors import CheckpointError, PolicyError
+from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
 from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.imports import user_imports
+from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.spaces import Spaces, spaces_of
 
@@ -58,6 +60,20 @@ class Header:
     imports: tuple[str, ...] = ()
     """The modules that the user imported for the run, such as that of the env. They are never
     imported by what stands here; an error names them where the env is missing."""
+
+    def training_text(self, error: PolicyError) -> str:
+        """Say what the policy was trained with, as the remedy of an error at building it."""
+        packages = {(each.distribution, each.version) for each in self.origins}
+        labels = ", ".join(f"{name} {version}".strip() for name, version in sorted(packages))
+        lines = [f"It was trained with {labels}."] if labels else []
+        if isinstance(error, PolicyNotFound):
+            # Near names would be other policies.
+            lines += [
+                source_text(name, version) for name, version in sorted(packages) if name != BUILTIN
+            ]
+        else:
+            lines.append(error.fix)
+        return "\n".join(filter(None, lines))
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -179,10 +195,9 @@ class Checkpoint:
         try:
             policy = get_policy(header.spec, env, registry=registry)
         except PolicyError as error:
-            packages = {f"{each.distribution} {each.version}".strip() for each in header.origins}
             raise CheckpointError(
-                f"The policy of {self.path}, {header.spec}, can't be built: {error}",
-                fix=f"It was trained with {', '.join(sorted(packages))}.",
+                f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
+                fix=header.training_text(error),
             ) from error
         put_weights(policy, self.tensors, path=self.path, owner=header.spec)
         return policy

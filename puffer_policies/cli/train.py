@@ -57,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
     if options.resume is None:
         require_name(options)
     config = config_of(options)
-    require_registered(config)
+    # Of a run that is resumed, the checkpoint says which package a missing name came from.
+    if options.resume is None:
+        require_registered(config)
 
     from puffer_policies.runs.run import train_from_config  # torch
 

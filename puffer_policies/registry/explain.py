@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,10 +12,17 @@ from puffer_policies.errors import (
     PolicyError,
     PolicyNotFound,
     PolicyRemoved,
+    did_you_mean,
     nearest,
 )
-from puffer_policies.registry.names import split_name
-from puffer_policies.registry.records import Pointer, Preset, Provenance, Record
+from puffer_policies.files import shipped_file
+from puffer_policies.registry.names import (
+    BUILTIN,
+    LAYER_NAMES,
+    distribution_offence,
+    split_name,
+)
+from puffer_policies.registry.records import Layer, Pointer, Preset, Provenance, Record
 from puffer_policies.registry.resolution import MAX_ALIASES, Entry, Resolution, Verdict
 
 _EXAMPLES = ("Default", "LSTMWrapper")
@@ -40,16 +48,22 @@ class Explanation(NamedTuple):
 
 
 def explanation(
-    resolution: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
+    resolution: Resolution,
+    *,
+    names: Iterable[str],
+    distributions: Iterable[str],
+    failures: Sequence[PluginError],
 ) -> Explanation:
-    """Return what is known about a name that was looked up."""
+    """Return what is known about a name that was looked up; arguments as in `lookup_error`."""
     candidates = [] if resolution.record is not None else list(names)
     related = _related(resolution, failures)
     verdict: Verdict = resolution.verdict
     # A package that failed to load may offer the name: the user's spelling is not to blame.
     if verdict == "not found" and any(_is_from(error, resolution.name) for error in related):
         verdict = "broken"
-    error = lookup_error(resolution, names=candidates, failures=failures)
+    error = lookup_error(
+        resolution, names=candidates, distributions=distributions, failures=failures
+    )
     lines = [*_path_lines(resolution)] if error is None else str(error).splitlines()
     return Explanation(
         name=resolution.name,
@@ -63,9 +77,20 @@ def explanation(
 
 
 def lookup_error(
-    resolution: Resolution, *, names: Iterable[str], failures: Sequence[PluginError]
+    resolution: Resolution,
+    *,
+    names: Iterable[str],
+    distributions: Iterable[str],
+    failures: Sequence[PluginError],
 ) -> PolicyError | None:
-    """Return the error of a look-up that led to no record, or None if it did."""
+    """Return the error of a look-up that led to no record, or None if it did.
+
+    Args:
+        resolution: what the look-up led to.
+        names: the usable names, to suggest near ones.
+        distributions: those that offer any name.
+        failures: the errors of plug-ins, which may have offered it.
+    """
     if resolution.record is not None:
         return None
     if resolution.verdict == "ambiguous":
@@ -76,7 +101,8 @@ def lookup_error(
         return _blocked(resolution)
     if resolution.verdict == "broken":
         return _broken(resolution)
-    return _not_found(resolution.name, list(names), _related(resolution, failures))
+    related = _related(resolution, failures)
+    return _not_found(resolution.name, list(names), distributions, related)
 
 
 def wrong_kind(record: Record, name: str, others: Sequence[str]) -> PolicyNotFound:
@@ -220,16 +246,48 @@ def _broken(resolution: Resolution) -> PolicyNotFound:
     )
 
 
-def _not_found(name: str, names: Iterable[str], failures: Sequence[PluginError]) -> PolicyNotFound:
-    names = list(names)
+def source_text(distribution: str, version: str = "") -> str:
+    """Say how to get the names of a distribution, or of what stands in its place."""
+    if distribution == LAYER_NAMES[Layer.PROJECT]:
+        return (
+            "'project' is the registry.toml of a project. Run in its folder, or set "
+            "PUFFER_POLICIES_REGISTRY to the file."
+        )
+    if distribution == LAYER_NAMES[Layer.USER]:
+        return "'user' is somebody's own ~/.config/puffer_policies/registry.toml."
+    if distribution == LAYER_NAMES[Layer.PROCESS]:
+        return (
+            "'local' is a class that a program registers or passes. Import its module first, on "
+            "the command line by --import MODULE."
+        )
+    # The name may come from a stranger's checkpoint, and a shell obeys more than names.
+    if distribution_offence(distribution):
+        return ""
+    pinned = f"'{distribution}=={version}'" if _is_version(version) else distribution
+    return f"If you trust {distribution!r}, install it: pip install {pinned}"
+
+
+def _is_version(text: str) -> bool:
+    return bool(text) and text.isascii() and text.replace(".", "").replace("+", "").isalnum()
+
+
+def _not_found(
+    name: str,
+    names: list[str],
+    distributions: Iterable[str],
+    failures: Sequence[PluginError],
+) -> PolicyNotFound:
     problem = f"No policy or wrapper is called {name!r}."
+    fix = _not_found_fix(name, names, distributions)
+    if any(_is_from(error, name) for error in failures):
+        fix = "'puffer-policies doctor' imports every plug-in and says more."
     if failures:
         lines = "\n".join(f"  {_headline(error)}" for error in failures)
         problem += f"\nThese plug-ins failed to load and may offer it:\n{lines}"
-    return PolicyNotFound(problem, fix=_not_found_fix(name, names))
+    return PolicyNotFound(problem, fix=fix)
 
 
-def _not_found_fix(name: str, names: list[str]) -> str:
+def _not_found_fix(name: str, names: list[str], distributions: Iterable[str]) -> str:
     if ":" in name:
         # No import path is ever taken for a name: configs and checkpoints come from strangers.
         return (
@@ -238,11 +296,26 @@ def _not_found_fix(name: str, names: list[str]) -> str:
         )
     if "(" in name:
         return "That is an expression, which get_policy builds; only a name can be looked up."
+    distribution, bare = split_name(name)
+    if distribution and distribution not in distributions:
+        # Of the names of other packages only its namesakes can be meant.
+        namesakes = [each for each in names if "/" in each and split_name(each)[1] == bare]
+        return f"{did_you_mean(name, namesakes)} {source_text(distribution)}".strip()
+    if owner := _known_owner(bare):
+        return f"{owner} has it. {source_text(owner)}"
     # The bare name first: qualified names look alike by their long distributions.
     close = nearest(split_name(name)[1], names) or nearest(name, names)
     if close:
         return f"Did you mean {' or '.join(repr(each) for each in close)}?"
     return f"The registered names are {', '.join(names)}." if names else "Nothing is registered."
+
+
+def _known_owner(name: str) -> str:
+    """Return the package of ours that offers a name, and is not installed, or ''."""
+    path = shipped_file("docs/cards.json")
+    cards = json.loads(path.read_text(encoding="utf-8"))["cards"] if path else {}
+    owners = (split_name(each)[0] for each in cards if split_name(each)[1] == name)
+    return next((owner for owner in owners if owner != BUILTIN), "")
 
 
 def _related(resolution: Resolution, failures: Sequence[PluginError]) -> list[PluginError]:

@@ -74,7 +74,12 @@ class Registry:
         # A preset is looked for last, so that it can never hide a policy of the same name.
         if resolution.verdict == "not found" and name in self.presets:
             raise preset_error(self.presets[name])
-        error = lookup_error(resolution, names=self._candidates(kind), failures=self.errors)
+        error = lookup_error(
+            resolution,
+            names=self._candidates(kind),
+            distributions=self._distributions(),
+            failures=self.errors,
+        )
         if error is not None:
             raise error
         record = resolution.record
@@ -99,7 +104,12 @@ class Registry:
         resolution = self._resolve(name)
         if resolution.verdict == "not found" and name in self.presets:
             return preset_explanation(self.presets[name], name)
-        return explanation(resolution, names=self._candidates(None), failures=self.errors)
+        return explanation(
+            resolution,
+            names=self._candidates(None),
+            distributions=self._distributions(),
+            failures=self.errors,
+        )
 
     def names(self, kind: Kind | None = None) -> list[str]:
         """Return the usable names, sorted: bare where the bare name leads there, else qualified."""
@@ -207,6 +217,10 @@ class Registry:
         """Yield the names to suggest. A generator, as look-ups that succeed need none of them."""
         yield from self.names(kind)
         yield from (pointer.name for pointer in self.pointers() if pointer.kind != "removed")
+
+    def _distributions(self) -> Iterator[str]:
+        """Yield the distribution of every entry, also for look-ups that fail only."""
+        yield from (entry.provenance.distribution for entry in self._book.all())
 
     def _shortest_name(self, record: Record) -> str:
         """Return the bare name if it leads to `record`, else the qualified one, else ''."""

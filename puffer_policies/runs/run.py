@@ -27,6 +27,7 @@ from puffer_policies.runs.metrics import Loggers, open_loggers
 from puffer_policies.runs.setup import (
     device_of,
     naming_imports,
+    naming_packages,
     policy_of,
     prepare_process,
     vecenv_of,
@@ -89,10 +90,12 @@ def train_from_config(
     with joined(device_of(config.train).type) as world:
         # Before anything draws random numbers: envs and weights depend on the seed.
         prepare_process(config.train, world)
-        with naming_imports(None if resume is None else Path(resume, LATEST)):
+        checkpoint = None if resume is None else Path(resume, LATEST)
+        with naming_imports(checkpoint):
             vecenv = vecenv_of(config, world)
         try:
-            policy = policy_of(config, vecenv, registry=registry)
+            with naming_packages(checkpoint):
+                policy = policy_of(config, vecenv, registry=registry)
             trainer = Trainer(config.train, vecenv, policy, world=world)
             # One process prints; two panels on one terminal would overwrite each other.
             kind = display if world.is_main else "quiet"

@@ -18,7 +18,7 @@ from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import CheckpointError, ConfigError, EnvError
+from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyNotFound
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.imports import module_offence, user_imports
 from puffer_policies.registry.specs import WrapperSpec
@@ -93,6 +93,21 @@ def naming_imports(checkpoint: Path | None) -> Iterator[None]:
             error.problem,
             fix=f"The run had imported modules of its user's. If you have and trust them: {flags}",
         ) from error
+
+
+@contextmanager
+def naming_packages(checkpoint: Path | None) -> Iterator[None]:
+    """Where a name is not registered, let the error say what `checkpoint` was trained with."""
+    try:
+        yield
+    except PolicyNotFound as error:
+        if checkpoint is None:
+            raise
+        try:
+            fix = read_header(checkpoint).training_text(error)
+        except CheckpointError:  # it is reported where the checkpoint is needed
+            raise error from None
+        raise PolicyNotFound(error.problem, fix=fix or error.fix) from error
 
 
 def _missing_imports(checkpoint: Path | None) -> list[str]:
