@@ -879,6 +879,11 @@ def test_a_pattern_filters_bare_and_qualified_names(pattern, names, site, find):
     assert list_policies(pattern, registry=registry) == names
 
 
+def test_a_list_for_an_env_is_refused_with_the_function_for_it():
+    with pytest.raises(PolicyError, match=r"should be a string such as[\s\S]*fits\(env\)"):
+        list_policies(object(), registry=Registry())
+
+
 def test_decorating_something_else_is_refused_with_the_cure():
     with pytest.raises(PolicyError, match=r"register_policy\(name='MyNet'\)"):
         register_policy("MyNet")

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import pickle
 import random
+import threading
 import warnings
 
 import pytest
@@ -497,3 +498,23 @@ def test_a_package_that_failed_is_not_to_be_installed_again():
         registry.get("resnets/ResNet")
     assert "doctor" in caught.value.fix
     assert "pip install" not in caught.value.fix
+
+
+def test_a_registry_can_be_pickled_while_another_thread_registers():
+    registry, is_done = registry_of(policy("Net", ACME)), threading.Event()
+
+    def register():
+        for number in itertools.takewhile(lambda _: not is_done.is_set(), range(100_000)):
+            registry.add(policy(f"Net{number}", ACME))
+            registry.timings[str(number)] = registry.packages[str(number)] = None
+
+    thread = threading.Thread(target=register)
+    thread.start()
+    try:
+        copies = [pickle.loads(pickle.dumps(registry)) for _ in range(10)]
+    finally:
+        is_done.set()
+        thread.join()
+    assert all(each.get("Net") == registry.get("Net") for each in copies)
+    assert copies[-1].hooks.errors is copies[-1].errors
+    copies[-1].add(policy("Later", ACME))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+from puffer_policies.errors import PolicyError
+from puffer_policies.foreign import value_text
 from puffer_policies.registry.discovery import fill
 from puffer_policies.registry.names import matches
 from puffer_policies.registry.records import Kind, Record
@@ -82,7 +84,11 @@ def set_default_registry(registry: Registry | None) -> None:
 
 
 def list_policies(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:
-    """Return the names of the policies that match a shell pattern, ignoring case, sorted."""
+    """Return the names of the policies that match a shell pattern, ignoring case, sorted.
+
+    Raises:
+        PolicyError: the pattern is not a string.
+    """
     return _matching(pattern, "policy", registry)
 
 
@@ -92,6 +98,12 @@ def list_wrappers(pattern: str = "*", *, registry: Registry | None = None) -> li
 
 
 def _matching(pattern: str, kind: Kind, registry: Registry | None) -> list[str]:
+    if not isinstance(pattern, str):
+        raise PolicyError(
+            f"The pattern of list_{'policies' if kind == 'policy' else 'wrappers'} should be a "
+            f"string such as '*Conv*', got {value_text(pattern)}.",
+            fix="puffer_policies.assembly.fit.fits(env) tells which policies fit an env.",
+        )
     registry = default_registry() if registry is None else registry
     return [name for name in registry.names(kind) if matches(name, pattern)]
 

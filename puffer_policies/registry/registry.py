@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -56,6 +58,8 @@ class Registry:
         """Env id -> the module that registers it; a project's line replaces the user's."""
         self._book = Book()
         self._presets: dict[str, Preset] = {}
+        self._lock = threading.RLock()
+        """Held while a name is checked and entered, and while the registry is pickled."""
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self.records())} names, {len(self.errors)} errors>"
@@ -165,9 +169,10 @@ class Registry:
                 f"Can't register {record.name!r} ({record.provenance.origin}): "
                 f"{'; '.join(offences)}."
             )
-        if not self._is_repeated(record):
-            self._require_free(record)
-            self._enter(record)
+        with self._lock:
+            if not self._is_repeated(record):
+                self._require_free(record)
+                self._enter(record)
 
     def alias(self, pointer: Pointer) -> None:
         """Register an alias, a deprecated name or a tombstone.
@@ -175,8 +180,9 @@ class Registry:
         Raises:
             NameTaken: the name is taken.
         """
-        self._require_free(pointer)
-        self._enter(pointer)
+        with self._lock:
+            self._require_free(pointer)
+            self._enter(pointer)
 
     def add_preset(self, preset: Preset) -> None:
         """Register a preset; a stronger layer's has the bare name."""
@@ -257,13 +263,26 @@ class Registry:
             if not _may_stand_beside(holder, entry):
                 raise _name_taken(holder, entry)
 
-    # A class made in this process can't be pickled by value, so its record names it instead.
     def __getstate__(self) -> dict[str, Any]:
-        entries = {
-            name: {dist: _portable(entry) for dist, entry in rivals.items()}
-            for name, rivals in self._book.entries.items()
-        }
-        return {**self.__dict__, "_book": replace(self._book, entries=entries)}
+        """Return a copy that no thread changes while it is pickled; the lock stays here."""
+        with self._lock:
+            # A class made in this process can't be pickled by value: its record names it instead.
+            entries = {
+                name: {dist: _portable(entry) for dist, entry in rivals.items()}
+                for name, rivals in self._book.entries.items()
+            }
+            errors = list(self.errors)
+            state = {
+                name: copy.copy(value) for name, value in vars(self).items() if name != "_lock"
+            }
+        # The hooks add to the errors of the registry.
+        hooks = replace(self.hooks, errors=errors, plugins=list(self.hooks.plugins))
+        book = replace(self._book, entries=entries)
+        return {**state, "errors": errors, "hooks": hooks, "_book": book}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.RLock()
 
 
 def _may_stand_beside(holder: Entry, entry: Entry) -> bool:
@@ -307,10 +326,13 @@ def _portable(entry: Entry) -> Entry:
     """Return an entry that names its class instead of holding it."""
     if isinstance(entry, Pointer) or entry.loaded is None:
         return entry
-    cls, module = entry.loaded, importlib.import_module(entry.loaded.__module__)
-    importable: Any = module
-    for part in cls.__qualname__.split("."):
-        importable = getattr(importable, part, None)
+    cls = entry.loaded
+    try:
+        importable: Any = importlib.import_module(cls.__module__)
+        for part in cls.__qualname__.split("."):
+            importable = getattr(importable, part, None)
+    except Exception:  # such as that of a module that a program has made up
+        importable = None
     if importable is not cls:
         raise PolicyError(
             f"{entry.qualified_name!r} can't be handed to another process: {cls!r} can't be "
