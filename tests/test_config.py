@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from puffer_policies.config.schema import (
     options,
 )
 from puffer_policies.errors import ConfigError
+from puffer_policies.registry import set_default_registry
 
 
 @pytest.fixture
@@ -288,3 +290,27 @@ def test_json_that_is_no_config_is_refused(tmp_path, text):
 def test_a_name_that_no_file_can_have_is_no_traceback(name):
     with suppress(ConfigError):
         assert load_config(name).base.env_name == name
+
+
+@pytest.mark.parametrize("name", ["cartpol", "cartpoel", "breakot", "CARTPOLE"])
+def test_a_misspelled_config_is_not_taken_for_an_env(name):
+    with pytest.raises(ConfigError, match=f"No config is called '{name}'") as caught:
+        load_config(name)
+    assert "Did you mean the config '" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["my_env", "Cartpol-v1", "acme/cartpol", "module:cartpol"])
+def test_a_name_that_an_env_can_have_is_taken_for_one(name):
+    assert load_config(name).base.env_name == name
+
+
+def test_an_env_that_is_registered_may_be_called_almost_like_a_config(monkeypatch, project):
+    module = SimpleNamespace(registry={"cartpole2": None})
+    monkeypatch.setitem(sys.modules, "gymnasium", module)
+    assert load_config("cartpole2").base.env_name == "cartpole2"
+    module.registry.clear()
+    with pytest.raises(ConfigError):
+        load_config("cartpole2")
+    (project / "registry.toml").write_text('schema = 1\n[envs]\ncartpole2 = "my_envs"\n')
+    set_default_registry(None)
+    assert load_config("cartpole2").base.env_name == "cartpole2"

@@ -22,9 +22,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text())
 
 
-def is_for_later(name: str, text: str) -> bool:
-    """Tell a file of a package, and a program that a console block runs."""
-    return "/" in name or "if __name__" in text
+def is_for_later(name: str, text: str, page: Path) -> bool:
+    """Tell a file of a package, a program that a console block runs, and a module to import."""
+    imported = re.search(rf"^(?:import|from) {Path(name).stem}\b", page.read_text(), re.MULTILINE)
+    return "/" in name or "if __name__" in text or bool(imported)
 
 
 def script(page: Path) -> str:
@@ -35,7 +36,7 @@ def script(page: Path) -> str:
         named = FILE_NAME.match(text)
         if named:
             parts.append(f"pathlib.Path({named[1]!r}).write_text({text!r})")
-        if language == "python" and not (named and is_for_later(named[1], text)):
+        if language == "python" and not (named and is_for_later(named[1], text, page)):
             parts.append(text)
         if language == "console":
             parts.append(f"console.run({text!r})")

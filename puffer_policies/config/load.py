@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +29,9 @@ from puffer_policies.config.sources import (
     merge,
     toml_source,
 )
-from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.errors import ConfigError, did_you_mean, nearest
 from puffer_policies.files import read_text, user_path
+from puffer_policies.registry import default_registry
 from puffer_policies.tomlfile import TomlFile, read_toml
 
 ENV_NAME: Key = ("base", "env_name")
@@ -195,7 +197,27 @@ def _name_sources(name: str) -> list[ConfigSource]:
             f"{name} is a file, but not a config: configs end in {', '.join(FILE_TYPES)} or .json.",
             fix="Write one with: puffer-policies show-config NAME > run.toml",
         )
+    if shipped is None:
+        _refuse_misspelling(name)
     return [shipped.source if shipped else ConfigSource({ENV_NAME: Value(name, UNKNOWN_NAME)})]
+
+
+def _refuse_misspelling(name: str) -> None:
+    """Refuse a name that is close to a config's, if it is not an env's id for all that is known.
+
+    Gymnasium, which knows the ids, is not imported here. But almost all ids have a version, and
+    whoever has registered an env of their own has imported gymnasium or has a `registry.toml`.
+    """
+    if _ENV_VERSION.search(name) or "/" in name or ":" in name:
+        return
+    near = nearest(name, shipped_configs())
+    registered = getattr(sys.modules.get("gymnasium"), "registry", {})
+    if near and name not in registered and name not in default_registry().envs:
+        configs = [f"{each!r} ({shipped_configs()[each].env_name!r})" for each in near]
+        raise ConfigError(
+            f"No config is called {name!r}, and no env of this id is registered.",
+            fix=f"Did you mean the config {' or '.join(configs)}?",
+        )
 
 
 def _file_sources(path: Path, flags: ConfigSource, allow_unknown: bool) -> list[ConfigSource]:

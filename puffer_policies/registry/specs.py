@@ -24,10 +24,11 @@ from puffer_policies.errors import BuildError, short
 MAX_LENGTH = 10_000
 """Characters of an expression; more come from a mistake or an attack."""
 
-# Strings are matched first, so that a slash inside one is left alone.
+# Strings are matched first, so that a slash inside one is left alone. A name starts where no word
+# goes on, and is not backtracked into: the time grows with the length and not with its square.
 _QUALIFIED = re.compile(
     r"""(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
-    r"""|(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z_]\w*)"""
+    r"""|(?P<name>(?<![\w.-])[A-Za-z0-9][\w.-]*+/[A-Za-z_]\w*)"""
 )
 
 
