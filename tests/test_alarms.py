@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
+import numpy as np
+import pytest
+import torch
+
+from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.alarms import Reading, Watch, alarms
+from puffer_policies.train.health import _logit_spread
+from puffer_policies.train.returns import explained_variance, return_variation
 
 HEALTHY = Reading(
     epoch=100,
@@ -16,6 +23,7 @@ HEALTHY = Reading(
     gradient_clipped=True,
     clipped_actions=0.1,
     explained_variance=0.7,
+    return_variation=0.3,
 )
 
 SICK = {
@@ -26,7 +34,7 @@ SICK = {
     "logits": Reading(epoch=100, logit_spread=80.0),
     "value_share": Reading(epoch=100, value_share=0.99, gradient_clipped=True),
     "clipped_actions": Reading(epoch=100, clipped_actions=0.8),
-    "explained_variance": Reading(epoch=100, explained_variance=-2.0),
+    "explained_variance": Reading(epoch=100, explained_variance=-2.0, return_variation=0.3),
 }
 
 
@@ -55,8 +63,43 @@ def test_a_big_value_loss_is_no_alarm_while_the_gradient_is_whole():
 
 
 def test_values_may_be_far_off_at_first():
-    early = Reading(epoch=2, explained_variance=-3.0, value_share=0.99, gradient_clipped=True)
+    early = Reading(
+        epoch=2,
+        explained_variance=-3.0,
+        return_variation=0.3,
+        value_share=0.99,
+        gradient_clipped=True,
+    )
     assert alarms(early) == []
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_returns_that_hardly_vary_leave_nothing_to_explain(shift):
+    returns = 4 * shift + np.random.default_rng(0).normal(scale=0.1, size=4096)
+    values = returns + np.random.default_rng(1).normal(scale=0.2, size=4096)
+    reading = Reading(
+        epoch=100,
+        explained_variance=explained_variance(values, returns),
+        return_variation=return_variation(returns),
+    )
+    assert reading.explained_variance < -3
+    assert alarms(reading) == []
+    # The same errors of returns around 0, which have no size but their variation.
+    assert alarms(
+        dataclasses.replace(reading, return_variation=return_variation(returns - 4 * shift))
+    )
+
+
+def test_returns_of_which_there_are_none_or_that_are_all_zero_do_not_vary():
+    assert return_variation(np.zeros(0)) == return_variation(np.zeros(9)) == 0
+    assert return_variation(np.array([-1.0, 1.0])) == 1
+
+
+def test_one_row_of_far_apart_logits_is_not_a_saturated_policy():
+    logits = torch.zeros(64, 3)
+    logits[5, 0] = 90.0
+    assert _logit_spread(distribution(logits)) == 0
+    assert _logit_spread(distribution(logits + torch.tensor([90.0, 0, 0]))) == 90
 
 
 def test_a_lasting_alarm_is_reported_once():

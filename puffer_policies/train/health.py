@@ -169,7 +169,7 @@ def _constant(rows: Tensor) -> Tensor:
 
 
 def _logit_spread(current: Distribution) -> float | None:
-    """Return the largest difference between two allowed logits of a choice."""
+    """Return the largest difference between two allowed logits of a choice: the rows' median."""
     # Differences of log-probabilities are those of logits, which are defined up to a constant.
     log_probs: Tensor | None = getattr(current, "log_probs", None)
     if log_probs is None:
@@ -178,7 +178,8 @@ def _logit_spread(current: Distribution) -> float | None:
     allowed = log_probs.isfinite()
     highest = log_probs.masked_fill(~allowed, -math.inf).amax(-1)
     lowest = log_probs.masked_fill(~allowed, math.inf).amin(-1)
-    return float((highest - lowest).max())
+    # Not the largest one, which a single row out of thousands decides.
+    return float((highest - lowest).median())
 
 
 def _value_share(total: Gradients, value: Gradients) -> float | None:

@@ -194,6 +194,12 @@ def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
+def return_variation(returns: np.ndarray) -> float:
+    """Return the standard deviation over the root of the mean square: 0 all equal, 1 around 0."""
+    size = float(np.sqrt(np.square(returns, dtype=np.float64).mean())) if returns.size else 0.0
+    return float(returns.std(dtype=np.float64)) / size if size else 0.0
+
+
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
     """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
     variance = float(returns.var()) if returns.size else 0.0

@@ -34,7 +34,7 @@ from puffer_policies.train.health import (
 )
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import PPO
-from puffer_policies.train.returns import RewardScale, explained_variance, gae
+from puffer_policies.train.returns import RewardScale, explained_variance, gae, return_variation
 from puffer_policies.train.rollout import Collector, Rollout
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.seeds import Stream, spawn_seeds
@@ -181,10 +181,12 @@ class Trainer:
         _update_statistics(self.policy, rollout)
         # Of the values predicted during the rollout, which advantages were estimated with.
         valid = ~rollout.ghost
-        explained = explained_variance(
-            (batch.returns - batch.advantages)[valid], batch.returns[valid]
+        returns, advantages = batch.returns[valid], batch.advantages[valid]
+        explained = explained_variance(returns - advantages, returns)
+        reading = replace(
+            reading, explained_variance=explained, return_variation=return_variation(returns)
         )
-        self._set_alarms(reading, losses, explained)
+        self._set_alarms(reading, losses)
         self.epoch += 1
         logs = self._logs(losses, explained)
         return {**logs, **self._times(time.perf_counter() - start)}
@@ -255,10 +257,9 @@ class Trainer:
             epoch=self.epoch,
         )
 
-    def _set_alarms(self, before: Reading, losses: dict[str, float], explained: float) -> None:
-        """Set `alarms` by the readings before and after an update."""
-        share = entropy_share(losses["entropy"], self._layout)
-        reading = replace(before, entropy_share=share, explained_variance=explained)
+    def _set_alarms(self, reading: Reading, losses: dict[str, float]) -> None:
+        """Set `alarms` by the reading of an update and its losses."""
+        reading = replace(reading, entropy_share=entropy_share(losses["entropy"], self._layout))
         self.alarms = self._watch.new(alarms(reading)) if self.config.alarm_interval else []
 
     def _logs(self, losses: dict[str, float], explained: float) -> dict[str, float]:
