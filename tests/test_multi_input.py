@@ -265,7 +265,7 @@ def test_a_space_that_nothing_reads_is_refused_in_words() -> None:
     unread = spaces.Dict({"image": GRID["image"], "mission": spaces.Text(5)})
     with pytest.raises(IncompatibleSpace, match=r"Text.*no encoder reads"):
         MultiInput(Spaces(unread, FOUR))
-    with pytest.raises(IncompatibleSpace, match="nothing to see"):
+    with pytest.raises(IncompatibleSpace, match="is empty"):
         MultiInput(Spaces(spaces.Dict({}), FOUR))
 
 

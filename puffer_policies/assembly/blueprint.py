@@ -18,6 +18,7 @@ from puffer_policies.assembly.fit import require_fit, require_stack
 from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
 from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean, short
 from puffer_policies.foreign import error_text, foreign_code
+from puffer_policies.nn.observations import require_readable
 from puffer_policies.registry import Registry
 from puffer_policies.registry.names import target_of
 from puffer_policies.registry.records import (
@@ -65,6 +66,7 @@ def prepare(
     spaces = spaces_of(env)
     require_stack(inner.record, [wrapper.record for wrapper in stack])
     require_fit(inner.record, spaces, registry=registry)
+    require_readable(spaces.observation)
     # Constructors get the env itself, as some read more of it than its spaces; an id has no more.
     return Blueprint(inner, stack, spaces, spaces if isinstance(env, str) else env)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.nn.heads import LinearHead, ValueHead, decode_jointly, make_head
-from puffer_policies.nn.observations import batch_layout
+from puffer_policies.nn.observations import batch_layout, require_readable
 from puffer_policies.spaces import Spaces
 
 
@@ -35,6 +35,7 @@ class ActorCritic(nn.Module):
         critic: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        require_readable(spaces.observation)
         self.spaces = spaces
         self._layout = batch_layout(spaces.observation)
         self.hidden_size = int(encoder.hidden_size)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from puffer_policies.nn.observations import (
     require_shape,
     sorted_keys,
 )
-from puffer_policies.spaces import image_layout
+from puffer_policies.spaces import action_layout, image_layout
 
 MAX_PIXEL = 255.0
 
@@ -48,7 +48,7 @@ class BoxFeatures(Features):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
-        require_shape(observations, self.shape)
+        observations = require_shape(observations, self.shape)
         rows = observations.reshape(len(observations), self.size)
         # The one place where a flattened image is scaled; PufferLib's Default leaves it at 0..255.
         return (rows / MAX_PIXEL).float() if self.scaled else rows.float()
@@ -60,20 +60,20 @@ class OneHotFeatures(Features):
     options: Tensor
     choice: Tensor
 
-    def __init__(self, shape: Shape, nvec: np.ndarray, start: np.ndarray) -> None:
-        counts, first = nvec.reshape(-1), start.reshape(-1)
-        super().__init__(int(counts.sum()))
+    def __init__(self, shape: Shape, nvec: Sequence[int], start: np.ndarray) -> None:
+        super().__init__(sum(nvec))
         self.shape = shape
-        self.num_choices = len(counts)
-        options = [np.arange(n) + s for n, s in zip(counts, first, strict=True)]
-        choice = np.repeat(np.arange(len(counts)), counts)
+        self.num_choices = len(nvec)
+        pairs = zip(nvec, start.reshape(-1), strict=True)
+        options = [np.arange(n) + s for n, s in pairs] or [np.arange(0)]
+        choice = np.repeat(np.arange(len(nvec)), nvec)
         # Constants of the space: a checkpoint need not hold them.
         self.register_buffer("options", torch.from_numpy(np.concatenate(options)), persistent=False)
         self.register_buffer("choice", torch.from_numpy(choice), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
-        require_shape(observations, self.shape)
+        observations = require_shape(observations, self.shape)
         options = observations.reshape(len(observations), self.num_choices)
         if self.num_choices > 1:
             options = options.index_select(1, self.choice)  # (N, size)
@@ -91,7 +91,7 @@ class BinaryFeatures(Features):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
-        require_shape(observations, self.shape)
+        observations = require_shape(observations, self.shape)
         return observations.reshape(len(observations), self.size).float()
 
 
@@ -109,7 +109,8 @@ class DictFeatures(Features):
         """A dict of (N, *obs) with exactly these keys -> (N, size) float32."""
         require_keys(observations, self.keys)
         pairs = zip(self.keys, self.parts, strict=True)
-        return torch.cat([part(observations[key]) for key, part in pairs], -1)
+        # An empty part may be a dict without a tensor, which does not tell how many rows there are.
+        return torch.cat([part(observations[key]) for key, part in pairs if part.size], -1)
 
 
 class TupleFeatures(Features):
@@ -124,7 +125,7 @@ class TupleFeatures(Features):
         """A tuple of (N, *obs) with a member for each space -> (N, size) float32."""
         require_members(observations, len(self.parts))
         pairs = zip(self.parts, observations, strict=True)
-        return torch.cat([part(member) for part, member in pairs], -1)
+        return torch.cat([part(member) for part, member in pairs if part.size], -1)
 
 
 @singledispatch
@@ -146,16 +147,13 @@ def _(space: gym_spaces.Box) -> Features:
     return BoxFeatures(space)
 
 
-@make_features.register
-def _(space: gym_spaces.Discrete) -> Features:
-    return OneHotFeatures((), np.asarray(space.n), np.asarray(space.start))
-
-
-@make_features.register
-def _(space: gym_spaces.MultiDiscrete) -> Features:
-    # `start` came after gymnasium 0.29.
-    start = np.broadcast_to(np.asarray(getattr(space, "start", 0)), space.shape)
-    return OneHotFeatures(space.shape, space.nvec, start)
+@make_features.register(gym_spaces.Discrete)
+@make_features.register(gym_spaces.MultiDiscrete)
+def _(space: Any) -> Features:
+    # A choice is laid out alike whether it is observed or made.
+    layout = action_layout(space)
+    assert layout.start is not None
+    return OneHotFeatures(layout.shape, layout.nvec, layout.start)
 
 
 @make_features.register

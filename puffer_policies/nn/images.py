@@ -59,7 +59,7 @@ class ImageInput(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, C, h, w) or (N, h, w, C) of any dtype -> (N, C, h, w) in the encoder's dtype."""
-        require_shape(observations, self.shape)
+        observations = require_shape(observations, self.shape)
         if self.channels_last:
             observations = observations.permute(0, 3, 1, 2)  # (N, C, h, w)
         if self.scaled:

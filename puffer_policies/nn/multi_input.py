@@ -8,6 +8,7 @@ features of the space go through a Linear layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import singledispatch
@@ -31,7 +32,13 @@ from puffer_policies.nn.encoders import (
 )
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
-from puffer_policies.nn.observations import batch_layout, leaf_spaces, require_shape
+from puffer_policies.nn.observations import (
+    batch_layout,
+    is_empty,
+    leaf_spaces,
+    require_readable,
+    require_shape,
+)
 from puffer_policies.spaces import ActionLayout, action_layout, described, image_layout, image_size
 
 Combine = Literal["concat", "sum"]
@@ -70,7 +77,7 @@ class ChoiceEmbedding(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, K, D)."""
-        require_shape(observations, self.shape)
+        observations = require_shape(observations, self.shape)
         choices = observations.reshape(len(observations), self.num_choices)
         option = choices.long() - self.start  # (N, K), counted from 0
         # The last test refuses fractions, which long() would round to an option.
@@ -211,19 +218,20 @@ def _image_part(space: gym_spaces.Box, sizes: PartSizes) -> ImageEncoder:
 class MultiInputEncoder(nn.Module):
     """The features of all parts, in the order of `keys`, then one Linear layer with ReLU.
 
-    `keys` are the ways to the leaves, such as ``inside.goal``, sorted at every level: they do not
-    depend on the order in which a space or an observation was written. A space that is one leaf
-    has one part, and the key ``""``.
+    `keys` are the ways to the leaves that are not empty, such as ``inside.goal``, sorted at every
+    level: they do not depend on the order in which a space or an observation was written. A space
+    that is one leaf has one part, and the key ``""``.
     """
 
     def __init__(self, space: Any, hidden_size: int, *, sizes: PartSizes | None = None) -> None:
         super().__init__()
         require_width(hidden_size)
+        require_readable(space)
         tree = leaf_spaces(space)
-        self.keys = tuple(names_of(tree))
-        if not self.keys:
-            raise IncompatibleSpace(f"Observation space {described(space)} holds nothing to see.")
-        parts = [make_part(leaf, sizes or PartSizes()) for leaf in leaves(tree)]
+        self._filled = [not is_empty(leaf) for leaf in leaves(tree)]
+        self.keys = tuple(itertools.compress(names_of(tree), self._filled))
+        filled = itertools.compress(leaves(tree), self._filled)
+        parts = [make_part(leaf, sizes or PartSizes()) for leaf in filled]
         self.hidden_size = hidden_size
         self._layout = batch_layout(space)
         self.parts = nn.ModuleList(parts)
@@ -233,5 +241,6 @@ class MultiInputEncoder(nn.Module):
     def forward(self, observations: Any) -> Tensor:
         """(N, *obs), nested as the space is, in any dtype of it -> (N, H)."""
         rows, _ = self._layout.flatten(observations)  # its keys sorted
-        pairs = zip(self.parts, leaves(rows), strict=True)
+        filled = itertools.compress(leaves(rows), self._filled)
+        pairs = zip(self.parts, filled, strict=True)
         return relu(self.linear(torch.cat([part(leaf) for part, leaf in pairs], -1)))

@@ -1,6 +1,7 @@
 """Observations as trees of tensors: their batch axes, their keys, and the leaves of their spaces.
 
-A leaf is a space whose observations are one tensor; Dict and Tuple spaces are trees of leaves. A
+A leaf is a space whose observations are one tensor; Dict and Tuple spaces are trees of leaves. An
+empty leaf or tree holds no numbers and adds nothing to the rest; nothing else is refused for it. A
 layout is made once from a space and then only compares shapes, so that a policy's forward pass
 compiles without a graph break. A package with a space of its own registers it with
 ``batch_layout.register``, ``leaf_spaces.register`` and ``holds_reals.register``.
@@ -17,13 +18,50 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
 from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nested import leaves
 from puffer_policies.spaces import described, image_layout
 
 Shape = tuple[int, ...]
+
+# torch adds, compares and fills no wider unsigned integers.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+_NUMPY_SIGNED = {"u2": "i4", "u4": "i8", "u8": "i8"}
+_LARGEST = 2**63 - 1
+
+
+def to_tensor(array: Any) -> Tensor:
+    """Return a NumPy leaf as a tensor of the dtype that policies see.
+
+    float64 and wider become float32, unsigned integers of 16 bits and more become signed and wider.
+    Else the tensor shares the memory of the array where torch can do so.
+
+    Raises:
+        IncompatibleSpace: the array holds no numbers.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise IncompatibleSpace(
+            f"An observation is an array of {array.dtype}, which no policy reads.",
+            fix="Observe bools, integers or real numbers.",
+        )
+    kind = array.dtype.str[1:]
+    dtype = np.dtype(_NUMPY_SIGNED.get(kind, kind if array.dtype.itemsize <= 8 else "f8"))
+    array = array.astype(dtype, copy=False)  # in the byte order of this machine, as torch wants it
+    # torch.from_numpy refuses negative strides, and warns of memory that must not be written.
+    if not (array.flags.writeable and array.flags.c_contiguous):
+        array = array.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.float() if tensor.dtype is torch.float64 else tensor
+
+
+def signed(observations: Tensor) -> Tensor:
+    """Return unsigned integers of 16 bits and more as signed ones; others as they are."""
+    return observations.to(_SIGNED.get(observations.dtype, observations.dtype))
 
 
 class BatchLayout(Protocol):
@@ -32,7 +70,7 @@ class BatchLayout(Protocol):
     def flatten(self, observations: Any) -> tuple[Any, Shape]:
         """Merge batch and time: (B, *obs) or (B, T, *obs) -> (N, *obs), with (B,) or (B, T).
 
-        Row b at time t becomes row b*T + t.
+        Row b at time t becomes row b*T + t. The batch axes of a tree without leaves are ().
 
         Raises:
             IncompatibleSpace: another shape than the space's, or unequal axes in front of it.
@@ -47,12 +85,13 @@ class TensorLayout:
         self.shape = shape
 
     def flatten(self, observations: Tensor) -> tuple[Tensor, Shape]:
-        """Return the tensor with one axis in front, and the axes that it had there."""
+        """Return the tensor with one axis in front, `signed`, and the axes that it had there."""
         require_tensor(observations)
         axes = observations.ndim - len(self.shape)
         if axes not in (1, 2) or observations.shape[axes:] != self.shape:
             raise _wrong_shape(observations, self.shape, "(B, *obs) or (B, T, *obs)")
         batch = tuple(observations.shape[:axes])
+        observations = signed(observations)
         if axes == 1:
             return observations, batch
         return observations.reshape(math.prod(batch), *self.shape), batch  # (N, *obs)
@@ -106,11 +145,12 @@ def sorted_keys(space: gym_spaces.Dict) -> tuple[Any, ...]:
     return tuple(sorted(space.spaces, key=str))
 
 
-def require_shape(observations: Tensor, shape: Shape) -> None:
-    """Raise an error for what is not a tensor (N, *shape)."""
+def require_shape(observations: Tensor, shape: Shape) -> Tensor:
+    """Return a tensor (N, *shape), `signed`, or raise an error for anything else."""
     require_tensor(observations)
     if observations.shape[1:] != shape or not observations.ndim:
         raise _wrong_shape(observations, shape, "(N, *obs)")
+    return signed(observations)
 
 
 def require_tensor(value: Any, name: str = "Observations") -> None:
@@ -149,6 +189,9 @@ def require_members(observations: Any, members: int) -> None:
 
 
 def _common(batches: list[Shape]) -> Shape:
+    batches = [each for each in batches if each]
+    if not batches:
+        return ()
     if any(each != batches[0] for each in batches):
         raise IncompatibleSpace(f"The parts of one observation batch differ in length: {batches}.")
     return batches[0]
@@ -189,15 +232,64 @@ def space_of_leaves(tree: Any) -> Any:
     return tree
 
 
+def is_empty(space: Any) -> bool:
+    """Return whether a space holds no numbers: an axis of length 0, a Dict or Tuple of such."""
+    return all(0 in (getattr(leaf, "shape", None) or ()) for leaf in leaves(leaf_spaces(space)))
+
+
+def require_readable(space: Any) -> None:
+    """Refuse an observation space in which there is nothing to read, or numbers are too large.
+
+    Raises:
+        IncompatibleSpace: it is empty, or has integers that int64 does not hold.
+    """
+    if is_empty(space):
+        raise IncompatibleSpace(
+            f"Observation space {described(space)} is empty, so there is nothing to learn from.",
+            fix="Observe a constant, such as Box(0, 1, (1,)), where actions alone matter.",
+        )
+    for leaf in leaves(leaf_spaces(space)):
+        if largest_integer(leaf) > _LARGEST:
+            raise IncompatibleSpace(
+                f"Observation space {described(leaf)} goes beyond 2**63 - 1, torch's largest "
+                "integer.",
+                fix="Observe floats or smaller integers.",
+            )
+
+
+@singledispatch
+def largest_integer(leaf: Any) -> int:
+    """Return the largest integer of a leaf; 0 if it has none, or is of another kind."""
+    return 0
+
+
+@largest_integer.register
+def _(leaf: gym_spaces.Box) -> int:
+    return int(leaf.high.max(initial=0)) if np.issubdtype(leaf.dtype, np.integer) else 0
+
+
+@largest_integer.register
+def _(leaf: gym_spaces.Discrete) -> int:
+    return int(leaf.start) + int(leaf.n) - 1
+
+
+@largest_integer.register
+def _(leaf: gym_spaces.MultiDiscrete) -> int:
+    starts = np.broadcast_to(getattr(leaf, "start", 0), leaf.shape).reshape(-1)
+    pairs = zip(leaf.nvec.reshape(-1), starts, strict=True)
+    return max((int(n) + int(start) - 1 for n, start in pairs), default=0)
+
+
 @singledispatch
 def holds_reals(leaf: Any) -> bool:
-    """Return whether a leaf holds real numbers: a Box of floats that is not an image."""
+    """Return whether a leaf holds real numbers: a Box of floats that is no image and not empty."""
     return False
 
 
 @holds_reals.register
 def _(leaf: gym_spaces.Box) -> bool:
-    return np.issubdtype(leaf.dtype, np.floating) and not image_layout(leaf)
+    reals = np.issubdtype(leaf.dtype, np.floating) and not is_empty(leaf)
+    return reals and not image_layout(leaf)
 
 
 @singledispatch

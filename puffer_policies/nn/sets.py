@@ -18,7 +18,7 @@ from puffer_policies.errors import BuildError
 from puffer_policies.nn.encoders import InputLinear, require_width
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.init import layer_init, orthogonal_gates
-from puffer_policies.nn.observations import require_keys, require_shape, sorted_keys
+from puffer_policies.nn.observations import is_empty, require_keys, require_shape, sorted_keys
 from puffer_policies.spaces.entities import MASK, EntityLayout
 
 
@@ -38,8 +38,9 @@ class EntityInput(nn.Module):
         self.shape = (layout.num_entities, layout.num_features)
         self.key, self.masked, self.padding = layout.key, layout.masked, padding
         self.keys = sorted_keys(space) if self.key else ()
-        self.common = None if layout.common is None else make_features(layout.common)
-        self.common_keys = () if layout.common is None else sorted_keys(layout.common)
+        common = None if layout.common is None or is_empty(layout.common) else layout.common
+        self.common = None if common is None else make_features(common)
+        self.common_keys = () if common is None else sorted_keys(common)
         self.num_common = 0 if self.common is None else self.common.size
 
     def forward(self, observations: Any) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -47,7 +48,7 @@ class EntityInput(nn.Module):
         if self.key:
             require_keys(observations, self.keys)
         entities: Tensor = observations[self.key] if self.key else observations
-        require_shape(entities, self.shape)
+        entities = require_shape(entities, self.shape)
         present = self._present(observations, entities)
         common = None
         if self.common is not None:
@@ -57,9 +58,7 @@ class EntityInput(nn.Module):
     def _present(self, observations: Any, entities: Tensor) -> Tensor:
         """Return which rows are entities, (N, E)."""
         if self.masked:
-            mask: Tensor = observations[MASK]
-            require_shape(mask, self.shape[:1])
-            return mask.bool()
+            return require_shape(observations[MASK], self.shape[:1]).bool()
         if self.padding is not None:
             return (entities != self.padding).any(-1)
         return torch.ones_like(entities[..., 0], dtype=torch.bool)

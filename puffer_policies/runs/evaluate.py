@@ -19,6 +19,7 @@ from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.setup import naming_imports, single_vecenv_of
@@ -26,7 +27,7 @@ from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_t
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
-from puffer_policies.train.feed import Feed, on_device, to_tensor
+from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
 

@@ -287,21 +287,21 @@ def _(space: MultiBinary) -> ActionLayout:
 
 @action_layout.register
 def _(space: Box) -> ActionLayout:
-    if np.issubdtype(space.dtype, np.integer):
+    if space.dtype.kind in "biu":
         return _integer_layout(space)
     low, high = space.low, space.high
     return ActionLayout("box", space.shape, space.dtype, low=low, high=high)
 
 
 def _integer_layout(space: Box) -> ActionLayout:
-    # Floats, because the width of the whole range of int64 overflows int64.
-    options = space.high.astype(np.float64) - space.low.astype(np.float64) + 1
-    if not space.is_bounded() or options.max(initial=1) > MAX_INTEGER_CHOICES:
+    # Python's integers, as the width of the whole range of int64 overflows int64.
+    bounds = zip(space.low.reshape(-1), space.high.reshape(-1), strict=True)
+    nvec = tuple(int(high) - int(low) + 1 for low, high in bounds)
+    if not space.is_bounded() or max(nvec, default=1) > MAX_INTEGER_CHOICES:
         raise IncompatibleSpace(
             f"Action space {described(space)} has over {MAX_INTEGER_CHOICES} integers in one "
             "element, which are too many for a choice, and no continuous head draws integers.",
             fix="Use a float Box, or Discrete or MultiDiscrete with fewer options.",
         )
-    nvec = tuple(int(n) for n in options.reshape(-1))
     start = space.low.astype(np.int64)
     return ActionLayout("multidiscrete", space.shape, space.dtype, nvec, start)

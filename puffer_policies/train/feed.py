@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -90,19 +89,6 @@ def previous_of(policy: nn.Module, layout: ActionLayout, num_agents: int) -> Pre
 def on_device(extras: Arrays, device: torch.device) -> dict[str, Tensor]:
     """Return copies of `extras` as tensors."""
     return {key: torch.from_numpy(each).to(device, copy=True) for key, each in extras.items()}
-
-
-def to_tensor(array: Any) -> Tensor:
-    """Return a NumPy leaf as a tensor of the dtype that policies see: float64 becomes float32.
-
-    The tensor shares the memory of the array where torch can do so.
-    """
-    array = np.asarray(array)
-    # torch.from_numpy refuses negative strides, and warns of memory that must not be written.
-    if not (array.flags.writeable and array.flags.c_contiguous):
-        array = array.copy()
-    tensor = torch.from_numpy(array)
-    return tensor.float() if tensor.dtype is torch.float64 else tensor
 
 
 def _reads(policy: nn.Module, attribute: str) -> bool:

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, State
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.cores.base import Core
-from puffer_policies.nn.observations import Shape, batch_layout, require_tensor
+from puffer_policies.nn.observations import (
+    Shape,
+    batch_layout,
+    require_readable,
+    require_tensor,
+)
 from puffer_policies.spaces import spaces_of
 
 
@@ -36,6 +41,7 @@ class PolicyWrapper(nn.Module):
         super().__init__()
         _require_structure(policy, type(self).__name__)
         self.spaces = spaces_of(env)
+        require_readable(self.spaces.observation)
         self.policy = policy
         self.hidden_size: int | None = getattr(policy, "hidden_size", None)
         # PufferLib's guide has policies for discrete actions without the attribute; those for

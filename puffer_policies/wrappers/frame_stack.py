@@ -10,6 +10,7 @@ A package with a space of its own registers with ``make_frames.register`` how it
 
 from __future__ import annotations
 
+import math
 from functools import partial, singledispatch
 from typing import Any
 
@@ -23,8 +24,15 @@ from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested, names_of
 from puffer_policies.nn.encoders import require_count
-from puffer_policies.nn.observations import batch_layout, leaf_spaces, space_of_leaves
-from puffer_policies.spaces import Image, Spaces, described, image_layout, spaces_of
+from puffer_policies.nn.observations import batch_layout, leaf_spaces, space_of_leaves, to_tensor
+from puffer_policies.spaces import (
+    Image,
+    Spaces,
+    action_layout,
+    described,
+    image_layout,
+    spaces_of,
+)
 from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
 KEY = "frames"
@@ -182,7 +190,8 @@ class Frames(nn.Module):
     def together(self, frames: list[Tensor]) -> Tensor:
         """K times (B, T, *S), the newest last -> (B, T, *stacked)."""
         if self.axis is None:
-            return torch.cat([each.reshape(*each.shape[:2], -1) for each in frames], -1)
+            size = math.prod(self.shape)
+            return torch.cat([each.reshape(*each.shape[:2], size) for each in frames], -1)
         return torch.cat(frames, 2 + self.axis)
 
 
@@ -223,33 +232,23 @@ def _(leaf: gym_spaces.Box, count: int) -> Frames:
     low, high = (_side_by_side([each] * count, axis) for each in (leaf.low, leaf.high))
     box = partial(Image, layout=layout) if layout else gym_spaces.Box
     stacked = box(low, high, dtype=leaf.dtype.type)
-    dtype = torch.from_numpy(np.zeros(0, dtype=leaf.dtype)).dtype
-    # Trainers cast float64 observations to float32, so frames of the state have the same dtype.
-    dtype = torch.float32 if dtype is torch.float64 else dtype
-    return Frames(leaf.shape, dtype, stacked, axis=axis)
+    # Frames of the state have the dtype in which policies see observations.
+    return Frames(leaf.shape, to_tensor(np.zeros(0, leaf.dtype)).dtype, stacked, axis=axis)
 
 
-@make_frames.register
-def _(leaf: gym_spaces.Discrete, count: int) -> Frames:
-    return _choices((), np.asarray(leaf.n), leaf.start, count)
-
-
-@make_frames.register
-def _(leaf: gym_spaces.MultiDiscrete, count: int) -> Frames:
-    # `start` came after gymnasium 0.29.
-    return _choices(leaf.shape, leaf.nvec, getattr(leaf, "start", 0), count)
+@make_frames.register(gym_spaces.Discrete)
+@make_frames.register(gym_spaces.MultiDiscrete)
+def _(leaf: Any, count: int) -> Frames:
+    layout = action_layout(leaf)
+    stacked = gym_spaces.MultiDiscrete([options + 1 for options in layout.nvec] * count)
+    first = torch.from_numpy(np.array(layout.start))
+    return Frames(layout.shape, torch.int64, stacked, first=first)
 
 
 @make_frames.register
 def _(leaf: gym_spaces.MultiBinary, count: int) -> Frames:
     size = int(np.prod(leaf.shape))
     return Frames(leaf.shape, torch.int8, gym_spaces.MultiBinary(count * size))
-
-
-def _choices(shape: tuple[int, ...], nvec: np.ndarray, start: Any, count: int) -> Frames:
-    stacked = gym_spaces.MultiDiscrete(np.tile(nvec.reshape(-1) + 1, count))
-    first = np.broadcast_to(np.asarray(start, dtype=np.int64), shape).copy()
-    return Frames(shape, torch.int64, stacked, first=torch.from_numpy(first))
 
 
 def _side_by_side(frames: list[np.ndarray], axis: int | None) -> np.ndarray:

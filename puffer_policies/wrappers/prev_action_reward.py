@@ -127,8 +127,8 @@ def _size(layout: ActionLayout) -> int:
 
 def _one_hot(layout: ActionLayout) -> OneHotFeatures:
     # Policies count options from 0, whatever the space's start.
-    nvec = np.asarray(layout.nvec)
-    return OneHotFeatures(layout.policy_shape, nvec, np.zeros_like(nvec))
+    start = np.zeros(len(layout.nvec), dtype=np.int64)
+    return OneHotFeatures(layout.policy_shape, layout.nvec, start)
 
 
 def _action_box(layout: ActionLayout) -> gym_spaces.Box:
