@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from commands import run
 from fake_packages import Site, site_in
 
 from puffer_policies.registry import Registry, discover
-from puffer_policies.registry.doctor import Finding, examine
+from puffer_policies.registry.doctor import Finding, examine, examine_installation
 from puffer_policies.registry.records import PolicyRecord
 
 GOOD = "from puffer_policies.models import Default\n\nclass Net(Default):\n    pass\n"
@@ -150,3 +153,42 @@ def test_an_alias_or_a_preset_that_leads_nowhere_is_found(tmp_path):
     assert sorted(ill) == ["project/Tiny", "project/round", "project/small"]
     assert {finding.verdict for finding in ill.values()} == {"broken"}
     assert "'Nope'" in ill["project/small"].detail
+
+
+def test_the_installation_is_described(site, monkeypatch):
+    site.install("puffer-policies", version="9.9")
+    (site.folder / "puffer_policies-9.9.dist-info" / "METADATA").write_text(
+        "Name: puffer-policies\nVersion: 9.9\nProvides-Extra: fast\nProvides-Extra: film\n"
+        "Requires-Dist: torch\nRequires-Dist: pytest>=1; extra == 'fast'\n"
+        "Requires-Dist: acme[deep]; extra == 'film'\nRequires-Dist: nt; extra == 'fast' and "
+        "os_name == 'none'\nRequires-Dist: ???\n"
+    )
+    site.install("acme")
+    (site.folder / "acme-1.0.dist-info" / "METADATA").write_text(
+        "Name: acme\nVersion: 1.0\nProvides-Extra: deep\nRequires-Dist: deepness; extra == 'deep'\n"
+    )
+    findings = {each.subject: each for each in examine_installation()}
+    assert findings["torch"].detail.startswith(f"{torch.__version__}, ")
+    assert "puffer-policies 9.9, gymnasium" in findings["Python"].detail
+    assert findings["extra fast"].detail == f"pytest {pytest.__version__}"
+    assert findings["extra film"].verdict == "not installed"
+    assert findings["extra film"].detail == "needs deepness: pip install 'puffer-policies[film]'"
+    assert not any(each.is_problem for each in findings.values())
+
+
+def test_a_preset_is_built(project, capsys):
+    expressions = {
+        "good": "LSTMWrapper(Default)",
+        "typo": "Default(hiden_size=3)",
+        "twice": "LSTMWrapper(LSTMWrapper(Default))",
+        "kind": "Default(LSTMWrapper)",
+        "gone": "Nope",
+    }
+    tables = (f"[presets.{name}]\npolicy = '{text}'\n" for name, text in expressions.items())
+    (project / "registry.toml").write_text(f"schema = 1\n{''.join(tables)}")
+    code, printed, _ = run(capsys, "doctor", "--json")
+    verdicts = {each["subject"]: each["verdict"] for each in json.loads(printed)}
+    assert code == 1
+    assert {name: verdicts[f"project/{name}"] for name in expressions} == {
+        name: "ok" if name == "good" else "broken" for name in expressions
+    }

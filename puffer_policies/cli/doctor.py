@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Collection, Iterator
 
 from puffer_policies.cli.numbers import seconds
 from puffer_policies.cli.output import print_json, print_table
-from puffer_policies.registry import default_registry
-from puffer_policies.registry.doctor import examine
+from puffer_policies.errors import MissingDependency, PolicyError, TrustError
+from puffer_policies.registry import Registry, default_registry
+from puffer_policies.registry.doctor import Finding, examine, examine_installation
+from puffer_policies.registry.records import PolicyRecord, Preset
+from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.streams import write
 
 
@@ -25,7 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Import everything and print the findings; 1 if one is a problem."""
     # This is the one verb that imports every plug-in and class, which is why it may be slow.
-    findings = examine(default_registry(), slow_seconds=options.slow)
+    from puffer_policies.assembly.factory import get_policy  # torch
+    from puffer_policies.checks.engine.matrix import spaces_for
+
+    registry = default_registry()
+    findings = examine(registry, slow_seconds=options.slow)
+
+    def build(preset: Preset, record: PolicyRecord) -> None:
+        get_policy(preset.policy, spaces_for(record.capabilities)[0], registry=registry)
+
+    reported = {each.subject for each in findings if each.is_problem}
+    findings += _of_built_presets(registry, reported, build)
+    findings.sort(key=lambda finding: not finding.is_problem)
+    findings += examine_installation()
     problems = sum(finding.is_problem for finding in findings)
     if options.json:
         print_json([finding.to_dict() for finding in findings])
@@ -34,3 +50,27 @@ def run(options: argparse.Namespace) -> int:
         print_table("Plug-ins", ("what", "verdict", "detail"), rows)
         write(f"{problems} problem{'s' * (problems != 1)} in {len(findings)} findings.")
     return 1 if problems else 0
+
+
+def _of_built_presets(
+    registry: Registry,
+    reported: Collection[str],
+    build: Callable[[Preset, PolicyRecord], None],
+) -> Iterator[Finding]:
+    """Build each preset for spaces that its policy declares, but those in `reported`."""
+    # The mapping has each preset twice, under its bare and its qualified name.
+    for preset in {id(each): each for each in registry.presets.values()}.values():
+        name = preset.qualified_name
+        if name in reported:
+            continue
+        try:
+            record = registry.get(PolicySpec.parse(preset.policy).name, kind="policy")
+            assert isinstance(record, PolicyRecord)
+            build(preset, record)
+        except (MissingDependency, TrustError):
+            continue  # reported with the class
+        except PolicyError as error:
+            detail = f"{preset.policy!r} ({preset.provenance.origin}): {error}"
+            yield Finding(name, "broken", detail)
+        else:
+            yield Finding(name, "ok", preset.policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from puffer_policies.errors import MissingDependency, PluginError, PolicyError, 
 from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.imports import import_env_module
+from puffer_policies.registry.names import BUILTIN
+from puffer_policies.registry.packages import extras_of, installed_version
 from puffer_policies.registry.records import Record
 from puffer_policies.registry.specs import PolicySpec
 
@@ -21,6 +24,7 @@ Verdict = Literal[
     "broken",
     "breaks the contract",
     "missing dependency",
+    "not installed",
     "not trusted",
     "slow",
     "imports torch",
@@ -44,7 +48,7 @@ class Finding:
     @property
     def is_problem(self) -> bool:
         """Whether somebody should fix it; the other verdicts are the user's own choice."""
-        choices = ("blocked", "missing dependency", "not trusted", "shadowed")
+        choices = ("blocked", "missing dependency", "not installed", "not trusted", "shadowed")
         return self.verdict not in ("ok", *choices)
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +78,37 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
         ),
     ]
     return sorted(findings, key=lambda finding: (not finding.is_problem, finding.subject))
+
+
+def examine_installation() -> list[Finding]:
+    """Return findings on Python, torch and its devices, and on each extra of this package."""
+    torch: Any = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())]
+        devices = f"CUDA {torch.version.cuda}: {', '.join(names)}"
+    else:
+        built = f"this torch is built for CUDA {torch.version.cuda}"
+        devices = f"no CUDA device; {built if torch.version.cuda else 'this torch has no CUDA'}"
+    versions = ", ".join(
+        f"{name} {installed_version(name) or '(not installed)'}"
+        for name in (BUILTIN, "gymnasium", "numpy")
+    )
+    return [
+        Finding("Python", "ok", f"{platform.python_version()}, {versions}"),
+        Finding("torch", "ok", f"{torch.__version__}, {devices}"),
+        *_of_extras(),
+    ]
+
+
+def _of_extras() -> Iterator[Finding]:
+    for extra, requirements in sorted(extras_of(BUILTIN).items()):
+        missing = [name for name in requirements if installed_version(name) is None]
+        if missing:
+            detail = f"needs {', '.join(missing)}: pip install '{BUILTIN}[{extra}]'"
+            yield Finding(f"extra {extra}", "not installed", detail)
+        else:
+            labels = (f"{name} {installed_version(name)}" for name in requirements)
+            yield Finding(f"extra {extra}", "ok", ", ".join(labels))
 
 
 def _of_error(error: PluginError) -> Finding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,38 @@ def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     installed = distributions().get(normalize(distribution))
     return None if installed is None else headers(installed).get("version", "")
+
+
+def extras_of(distribution: str) -> dict[str, list[str]]:
+    """Return the extras of an installed distribution, each with the distributions that it adds.
+
+    Those are left out that need not be installed here, such as on another system.
+    """
+    # Imported here, as only `doctor` asks, and `list` would wait for it.
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    installed = distributions().get(normalize(distribution))
+    head = (installed.read_text("METADATA") or "").partition("\n\n")[0] if installed else ""
+    pairs = [(key, value.strip()) for key, _, value in (x.partition(":") for x in head.split("\n"))]
+    extras: dict[str, list[str]] = {value: [] for key, value in pairs if key == "Provides-Extra"}
+    for requirement in (value for key, value in pairs if key == "Requires-Dist"):
+        with suppress(InvalidRequirement):
+            parsed = Requirement(requirement)
+            for extra, names in extras.items():
+                marker = parsed.marker
+                if marker and "extra" in str(marker) and marker.evaluate({"extra": extra}):
+                    names += _with_extras(parsed.name, parsed.extras, distribution)
+    return extras
+
+
+def _with_extras(name: str, extras: Iterable[str], owner: str) -> list[str]:
+    """Return a required distribution with those of its extras, such as ``gymnasium[box2d]``."""
+    own = normalize(name)
+    # An extra may be a list of others of the same distribution, which are reported themselves.
+    if own == normalize(owner):
+        return []
+    offered = extras_of(own) if extras else {}
+    return [own, *(each for extra in sorted(extras) for each in offered.get(extra, ()))]
 
 
 def manifest_path(value: str) -> Path:
