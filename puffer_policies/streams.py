@@ -20,6 +20,22 @@ STDOUT = 1
 """The descriptor to which processes print."""
 
 
+class OutputError(OSError):
+    """Our own output can't be written: the reader of a pipe left, say, or the disk is full."""
+
+
+class _Own(io.TextIOWrapper):
+    """The stream of our own output, whose errors can't be taken for those of other files."""
+
+    def write(self, text: str) -> int:
+        with _as_output_error():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _as_output_error():
+            super().flush()
+
+
 class _Diverted(io.TextIOBase):
     """Stands for ``sys.stdout``, writes to `foreign`, and knows the stream of our own output."""
 
@@ -35,7 +51,10 @@ class _Diverted(io.TextIOBase):
         return self.foreign.buffer
 
     def write(self, text: str) -> int:
-        return self.foreign.write(text)
+        # What an env prints is not worth its failure: the terminal may be closed.
+        with suppress(OSError):
+            self.foreign.write(text)
+        return len(text)
 
     def writable(self) -> bool:
         return True
@@ -49,7 +68,8 @@ class _Diverted(io.TextIOBase):
     def flush(self) -> None:
         # Both: multiprocessing flushes ``sys.stdout`` before it forks, so that no child inherits
         # our output in its buffer and prints it again.
-        self.foreign.flush()
+        with suppress(OSError):
+            self.foreign.flush()
         if not self.data.closed:
             self.data.flush()
 
@@ -82,8 +102,20 @@ def write(text: str = "") -> None:
 
 
 def write_note(text: str) -> None:
-    """Print a line to stderr, with the control characters in it made visible."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print a line to stderr, with the control characters in it made visible, if that works."""
+    with suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+    """Send the rest of our own output nowhere, what waits in its buffer included.
+
+    It does nothing where foreign output is not diverted: stdout is a host's then.
+    """
+    if isinstance(sys.stdout, _Diverted):
+        # OSError, which covers `io.UnsupportedOperation`: a stream without a descriptor.
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.data.fileno())
 
 
 def printable(text: str) -> str:
@@ -134,8 +166,8 @@ def foreign_output_on_stderr() -> Iterator[None]:
     # Code in C and child processes write to the descriptor, not to ``sys.stdout``.
     own.flush()
     copy = os.dup(STDOUT)
-    buffering = 1 if is_terminal(own) else -1
-    data = os.fdopen(copy, "w", buffering, encoding=own.encoding, errors=own.errors, closefd=False)
+    binary = os.fdopen(copy, "wb", closefd=False)
+    data = _Own(binary, own.encoding, own.errors, line_buffering=is_terminal(own))
     os.dup2(foreign.fileno(), STDOUT)
     sys.stdout = _Diverted(data, foreign)
     try:
@@ -152,6 +184,16 @@ def foreign_output_on_stderr() -> Iterator[None]:
             data.close()
         os.dup2(copy, STDOUT)
         os.close(copy)
+
+
+@contextmanager
+def _as_output_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            error.errno, f"Standard output can't be written: {error.strerror}"
+        ) from error
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -41,6 +41,7 @@ TRAINER_FILES = [
     "test_rollout.py",
     "test_run.py",
     "test_setup.py",
+    "test_signals.py",
     "test_trainer.py",
 ]
 collect_ignore = TRAINER_FILES if TOO_OLD else []

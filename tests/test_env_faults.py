@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -16,9 +19,10 @@ from plain_policies import Plain
 from training_toys import Clock
 
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import EnvError, TrainingError
+from puffer_policies.errors import ConfigError, EnvError, TrainingError
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
+from puffer_policies.vector.faults import closing
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
 WAYS = [SyncVectorEnv, AsyncVectorEnv]
@@ -43,6 +47,7 @@ ERRORS = {
     "another gymnasium's": lambda: gymnasium.error.ResetNeeded("reset me"),
     "of two arguments": lambda: Broken("a", "b"),
     "that can't be pickled": lambda: local_error("far away"),
+    "that ends Python": lambda: SystemExit(0),
 }
 
 
@@ -108,11 +113,11 @@ class IsKilled(Clock):
         return super().step(action)
 
 
-def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP, *, after=0):
+def fault_of(way, env_class, mode=AutoresetMode.NEXT_STEP, *, after=0, timeout=0.0):
     """Step copy 1, which is at fault, into its error, and close the envs; some stand after it."""
     makers = [lambda: Clock(SCHEDULE), lambda: env_class(SCHEDULE)]
     makers += [lambda: Clock(SCHEDULE)] * after
-    env = GymVecEnv(way(makers, autoreset_mode=mode))
+    env = GymVecEnv(way(makers, autoreset_mode=mode), timeout=timeout)
     with pytest.raises(EnvError) as caught:
         _play(env)
     env.close()
@@ -190,6 +195,126 @@ def test_what_is_returned_wrongly_is_told_with_what_was_expected(way, env_class,
     assert text in told
     assert expected in told
     assert "of 2" in told.split(" failed in ")[0]
+
+
+def test_sys_exit_is_a_fault_of_the_env_that_calls_it(monkeypatch):
+    monkeypatch.setattr(Raises, "kind", "that ends Python")
+    assert "Env 1 of 2 failed in step 3: SystemExit: 0." in fault_of(SyncVectorEnv, Raises)
+    # A worker leaves as it was told to.
+    text = fault_of(AsyncVectorEnv, Raises)
+    assert "Env 1 of 2 died in step 3: its process left with exit code 0." in text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_env_that_hangs_is_named_after_the_timeout(way):
+    class Hangs(Clock):
+        def step(self, action):
+            if self.time == 2:
+                threading.Event().wait()
+            return super().step(action)
+
+    text = fault_of(way, Hangs, after=1, timeout=0.3)
+    assert "Env 1 of 3 hangs in step 3: no answer within 0.3 s (vec.timeout)." in text
+    place = f"It was at {__file__}:" if way is SyncVectorEnv else "the error also names the line"
+    assert place in text
+
+
+def test_workers_leave_the_signals_of_a_terminal_to_the_main_process():
+    env = make_vecenv("CartPole-v1", 1, vectorization="async")
+    env.reset(seed=0)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    env.step(np.zeros(1, dtype=np.int64))
+    env.close()
+
+
+def test_a_timeout_needs_the_main_thread():
+    errors = []
+
+    def make():
+        try:
+            make_vecenv("CartPole-v1", timeout=1.0)
+        except ConfigError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert "main thread" in errors[0]
+
+
+def test_an_interrupt_ends_the_workers_of_envs_and_says_where_they_were():
+    class Hangs(Clock):
+        def step(self, action):
+            threading.Event().wait()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    env = GymVecEnv(AsyncVectorEnv([lambda: Clock(SCHEDULE), lambda: Hangs(SCHEDULE)]))
+    try:
+        env.reset(seed=0)
+        main = threading.main_thread().ident
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGUSR2)).start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            env.step(np.zeros(2, dtype=np.int64))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        env.close()
+    assert caught.value.__notes__ == ["Env 1 of 2 was in step 1."]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_env_that_fails_to_close_takes_no_result_away(way):
+    class FailsInClose(Clock):
+        def close(self):
+            raise RuntimeError("no connection")
+
+    env = GymVecEnv(way([lambda: Clock(SCHEDULE), lambda: FailsInClose(SCHEDULE)]))
+    failures = []
+    with pytest.warns(RuntimeWarning, match="Env 1 of 2"), closing(env, failures):
+        env.reset(seed=0)
+    assert "close()" in failures[0]
+    assert not multiprocessing.active_children()
+
+
+def test_of_an_error_and_a_failure_to_close_the_error_is_raised():
+    class FailsInClose(Clock):
+        def close(self):
+            sys.exit(0)
+
+    env = GymVecEnv(SyncVectorEnv([lambda: FailsInClose(SCHEDULE)]))
+    with pytest.raises(ValueError, match="the error"), closing(env):
+        raise ValueError("the error")
+
+
+def test_an_env_that_hangs_in_close_is_named(monkeypatch):
+    class HangsInClose(Clock):
+        def close(self):
+            threading.Event().wait()
+
+    monkeypatch.setattr("puffer_policies.vector.faults.CLOSING", 0.3)
+    for way in WAYS:
+        env = GymVecEnv(way([lambda: Clock(SCHEDULE), lambda: HangsInClose(SCHEDULE)]))
+        env.reset(seed=0)
+        with pytest.raises(EnvError, match=r"Env 1 of 2 hangs in close\(\)"):
+            env.close()
+        assert not multiprocessing.active_children()
+
+
+def test_a_copy_out_of_its_bounds_is_not_blamed_for_the_shape_of_another():
+    class OutOfBounds(Clock):
+        def _shown(self):
+            return np.full(2, 1e9, np.float32)
+
+    env = GymVecEnv(
+        SyncVectorEnv([partial(each, SCHEDULE) for each in (OutOfBounds, Grows, Clock, Clock)])
+    )
+    with pytest.raises(EnvError, match="Env 1 of 4 failed in step 2"):
+        _play(env)
 
 
 @pytest.mark.parametrize("env_class", [Raises, OldStep, Grows, Speaks])

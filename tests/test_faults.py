@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import gymnasium
 import numpy as np
@@ -314,7 +315,7 @@ def test_a_failure_before_the_first_update_says_that_there_is_nothing(tmp_path, 
 # Signals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_second_signal_after_a_while_leaves_at_once(number, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
@@ -325,8 +326,38 @@ def test_a_second_signal_after_a_while_leaves_at_once(number, monkeypatch):
         assert stop()
         assert stop.signal == number.name
         now[0] += 2 * interrupts.GRACE
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), number)
+    assert caught.value.args == (number,)
+    assert interrupts.exit_code(stop.signal) == 128 + number
+
+
+def test_a_run_that_hangs_leaves_a_while_after_a_signal_of_a_machine(monkeypatch):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.05)
+    monkeypatch.setattr(interrupts, "GRACE", 0.01)
+    event = threading.Event()
+    with interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            event.wait()
+
+
+def test_signals_that_a_host_ignores_or_uses_are_its_own():
+    received = []
+    handlers = {
+        signal.SIGHUP: signal.SIG_IGN,
+        signal.SIGUSR1: lambda *_: received.append("SIGUSR1"),
+    }
+    before = {number: signal.signal(number, each) for number, each in handlers.items()}
+    try:
+        with interruptible() as stop:
+            for number in handlers:
+                os.kill(os.getpid(), number)
+            assert not stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert received == ["SIGUSR1"]
 
 
 def test_leaving_at_once_leaves_the_last_checkpoint(tmp_path, monkeypatch):

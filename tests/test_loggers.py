@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import types
+import warnings
 
 import pytest
 import torch
 
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import MissingDependency
-from puffer_policies.runs.metrics import Loggers, numbers
+from puffer_policies.runs.metrics import Loggers, MetricsLog, numbers
 from puffer_policies.runs.run import train_from_config
 
 pytestmark = pytest.mark.trainer
@@ -102,21 +103,54 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     assert caught.match(extra)
 
 
-def test_every_logger_is_closed_though_one_fails():
-    closed = []
+class Failing:
+    """A logger that fails in one of its methods."""
 
-    class Bad:
-        def close(self):
-            closed.append(self)
-            raise RuntimeError("no connection")
+    def __init__(self, method=""):
+        self.method, self.calls = method, []
 
-    class Good:
-        def close(self):
-            closed.append(self)
+    def __getattr__(self, name):
+        def call(*_):
+            self.calls.append(name)
+            if name == self.method:
+                raise RuntimeError("no connection")
 
-    with pytest.raises(RuntimeError, match="no connection"):
-        Loggers([Good(), Bad(), Good()]).close()
-    assert len(closed) == 3
+        return call
+
+
+@pytest.mark.parametrize("method", ["write", "sync", "close"])
+def test_a_logger_that_fails_is_left_out_and_the_others_go_on(method, tmp_path):
+    failures, (bad, good) = [], (Failing(method), Failing())
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        loggers = Loggers(log, failures)
+        for each in (bad, good):
+            loggers.add("test", lambda each=each: each)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                loggers.write({"epoch": 1})
+                loggers.sync()
+            loggers.close()
+    assert [str(each.message) for each in caught] == failures
+    (failure,) = failures
+    assert failure.startswith(f"Failing failed in {method}(): RuntimeError: no connection.")
+    assert bad.calls[-1] == method
+    assert bad.calls.count(method) == 1
+    assert good.calls == ["write", "sync", "write", "sync", "close"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_logger_that_can_not_start_takes_no_run_away(tmp_path, monkeypatch):
+    def init(**_):
+        raise ConnectionError("no such host")
+
+    wandb = types.ModuleType("wandb")
+    wandb.init = init
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with pytest.warns(RuntimeWarning, match="wandb can't be started: ConnectionError"):
+        result = train_from_config(config_of(tmp_path, "--log.wandb", "zoo"), display="quiet")
+    assert result.evaluation is not None
+    assert "no such host" in result.failures[0]
 
 
 def test_only_numbers_are_drawn():

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+from puffer_policies.cli.main import FAILED
 from puffer_policies.cli.numbers import count, seed
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Play with a checkpoint and print the returns."""
+    """Play with a checkpoint and print the returns; 2 if something failed beside them."""
     from puffer_policies.runs.display import Progress
     from puffer_policies.runs.evaluate import evaluate_config, load_trained_policy  # torch
     from puffer_policies.runs.video import record_video, require_video
@@ -70,17 +71,21 @@ def run(options: argparse.Namespace) -> int:
     policy, config = trained.policy, trained.config
     progress = Progress(config.train.total_timesteps, config.base.env_name, write_note)
     watch = partial(progress.evaluation, total=config.eval.episodes)
-    evaluation = evaluate_config(policy, config, watch=watch)
+    failures: list[str] = []
+    evaluation = evaluate_config(policy, config, watch=watch, failures=failures)
     data, fields = evaluation.to_dict(), list(evaluation.fields().items())
-    if options.video is not None:
-        video = record_video(policy, config, options.video, episodes=options.video_episodes)
-        data["video"] = video.to_dict()
-        fields.append(("video", str(video)))
-    if options.json:
-        print_json(data)
-    else:
-        print_fields(fields)
-    return 0
+    try:
+        if options.video is not None:
+            video = record_video(policy, config, options.video, episodes=options.video_episodes)
+            data["video"] = video.to_dict()
+            fields.append(("video", str(video)))
+    finally:
+        # With a video or without one, the returns are there.
+        if options.json:
+            print_json(data)
+        else:
+            print_fields(fields)
+    return FAILED if failures else 0
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

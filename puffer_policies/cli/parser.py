@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -25,6 +26,7 @@ from puffer_policies.registry.imports import import_module
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
 from puffer_policies.streams import (
+    OutputError,
     data_stream,
     foreign_output_on_stderr,
     open_missing_streams,
@@ -127,10 +129,12 @@ def run(argv: Sequence[str] | None) -> int:
             raise
         print_error(error)
         return 2
-    except BrokenPipeError:
-        # The reader (`head`, `less`) left.
+    except OutputError as error:
         _discard_output()
-        return 0
+        if error.errno == errno.EPIPE:  # the reader (`head`, `less`) left
+            return 0
+        print_error(PolicyError(f"{error.strerror}."))
+        return 2
     except OSError as error:
         if traceback:
             raise
@@ -201,7 +205,10 @@ def _run(arguments: list[str]) -> int:
                 import_module(name)
             return _exit_code(options)
     # The output of a plug-in's verb is its own.
-    return _exit_code(options)
+    try:
+        return _exit_code(options)
+    except BrokenPipeError as error:
+        raise OutputError(error.errno, error.strerror) from error
 
 
 def _exit_code(options: argparse.Namespace) -> int:

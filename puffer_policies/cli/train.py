@@ -13,7 +13,7 @@ from puffer_policies.cli.config_arguments import (
     require_name,
     require_registered,
 )
-from puffer_policies.cli.main import INTERRUPTED
+from puffer_policies.cli.main import FAILED
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.config.config import Config
@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train by config; 130 if Ctrl-C stopped the run, whose checkpoint is then written."""
+    """Train by config; 130 if Ctrl-C stopped the run, whose checkpoint is then written.
+
+    Other signals have codes of their own; 2 says that something failed beside the result.
+    """
     if options.options:
         _list_options(options, None if options.name is None else config_of(options))
         return 0
@@ -61,13 +64,16 @@ def run(options: argparse.Namespace) -> int:
     if options.resume is None:
         require_registered(config)
 
+    from puffer_policies.runs.interrupts import exit_code
     from puffer_policies.runs.run import train_from_config  # torch
 
     result = train_from_config(config, display=_display_kind(options), resume=options.resume)
     # Under torchrun the first process alone prints.
     if result.is_main:
         _print(result, options)
-    return INTERRUPTED if result.interrupted else 0
+    if result.interrupted:
+        return exit_code(result.signal)
+    return FAILED if result.failures else 0
 
 
 def _list_options(options: argparse.Namespace, config: Config | None) -> None:
@@ -133,4 +139,5 @@ def _result_data(result: RunResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "interrupted": result.interrupted,
         "evaluation": result.evaluation.to_dict() if result.evaluation else None,
+        "failures": list(result.failures),
     }

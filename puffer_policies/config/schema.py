@@ -139,6 +139,8 @@ class VecConfig(Section):
     """Number of envs, which are stepped together."""
     vectorization: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """native (the env's own vector class), sync, async, envpool, or auto: native, else sync."""
+    timeout: NonNegative = 0.0
+    """Seconds that a step or reset of the envs may take; the error names the env. 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

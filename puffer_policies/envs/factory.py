@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import gymnasium
@@ -115,6 +115,7 @@ def make_envs(
     *,
     mode: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    worker: Callable[..., None] | None = None,
 ) -> VectorEnv[Any, Any, Any]:
     """Make copies of an env with `gymnasium.make_vec`, as our policies are trained on it.
 
@@ -123,6 +124,7 @@ def make_envs(
         num_envs: number of copies.
         mode: gymnasium's name of how they run; the env's own vector class, else sync, if None.
         env_kwargs: the [env] section of a config, options of the preprocessing among them.
+        worker: what the processes of mode ``async`` run; gymnasium's own worker if None.
 
     Raises:
         EnvError, MissingDependency, TrustError, ConfigError, PluginError: as `find_env`, or an
@@ -134,7 +136,9 @@ def make_envs(
     native = mode == NATIVE
     options, wrappers = preprocessing(env_id, env_kwargs or {}, native=native)
     # The rollout copies observations at once: a second copy inside the env is waste.
-    vector_kwargs = {} if native else {"copy": False}
+    vector_kwargs: dict[str, Any] = {} if native else {"copy": False}
+    if mode == "async":
+        vector_kwargs["worker"] = worker
     return gymnasium.make_vec(
         env_id, num_envs, mode, vector_kwargs=vector_kwargs, wrappers=wrappers, **options
     )

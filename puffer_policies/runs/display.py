@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from puffer_policies.errors import ConfigError
-from puffer_policies.streams import data_stream, is_terminal, json_text, printable
+from puffer_policies.streams import (
+    data_stream,
+    is_terminal,
+    json_text,
+    printable,
+    silence,
+    write_note,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -58,6 +65,52 @@ class Display:
 
     def summary(self, title: str, rows: Mapping[str, str]) -> None:
         """Print the result of the run, a line for each name and its value."""
+
+
+class Guarded(Display):
+    """Shows what `display` shows, and nothing more once that fails: no screen ends a run."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        self._call("__enter__")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the display, whatever happened."""
+        self._call("__exit__", kind, error, traceback)
+
+    def update(self, logs: Mapping[str, float]) -> None:
+        """Show the metrics of an update."""
+        self._call("update", logs)
+
+    def evaluation(self, finished: int, total: int) -> None:
+        """Show how many episodes of the final evaluation have ended."""
+        self._call("evaluation", finished, total)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._call("note", text)
+
+    def summary(self, title: str, rows: Mapping[str, str]) -> None:
+        """Print the result of the run."""
+        self._call("summary", title, rows)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        try:
+            getattr(self._display, method)(*arguments)
+        except (Exception, SystemExit) as error:  # rich leaves by SystemExit when a pipe breaks
+            self._display = Display()
+            silence()
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            write_note(f"The run goes on, but shows nothing any more: {reason}")
 
 
 def make_display(

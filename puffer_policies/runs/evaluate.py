@@ -29,6 +29,7 @@ from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.vector.factory import make_vecenv
+from puffer_policies.vector.faults import closing
 from puffer_policies.vector.protocol import VecEnv
 
 Watch = Callable[[int], object]
@@ -241,8 +242,12 @@ def evaluate_config(
     *,
     stopped: Callable[[], bool] = lambda: False,
     watch: Watch = lambda finished: None,
+    failures: list[str] | None = None,
 ) -> Evaluation:
-    """Evaluate `policy` in new envs of a run's config, by its [eval] section."""
+    """Evaluate `policy` in new envs of a run's config, by its [eval] section.
+
+    Envs that fail to close take nothing away: a warning says so, and `failures` receives its text.
+    """
     # With fewer episodes than envs, some envs would play for nothing.
     num_envs = min(config.eval.episodes, NUM_ENVS)
     vecenv = make_vecenv(
@@ -250,12 +255,11 @@ def evaluate_config(
         num_envs,
         vectorization=config.vec.vectorization,
         env_kwargs=evaluation_kwargs(config.base.env_name, config.env),
+        timeout=config.vec.timeout,
     )
-    try:
+    with closing(vecenv, failures):
         use_rnn = config.train.use_rnn
         return evaluate(policy, vecenv, config.eval, use_rnn=use_rnn, stopped=stopped, watch=watch)
-    finally:
-        vecenv.close()
 
 
 def evaluate_checkpoint(
@@ -314,8 +318,6 @@ def load_trained_policy(
     # A single env is enough, as only the spaces are needed.
     with naming_imports(path):
         env = single_vecenv_of(config)
-    try:
+    with closing(env):
         policy = checkpoint.build_policy(env, registry=registry)
         return TrainedPolicy(policy, config, spaces_of(env))
-    finally:
-        env.close()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 from puffer_policies.config.config import Config
-from puffer_policies.errors import ConfigError, TrainingError
+from puffer_policies.errors import ConfigError, MissingDependency, TrainingError
 from puffer_policies.files import METRICS
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.streams import json_text
+from puffer_policies.vector.faults import FAULTS, first_line, report_failure
 
 try:
     import fcntl
@@ -24,15 +25,16 @@ except ImportError:  # Windows has no such locks
 class MetricsLog:
     """Appends JSON objects to a file, one on each line, flushed so that a crash loses none.
 
+    As long as the file is open, it also locks the run's folder against other processes.
+
     Args:
         path: the file, which is created if it is missing.
-        epoch: the update from which the run continues; later lines of the file are removed.
 
     Raises:
         ConfigError: the file can't be opened, or another process writes to it.
     """
 
-    def __init__(self, path: Path, *, epoch: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             # "a+": a lock needs the file open, and opening must not empty another run's file.
@@ -47,8 +49,19 @@ class MetricsLog:
         except ConfigError:
             self._file.close()
             raise
-        if path.is_file():  # /dev/null and the like can't be truncated
-            self._file.truncate(_length_up_to(path, epoch))
+
+    def __enter__(self) -> Self:
+        """Return the log, which is locked already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file and unlock the folder."""
+        self.close()
+
+    def keep(self, epoch: int) -> None:
+        """Remove the lines after an update, from which the run continues."""
+        if self.path.is_file():  # /dev/null and the like can't be truncated
+            self._file.truncate(_length_up_to(self.path, epoch))
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append one line.
@@ -198,48 +211,78 @@ class WeightsAndBiases:
 
 
 class Loggers:
-    """Several loggers that are written to together."""
+    """The log of a run and the loggers beside it, of which a failing one is left out from then on.
 
-    def __init__(self, loggers: list[Logger]) -> None:
-        self._loggers = loggers
+    Args:
+        log: what the run needs; its errors are raised.
+        failures: receives what the others fail with, which is also a warning.
+    """
+
+    def __init__(self, log: MetricsLog, failures: list[str]) -> None:
+        self._log, self._failures = log, failures
+        self._others: list[Logger] = []
+
+    def add(self, name: str, make: Callable[[], Logger]) -> None:
+        """Start one more logger.
+
+        Raises:
+            MissingDependency: its package is not installed.
+        """
+        try:
+            self._others.append(make())
+        except MissingDependency:
+            raise
+        except FAULTS as error:
+            self._report(f"{name} can't be started", error)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Write `metrics` to each."""
-        for each in self._loggers:
-            each.write(metrics)
+        """Write `metrics` to each.
+
+        Raises:
+            TrainingError: the run's own log can't be written.
+        """
+        self._log.write(metrics)
+        self._call("write", metrics)
 
     def sync(self) -> None:
         """Sync each."""
-        for each in self._loggers:
-            each.sync()
+        self._log.sync()
+        self._call("sync")
 
     def close(self) -> None:
-        """Close each, even if another one fails."""
-        # Popped before it is closed: if close() raises, the recursion closes the others only.
-        while self._loggers:
+        """Close all but the run's own log."""
+        self._call("close")
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for each in list(self._others):
             try:
-                self._loggers.pop().close()
-            except Exception:
-                self.close()
-                raise
+                getattr(each, method)(*arguments)
+            except FAULTS as error:
+                self._others.remove(each)
+                self._report(f"{type(each).__name__} failed in {method}()", error)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        report_failure(
+            f"{what}: {first_line(error)}. The run's own {METRICS} is complete.", self._failures
+        )
 
 
 @contextmanager
-def open_loggers(config: Config, folder: Path, *, epoch: int, step: int) -> Iterator[Loggers]:
-    """Open the loggers of `config`, for a run that continues after `epoch` updates, `step` steps.
+def open_loggers(
+    config: Config, log: MetricsLog, *, step: int, failures: list[str]
+) -> Iterator[Loggers]:
+    """Open the loggers of `config` beside `log`, for a run that continues after `step` steps.
 
     Raises:
-        ConfigError: the folder can't be written, or another process writes to it.
         MissingDependency: a package is not installed.
     """
-    loggers: list[Logger] = [MetricsLog(folder / METRICS, epoch=epoch)]
-    together = Loggers(loggers)
+    together, folder = Loggers(log, failures), log.path.parent
     try:
         if config.log.tensorboard:
-            loggers.append(TensorBoard(folder, step=step))
-        if config.log.wandb is not None:
+            together.add("TensorBoard", lambda: TensorBoard(folder, step=step))
+        if (project := config.log.wandb) is not None:
             args = config.to_args()
-            loggers.append(WeightsAndBiases(config.log.wandb, config=args, folder=folder))
+            together.add("wandb", lambda: WeightsAndBiases(project, config=args, folder=folder))
         yield together
     finally:
         together.close()

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from torch import nn
 from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
-from puffer_policies.errors import PolicyError, TrainingError
-from puffer_policies.files import LATEST, TRAINER, user_path
+from puffer_policies.errors import EnvError, PolicyError, TrainingError
+from puffer_policies.files import LATEST, METRICS, TRAINER, user_path
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
-from puffer_policies.runs.display import Display, DisplayKind, make_display
+from puffer_policies.runs.display import Display, DisplayKind, Guarded, make_display
 from puffer_policies.runs.evaluate import Evaluation, evaluate_config
 from puffer_policies.runs.folder import new_folder
 from puffer_policies.runs.interrupts import Stop, interruptible
-from puffer_policies.runs.metrics import Loggers, open_loggers
+from puffer_policies.runs.metrics import Loggers, MetricsLog, open_loggers
 from puffer_policies.runs.setup import (
     device_of,
     naming_imports,
@@ -36,6 +36,7 @@ from puffer_policies.runs.snapshot_file import resume_trainer
 from puffer_policies.train.alarms import Alarm
 from puffer_policies.train.distributed import joined
 from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.faults import FAULTS, closing, report_failure
 
 StopWhen = Callable[[Mapping[str, float]], bool]
 """Looks at the metrics of an update, and answers whether the run should stop there."""
@@ -55,6 +56,10 @@ class RunResult:
     interrupted: bool
     evaluation: Evaluation | None
     """The final evaluation; None if the run was interrupted, and where `is_main` is False."""
+    signal: str = ""
+    """What interrupted the run: the name of a signal, or ``stop_when``; empty if nothing did."""
+    failures: tuple[str, ...] = ()
+    """What failed beside the result, such as a logger, or an env that can't be closed."""
     is_main: bool = True
     """Whether this process wrote the run; False in the others that ``torchrun`` started."""
 
@@ -68,6 +73,8 @@ def train_from_config(
     stop_when: StopWhen = lambda logs: False,
 ) -> RunResult:
     """Train, evaluate and save by `config`. Ctrl-C ends the run cleanly, with a checkpoint.
+
+    A second Ctrl-C leaves at once, with the last finished update in the checkpoint.
 
     Under ``torchrun`` the processes share the envs and the batches of `config`, as if they were
     one. Only the first writes files, prints and evaluates.
@@ -93,18 +100,18 @@ def train_from_config(
         checkpoint = None if resume is None else Path(resume, LATEST)
         with naming_imports(checkpoint):
             vecenv = vecenv_of(config, world)
-        try:
+        failures: list[str] = []
+        with closing(vecenv, failures):
             with naming_packages(checkpoint):
                 policy = policy_of(config, vecenv, registry=registry)
             trainer = Trainer(config.train, vecenv, policy, world=world)
             # One process prints; two panels on one terminal would overwrite each other.
             kind = display if world.is_main else "quiet"
-            with make_display(kind, total_steps=trainer.total_steps) as screen:
+            display = make_display(kind, total_steps=trainer.total_steps)
+            with Guarded(display) as screen:
                 result = _run(config, trainer, screen, registry, resume, stop_when)
             screen.summary(config.base.env_name, summary(result, policy))
-            return result
-        finally:
-            vecenv.close()
+        return replace(result, failures=(*result.failures, *failures))
 
 
 def _run(
@@ -124,14 +131,16 @@ def _run(
             f"The run makes {trainer.total_steps:,} steps, not {asked:,}: updates of "
             f"{trainer.total_steps // trainer.plan.num_updates:,} steps are always whole."
         )
-    if resume is None:
-        folder = new_folder(config)
-    else:
-        folder = user_path(resume)
-        if reason := resume_trainer(trainer, folder / TRAINER):
+    folder = new_folder(config) if resume is None else user_path(resume)
+    if resume is not None and not (folder / TRAINER).is_file():
+        resume_trainer(trainer, folder / TRAINER)  # says what the folder lacks, and makes nothing
+    # Before the folder is read, or anything in it is touched: another process may be at work there.
+    with MetricsLog(folder / METRICS) as log:
+        if resume is not None and (reason := resume_trainer(trainer, folder / TRAINER)):
             display.note(f"The envs start new episodes; all else continues: {reason}")
-    run = _Run(config, trainer, folder, registry=registry, display=display)
-    return run.go(stop_when)
+        log.keep(trainer.epoch)
+        run = _Run(config, trainer, folder, registry=registry, display=display)
+        return run.go(log, stop_when)
 
 
 class _Run:
@@ -149,32 +158,43 @@ class _Run:
         self.config, self.trainer, self.folder, self.display = config, trainer, folder, display
         self.start_step, self.start_time = trainer.global_step, time.perf_counter()
         self.saver = Saver(folder, trainer, config=config.to_args(), registry=registry)
+        self.failures: list[str] = []
+        """What failed and did not end the run."""
 
-    def go(self, stop_when: StopWhen) -> RunResult:
+    def go(self, log: MetricsLog, stop_when: StopWhen) -> RunResult:
         """Train until the end, or until the run is interrupted."""
-        trainer = self.trainer
-        all_loggers = open_loggers(
-            self.config, self.folder, epoch=trainer.epoch, step=trainer.global_step
-        )
-        with all_loggers as loggers, interruptible() as stop:
+        with interruptible() as stop:
             text = json.dumps(self.config.to_args(), indent=2) + "\n"
             # Also when resumed: from then on the folder is described by the new config.
             write_at_once(self.folder / CONFIG_FILE, text.encode())
-            try:
-                return self._train(loggers, stop, stop_when)
-            except Exception as error:
-                raise self._failure(error, loggers) from error
+            step = self.trainer.global_step
+            with open_loggers(self.config, log, step=step, failures=self.failures) as loggers:
+                try:
+                    result = self._train(loggers, stop, stop_when)
+                except FAULTS as error:
+                    if isinstance(error, EnvError) and (number := stop.number):
+                        # The envs may have received the signal, too, and ended by it.
+                        interrupt = KeyboardInterrupt(number)
+                        interrupt.add_note(error.problem)
+                        raise self._left(interrupt, stop, loggers) from error
+                    raise self._failure(error, loggers) from error
+                except KeyboardInterrupt as error:
+                    raise self._left(error, stop, loggers) from None
+        return replace(result, failures=tuple(self.failures))
 
     def _train(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> RunResult:
         self._loop(loggers, stop, stop_when)
         seconds = time.perf_counter() - self.start_time
         self._save(loggers)
         evaluation = self._evaluate(stop)
-        if evaluation is None:
-            loggers.write({"interrupted": stop.signal, "agent_steps": self.trainer.global_step})
-        else:
-            loggers.write({"evaluation": evaluation.to_dict()})
-        return self._result(seconds, evaluation)
+        try:
+            if evaluation is None:
+                loggers.write({"interrupted": stop.signal, "agent_steps": self.trainer.global_step})
+            else:
+                loggers.write({"evaluation": evaluation.to_dict()})
+        except TrainingError as error:  # a full disk; the result is there
+            report_failure(str(error), self.failures)
+        return self._result(seconds, evaluation, stop)
 
     def _loop(self, loggers: Loggers, stop: Stop, stop_when: StopWhen) -> None:
         trainer, interval = self.trainer, self.config.train.checkpoint_interval
@@ -207,6 +227,7 @@ class _Run:
                 self.config,
                 stopped=stop,
                 watch=partial(self.display.evaluation, total=self.config.eval.episodes),
+                failures=self.failures,
             )
             if not stop():
                 return evaluation
@@ -217,7 +238,16 @@ class _Run:
         )
         return None
 
-    def _failure(self, error: Exception, loggers: Loggers) -> PolicyError:
+    def _left(
+        self, interrupt: KeyboardInterrupt, stop: Stop, loggers: Loggers
+    ) -> KeyboardInterrupt:
+        """Save what can be saved in the midst of an update, and note where it is."""
+        interrupt.add_note(self.saver.rescue())
+        with suppress(PolicyError, OSError):
+            loggers.write({"interrupted": stop.signal, "agent_steps": self.trainer.global_step})
+        return interrupt
+
+    def _failure(self, error: BaseException, loggers: Loggers) -> PolicyError:
         """Save what can be saved, and return the error with the place of the checkpoint."""
         checkpoint = self.saver.rescue()
         if isinstance(error, PolicyError):
@@ -234,7 +264,7 @@ class _Run:
             fix="--traceback shows where it happened.",
         )
 
-    def _result(self, seconds: float, evaluation: Evaluation | None) -> RunResult:
+    def _result(self, seconds: float, evaluation: Evaluation | None, stop: Stop) -> RunResult:
         return RunResult(
             folder=self.folder,
             checkpoint=self.folder / LATEST,
@@ -243,6 +273,7 @@ class _Run:
             seconds=seconds,
             interrupted=evaluation is None,
             evaluation=evaluation,
+            signal=stop.signal,
         )
 
 
@@ -269,6 +300,7 @@ def _follow(trainer: Trainer, resume: Path | str | None) -> RunResult:
             seconds=time.perf_counter() - start_time,
             interrupted=not trainer.finished,
             evaluation=None,
+            signal=stop.signal,
             is_main=False,
         )
 

@@ -76,6 +76,7 @@ def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
         world.share(config.vec.num_envs, of="vec.num_envs"),
         vectorization=config.vec.vectorization,
         env_kwargs=config.env,
+        timeout=config.vec.timeout,
     )
 
 

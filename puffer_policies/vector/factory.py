@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -18,13 +16,14 @@ from puffer_policies.envs.autoreset import require_autoreset
 from puffer_policies.envs.factory import NATIVE, best_mode, env_not_found, find_env, make_envs
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
-from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.faults import FAULTS, first_line
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.machine import require_memory
 from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
 from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
+from puffer_policies.vector.worker import work
 
 _SIZES = {NATIVE: 100, "envpool": 100, "sync": 2_000, "async": 10_000_000}
 """Bytes of a copy of the smallest env: a row of its vector class, an object, or a process."""
@@ -39,17 +38,19 @@ def make_vecenv(
     *,
     vectorization: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
+    timeout: float = 0.0,
 ) -> VecEnv:
     """Make `num_envs` copies of an env: gymnasium's, ours, EnvPool's or PettingZoo's.
 
     ``auto`` takes the env's own vector entry point where it has one, else steps the copies in this
     process; ``async`` gives each copy a process, which pays only for envs slower than about 1 ms.
     ``envpool`` looks the id up among EnvPool's. ``pettingzoo/NAME`` is a parallel env of
-    PettingZoo's, whose copies run in this process.
+    PettingZoo's, whose copies run in this process. A step or a reset that takes longer than
+    `timeout` seconds is an error that names the env; 0 is no limit.
 
     Raises:
-        ConfigError: an unknown backend, fewer than one env, more than fit into memory, or a backend
-            that can't run this env.
+        ConfigError: an unknown backend, fewer than one env, more than fit into memory, a backend
+            that can't run this env, or a timeout where there are no signals.
         EnvError: the env can't be made.
         MissingDependency: a package that it needs is not installed.
     """
@@ -64,13 +65,14 @@ def make_vecenv(
     kwargs = dict(env_kwargs or {})
     if env_id.startswith(PETTINGZOO):
         _require_memory(num_envs, "sync")
-        return _make_parallel(env_id, num_envs, vectorization, kwargs)
+        return _make_parallel(env_id, num_envs, vectorization, kwargs, timeout)
     if vectorization == "envpool":
         _require_memory(num_envs, vectorization)
-        return GymVecEnv(EnvPoolVectorEnv(env_id, num_envs, env_kwargs=kwargs))
+        pool = EnvPoolVectorEnv(env_id, num_envs, env_kwargs=kwargs)
+        return GymVecEnv(pool, timeout=timeout)
     mode = _mode(env_id, vectorization)
     _require_memory(num_envs, mode)
-    return GymVecEnv(_make_gymnasium(env_id, num_envs, mode, kwargs))
+    return GymVecEnv(_make_gymnasium(env_id, num_envs, mode, kwargs), timeout=timeout)
 
 
 def _require_memory(num_envs: int, mode: str) -> None:
@@ -87,12 +89,12 @@ def _make_gymnasium(
 ) -> VectorEnv[Any, Any, Any]:
     try:
         with _processes_ended() if mode == "async" else nullcontext():
-            return make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs)
+            return make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs, worker=work)
     except gymnasium.error.Error as error:
         raise env_not_found(env_id, error, configs=shipped_configs()) from error
     except PolicyError:
         raise
-    except Exception as error:
+    except FAULTS as error:
         raise EnvError(
             f"Making {num_envs} of {env_id!r} with {env_kwargs} failed: {first_line(error)}.",
             fix="The [env] section holds the arguments of the env; their number is vec.num_envs.",
@@ -100,14 +102,15 @@ def _make_gymnasium(
 
 
 def _make_parallel(
-    name: str, num_envs: int, vectorization: str, env_kwargs: dict[str, Any]
+    name: str, num_envs: int, vectorization: str, env_kwargs: dict[str, Any], timeout: float
 ) -> ParallelVecEnv:
     if vectorization not in ("auto", "sync"):
         raise ConfigError(
             f"vec.vectorization is {vectorization!r}, which can't run {name!r}.",
             fix="PettingZoo's envs are stepped in this process: use auto or sync.",
         )
-    return ParallelVecEnv([make_parallel_env(name, env_kwargs) for _ in range(num_envs)])
+    envs = [make_parallel_env(name, env_kwargs) for _ in range(num_envs)]
+    return ParallelVecEnv(envs, timeout=timeout)
 
 
 @contextmanager
@@ -116,29 +119,12 @@ def _processes_ended() -> Iterator[None]:
     # Where making an `AsyncVectorEnv` raises, nobody has the object that could end its workers.
     before = set(multiprocessing.active_children())
     try:
-        with _interrupts_ignored():
-            yield
+        yield
     except BaseException:
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
             process.join()
         raise
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let processes that start meanwhile ignore Ctrl-C, which a terminal sends to all of them.
-
-    The main process ends them itself, once it has saved what there is.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _mode(env_id: str, vectorization: str) -> str:

@@ -13,6 +13,7 @@ import multiprocessing.connection
 import queue
 import re
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +22,20 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 
-from puffer_policies.errors import EnvError
+from puffer_policies.errors import EnvError, PolicyError
 from puffer_policies.spaces import described
+from puffer_policies.vector.limit import Limit, TimedOut, limit_of
 
 PATIENCE = 5.0
 """Seconds to wait for the report of a failed worker process, or for its end."""
+CLOSING = 10.0
+"""Seconds in which envs must close, unless ``vec.timeout`` says otherwise."""
+
+FAULTS = (Exception, SystemExit, TimedOut)
+"""What code of envs raises. An env that calls ``sys.exit()`` must not end the run silently."""
 
 Frame = tuple[str, int, str]
 """File, line and function of a frame of a traceback."""
@@ -39,17 +47,29 @@ _CALLERS = (_GYMNASIUM / "vector", _GYMNASIUM / "wrappers", _GYMNASIUM / "core.p
 
 
 class Door:
-    """Calls a vector env. After a fault its worker processes are ended, and closing is quiet."""
+    """Calls a vector env. After a fault its worker processes are ended, and closing is quiet.
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+    Args:
+        env: the vector env.
+        timeout: seconds that a call may take; 0 is no limit.
+
+    Raises:
+        ConfigError: calls can't be limited here.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], *, timeout: float = 0.0) -> None:
         self.env = env
         self.num_steps = 0
         self._failed = False
+        self._limit = limit_of(timeout)
+        self._closing = Limit(timeout or CLOSING, reason="vec.timeout" if timeout else "to close")
         bare: Any = env.unwrapped  # wrappers of vector envs pass attributes on for reading only
         if hasattr(bare, "error_queue"):
             bare.error_queue = _Reports(bare.error_queue)
         if isinstance(bare, SyncVectorEnv):
             bare.envs = _Copies(bare.envs)
+        if isinstance(bare, AsyncVectorEnv):
+            bare.parent_pipes = _Copies(bare.parent_pipes)
 
     def reset(
         self,
@@ -63,9 +83,10 @@ class Door:
             EnvError: an env failed; it says which one, and with what.
         """
         try:
-            # A list is gymnasium's way to seed each copy of its Sync- and AsyncVectorEnv.
-            return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        except Exception as error:
+            with self._limit:
+                # A list is gymnasium's way to seed each copy of its Sync- and AsyncVectorEnv.
+                return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        except BaseException as error:
             raise self._fault("reset", error) from error
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
@@ -76,8 +97,9 @@ class Door:
         """
         self.num_steps += 1
         try:
-            return self.env.step(actions)
-        except Exception as error:
+            with self._limit:
+                return self.env.step(actions)
+        except BaseException as error:
             raise self._fault("step", error) from error
 
     def has_method(self, name: str) -> bool:
@@ -102,37 +124,86 @@ class Door:
 
     def _guarded(self, function: Callable[[], Any]) -> Any:
         try:
-            return function()
-        except Exception as error:
+            with self._limit:
+                return function()
+        except BaseException as error:
             raise self._fault("step", error) from error
 
     def close(self) -> None:
-        """Close the envs; after a fault, errors in closing would only hide it."""
-        with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
-            self.env.close()
+        """Close the envs; after a fault, errors in closing would only hide it.
 
-    def _fault(self, call: str, error: Exception) -> EnvError:
+        Raises:
+            EnvError: an env failed, or did not close within `CLOSING` or ``vec.timeout``.
+        """
+        bare: Any = self.env.unwrapped
+        try:
+            with self._closing:
+                self.env.close()
+            if not self._failed and (codes := _exit_codes_of_failures(bare)):
+                raise _death_of(bare, codes, " in close()")
+        except BaseException as error:
+            if not (self._failed and isinstance(error, FAULTS)):
+                raise self._fault("close", error) from error
+
+    def _fault(self, call: str, error: BaseException) -> EnvError:
+        """End the workers and return the error in words; an interrupt is raised again as it is."""
         self._failed = True
         bare: Any = self.env.unwrapped
         when = f" in step {self.num_steps}" if self.num_steps else " in reset()"
+        when = " in close()" if call == "close" else when
+        index = _index_at_work(bare, frames_of(error))
+        if not isinstance(error, FAULTS):
+            error.add_note(f"{_name(bare, index)} was{when}.")
+            _end_processes(bare)
+            raise error
         if isinstance(error, EnvError):
             fault = error  # of an env of ours, which says it better
+        elif isinstance(error, TimedOut):
+            fault = _hang_of(bare, index, error, when)
         elif isinstance(error, _WorkerFailed):
             fault = _fault_of(bare, error.index, error.text, error.frames, call, when)
         elif isinstance(error, EOFError | ConnectionError) and (codes := _exit_codes(bare)):
             fault = _death_of(bare, codes, when)
         else:
-            index = _index_at_work(bare)
             fault = _fault_of(bare, index, first_line(error), frames_of(error), call, when)
         _end_processes(bare)
         return fault
 
 
+@contextlib.contextmanager
+def closing(vecenv: Any, failures: list[str] | None = None) -> Iterator[None]:
+    """Close a vector env at the end, without hiding an error or losing a result.
+
+    Args:
+        vecenv: anything with ``close()``.
+        failures: receives what fails in closing, which is also a warning.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(*FAULTS):
+            vecenv.close()
+        raise
+    try:
+        vecenv.close()
+    except FAULTS as error:
+        report_failure(
+            str(error) if isinstance(error, PolicyError) else first_line(error), failures
+        )
+
+
+def report_failure(text: str, failures: list[str] | None) -> None:
+    """Warn of what failed beside a result, which stays; `failures` receives it, too."""
+    if failures is not None:
+        failures.append(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
 class _Copies(list[Any]):
-    """The envs of a `SyncVectorEnv`, as a list that knows which of them is at work."""
+    """The envs of a vector env, or the pipes to them, as a list that knows which is at work."""
 
     current: int | None = None
-    """The copy that was taken from the list last; None after the last one was done."""
+    """The item that was taken from the list last; None after the last one was done."""
 
     def __getitem__(self, index: Any) -> Any:
         self.current = index if isinstance(index, int) else None
@@ -214,6 +285,8 @@ def _fault_of(
     where = ", in its reset()" if call == "reset" and "step" in when else ""
     problem = f"{_name(env, index)} failed{when}{where}: {text}."
     place = place_of(frames)
+    if place is None and call == "close":
+        return EnvError(problem)
     if place is None:
         returns = {
             "step": "step(action) must return (observation, reward, terminated, truncated, info)",
@@ -223,6 +296,17 @@ def _fault_of(
         return EnvError(problem, fix=f"{returns[call]}, with an observation of {space}.")
     hint = "; vec.vectorization sync brings it under a debugger" * hasattr(env, "processes")
     return EnvError(problem, fix=f"Its own code raised that, at {place}{hint}.")
+
+
+def _hang_of(env: Any, index: int | None, error: BaseException, when: str) -> EnvError:
+    place = place_of(frames_of(error)[:-1])  # the last frame is the limit's
+    if place is not None:
+        fix = f"It was at {place}."
+    elif hasattr(env, "processes"):
+        fix = "With vec.vectorization sync the error also names the line."
+    else:
+        fix = ""
+    return EnvError(f"{_name(env, index)} hangs{when}: {error}.", fix=fix)
 
 
 def first_line(error: object, kind: type | None = None) -> str:
@@ -261,16 +345,35 @@ def _exit_codes(env: Any) -> dict[int, int]:
     return {index: code for index, code in codes.items() if code is not None}
 
 
-def _index_at_work(env: Any) -> int | None:
-    """Return which copy of a `SyncVectorEnv` caused the error that just arose, if one did."""
-    copies = getattr(env, "envs", None)
-    if not isinstance(copies, _Copies) or copies.current is not None:
-        return getattr(copies, "current", None)
-    # All copies were done: putting their observations together failed.
-    space, observations = env.single_observation_space, getattr(env, "_env_obs", ())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `contains` warns of what is not an array
-        return next((i for i, each in enumerate(observations) if not space.contains(each)), None)
+def _exit_codes_of_failures(env: Any) -> dict[int, int]:
+    codes = {i: each.exitcode for i, each in enumerate(getattr(env, "processes", ()))}
+    return {index: code for index, code in codes.items() if code}
+
+
+def _index_at_work(env: Any, frames: Sequence[Frame]) -> int | None:
+    """Return which copy caused the error that just arose, if one did."""
+    if any("concatenate" in function for _, _, function in frames):
+        return _index_of_wrong_observation(env)
+    copies = getattr(env, "envs", getattr(env, "parent_pipes", None))
+    index = getattr(copies, "current", None)
+    if index is None and (processes := getattr(env, "processes", None)):
+        # All have answered, and some do not end.
+        alive = [each.is_alive() for each in processes]
+        return alive.index(True) if any(alive) and not all(alive) else None
+    return index
+
+
+def _index_of_wrong_observation(env: Any) -> int | None:
+    """Return the first copy whose last observation alone makes no batch."""
+    # Not by `contains`: an observation out of its bounds is common, and fails nowhere.
+    space = env.single_observation_space
+    for index, observation in enumerate(getattr(env, "_env_obs", ())):
+        batch: Any = create_empty_array(space, n=1, fn=np.zeros)
+        try:
+            concatenate(space, [observation], batch)
+        except Exception:
+            return index
+    return None
 
 
 def _end_processes(env: Any) -> None:
@@ -280,8 +383,9 @@ def _end_processes(env: Any) -> None:
         return
     for process in processes:
         process.terminate()
+    deadline = time.monotonic() + PATIENCE
     for process in processes:
-        process.join(PATIENCE)
+        process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()

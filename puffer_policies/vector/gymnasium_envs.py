@@ -33,15 +33,20 @@ from puffer_policies.vector.state import get_state, set_state
 class GymVecEnv:
     """A gymnasium `VectorEnv` in any autoreset mode as a `VecEnv`.
 
+    Args:
+        env: the vector env.
+        timeout: seconds that a call of the envs may take; 0 is no limit.
+
     Raises:
         EnvError: the env's metadata do not say how it restarts episodes.
         IncompatibleSpace: no head serves its action space.
+        ConfigError: calls can't be limited outside of the main thread, nor on Windows.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], *, timeout: float = 0.0) -> None:
         require_autoreset()
         self.env = env
-        self._door = Door(env)
+        self._door = Door(env, timeout=timeout)
         self.num_envs: int = env.num_envs
         self.single_observation_space = env.single_observation_space
         self.single_action_space = env.single_action_space
@@ -118,7 +123,11 @@ class GymVecEnv:
         self._masks.set_state(state["masks"])
 
     def close(self) -> None:
-        """Close the envs."""
+        """Close the envs.
+
+        Raises:
+            EnvError: an env fails to close, or hangs.
+        """
         self._door.close()
 
 

@@ -20,7 +20,8 @@ from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError, MissingDependency, did_you_mean
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout, described
-from puffer_policies.vector.faults import first_line, frames_of, place_of
+from puffer_policies.vector.faults import FAULTS, first_line, frames_of, place_of
+from puffer_policies.vector.limit import limit_of
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.seeds import spawn_seeds
@@ -45,12 +46,18 @@ def is_parallel(env: Any) -> bool:
 class ParallelVecEnv:
     """Copies of a PettingZoo `ParallelEnv`; the rows of copy i follow those of copy i - 1.
 
+    Args:
+        envs: the copies.
+        timeout: seconds that a call of a copy may take; 0 is no limit.
+
     Raises:
         EnvError: agents or copies of different spaces or agents.
         IncompatibleSpace: no head serves the action space.
+        ConfigError: calls can't be limited outside of the main thread, nor on Windows.
     """
 
-    def __init__(self, envs: Sequence[Any]) -> None:
+    def __init__(self, envs: Sequence[Any], *, timeout: float = 0.0) -> None:
+        self.limit = limit_of(timeout)
         self.agents = _agents(envs)
         first = self.agents[0]
         self.num_envs = len(envs)
@@ -159,9 +166,13 @@ class ParallelVecEnv:
         )
 
     def close(self) -> None:
-        """Close the envs."""
+        """Close the envs.
+
+        Raises:
+            EnvError: an env fails to close.
+        """
         for each in self._copies:
-            each.env.close()
+            each.close()
 
 
 class _Copy:
@@ -182,8 +193,9 @@ class _Copy:
     def reset(self, seed: int | None = None) -> None:
         options = {} if seed is None else {"seed": seed}
         try:
-            observations, infos = self.env.reset(**options)
-        except Exception as error:
+            with self._batch.limit:
+                observations, infos = self.env.reset(**options)
+        except FAULTS as error:
             raise self._fault("reset", error) from error
         self._playing = list(self.env.agents)
         if not self._playing:
@@ -208,8 +220,9 @@ class _Copy:
         self._num_steps += 1
         actions = {agent: members[self._rows[agent]] for agent in self._playing}
         try:
-            observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        except Exception as error:
+            with self._batch.limit:
+                observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        except FAULTS as error:
             raise self._fault("step", error) from error
         for agent in self._playing:
             row = self._rows[agent]
@@ -221,6 +234,14 @@ class _Copy:
                 self._show(agent, observations, "step")
         self._go_on(batch, observations)
         self._read_masks(infos)
+
+    def close(self) -> None:
+        try:
+            with self._batch.limit:
+                self.env.close()
+        except FAULTS as error:
+            name = f"Env {self.index} of {self._batch.num_envs}"
+            raise EnvError(f"{name} failed in close(): {first_line(error)}.") from error
 
     def restart_if_over(self, batch: Step) -> None:
         """Restart the env if nobody plays any more."""
@@ -280,7 +301,7 @@ class _Copy:
             fix="pettingzoo.test.parallel_api_test(env) checks what PettingZoo requires of an env.",
         )
 
-    def _fault(self, call: str, error: Exception) -> EnvError:
+    def _fault(self, call: str, error: BaseException) -> EnvError:
         place = place_of(frames_of(error))
         fix = f"Its own code raised that, at {place}." if place else f"{_RETURNS[call]}."
         return EnvError(f"{self._place}: {first_line(error)}.", fix=fix)
@@ -348,7 +369,7 @@ def make_parallel_env(name: str, env_kwargs: Mapping[str, Any]) -> Any:
             f"{name!r} needs a package that is not installed: {error.__cause__ or error}.",
             fix=f"pip install 'pettingzoo[{family}]'",
         ) from error
-    except Exception as error:
+    except FAULTS as error:
         raise EnvError(
             f"Making {name!r} with {dict(env_kwargs)} failed: {type(error).__name__}: {error}.",
             fix="The [env] section holds the arguments of its parallel_env().",

@@ -20,7 +20,7 @@ import numpy as np
 
 from puffer_policies.errors import EnvError
 from puffer_policies.spaces import action_layout
-from puffer_policies.vector.faults import first_line, frames_of, place_of
+from puffer_policies.vector.faults import FAULTS, first_line, frames_of, place_of
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.seeds import base_seed
 from puffer_policies.vector.state import get_state, set_state
@@ -73,7 +73,7 @@ class PufferVecEnv:
         try:
             self.env.async_reset(seed)
             observations, *_, agents, masks = self.env.recv()
-        except Exception as error:
+        except FAULTS as error:
             raise self._fault(error) from error
         if not np.array_equal(np.ravel(agents), np.arange(self.num_agents)):
             raise EnvError(f"{type(self.env).__name__} returns its agents in another order.")
@@ -86,7 +86,7 @@ class PufferVecEnv:
         try:
             self.env.send(np.ascontiguousarray(self._layout.to_env(actions)))
             observations, rewards, *flags, _, _, masks = self.env.recv()
-        except Exception as error:
+        except FAULTS as error:
             raise self._fault(error) from error
         terminals, truncations, present = (np.asarray(each, dtype=bool) for each in (*flags, masks))
         played = present if self._is_native else present & self._playing
@@ -126,7 +126,7 @@ class PufferVecEnv:
         """Close the envs."""
         self.env.close()
 
-    def _fault(self, error: Exception) -> EnvError:
+    def _fault(self, error: BaseException) -> EnvError:
         where = f"step {self._num_steps}" if self._num_steps else "reset()"
         place = place_of(frames_of(error))
         return EnvError(

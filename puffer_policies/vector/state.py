@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from puffer_policies.errors import EnvError
-from puffer_policies.vector.faults import first_line
+from puffer_policies.vector.faults import FAULTS, first_line
 
 ATOMS = (type(None), bool, int, float, str)
 NUMBERS = "biufc"
@@ -115,7 +115,7 @@ def set_state(env: Any, state: Any) -> None:
             _set_layer(layer, copy.deepcopy(saved))
     except EnvError:
         raise
-    except Exception as error:  # set_state of any env
+    except FAULTS as error:  # set_state of any env
         raise EnvError(
             f"The saved state of {_class_name(env)} can't be used: {first_line(error)}."
         ) from error
@@ -183,7 +183,7 @@ def _own_state(layer: Any, name: str) -> Any:
         state = layer.get_state()
     except EnvError:
         raise
-    except Exception as error:
+    except FAULTS as error:
         raise EnvError(f"get_state() of {name} failed: {first_line(error)}.") from error
     require_plain(state, f"{name}.get_state()")
     return copy.deepcopy(state)
