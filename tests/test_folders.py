@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_packages import site_in, write_files
 
+from puffer_policies.checks.engine.targets import class_at
 from puffer_policies.errors import MissingDependency, PluginError
 from puffer_policies.registry import Registry, default_registry, discover, set_default_registry
 from puffer_policies.registry.folders import plain_name
@@ -178,3 +179,11 @@ def test_a_module_that_is_not_there_is_named_with_the_folder(folder):
     registry = registry_in(folder, nets="import not_there")
     with pytest.raises(MissingDependency, match="needs the module 'not_there'"):
         registry.get("Tiny").load()
+
+
+def test_files_of_one_name_are_checked_each_by_itself(folder):
+    for who in ("one", "two"):
+        source = "from helpers import WHO\nclass Net: who = WHO"
+        write_files(folder / who, {"types.py": source, "helpers.py": f"WHO = '{who}'"})
+    classes = [class_at(f"{folder / who / 'types.py'}::Net") for who in ("one", "two")]
+    assert [cls.who for cls in classes] == ["one", "two"]

@@ -28,7 +28,9 @@ from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
 from puffer_policies.errors import BuildError, PluginError, PolicyError, did_you_mean
 from puffer_policies.files import user_path
+from puffer_policies.foreign import error_text, foreign_code
 from puffer_policies.registry import Registry
+from puffer_policies.registry.folders import import_name
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
 from puffer_policies.spaces import Spaces, action_layout, spaces_of
@@ -371,26 +373,15 @@ def _path_and_class(text: str) -> tuple[Path, str]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    namesake = sys.modules.get(path.stem)
-    if namesake is not None and getattr(namesake, "__file__", None) == str(path):
-        return namesake
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that it shadows nothing that is installed
-    # A file that is named like an installed module must not take that one's place.
-    is_free = namesake is None and not _is_installed(path)
-    name = path.stem if is_free else f"checked_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    def failure(error: BaseException) -> PluginError:
+        return PluginError(f"Importing {path} failed: {error_text(error)}")
+
+    if path.suffix != ".py" or "." in path.stem:
         raise BuildError(f"{path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _pufferlib():
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise PluginError(f"Importing {path} failed: {type(error).__name__}: {error}") from error
-    return module
+    # By its place, so that it never takes the place of an installed module of the same name, nor
+    # that of a file elsewhere that is called like it.
+    with foreign_code(f"importing {path}", failure), _pufferlib():
+        return importlib.import_module(import_name(path.stem, str(path.parent)))
 
 
 @contextmanager
@@ -414,8 +405,3 @@ def _pufferlib() -> Iterator[None]:
     finally:
         for name in (_PUFFERLIB, *(f"{_PUFFERLIB}.{each}" for each in _STAND_INS)):
             del sys.modules[name]
-
-
-def _is_installed(path: Path) -> bool:
-    spec = importlib.util.find_spec(path.stem)
-    return spec is not None and spec.origin != str(path)
