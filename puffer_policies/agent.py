@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,14 +11,14 @@ import torch
 from gymnasium.vector.utils import create_empty_array
 from torch import nn
 
-from puffer_policies.assembly.checkpoint import load_policy
+from puffer_policies.assembly.checkpoint import read_checkpoint
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
+from puffer_policies.files import checkpoint_of
 from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_trained_policy
-from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.feed import Previous, on_device, previous_of
@@ -81,27 +82,36 @@ class Agent:
     ) -> Self:
         """Return the agent of a checkpoint or of the folder of a run.
 
+        Neither the env nor its package is needed: the file holds the spaces.
+
         Args:
             path: the checkpoint, or the folder.
-            env: needed only for a checkpoint that was not written by a run.
+            env: whatever `spaces_of` reads, to compare its spaces; needed only for a file that
+                holds its spaces as texts, and was not written by a run.
             best: the run's best checkpoint instead of its last.
             deterministic: as for the class.
             seed: as for the class.
             registry: where the policy's names are looked up; the default registry if None.
 
         Raises:
-            CheckpointError: the file can't be read, or names no env and `env` is None.
+            CheckpointError: the file can't be read, or holds neither spaces nor the name of an env
+                and `env` is None.
         """
-        if env is not None:
-            policy = load_policy(checkpoint_of(path, best=best), env, registry=registry)
-            return cls(policy.eval(), env, deterministic=deterministic, seed=seed)
-        trained = load_trained_policy(path, best=best, registry=registry)
+        path = checkpoint_of(path, best=best)
+        checkpoint = read_checkpoint(path)
+        spaces = checkpoint.header.spaces
+        if env is None and spaces is None and "env_name" in checkpoint.header.config:
+            # Before format 2, a file had its spaces as texts only.
+            trained = load_trained_policy(path, registry=registry)
+            policy, spaces = trained.policy, trained.spaces
+        else:
+            policy = checkpoint.build_policy(env, registry=registry)
         return cls(
-            trained.policy.eval(),
-            trained.spaces,
+            policy.eval(),
+            spaces if env is None else env,
             deterministic=deterministic,
             seed=seed,
-            use_rnn=trained.config.train.use_rnn,
+            use_rnn=_use_rnn(checkpoint.header.config),
         )
 
     def reset(self) -> None:
@@ -253,6 +263,13 @@ def _misshapen(reason: str, spaces: Spaces) -> IncompatibleSpace:
         f"This is not an observation of {described(spaces.observation)}: {reason}.",
         fix="Pass what env.reset() or env.step() returned, of one env or of a vector env.",
     )
+
+
+def _use_rnn(config: Mapping[str, Any]) -> bool | None:
+    """Return what the config in a header says of the memory; None if it says nothing."""
+    train = config.get("train")
+    value = train.get("use_rnn") if isinstance(train, dict) else None
+    return value if isinstance(value, bool) else None
 
 
 def _spaces(policy: nn.Module, env: Any) -> Spaces:

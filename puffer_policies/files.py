@@ -1,4 +1,4 @@
-"""Files: the names of a run's, those that ship, reading text, and writing at once."""
+"""Files: those of a run, those that ship, reading text, and writing at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from puffer_policies.errors import ConfigError
+from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
 
 LATEST = "latest.safetensors"
 """The policy at the last checkpoint."""
@@ -18,6 +18,8 @@ TRAINER = "trainer.safetensors"
 """Everything from which the run continues, at the same moment as `LATEST`."""
 METRICS = "metrics.jsonl"
 """A JSON object on each line: one for each update, and one for the final evaluation."""
+
+NO_RUN = "Give a checkpoint, or the folder of a run."
 
 MAX_TEXT = 1_000_000
 """Bytes of a text file that is read; the longest of ours has less than a hundredth of it."""
@@ -105,3 +107,44 @@ def shipped_file(name: str) -> Path | None:
     inside = Path(__file__).parent
     paths = (folder / name for folder in (inside, inside.parent))
     return next((path for path in paths if path.is_file()), None)
+
+
+def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
+    """Return the checkpoint at `path`: a file itself, or the last one in the folder of a run.
+
+    Args:
+        path: a checkpoint, or the folder of a run.
+        best: the run's best checkpoint instead of its last.
+
+    Raises:
+        CheckpointError: no such file or folder, or the folder holds no such checkpoint.
+    """
+    path = user_path(path)
+    if not path.exists():
+        raise CheckpointError(f"There is neither a run nor a checkpoint {path}.", fix=_near(path))
+    if not path.is_dir():
+        if best:
+            raise CheckpointError(
+                f"{path} is a single checkpoint, not a run with a best one.",
+                fix="Give the folder of the run, or leave --best out.",
+            )
+        return path
+    checkpoint = path / (BEST if best else LATEST)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{path} holds no {checkpoint.name}.", fix=contents_hint(path))
+    return checkpoint
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return NO_RUN
+    return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN
+
+
+def contents_hint(folder: Path) -> str:
+    """Return a hint at the checkpoints or runs in a folder that lacks a required file."""
+    checkpoints = sorted(each.name for each in folder.glob("*.safetensors") if each.name != TRAINER)
+    if checkpoints:
+        return f"It holds {', '.join(checkpoints)}."
+    runs = sorted(each.parent.name for each in folder.glob("*/config.json"))
+    return f"Runs in it: {', '.join(runs[-5:])}." if runs else NO_RUN

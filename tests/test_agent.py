@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from puffer_policies.errors import (
     TrainingError,
 )
 from puffer_policies.runs.evaluate import evaluate
-from puffer_policies.spaces import Spaces
+from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.seeds import spawn_seeds
@@ -252,11 +254,20 @@ def test_a_run_loads_by_its_folder_alone(tmp_path):
         Agent.load(tmp_path, best=True)
 
 
-def test_a_checkpoint_without_a_run_loads_with_its_env(tmp_path):
+def test_a_run_of_format_1_loads_by_the_name_of_its_env():
+    old = Path(__file__).parent / "checkpoint_of_format_1.safetensors"
+    agent = Agent.load(old)
+    assert agent.spaces == spaces_of("CartPole-v1")
+    assert agent.act(np.ones(4)) == Agent.load(old, "CartPole-v1").act(np.ones(4))
+
+
+def test_an_agent_needs_neither_its_env_nor_the_package_of_the_env(tmp_path):
+    config = load_config("acme/Nowhere-v0", ["--train.use-rnn", "False"])
     env = GymVecEnv(SyncVectorEnv([Guess]))
     policy = get_policy("Default", env)
-    save_checkpoint(tmp_path / "mine.safetensors", policy, env=env)
-    with pytest.raises(CheckpointError, match="does not name the env"):
-        Agent.load(tmp_path / "mine.safetensors")
-    agent = Agent.load(tmp_path / "mine.safetensors", Guess())
-    assert agent.act(np.ones(1)) == Agent(policy).act(np.ones(1))
+    for args in (config.to_args(), {}):
+        path = save_checkpoint(tmp_path / "m.safetensors", policy, env=env, config=args)
+        agent = Agent.load(path)
+        assert agent.act(np.ones(1)) == Agent.load(path, Guess()).act(np.ones(1))
+    with pytest.raises(CheckpointError, match="other spaces"):
+        Agent.load(path, "CartPole-v1")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+import resource
 import struct
+from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -58,6 +62,79 @@ def test_the_header_says_where_everything_came_from(tmp_path):
     assert [each.distribution for each in header.origins] == ["puffer-policies"] * 2
     assert header.versions["torch"].split("+")[0] in torch.__version__
     assert header.observation_space == str(SPACES.observation)
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        BOX(np.float32([-4.8, -np.inf, 1 / 3]), np.float32([4.8, np.inf, 2 / 3])),
+        gymnasium.spaces.Dict({"b": BOX(0, 1, (2,)), "a": DISCRETE(3, start=1)}),
+    ],
+    ids=["box", "dict"],
+)
+@pytest.mark.parametrize("options", [{"precision": 2}, {"floatmode": "fixed"}, {"linewidth": 9}])
+def test_spaces_are_compared_and_not_their_texts(observation, options, tmp_path):
+    spaces = Spaces(observation, DISCRETE(2))
+    policy = get_policy("Default(hidden_size=8)", spaces)
+    with np.printoptions(**options):
+        copy = Spaces(pickle.loads(pickle.dumps(observation)), DISCRETE(2))
+        path = save_checkpoint(tmp_path / "m", policy, env=spaces)
+        assert same(policy, load_policy(path, copy))
+    assert same(policy, load_policy(path, spaces))
+    assert read_header(path).spaces == spaces
+
+
+def test_a_policy_is_built_without_its_env(tmp_path):
+    policy = get_policy("LSTMWrapper(Default)", "CartPole-v1")
+    path = save_checkpoint(tmp_path / "m", policy, env="CartPole-v1")
+    loaded = load_policy(path)
+    assert same(policy, loaded)
+    assert loaded.spaces == spaces_of("CartPole-v1")
+
+
+def test_the_folder_of_a_run_stands_for_its_last_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no latest\.safetensors"):
+        load_policy(tmp_path)
+    policy = get_policy("Default", SPACES)
+    save_checkpoint(tmp_path / files.LATEST, policy, env=SPACES)
+    assert same(policy, load_policy(tmp_path, SPACES))
+    assert read_header(tmp_path).spec == policy.spec
+
+
+class Angle(BOX):
+    """A space that a file can't rebuild."""
+
+
+def test_spaces_of_classes_of_others_are_compared_by_their_texts(tmp_path):
+    spaces = Spaces(Angle(-1 / 3, 1 / 3, (3,)), DISCRETE(2))
+    policy = get_policy("Default", spaces)
+    path = save_checkpoint(tmp_path / "m", policy, env=spaces)
+    with np.printoptions(precision=2):
+        again = Spaces(Angle(-1 / 3, 1 / 3, (3,)), DISCRETE(2))
+        assert same(policy, load_policy(path, again))
+    with pytest.raises(CheckpointError, match="Pass the env"):
+        load_policy(path)
+    with pytest.raises(CheckpointError, match="other spaces"):
+        load_policy(path, Spaces(Angle(-1, 1, (3,)), DISCRETE(2)))
+
+
+FORMAT_1 = Path(__file__).parent / "checkpoint_of_format_1.safetensors"
+"""LSTMWrapper(Default(hidden_size=2)) for CartPole-v1, by the last version that wrote format 1."""
+_CART = np.float32([4.8, np.inf, 0.41887903, np.inf])
+CARTPOLE = Spaces(BOX(-_CART, _CART), DISCRETE(2))
+"""Not the env's, whose bounds differ between versions of gymnasium."""
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": 2, "floatmode": "fixed"}])
+def test_a_file_of_format_1_is_still_read(options):
+    with np.printoptions(**options):
+        policy = load_policy(FORMAT_1, CARTPOLE)
+        assert str(policy.spec) == str(read_header(FORMAT_1).spec)
+        with pytest.raises(CheckpointError, match="other spaces"):
+            load_policy(FORMAT_1, SPACES)
+    with pytest.raises(CheckpointError, match="an earlier version wrote it"):
+        load_policy(FORMAT_1)
+    assert load_weights(FORMAT_1, policy).training == {"global_step": 64, "epoch": 2}
 
 
 def test_other_spaces_are_refused_and_both_sides_shown(tmp_path):
@@ -117,8 +194,76 @@ def test_weights_that_do_not_fit_are_all_listed(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_weights(path, other)
     text = str(caught.value)
-    assert "net.0.weight: (16, 3) in the file, (4, 3) in the policy" in text
+    assert "net.0.weight: (16, 3) float32 in the file, (4, 3) float32 in the policy" in text
     assert "extra.weight: missing in the file" in text
+
+
+def test_weights_of_another_dtype_do_not_fit(tmp_path):
+    path = save_checkpoint(tmp_path / "m", Plain(SPACES).double(), env=SPACES)
+    with pytest.raises(CheckpointError, match=r"float64 in the file, \(16, 3\) float32"):
+        load_weights(path, Plain(SPACES))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(number, tmp_path):
+    policy = get_policy("Default(hidden_size=8)", SPACES)
+    policy.register_buffer("mask", torch.full((2,), -float("inf")))
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    assert load_weights(path, policy).digest  # infinities of a buffer are masks
+    torch.nn.init.constant_(policy.critic.bias, number)
+    save_checkpoint(path, policy, env=SPACES)
+    with pytest.raises(CheckpointError, match=r"critic\.bias: 1 of 1 are NaN or infinite"):
+        load_weights(path, policy)
+
+
+def test_changed_bytes_of_tensors_are_noticed(tmp_path):
+    path = save_checkpoint(tmp_path / "m", get_policy("Default", SPACES), env=SPACES)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="not those that were written"):
+        load_policy(path, SPACES)
+
+
+def recipe(path, **changes):
+    """Write another recipe into a checkpoint."""
+    tensors, text = tensorfile.read_tensors(path, key="puffer_policies")
+    header = json.loads(text)
+    header["spec"] |= changes
+    tensorfile.write_tensors(path, tensors, header=json.dumps(header), key="puffer_policies")
+
+
+def wrappers(*names, **kwargs):
+    return {"wrappers": [{"name": f"puffer-policies/{name}", "kwargs": kwargs} for name in names]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kwargs": {"hidden_size": 10**8}},
+        {"kwargs": {"num_layers": 10**6}},
+        {"kwargs": {"num_layers": 10**12}},
+        wrappers("FrameStackWrapper", frames=10**8),
+        wrappers("LSTMWrapper", num_layers=10**9),
+        wrappers("GTrXLWrapper", num_layers=10**9),
+        wrappers(*["SeparateCriticWrapper"] * 30),
+        wrappers(*["SquashedWrapper"] * 1000),
+        {"name": "x" * 10**6},
+        {"kwargs": {"x" * 10**6: 1}},
+        {"kwargs": {"hidden_size": "x" * 10**6}},
+        {"kwargs": {"hidden_size": [8] * 10**5}},
+    ],
+    ids=lambda changes: str(changes)[:70],
+)
+def test_a_recipe_that_is_larger_than_its_weights_is_refused_before_it_is_built(changes, tmp_path):
+    policy = get_policy("Default(hidden_size=8)", SPACES)
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    recipe(path, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError) as caught:
+        load_policy(path)
+    assert len(str(caught.value)) < 3000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
 def test_weights_without_a_recipe_need_their_policy(tmp_path):

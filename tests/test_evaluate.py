@@ -27,9 +27,9 @@ from puffer_policies.errors import (
     MissingDependency,
     TrainingError,
 )
+from puffer_policies.files import checkpoint_of
 from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import Evaluation, evaluate, load_trained_policy
-from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval
 from puffer_policies.runs.video import record_video, require_video
 from puffer_policies.vector.factory import make_vecenv

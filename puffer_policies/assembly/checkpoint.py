@@ -2,115 +2,42 @@
 
 No pickle is read or written. The header is one line of JSON under the metadata key
 ``puffer_policies``. It holds the format version, the spec of the policy, its spaces, the config of
-the run, the package of every name, and the versions of what wrote it.
+the run, the package of every name, the versions of what wrote it, and a digest of the tensors.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.header import (
+    Header,
+    Origin,
+    digest_of,
+    require_intact,
+    require_same_spaces,
+    require_spaces,
+)
+from puffer_policies.assembly.limit import limited_by
 from puffer_policies.assembly.tensorfile import read_header_text, read_tensors, write_tensors
-from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
+from puffer_policies.errors import CheckpointError, PolicyError, joined
+from puffer_policies.files import checkpoint_of
 from puffer_policies.registry import Registry, default_registry
-from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.imports import user_imports
-from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.specs import PolicySpec
-from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces.data import default_text
 
-FORMAT_VERSION = 1
 METADATA_KEY = "puffer_policies"
 PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before every key."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """The package that a name in the spec came from."""
-
-    name: str
-    distribution: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """Everything in a checkpoint but the weights."""
-
-    spec: PolicySpec | None
-    """What rebuilds the policy; None if it was not built by name."""
-    observation_space: str
-    action_space: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """The run's config, as `Config.to_args` makes it."""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """The progress of training, such as global_step and epoch."""
-    origins: tuple[Origin, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Keys of shared tensors -> the key under which the tensor is stored."""
-    imports: tuple[str, ...] = ()
-    """The modules that the user imported for the run, such as that of the env. They are never
-    imported by what stands here; an error names them where the env is missing."""
-
-    def training_text(self, error: PolicyError) -> str:
-        """Say what the policy was trained with, as the remedy of an error at building it."""
-        packages = {(each.distribution, each.version) for each in self.origins}
-        labels = ", ".join(f"{name} {version}".strip() for name, version in sorted(packages))
-        lines = [f"It was trained with {labels}."] if labels else []
-        if isinstance(error, PolicyNotFound):
-            # Near names would be other policies.
-            lines += [
-                source_text(name, version) for name, version in sorted(packages) if name != BUILTIN
-            ]
-        else:
-            lines.append(error.fix)
-        return "\n".join(filter(None, lines))
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        data = {name: getattr(self, name) for name in ("observation_space", "action_space")}
-        data |= {name: dict(getattr(self, name)) for name in ("config", "training", "versions")}
-        data["spec"] = self.spec.to_dict() if self.spec else None
-        data["origins"] = [asdict(each) for each in self.origins]
-        data["aliases"] = dict(self.aliases)
-        if self.imports:
-            data["imports"] = list(self.imports)
-        return json.dumps({"format_version": FORMAT_VERSION, **data}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> Header:
-        """Return the header in one line of JSON; `path` is named in errors."""
-        try:
-            data = json.loads(text)
-            version = data.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}.",
-                    fix="Install the puffer-policies that wrote it: "
-                    f"{data.get('versions', {}).get('puffer-policies', 'unknown')}.",
-                )
-            spec = data.pop("spec")
-            origins = tuple(Origin(**each) for each in data.pop("origins"))
-            imports = tuple(str(each) for each in data.pop("imports", ()))
-            return cls(
-                spec=PolicySpec.from_dict(spec) if spec else None,
-                origins=origins,
-                imports=imports,
-                **data,
-            )
-        except CheckpointError:
-            raise
-        except (PolicyError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"The header of {path} can't be read: {error}.") from error
 
 
 def save_checkpoint(
@@ -136,7 +63,7 @@ def save_checkpoint(
     """
     tensors, aliases = _distinct(weights_of(policy) if weights is None else weights)
     header = header_of(policy, env=env, config=config, training=training, registry=registry)
-    text = replace(header, aliases=aliases).to_json()
+    text = replace(header, aliases=aliases, digest=digest_of(tensors)).to_json()
     return write_tensors(path, tensors, header=text, key=METADATA_KEY)
 
 
@@ -154,8 +81,10 @@ def header_of(
     spaces = spaces_of(env)
     return Header(
         spec=spec,
-        observation_space=str(spaces.observation),
-        action_space=str(spaces.action),
+        observation_space=default_text(spaces.observation),
+        action_space=default_text(spaces.action),
+        observation=spaces.observation,
+        action=spaces.action,
         config=config or {},
         training=training or {},
         origins=_origins(spec, registry) if spec else (),
@@ -165,12 +94,15 @@ def header_of(
 
 
 def read_header(path: Path | str) -> Header:
-    """Return the header of a checkpoint. Its tensors are not read, however many there are.
+    """Return the header of a checkpoint, or of the last one in the folder of a run.
+
+    Its tensors are not read, however many there are.
 
     Raises:
         CheckpointError: the file is missing, damaged, or not a checkpoint.
     """
-    return Header.from_json(read_header_text(path, key=METADATA_KEY), Path(path))
+    path = checkpoint_of(path)
+    return Header.from_json(read_header_text(path, key=METADATA_KEY), path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,8 +114,8 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     """The weights by their names in the policy."""
 
-    def build_policy(self, env: Any, *, registry: Registry | None = None) -> nn.Module:
-        """Build the policy for `env`, with its weights. Errors are those of `load_policy`."""
+    def build_policy(self, env: Any = None, *, registry: Registry | None = None) -> nn.Module:
+        """Build the policy with its weights. Arguments and errors are those of `load_policy`."""
         header = self.header
         if header.spec is None:
             raise CheckpointError(
@@ -191,9 +123,12 @@ class Checkpoint:
                 "name.",
                 fix="Build the policy yourself and call load_weights(path, policy).",
             )
+        if env is None:
+            env = require_spaces(header, self.path)
         require_same_spaces(header, spaces_of(env), self.path)
         try:
-            policy = get_policy(header.spec, env, registry=registry)
+            with limited_by(self.tensors.values()):
+                policy = get_policy(header.spec, env, registry=registry)
         except PolicyError as error:
             raise CheckpointError(
                 f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
@@ -212,18 +147,29 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, or not a checkpoint.
     """
+    path = checkpoint_of(path)
     tensors, text = read_tensors(path, key=METADATA_KEY)
-    header = Header.from_json(text, Path(path))
+    header = Header.from_json(text, path)
+    require_intact(header, tensors, path)
     aliases = {alias: tensors[key] for alias, key in header.aliases.items()}
-    return Checkpoint(Path(path), header, tensors | aliases)
+    return Checkpoint(path, header, tensors | aliases)
 
 
-def load_policy(path: Path | str, env: Any, *, registry: Registry | None = None) -> nn.Module:
-    """Rebuild a checkpoint's policy for `env`, with its weights.
+def load_policy(
+    path: Path | str, env: Any = None, *, registry: Registry | None = None
+) -> nn.Module:
+    """Rebuild a checkpoint's policy with its weights.
+
+    Args:
+        path: a checkpoint, or the folder of a run, for its last one.
+        env: whatever `spaces_of` reads. If None, the policy is built for the spaces in the file,
+            so that neither the env nor its package is needed.
+        registry: where the policy's names are looked up; the default registry if None.
 
     Raises:
         CheckpointError: the file can't be read, was trained on other spaces, names a policy that is
-            not installed, or holds other weights than the policy has.
+            not installed, or holds other weights than the policy has, or such that are not finite;
+            or `env` is None and the file does not hold the spaces.
     """
     return read_checkpoint(path).build_policy(env, registry=registry)
 
@@ -232,7 +178,8 @@ def load_weights(path: Path | str, policy: nn.Module) -> Header:
     """Put a checkpoint's weights into `policy` and return the header.
 
     Raises:
-        CheckpointError: names or shapes differ; all differences are in one error.
+        CheckpointError: names, shapes or dtypes differ, which are all in one error, or a parameter
+            is not finite.
     """
     checkpoint = read_checkpoint(path)
     put_weights(policy, checkpoint.tensors, path=path, owner=checkpoint.header.spec)
@@ -250,7 +197,8 @@ def put_weights(
     """Put tensors of `weights_of` into `policy`; `path` and `owner` are named in the error.
 
     Raises:
-        CheckpointError: names or shapes differ; all differences are in one error.
+        CheckpointError: names, shapes or dtypes differ, which are all in one error, or a parameter
+            is not finite.
     """
     own = policy.state_dict()
     # The keys of a compiled or distributed policy have a prefix, those of checkpoints do not.
@@ -258,27 +206,26 @@ def put_weights(
     problems = _differences(tensors, {name: own[key] for name, key in names.items()})
     if problems:
         raise CheckpointError(
-            f"The weights of {path} do not fit {type(policy).__name__}:\n" + "\n".join(problems),
+            f"The weights of {path} do not fit {type(policy).__name__}:\n{joined(problems)}",
             fix=f"They belong to {owner}." if owner else "",
         )
+    parameters = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
+    _require_finite({n: each for n, each in tensors.items() if names[n] in parameters}, path)
     policy.load_state_dict({names[name]: tensor for name, tensor in tensors.items()})
 
 
-def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> None:
-    """Raise a `CheckpointError` that shows both sides unless the spaces are the checkpoint's."""
-    pairs = [
-        ("observation", header.observation_space, str(spaces.observation)),
-        ("action", header.action_space, str(spaces.action)),
+def _require_finite(parameters: Mapping[str, Tensor], path: Path | str) -> None:
+    """Refuse parameters that are not finite. Buffers may hold infinities, as masks do."""
+    counts = {name: int((~torch.isfinite(each)).sum()) for name, each in parameters.items()}
+    problems = [
+        f"  {name}: {count:,} of {parameters[name].numel():,} are NaN or infinite"
+        for name, count in counts.items()
+        if count
     ]
-    lines = [
-        f"  {name} space: trained on {trained}\n  {' ' * len(name)}        this env has {current}"
-        for name, trained, current in pairs
-        if trained != current
-    ]
-    if lines:
+    if problems:
         raise CheckpointError(
-            f"{path} was trained on other spaces:\n" + "\n".join(lines),
-            fix="Use an env with the same spaces.",
+            f"{path} holds weights that are not finite numbers:\n{joined(problems)}",
+            fix="The training had diverged. Use an earlier checkpoint, such as the run's best one.",
         )
 
 
@@ -308,13 +255,17 @@ def _distinct(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     problems = [f"  {name}: missing in the file" for name in own if name not in tensors]
     problems += [f"  {name}: unknown to the policy" for name in tensors if name not in own]
-    shapes = {name: (tensors[name].shape, own[name].shape) for name in own if name in tensors}
+    pairs = {name: (tensors[name], own[name]) for name in own if name in tensors}
     problems += [
-        f"  {name}: {tuple(stored)} in the file, {tuple(current)} in the policy"
-        for name, (stored, current) in shapes.items()
-        if stored != current
+        f"  {name}: {_form(stored)} in the file, {_form(current)} in the policy"
+        for name, (stored, current) in pairs.items()
+        if (stored.shape, stored.dtype) != (current.shape, current.dtype)
     ]
     return problems
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _origins(spec: PolicySpec, registry: Registry | None) -> tuple[Origin, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -14,6 +15,40 @@ from torch import Tensor
 
 from puffer_policies.errors import CheckpointError
 from puffer_policies.files import replace_file, user_path
+from puffer_policies.structure import (
+    Integer,
+    ListOf,
+    MapOf,
+    OneOf,
+    StructureError,
+    Table,
+    Text,
+    read_json,
+)
+
+LENGTH = "<Q"
+"""The first bytes of the file: how long the table is that follows."""
+MAX_HEADER = 2**26
+"""Bytes of that table; a run's is rarely longer than a thousandth of it."""
+
+DTYPES = (
+    *("BOOL", "U8", "I8", "I16", "I32", "I64", "U16", "U32", "U64"),
+    *("F16", "BF16", "F32", "F64", "C64", "F8_E4M3", "F8_E5M2"),
+)
+"""The dtypes of safetensors that torch has."""
+
+_ENTRIES = Table(
+    {},
+    optional={"__metadata__": MapOf(Text(MAX_HEADER))},
+    others=Table(
+        {
+            "dtype": OneOf(DTYPES),
+            "shape": ListOf(Integer(0), longest=64),
+            "data_offsets": ListOf(Integer(0), longest=2),
+        }
+    ),
+)
+"""What safetensors writes; its own reader compares the sizes with those of the file."""
 
 
 def write_tensors(
@@ -55,11 +90,10 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
     with _explained(path):
         # `safe_open` opens a file twice, once for the header and once for torch's storage: where
         # another process replaces it in between, they would be of two files.
-        data = user_path(path).read_bytes()
+        data = _regular(path).read_bytes()
+        metadata = _entries(data).get("__metadata__")
         tensors = safetensors.torch.load(data)
-    # https://huggingface.co/docs/safetensors: the length of the JSON in 8 bytes, and the JSON.
-    (length,) = struct.unpack_from("<Q", data)
-    return tensors, _header(json.loads(data[8 : 8 + length]).get("__metadata__"), path, key)
+    return tensors, _header(metadata, path, key)
 
 
 def read_header_text(path: Path | str, *, key: str) -> str:
@@ -69,9 +103,29 @@ def read_header_text(path: Path | str, *, key: str) -> str:
         CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
     """
     # With "numpy", safetensors maps the file once and touches no more than it is asked for.
-    with _explained(path), safetensors.safe_open(user_path(path), framework="numpy") as file:
+    with _explained(path), safetensors.safe_open(_regular(path), framework="numpy") as file:
         metadata = file.metadata()
     return _header(metadata, path, key)
+
+
+def _regular(path: Path | str) -> Path:
+    """Return the path of a file; a pipe would keep its reader waiting, a device has no end."""
+    path = user_path(path)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is a folder" if path.is_dir() else "it is a device or a pipe")
+    return path
+
+
+def _entries(data: bytes) -> dict[str, Any]:
+    """Return the table in front of the tensors: their dtypes and places, and the metadata."""
+    # https://huggingface.co/docs/safetensors: the length of the JSON in 8 bytes, and the JSON.
+    start = struct.calcsize(LENGTH)
+    (length,) = struct.unpack_from(LENGTH, data) if len(data) >= start else (0,)
+    if length > MAX_HEADER:
+        raise StructureError("", f"a header of at most {MAX_HEADER:,} bytes", length)
+    text = data[start : start + length].decode("utf-8", errors="replace")
+    entries: dict[str, Any] = read_json(text, _ENTRIES)
+    return entries
 
 
 def _header(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> str:
@@ -93,7 +147,7 @@ def _explained(path: Path | str) -> Iterator[None]:
             f"{path} can't be read: {error}.",
             fix="Give a .safetensors file, or the folder of a run that holds one.",
         ) from error
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, StructureError) as error:
         raise CheckpointError(
             f"{path} is damaged, or not a safetensors file: {error}.",
             fix="Use an earlier checkpoint. Ours are written at once or not at all.",

@@ -38,14 +38,20 @@ class InputLinear(nn.Linear):
         return torch.addmm(self.bias, x, weight.t().contiguous())
 
 
-def require_count(name: str, number: Any) -> int:
-    """Return an argument of a constructor that is a whole number from 1 on.
+MAX_LAYERS = 1_000
+"""Layers of an encoder or a memory; more come from a slip or a stranger's recipe."""
+
+
+def require_count(name: str, number: Any, *, most: int | None = None) -> int:
+    """Return an argument of a constructor that is a whole number from 1 on, up to `most`.
 
     Raises:
         BuildError: it is anything else; torch accepts 0 silently, and fails at 2.5 far away.
     """
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-        raise BuildError(f"{name}={short(number)}, but it should be a whole number from 1 on.")
+    is_whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if not is_whole or number < 1 or (most is not None and number > most):
+        limits = "1 on" if most is None else f"1 to {most:,}"
+        raise BuildError(f"{name}={short(number)}, but it should be a whole number from {limits}.")
     return int(number)
 
 
@@ -85,7 +91,7 @@ class LinearEncoder(MLPEncoder):
     """One Linear layer and GELU, PufferLib's default, or several of them."""
 
     def __init__(self, space: Any, hidden_size: int, *, num_layers: int = 1) -> None:
-        sizes = (hidden_size,) * require_count("num_layers", num_layers)
+        sizes = (hidden_size,) * require_count("num_layers", num_layers, most=MAX_LAYERS)
         super().__init__(space, sizes, activation=nn.GELU)
 
 

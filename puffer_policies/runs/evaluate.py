@@ -17,11 +17,11 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
+from puffer_policies.files import checkpoint_of
 from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
-from puffer_policies.runs.folder import checkpoint_of
 from puffer_policies.runs.setup import naming_imports, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.spaces import Spaces, spaces_of
@@ -311,7 +311,7 @@ def load_trained_policy(
     if "env_name" not in checkpoint.header.config:
         raise CheckpointError(
             f"{path} does not name the env in which it was trained.",
-            fix="Make the env, load_policy(path, env), and call evaluate(policy, vecenv, config).",
+            fix="Make the env, and call evaluate(load_policy(path), vecenv, EvalConfig()).",
         )
     args = dict(checkpoint.header.config)
     config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.assembly.checkpoint import Header, require_same_spaces
+from puffer_policies.assembly.header import Header, require_same_spaces
 from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
 from puffer_policies.errors import CheckpointError
 from puffer_policies.runs.snapshot import Snapshot, put_snapshot

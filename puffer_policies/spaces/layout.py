@@ -138,6 +138,12 @@ class Image(Box):
         """Return the shape, the dtype and the layout."""
         return f"Image({self.shape}, {self.dtype}, {self.layout})"
 
+    def __eq__(self, other: object, /) -> bool:
+        """Compare the layouts as well; that of a plain Box is the one that its shape implies."""
+        return (
+            super().__eq__(other) and isinstance(other, Box) and self.layout == image_layout(other)
+        )
+
 
 def image_layout(space: Box) -> str:
     """Return ``CHW`` or ``HWC`` for a Box that can be an image, else an empty string.

@@ -12,8 +12,7 @@ import numpy as np
 
 from puffer_policies.config.load import load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
-from puffer_policies.files import METRICS, user_path
-from puffer_policies.runs.folder import contents_hint
+from puffer_policies.files import METRICS, contents_hint, user_path
 from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
 
 Axis = Literal["steps", "seconds"]

@@ -37,6 +37,11 @@ from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
 KEY = "frames"
 
+MAX_FRAMES = 1_000
+"""Frames of a stack; more come from a slip or a stranger's recipe."""
+MAX_STACKED = 2**24
+"""Numbers of a stack, which bounds are written for."""
+
 
 class FrameStackWrapper(PolicyWrapper):
     """A policy without memory that sees the last observations together.
@@ -74,7 +79,7 @@ class FrameStackWrapper(PolicyWrapper):
     @staticmethod
     def wrapped_spaces(spaces: Spaces, *, frames: int = 4) -> Spaces:
         """Return the spaces that the wrapped policy is built for: K frames of each leaf."""
-        require_count("frames", frames)
+        require_count("frames", frames, most=MAX_FRAMES)
         return Spaces(stacked_space(spaces.observation, frames), spaces.action)
 
     def initial_state(
@@ -227,6 +232,12 @@ def make_frames(leaf: Any, count: int) -> Frames:
 
 @make_frames.register
 def _(leaf: gym_spaces.Box, count: int) -> Frames:
+    if (size := count * leaf.low.size) > MAX_STACKED:
+        raise IncompatibleSpace(
+            f"A stack of {count:,} frames of {described(leaf)} has {size:,} numbers, and at most "
+            f"{MAX_STACKED:,} are stacked.",
+            fix="Stack fewer frames, or use a memory.",
+        )
     layout = image_layout(leaf)
     axis = {"HWC": 2, "CHW": 0}.get(layout)
     low, high = (_side_by_side([each] * count, axis) for each in (leaf.low, leaf.high))

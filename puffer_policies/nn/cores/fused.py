@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.flush import Flush, count_starts, make_flush, widen
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import orthogonal_gates
 
 Parts = tuple[Tensor, ...]
@@ -95,7 +95,7 @@ class FusedCore(Core):
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size)
-        self.num_layers = require_count("num_layers", num_layers)
+        self.num_layers = require_count("num_layers", num_layers, most=MAX_LAYERS)
         self.layers = self.layers_class(input_size, hidden_size, num_layers=num_layers)
 
     def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import After, Core, State, require_heads
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 
 MEMORY, VALID = "gtrxl_memory", "gtrxl_valid"
@@ -151,7 +151,7 @@ class GTrXLCore(Core):
         memory: int = 64,
     ) -> None:
         super().__init__(input_size, hidden_size)
-        self.num_layers = require_count("num_layers", num_layers)
+        self.num_layers = require_count("num_layers", num_layers, most=MAX_LAYERS)
         self.memory = _require_memory(memory)
         heads = require_heads(hidden_size, num_heads)
         self.embed = layer_init(nn.Linear(input_size, hidden_size), 1.0)

@@ -15,7 +15,7 @@ from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.scan import linear_scan
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import orthogonal_gates
 
 KEY = LSTM_STATE[0]
@@ -65,7 +65,7 @@ class MinGRUCore(Core):
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, highway: bool = False
     ) -> None:
         super().__init__(input_size, hidden_size)
-        self.num_layers = require_count("num_layers", num_layers)
+        self.num_layers = require_count("num_layers", num_layers, most=MAX_LAYERS)
         if highway and input_size != hidden_size:
             raise BuildError(
                 f"A highway adds the input, {input_size} wide, to the output, {hidden_size} wide.",
