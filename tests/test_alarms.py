@@ -108,3 +108,10 @@ def test_a_lasting_alarm_is_reported_once():
     assert watch.new(current) == current
     assert watch.new(current) == []
     assert [each.name for each in watch.new(current + alarms(SICK["ratio"]))] == ["ratio"]
+
+
+def test_an_alarm_that_was_reported_is_not_reported_after_a_resume():
+    watch, resumed = Watch(), Watch()
+    watch.new(alarms(SICK["ratio"]))
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.new(alarms(SICK["ratio"])) == []

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -220,6 +221,81 @@ def test_a_gif_moves(tmp_path):
     record_video(trained.policy, trained.config, tmp_path / "film.gif")
     pictures = imread(tmp_path / "film.gif", index=None)
     assert (pictures[0] != pictures[-1]).any()
+
+
+class Drawn(Clock):
+    """Is drawn as its frames, one after the other; a frame may be an error to raise."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    frames = ()
+
+    def __init__(self, render_mode=None):
+        super().__init__([(len(self.frames) - 1, "t")])
+        self.render_mode = render_mode
+
+    def render(self):
+        frame = self.frames[min(self.time, len(self.frames) - 1)]
+        if isinstance(frame, Exception):
+            raise frame
+        return frame
+
+
+@pytest.fixture
+def film(tmp_path, monkeypatch):
+    """Films frames of an env as a .gif, and returns the pictures in it."""
+
+    def shoot(*frames, metadata=None):
+        monkeypatch.setattr(Drawn, "frames", frames)
+        monkeypatch.setattr(Drawn, "metadata", {**Drawn.metadata, **(metadata or {})})
+        path = tmp_path / "film.gif"
+        config = load_config("Drawn-v0", ["--eval.max-steps", str(len(frames) - 1)])
+        vecenv = make_vecenv("Drawn-v0")
+        policy = Plain(vecenv)
+        vecenv.close()
+        try:
+            record_video(policy, config, path)
+        except EnvError:
+            assert not path.exists()
+            raise
+        return imread(path, index=None)[..., :3].astype(int)
+
+    gymnasium.register("Drawn-v0", Drawn, disable_env_checker=True)
+    yield shoot
+    del gymnasium.registry["Drawn-v0"]
+
+
+LIGHT = np.full((4, 6, 3), 200, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "light",
+    [LIGHT, LIGHT / 255, LIGHT.astype(float), LIGHT[..., :1], LIGHT[..., 0], LIGHT.astype(int)],
+    ids=["uint8", "floats to 1", "floats to 255", "one channel", "no channel", "int"],
+)
+def test_pictures_of_every_kind_make_the_same_film(light, film):
+    first, second = film(light * 0, light)
+    assert (first == 0).all()
+    assert (abs(second - 200) <= 4).all()
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), "fast", None])
+def test_a_rate_that_is_none_is_replaced_by_the_default(fps, film):
+    assert len(film(LIGHT, LIGHT // 2, metadata={"render_fps": fps})) == 2
+
+
+@pytest.mark.parametrize(
+    ("second", "text"),
+    [
+        (LIGHT[:2], "has 2 x 6 pixels, those before it 4 x 6"),
+        (ZeroDivisionError("half a pixel"), "ZeroDivisionError: half a pixel"),
+        (None, "found NoneType"),
+        (np.zeros((4, 6, 2)), r"found float64 \(4, 6, 2\)"),
+        (LIGHT[:0], "without pixels"),
+    ],
+)
+def test_what_makes_no_film_is_an_error_in_words(second, text, film):
+    with pytest.raises(EnvError, match=text):
+        film(LIGHT, second)
 
 
 def test_an_env_that_can_not_be_drawn_says_so(tmp_path, monkeypatch):

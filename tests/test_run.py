@@ -23,7 +23,7 @@ from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
 from puffer_policies.runs import evaluate as evaluation
 from puffer_policies.runs import run as module
-from puffer_policies.runs.display import duration, make_display
+from puffer_policies.runs.display import Display, Guarded, duration, make_display
 from puffer_policies.runs.evaluate import evaluate_checkpoint
 from puffer_policies.runs.folder import new_folder
 from puffer_policies.runs.run import train_from_config
@@ -250,6 +250,18 @@ def test_a_pipe_gets_plain_lines():
     assert "\x1b" not in text
     assert "50 steps" in text
     assert "eta 5 s" in text
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SystemExit(1)])
+def test_a_screen_that_can_not_be_written_to_is_told_once(error, capsys):
+    class Broken(Display):
+        def note(self, text):
+            raise error
+
+    with Guarded(Broken()) as display:
+        display.note("one")
+        display.note("two")
+    assert capsys.readouterr().err.count("The run goes on, but shows nothing any more") == 1
 
 
 def test_a_log_gets_lines_of_json(capsys):

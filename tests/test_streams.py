@@ -128,3 +128,30 @@ def test_json_has_null_for_numbers_that_are_not_finite_and_text_for_paths():
     data = {"a": [math.inf, 1.5, (math.nan,)], "b": {"c": -math.inf}, "d": Path("x")}
     plain = json.loads(streams.json_text(data), parse_constant=pytest.fail)
     assert plain == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "x"}
+
+
+def test_a_broken_pipe_that_is_not_our_output_is_an_error(project, capsys, monkeypatch):
+    def broken(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("puffer_policies.cli.list.run", broken)
+    code, _, err = run(capsys, "list")
+    assert code == 2
+    assert "Broken pipe" in err
+
+
+@pytest.mark.parametrize(("target", "code"), [("/dev/full", 2), ("closed pipe", 0)])
+def test_output_that_can_not_be_written_is_named_unless_its_reader_left(target, code, tmp_path):
+    if target == "closed pipe":
+        reader, stdout = os.pipe()
+        os.close(reader)
+    else:
+        stdout = os.open(target, os.O_WRONLY)
+    command = [sys.executable, "-m", "puffer_policies", "list"]
+    done = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+    )
+    os.close(stdout)
+    assert done.returncode == code
+    assert ("error: Standard output can't be written: No space left" in done.stderr) == bool(code)
+    assert "Traceback" not in done.stderr

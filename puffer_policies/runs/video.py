@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from torch import nn
 
@@ -17,10 +18,13 @@ from puffer_policies.files import user_path
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.vector.factory import make_vecenv
+from puffer_policies.vector.faults import FAULTS, closing, first_line
 
 SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30
 """Frames per second if the env's metadata have no ``render_fps``."""
+MAX_FPS = 1000
+"""More frames per second can't be meant, and ffmpeg refuses them."""
 MAX_GIF_FPS = 50
 """Viewers slow down a .gif whose frames last less than 0.02 s."""
 
@@ -59,13 +63,13 @@ def record_video(
     Raises:
         ConfigError: `path` can't be written or ends otherwise.
         MissingDependency: imageio is not installed.
-        EnvError: the env can't render itself.
+        EnvError: the env can't render itself, or returns what is not a picture. Nothing is left at
+            `path` then.
     """
     path = require_video(path)
     env = _rendering_env(config)
-    try:
-        fps = float(_single(env).metadata.get("render_fps") or DEFAULT_FPS)
-        film = _Film(path, fps, env)
+    with closing(env):
+        film = _Film(path, _fps_of(_single(env)), env)
         try:
             evaluation = evaluate(
                 policy,
@@ -74,11 +78,11 @@ def record_video(
                 use_rnn=config.train.use_rnn,
                 watch=lambda finished: film.shoot(),
             )
-        finally:
             film.close()
-    finally:
-        env.close()
-    return Video(str(path), film.frames, fps, evaluation.returns)
+        except BaseException:
+            film.discard()
+            raise
+    return Video(str(path), film.frames, film.fps, evaluation.returns)
 
 
 def require_video(path: Path | str) -> Path:
@@ -113,10 +117,8 @@ def _rendering_env(config: Config) -> Any:
     kwargs.pop("render_mode", None)
     # Made once without rendering, as gymnasium raises on an unknown mode before one can ask.
     plain = make_vecenv(name, vectorization="sync", env_kwargs=kwargs)
-    try:
+    with closing(plain):
         modes = _single(plain).metadata.get("render_modes") or ()
-    finally:
-        plain.close()
     if "rgb_array" not in modes:
         raise EnvError(
             f"{name} can't be recorded: it has no render mode 'rgb_array', only "
@@ -142,28 +144,103 @@ class _Film:
     """Writes each frame at once, as all frames of a long video may not fit into memory."""
 
     def __init__(self, path: Path, fps: float, vecenv: Any) -> None:
+        self.path, self.fps, self.frames = path, fps, 0
         self._env = _single(vecenv)
-        self._writer = _writer(path, fps)
-        self.frames = 0
+        self._shape: tuple[int, ...] | None = None
+        self._unit: float | None = None
+        """What counts as full brightness in frames of floats; None until one is not black."""
+        with self._writing():
+            self._writer = _writer(path, fps)
 
     def shoot(self) -> None:
-        self._writer.append_data(_even(_picture(self._env)))
+        """Append a frame.
+
+        Raises:
+            EnvError: render() fails, or returns what is not a picture, or not of the first's size.
+            ConfigError: the file can't be written.
+        """
+        picture = self._colors(_picture(self._env))
+        shape = self._shape = self._shape or picture.shape
+        if picture.shape != shape:
+            raise EnvError(
+                f"Frame {self.frames} has {picture.shape[0]} x {picture.shape[1]} pixels, those "
+                f"before it {shape[0]} x {shape[1]}: a video has frames of one size.",
+                fix="The env's render() must return arrays of one shape.",
+            )
+        with self._writing():
+            self._writer.append_data(_even(picture))
         self.frames += 1
 
     def close(self) -> None:
-        self._writer.close()
+        """Finish the file.
+
+        Raises:
+            ConfigError: it can't be written.
+        """
+        with self._writing():
+            self._writer.close()
+
+    def discard(self) -> None:
+        """Remove the file."""
+        with suppress(Exception):
+            self._writer.close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _colors(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W, 3) numbers -> uint8. Floats and bools reach from 0 to 1, or floats to 255."""
+        if picture.dtype == np.uint8:
+            return picture
+        if picture.dtype.kind == "f":
+            picture = np.nan_to_num(picture, nan=0.0)
+            # Decided once: a dark frame of a film up to 255 must not be brightened.
+            if self._unit is None and picture.max() > 0:
+                self._unit = 255.0 if picture.max() > 1 else 1.0
+            picture = np.rint(picture * (255.0 / (self._unit or 1.0)))
+        elif picture.dtype.kind == "b":
+            picture = picture * 255
+        colors: np.ndarray = np.clip(picture, 0, 255).astype(np.uint8)
+        return colors
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, TypeError, ValueError) as error:  # imageio has no own class
+            raise ConfigError(
+                f"The video {str(self.path)!r} can't be written: {first_line(error)}.",
+                fix="Check the free space there, or use the other of .mp4 and .gif.",
+            ) from error
+
+
+def _fps_of(env: Any) -> float:
+    """Return the frames per second of an env's metadata, or the default if they have none."""
+    try:
+        fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
+    except (TypeError, ValueError):
+        return DEFAULT_FPS
+    return fps if 0 < fps < MAX_FPS else DEFAULT_FPS
 
 
 def _picture(env: Any) -> np.ndarray:
+    """Return a frame of the env, (H, W, 3) of any kind of real numbers."""
     try:
         picture = env.render()
-    except gymnasium.error.Error as error:  # a package for drawing is missing, say
-        raise EnvError(f"The env can't render itself: {error}") from error
-    if np.ndim(picture) != 3:
+    except FAULTS as error:  # a package for drawing is missing, say
+        raise EnvError(f"The env can't render itself: {first_line(error)}.") from error
+    array = np.asarray(picture)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype.kind not in "buif":
+        kind = f"{array.dtype} {array.shape}" if array.ndim else type(picture).__name__
         raise EnvError(
-            f"The env's render() must return an array (height, width, 3), found {type(picture)!r}."
+            "The env's render() must return an array (height, width), or (height, width, channels) "
+            f"with 1, 3 or 4 channels, found {kind}."
         )
-    return np.asarray(picture, dtype=np.uint8)
+    if not array.size:
+        raise EnvError(f"The env's render() returned a picture without pixels, {array.shape}.")
+    # Gray becomes three equal colors; transparency is left out.
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
 
 
 def _writer(path: Path, fps: float) -> Any:
