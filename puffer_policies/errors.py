@@ -114,6 +114,9 @@ class PolicyDeprecationWarning(FutureWarning):
 MAX_PROBLEMS = 20
 """Problems that one error lists. A file can hold a million, of which nobody reads more."""
 
+_LONGEST_PROBLEM = 1000
+"""Characters of one problem of several."""
+
 _LONGEST_INTEGER = 64
 """Bits of an integer that messages write out."""
 
@@ -142,10 +145,16 @@ class _Short(reprlib.Repr):
 
 
 def joined(problems: Sequence[str]) -> str:
-    """Return problems as lines, and the number of those that are left out."""
+    """Return problems as lines of bearable length, and the number of those that are left out."""
     left_out = len(problems) - MAX_PROBLEMS
     more = [f"... and {left_out:,} more"] if left_out > 0 else []
-    return "\n".join([*problems[:MAX_PROBLEMS], *more])
+    return "\n".join([*map(_bearable, problems[:MAX_PROBLEMS]), *more])
+
+
+def _bearable(problem: str) -> str:
+    # Its end says what is wrong, its start where: a name between them may have a megabyte.
+    half = _LONGEST_PROBLEM // 2
+    return problem if len(problem) <= 2 * half else f"{problem[:half]} ... {problem[-half:]}"
 
 
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:

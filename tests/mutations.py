@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 
 TOKENS = (
@@ -21,9 +22,25 @@ TOKENS = (
         "env_name",
         "seed = ",
     ),
-    *("1979-05-27", "07:32:00", "b'x'", "{1}", "{[1]: 2}", "*a", "**a", "a=1, a=1", "~", "\\x"),
+    *(
+        "1979-05-27",
+        "07:32:00",
+        "b'x'",
+        "{1}",
+        "{[1]: 2}",
+        "[a, b]",
+        "0x" + "f" * 5000,
+        "[" * 300 + "]" * 300,
+        "*a",
+        "**a",
+        "a=1, a=1",
+        "~",
+        "\\x",
+    ),
 )
 """Texts that mean something to one of the readers, or nothing to any."""
+
+_VALUE = re.compile(r"[=:] ?([^,)}\n]+)")
 
 
 def mutants(texts: Sequence[str], number: int, *, seed: int) -> Iterator[str]:
@@ -40,7 +57,12 @@ def _changed(text: str, generator: random.Random, texts: Sequence[str]) -> str:
     start = generator.randint(0, len(text))
     stop = min(start + generator.choice((1, 2, 8, 40)), len(text))
     piece, token = text[start:stop], generator.choice(TOKENS)
-    match generator.randrange(8):
+    match generator.randrange(10):
+        case 8 | 9:  # a value for another
+            values = list(_VALUE.finditer(text))
+            if values:
+                start, stop = generator.choice(values).span(1)
+            return text[:start] + token + text[stop:]
         case 0:  # torn
             return text[:start]
         case 1:  # cut out

@@ -78,6 +78,16 @@ def test_seconds_are_a_positive_number(capsys, argv, seconds):
     assert f"expected a number of seconds above 0, found '{seconds}'" in err
 
 
+@pytest.mark.parametrize("flag", ["--episodes", "--max-steps", "--video-episodes"])
+def test_a_number_of_eval_is_read_as_in_a_config(capsys, flag):
+    for number in ("1e2", "1_00"):
+        code, _, err = run(capsys, "eval", "nowhere", flag, number)
+        assert (code, "nowhere" in err) == (2, True)
+    for number in ("0", "1.5", "many", "inf"):
+        code, _, err = run(capsys, "eval", "nowhere", flag, number)
+        assert f"expected a whole number above 0, found {number!r}" in err
+
+
 def test_an_unknown_flag_hints_at_the_nearest_of_its_verb(capsys):
     code, _, err = run(capsys, "list", "--sorce")
     assert code == 2

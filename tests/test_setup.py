@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces as gym_spaces
+from gymnasium import vector
 from training_toys import Clock
 
-from puffer_policies import get_policy
+from puffer_policies import Spaces, get_policy
+from puffer_policies.agent import Agent
+from puffer_policies.assembly.checkpoint import read_checkpoint, save_checkpoint
+from puffer_policies.checks.engine.targets import class_at
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import BuildError, ConfigError, PolicyError
+from puffer_policies.errors import (
+    BuildError,
+    CheckpointError,
+    ConfigError,
+    IncompatibleSpace,
+)
+from puffer_policies.files import checkpoint_of
 from puffer_policies.runs.setup import policy_of
 from puffer_policies.train import distributed
 from puffer_policies.train.distributed import joined
@@ -18,6 +31,7 @@ from puffer_policies.train.plan import MAX_BATCH, make_plan, total_steps
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.machine import main_memory, require_memory
+from puffer_policies.wrappers.memory import LSTMWrapper
 
 OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -42,13 +56,18 @@ def test_an_argument_of_a_policy_is_never_one_of_the_builder(key, name):
     ],
 )
 def test_a_count_is_a_whole_number_from_1_on(name, argument, number):
-    with pytest.raises(BuildError, match=rf"{argument}=.* should be a whole number from 1 on"):
+    with pytest.raises(BuildError, match=rf"{argument}=.* should be a whole number from 1 "):
         get_policy(f"{name}(Default, {argument}={number!r})", "CartPole-v1")
 
 
 def test_whatever_the_code_of_a_wrapper_raises_names_the_wrapper():
-    with pytest.raises(PolicyError, match=r"FrameStackWrapper.*(MemoryError|OverflowError)"):
-        get_policy(f"FrameStackWrapper(Default, frames={2**62})", "CartPole-v1")
+    class Greedy(LSTMWrapper):
+        @staticmethod
+        def wrapped_spaces(spaces, **kwargs):
+            raise MemoryError
+
+    with pytest.raises(BuildError, match=r"Building 'Greedy' with {} failed: MemoryError"):
+        get_policy("Default", "CartPole-v1", wrappers=[Greedy])
 
 
 @pytest.mark.parametrize(
@@ -123,3 +142,68 @@ def test_a_run_makes_whole_updates(asked, steps):
     config = TrainConfig(total_timesteps=asked, bptt_horizon=16)
     assert total_steps(config, 4) == steps
     assert make_plan(config, 4, recurrent=False).total_steps == steps
+
+
+PARTS = (
+    gym_spaces.Box(-1, 1, (3,)),
+    gym_spaces.Discrete(4),
+    gym_spaces.Dict({"a": gym_spaces.Box(-1, 1, (3,)), "b": gym_spaces.Discrete(2)}),
+)
+
+
+@pytest.mark.parametrize("space", PARTS, ids=str)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Default", "Structured", "MultiInput", "LSTMWrapper(Default)"),
+        *("FrameStackWrapper(Default)", "PrevActionRewardWrapper(Default)"),
+    ],
+)
+def test_arrays_where_tensors_are_needed_are_named(name, space):
+    policy = get_policy(name, Spaces(space, gym_spaces.Discrete(2)))
+    observations = vector.utils.concatenate(
+        space, [space.sample()] * 2, vector.utils.create_empty_array(space, 2)
+    )
+    for call in (policy.forward_eval, policy.forward):
+        with pytest.raises(IncompatibleSpace, match=r"should be a torch\.Tensor, not numpy\.nd"):
+            call(observations, {})
+
+
+def test_arrays_in_a_state_are_named():
+    policy = get_policy("LSTMWrapper(Default)", "CartPole-v1")
+    state = {**policy.initial_state(2), "episode_start": np.zeros(2, bool)}
+    with pytest.raises(IncompatibleSpace, match=r"episode_start.* should be a torch"):
+        policy.forward_eval(torch.zeros(2, 4), state)
+
+
+@pytest.mark.parametrize("name", ["Default", "MultiInput", "FrameStackWrapper(Default)"])
+def test_a_part_that_can_not_be_read_is_named_by_its_key(name):
+    inner = gym_spaces.Dict({"words": gym_spaces.Text(5)})
+    space = gym_spaces.Dict({"a": gym_spaces.Discrete(2), "b": inner})
+    with pytest.raises(IncompatibleSpace, match=r"'b.*words'.*Text"):
+        get_policy(name, Spaces(space, gym_spaces.Discrete(2)))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"PK\x03\x04rest", "a zip archive"), (b"\x80\x02}q", "a pickle")]
+)
+def test_a_file_of_torch_is_not_called_damaged(tmp_path, content, kind):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"model.pt is {kind}") as caught:
+        read_checkpoint(path)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_tilde_stands_for_the_home_wherever_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_checkpoint("~/x.safetensors", get_policy("Default", "CartPole-v1"), env="CartPole-v1")
+    assert (tmp_path / "x.safetensors").is_file()
+    assert Agent.load("~/x.safetensors", "CartPole-v1").policy.hidden_size == 128
+    assert checkpoint_of("~/x.safetensors") == tmp_path / "x.safetensors"
+    assert class_at(f"~/{_module(tmp_path)}::Net").__name__ == "Net"
+
+
+def _module(folder):
+    (folder / "nets_at_home.py").write_text("class Net: pass\n")
+    return "nets_at_home.py"

@@ -148,7 +148,26 @@ def _explained(path: Path | str) -> Iterator[None]:
             fix="Give a .safetensors file, or the folder of a run that holds one.",
         ) from error
     except (safetensors.SafetensorError, StructureError) as error:
+        if kind := _other_kind(path):
+            raise CheckpointError(
+                f"{path} is {kind}, which is not read, as reading one can run code.",
+                fix="Give a .safetensors file. Weights of another library can be put into a policy "
+                "of get_policy by load_state_dict, and save_checkpoint(path, policy, env=env) "
+                "writes it.",
+            ) from error
         raise CheckpointError(
             f"{path} is damaged, or not a safetensors file: {error}.",
             fix="Use an earlier checkpoint. Ours are written at once or not at all.",
         ) from error
+
+
+def _other_kind(path: Path | str) -> str:
+    """Return what a file is instead of safetensors by its first bytes, or '' if nobody knows."""
+    try:
+        with user_path(path).open("rb") as file:
+            start = file.read(2)
+    except OSError:
+        return ""
+    if start == b"PK":
+        return "a zip archive, such as torch.save and stable-baselines3 write"
+    return "a pickle" if start[:1] == b"\x80" else ""

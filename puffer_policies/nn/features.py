@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.observations import (
     Shape,
+    at_part,
     require_keys,
     require_members,
     require_shape,
@@ -100,7 +101,7 @@ class DictFeatures(Features):
 
     def __init__(self, space: gym_spaces.Dict) -> None:
         keys = sorted_keys(space)
-        parts = [make_features(space.spaces[key]) for key in keys]
+        parts = [_features_at(key, space.spaces[key]) for key in keys]
         super().__init__(sum(part.size for part in parts))
         self.keys = keys
         self.parts = nn.ModuleList(parts)
@@ -117,7 +118,7 @@ class TupleFeatures(Features):
     """The features of every member side by side."""
 
     def __init__(self, space: gym_spaces.Tuple[Any]) -> None:
-        parts = [make_features(member) for member in space.spaces]
+        parts = [_features_at(place, member) for place, member in enumerate(space.spaces)]
         super().__init__(sum(part.size for part in parts))
         self.parts = nn.ModuleList(parts)
 
@@ -126,6 +127,11 @@ class TupleFeatures(Features):
         require_members(observations, len(self.parts))
         pairs = zip(self.parts, observations, strict=True)
         return torch.cat([part(member) for part, member in pairs if part.size], -1)
+
+
+def _features_at(key: object, space: Any) -> Features:
+    with at_part(key):
+        return make_features(space)
 
 
 @singledispatch

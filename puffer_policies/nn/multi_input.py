@@ -33,6 +33,7 @@ from puffer_policies.nn.encoders import (
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.observations import (
+    at_part,
     batch_layout,
     is_empty,
     leaf_spaces,
@@ -231,7 +232,10 @@ class MultiInputEncoder(nn.Module):
         self._filled = [not is_empty(leaf) for leaf in leaves(tree)]
         self.keys = tuple(itertools.compress(names_of(tree), self._filled))
         filled = itertools.compress(leaves(tree), self._filled)
-        parts = [make_part(leaf, sizes or PartSizes()) for leaf in filled]
+        parts = []
+        for key, leaf in zip(self.keys, filled, strict=True):
+            with at_part(key):
+                parts.append(make_part(leaf, sizes or PartSizes()))
         self.hidden_size = hidden_size
         self._layout = batch_layout(space)
         self.parts = nn.ModuleList(parts)

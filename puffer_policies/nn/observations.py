@@ -12,7 +12,8 @@ compiles without a graph break. A package with a space of its own registers it w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any, Protocol
 
@@ -151,6 +152,17 @@ def require_shape(observations: Tensor, shape: Shape) -> Tensor:
     if observations.shape[1:] != shape or not observations.ndim:
         raise _wrong_shape(observations, shape, "(N, *obs)")
     return signed(observations)
+
+
+@contextmanager
+def at_part(key: object) -> Iterator[None]:
+    """Name the part of a Dict or Tuple whose space is refused inside; '' is no part."""
+    try:
+        yield
+    except IncompatibleSpace as error:
+        if key == "":
+            raise
+        raise IncompatibleSpace(f"At {key!r}: {error.problem}", fix=error.fix) from error
 
 
 def require_tensor(value: Any, name: str = "Observations") -> None:

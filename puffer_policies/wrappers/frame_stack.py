@@ -24,7 +24,13 @@ from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nested import leaves, map_nested, names_of
 from puffer_policies.nn.encoders import require_count
-from puffer_policies.nn.observations import batch_layout, leaf_spaces, space_of_leaves, to_tensor
+from puffer_policies.nn.observations import (
+    at_part,
+    batch_layout,
+    leaf_spaces,
+    space_of_leaves,
+    to_tensor,
+)
 from puffer_policies.spaces import (
     Image,
     Spaces,
@@ -206,7 +212,14 @@ def frames_of(space: Space, count: int) -> Any:
     Raises:
         IncompatibleSpace: a leaf of which frames can't be stacked.
     """
-    return map_nested(partial(make_frames, count=count), leaf_spaces(space))
+    tree = leaf_spaces(space)
+    names = iter(names_of(tree))
+
+    def frames(leaf: Space) -> Frames:
+        with at_part(next(names)):
+            return make_frames(leaf, count)
+
+    return map_nested(frames, tree)
 
 
 def stacked_space(space: Space, count: int) -> Space:

@@ -12,13 +12,14 @@ from gymnasium import spaces as gym
 
 from puffer_policies import Spaces, get_policy
 from puffer_policies.checks import CheckFailed, check, check_policy
+from puffer_policies.checks.engine.targets import targets_for
 from puffer_policies.errors import (
     BuildError,
     ConfigError,
     IncompatibleSpace,
     PolicyNotFound,
 )
-from puffer_policies.registry import discover
+from puffer_policies.registry import default_registry, discover
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.wrappers.memory import GRUWrapper
 
@@ -269,3 +270,16 @@ def test_checks_in_this_process_take_one_thread_and_give_the_others_back():
     finally:
         torch.set_num_threads(before)
     assert set(threads) == {1}
+
+
+def test_the_class_of_a_file_may_stand_inside_wrappers(tmp_path):
+    path = tmp_path / "nets_of_mine.py"
+    path.write_text("class Mine: pass\n")
+    text = f"LSTMWrapper(FrameStackWrapper({path}::Mine, frames=2), num_layers=1)"
+    (target,) = targets_for(text, "CartPole-v1", registry=default_registry())
+    assert target.name == "LSTMWrapper(FrameStackWrapper(nets_of_mine.py::Mine))"
+    with pytest.raises(BuildError, match=r"nets_of_mine\.py' is a file") as caught:
+        targets_for(str(path), registry=default_registry())
+    assert caught.value.fix == f"Write {path}::Mine."
+    with pytest.raises(BuildError, match="innermost brackets, without arguments"):
+        targets_for(f"LSTMWrapper({path}::Mine(hidden_size=3))", registry=default_registry())

@@ -7,9 +7,11 @@ run, as the import may need a worker process too.
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,7 +93,10 @@ def targets_for(
     if isinstance(policy, nn.Module):
         return [_built_target(policy, env, wrappers)]
     if isinstance(policy, str) and SEPARATOR in policy:
-        return _file_targets(policy, env, wrappers, registry)
+        file, around = _file_and_wrappers(policy)
+        return _file_targets(file, env, (*around, *wrappers), registry)
+    if isinstance(policy, str) and policy.endswith(".py"):
+        raise BuildError(f"{policy!r} is a file, not a policy.", fix=_classes_hint(policy))
     if isinstance(policy, str):
         policy = stack_around(policy, registry)
     if isinstance(policy, type):
@@ -326,8 +331,10 @@ def _file_targets(
     text: str, env: Any, wrappers: tuple[WrapperLike, ...], registry: Registry
 ) -> list[Target]:
     path, name = _path_and_class(text)
-    pairs = [spaces_of(env)] if env is not None else spaces_for(None)
     label = f"{path.name}{SEPARATOR}{name}"
+    for wrapper in wrappers:
+        label = f"{_wrapper_name(wrapper).partition('(')[0]}({label})"
+    pairs = [spaces_of(env)] if env is not None else spaces_for(None)
     make = partial(_file_subject, f"{path.absolute()}{SEPARATOR}{name}", label)
     return [Target(label, pair, partial(make, pair, wrappers, registry)) for pair in pairs]
 
@@ -359,6 +366,39 @@ def _file_subject(
         capabilities=None,
         declared=subject.declared | ({"may_refuse": True} if policy is not cls else {}),
     )
+
+
+_FILE_AND_CLASS = re.compile(rf"[^\s(),]+{SEPARATOR}\w+")
+_STAND_IN = "FileClass"
+
+
+def _file_and_wrappers(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the ``file.py::Class`` of an expression, and the wrappers around it as expressions.
+
+    Raises:
+        BuildError: the class is not the innermost, or has arguments.
+    """
+    if "(" not in text.partition(SEPARATOR)[0]:
+        return text, ()
+    match = _FILE_AND_CLASS.search(text)
+    spec = PolicySpec.parse(_FILE_AND_CLASS.sub(_STAND_IN, text, count=1))
+    if match is None or spec.name != _STAND_IN or spec.kwargs:
+        raise BuildError(
+            f"{text!r}: the class of a file stands in the innermost brackets, without arguments.",
+            fix="Write 'Wrapper(path/to/file.py::Class)'.",
+        )
+    return match[0], tuple(str(PolicySpec(each.name, each.kwargs)) for each in spec.wrappers)
+
+
+def _classes_hint(path: str) -> str:
+    """Return how the classes of a file are written, which is not imported."""
+    try:
+        tree = ast.parse(user_path(path).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return "Write path/to/file.py::Class."
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    names = " or ".join(f"{path}{SEPARATOR}{name}" for name in classes[:5])
+    return f"Write {names}." if names else "It defines no class."
 
 
 def _path_and_class(text: str) -> tuple[Path, str]:
