@@ -105,6 +105,8 @@ class OneOf:
 
     def check(self, value: Any, path: str) -> None:
         """Refuse all else: 1 and 1.0 are not True."""
+        if isinstance(value, str) and value in self.values:
+            return
         if not any(type(value) is type(each) and value == each for each in self.values):
             raise StructureError(path, " or ".join(map(repr, self.values)), value)
 
@@ -210,14 +212,11 @@ class Plain:
 
     def check(self, value: Any, path: str) -> None:
         """Refuse other types, and what is too deep or too long."""
-        if isinstance(value, list | dict) and not self.depth:
-            raise StructureError(path, f"at most {MAX_DEPTH} lists and tables in another", value)
-        inner = Plain(self.depth - 1, self.length, self.finite)
-        if isinstance(value, list):
-            for i, each in enumerate(value):
-                inner.check(each, f"{path}[{i}]")
-        elif isinstance(value, dict):
-            MapOf(inner).check(value, path)
+        if isinstance(value, list | dict):
+            if not self.depth:
+                raise StructureError(path, "fewer lists and tables inside one another", value)
+            inner = Plain(self.depth - 1, self.length, self.finite)
+            (ListOf(inner) if isinstance(value, list) else MapOf(inner)).check(value, path)
         elif isinstance(value, str):
             Text(self.length).check(value, path)
         elif value is not None and not isinstance(value, bool | int | float):

@@ -146,11 +146,37 @@ def test_a_plot_that_can_not_be_made_says_why(capsys, project, argv, expected):
     assert not (project / "x.png").exists()
 
 
-def test_damaged_metrics_are_named(project):
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[1]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"SPS": 0, "agent_steps": 3}',
+        b'{"SPS": "9", "agent_steps": 3}',
+        b'{"SPS": 9.0}',
+        b'{"SPS": 9.0, "agent_steps": true}',
+        b'{"SPS": 9.0, "agent_steps": ' + b"9" * 5_000 + b"}",
+    ],
+    ids=lambda line: line[:40],
+)
+def test_damaged_metrics_are_named(line, project):
     folder = write_run(project / "a", [(1, 1.0)])
-    (folder / "metrics.jsonl").write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(CheckpointError, match="damaged: line 4"):
         read_curve(folder)
+
+
+@pytest.mark.parametrize("torn", [b'{"SPS": 3.0, "agent', '{"é'.encode()[:-1]])
+def test_a_last_line_that_a_kill_has_torn_is_left_out(torn, project):
+    folder = write_run(project / "a", [(1, 1.0), (2, 2.0)])
+    whole = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(whole + torn)
+    assert list(read_curve(folder).y) == [1.0, 2.0]
+    (folder / "metrics.jsonl").write_bytes(whole.rstrip())
+    assert list(read_curve(folder).y) == [1.0, 2.0]
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch, project):

@@ -95,6 +95,9 @@ class Config:
                     fix=f"Keys are {', '.join(keys)}.",
                 )
         tables = {name: args[name] for name in (*SECTIONS, *FREE_SECTIONS) if name in args}
+        for name, table in tables.items():
+            if not isinstance(table, Mapping):
+                raise ConfigError(f"args[{name!r}]: expected a table, found {short(table)}.")
         base = {key: args[key] for key in _BASE_KEYS if key in args}
         return cls(**_sections({**tables, "base": base}))
 

@@ -241,7 +241,7 @@ class EvalConfig(Section):
 
     section: ClassVar[str] = "eval"
 
-    episodes: Count = 100
+    episodes: Annotated[int, Range(1, 1_000_000)] = 100
     """Episodes to play."""
     deterministic: bool = True
     """Whether the most likely action is taken, instead of a sampled one."""

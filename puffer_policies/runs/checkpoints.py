@@ -20,6 +20,7 @@ from puffer_policies.files import BEST, LATEST, TRAINER
 from puffer_policies.registry import Registry
 from puffer_policies.runs.snapshot import Snapshot, take_snapshot, with_envs
 from puffer_policies.runs.snapshot_file import write_snapshot
+from puffer_policies.structure import Integer, Number, Plain, StructureError, Table
 from puffer_policies.train.trainer import Trainer
 
 
@@ -159,7 +160,11 @@ def _best_in(path: Path, window: int) -> Best | None:
         return None
     try:
         training = read_header(path).training
-        settled = training["episodes"] >= window
-    except (CheckpointError, KeyError):
+        _BEST.check(training, "training")
+    except (CheckpointError, StructureError):
         return None
-    return Best(training, settled, {})
+    return Best(training, training["episodes"] >= window, {})
+
+
+_BEST = Table({"mean_return": Number(), "episodes": Integer(0)}, others=Plain())
+"""What the header of a best policy says, as `Best.training`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,8 +313,9 @@ def load_trained_policy(
             f"{path} does not name the env in which it was trained.",
             fix="Make the env, and call evaluate(load_policy(path), vecenv, EvalConfig()).",
         )
-    args = dict(checkpoint.header.config)
-    config = Config.from_args({**args, "eval": {**args.get("eval", {}), **(overrides or {})}})
+    config = Config.from_args(checkpoint.header.config)
+    if overrides:
+        config = replace(config, eval=EvalConfig.from_dict({**asdict(config.eval), **overrides}))
     # A single env is enough, as only the spaces are needed.
     with naming_imports(path):
         env = single_vecenv_of(config)

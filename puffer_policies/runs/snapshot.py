@@ -20,6 +20,8 @@ from torch import Tensor
 from puffer_policies.assembly.checkpoint import put_weights, weights_of
 from puffer_policies.errors import CheckpointError, EnvError
 from puffer_policies.registry.specs import PolicySpec
+from puffer_policies.runs.snapshot_structure import generators_structure, state_structure
+from puffer_policies.structure import StructureError
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.state import get_state, set_state
 
@@ -94,11 +96,14 @@ def put_snapshot(
     # Weights first: their error names each parameter that differs, the optimizer's none.
     put_weights(trainer.policy, snapshot.policy, path=path, owner=owner)
     try:
-        trainer.load_state_dict(snapshot.trainer)
-    except (LookupError, TypeError, ValueError) as error:
+        state_structure(trainer).check(snapshot.trainer, "trainer")
+        generators_structure(trainer.device).check(snapshot.generators, "generators")
+    except StructureError as error:
         raise CheckpointError(
-            f"The trainer's state in {path} belongs to another policy or version: {error}."
+            f"The trainer's state in {path} does not belong to this policy and config: {error}.",
+            fix="Resume with the policy and the config of the run, or start a new one.",
         ) from error
+    trainer.load_state_dict(snapshot.trainer)
     reason = _put_envs(trainer, snapshot)
     # Last, as a reset may have drawn from them.
     _put_generators(snapshot.generators, trainer.device)

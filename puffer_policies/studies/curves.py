@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,15 @@ from puffer_policies.config.load import load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
 from puffer_policies.files import METRICS, contents_hint, user_path
 from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
+from puffer_policies.structure import (
+    Integer,
+    MapOf,
+    Number,
+    Plain,
+    StructureError,
+    Table,
+    read_json,
+)
 
 Axis = Literal["steps", "seconds"]
 
@@ -134,15 +143,33 @@ def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of each update of a run."""
+    path = folder / METRICS
     try:
-        text = (folder / METRICS).read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines() if line]
+        *whole, last = path.read_bytes().split(b"\n")
     except OSError as error:
         raise CheckpointError(f"{folder} holds no {METRICS}.", fix=contents_hint(folder)) from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder / METRICS} is damaged: {error}.") from error
-    # Other lines hold the final evaluation, or an interrupt or an error.
-    return [line for line in lines if "SPS" in line]
+    lines = []
+    for number, line in enumerate([*whole, last], start=1):
+        try:
+            # Bytes that are not UTF-8 are not JSON either, wherever text may not stand.
+            data = read_json(line.decode(errors="replace"), _LINE) if line else {}
+            # Other lines hold the final evaluation, or an interrupt or an error.
+            if "SPS" in data:
+                _UPDATE.check(data, "")
+                lines.append(data)
+        except StructureError as error:
+            if number > len(whole):
+                break  # a kill has torn the line, whose end is missing
+            raise CheckpointError(
+                f"{path} is damaged: line {number}: {error}.",
+                fix="Remove the line, or use another copy of the run.",
+            ) from error
+    return lines
+
+
+_LINE = MapOf(Plain(depth=5))
+_UPDATE = Table({"SPS": Number(1e-6, 1e15), "agent_steps": Integer(0)}, others=Plain(depth=5))
+"""What a run writes of an update, besides its metrics."""
 
 
 def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tuple[float, float]]:
@@ -154,7 +181,7 @@ def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tu
         place = steps if x == "steps" else seconds
         while points and points[-1][0] >= place:
             points.pop()  # a run that resumed from an earlier checkpoint repeats these steps
-        if line.get(metric) is not None:
+        if _is_number(line.get(metric)):
             points.append((place, line[metric]))
     return points
 
@@ -175,7 +202,9 @@ def _no_metric(folder: Path, lines: Iterable[Mapping[str, Any]], metric: str) ->
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # an integer may be too large
 
 
 def _options(folder: Path) -> dict[str, Any]:
