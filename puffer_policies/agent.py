@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -113,6 +114,23 @@ class Agent:
             seed=seed,
             use_rnn=_use_rnn(checkpoint.header.config),
         )
+
+    def __getstate__(self) -> bytes:
+        """Return the agent as bytes, for `pickle` and for worker processes.
+
+        Torch lets a tensor that is sent to a process share its memory, which needs file handles
+        that a spawned worker may not get, and would tie the agents together.
+        """
+        generator = (self._generator.device, self._generator.get_state())
+        return pickle.dumps({**self.__dict__, "_generator": generator})
+
+    def __setstate__(self, state: bytes) -> None:
+        """Become the agent of `__getstate__`, in the same step and with the same random numbers."""
+        attributes = pickle.loads(state)
+        device, generator_state = attributes.pop("_generator")
+        self.__dict__.update(attributes)
+        self._generator = torch.Generator(device)
+        self._generator.set_state(generator_state)
 
     def reset(self) -> None:
         """Forget everything. The next observation is the first of an episode in every row."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import gymnasium
@@ -271,3 +273,14 @@ def test_an_agent_needs_neither_its_env_nor_the_package_of_the_env(tmp_path):
         assert agent.act(np.ones(1)) == Agent.load(path, Guess()).act(np.ones(1))
     with pytest.raises(CheckpointError, match="other spaces"):
         Agent.load(path, "CartPole-v1")
+
+
+def test_an_agent_that_is_sent_to_a_process_goes_on_there_by_itself():
+    agent = Agent(get_policy("LSTMWrapper(Default)", "CartPole-v1"), deterministic=False)
+    agent.act(np.zeros(4))
+    # What `multiprocessing` sends; torch makes it share tensors by file handles.
+    copy = pickle.loads(ForkingPickler.dumps(agent))
+    assert not any(each.is_shared() for each in agent.policy.parameters())
+    actions = [agent.act(np.ones(4)) for _ in range(20)]
+    assert actions == [copy.act(np.ones(4)) for _ in range(20)]
+    assert 0 < sum(actions) < 20

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from puffer_policies import files
 from puffer_policies.assembly import tensorfile
 from puffer_policies.assembly.checkpoint import load_policy, read_header
 from puffer_policies.config.load import load_config, load_run_config
-from puffer_policies.errors import ConfigError, EnvError, TrainingError
+from puffer_policies.errors import ConfigError, EnvError, PolicyError, TrainingError
 from puffer_policies.runs import interrupts
 from puffer_policies.runs.interrupts import interruptible
 from puffer_policies.runs.metrics import MetricsLog
@@ -310,6 +311,20 @@ def test_a_failure_before_the_first_update_says_that_there_is_nothing(tmp_path, 
         "config.json",
         "metrics.jsonl",
     ]
+
+
+def test_a_run_whose_folder_was_deleted_does_not_point_at_it(tmp_path, monkeypatch):
+    learn = Trainer.learn
+
+    def deleting(self, batch):
+        if self.epoch == 1:
+            shutil.rmtree(only_run(tmp_path))
+        return learn(self, batch)
+
+    monkeypatch.setattr(Trainer, "learn", deleting)
+    with pytest.raises(PolicyError, match="There is no checkpoint in") as caught:
+        train_from_config(config_of(tmp_path, "--train.checkpoint-interval", "1"), display="quiet")
+    assert "--resume" not in caught.value.problem
 
 
 # Signals ----------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def mutated_tensors(tensors, generator):
             dtype = generator.choice([torch.float64, torch.int8, torch.bool, torch.bfloat16])
             return tensors | {name: tensor.to(dtype)}
         case 4 if tensor.is_floating_point():
-            return tensors | {name: torch.full_like(tensor, generator.choice([1e38, float("nan")]))}
+            return tensors | {name: torch.full_like(tensor, generator.choice([1e9, float("nan")]))}
         case _:
             return tensors | {name: tensor[None]}
 

@@ -111,7 +111,8 @@ class Saver:
                     problem = f" Update {self._snapshot.epoch} can't be saved: {error.problem}"
             else:
                 problem = f" The weights after update {self._snapshot.epoch} are not finite."
-        if not self.saved_epoch:
+        # The folder may have been deleted since, which may be the error itself.
+        if not self.saved_epoch or not (self.folder / TRAINER).is_file():
             return f"There is no checkpoint in {self.folder}.{problem}"
         return (
             f"The last checkpoint, of update {self.saved_epoch}, is in {self.folder}: go on with "
