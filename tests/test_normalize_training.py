@@ -119,7 +119,7 @@ def test_the_option_puts_the_wrapper_right_around_the_policy(tmp_path: Path) -> 
 
 def test_the_option_and_the_wrapper_together_are_refused(tmp_path: Path) -> None:
     config = config_of(*SET, "--policy-name", f"{NAME}(Default)", folder=tmp_path)
-    with pytest.raises(BuildError, match="normalized already"):
+    with pytest.raises(BuildError, match="forbids 'normalized'"):
         policy_of(config, "CartPole-v1")
 
 

@@ -128,7 +128,7 @@ def test_actions_that_can_not_be_squashed_are_refused(action: spaces.Space, reas
 
 def test_squashing_twice_is_refused_by_name_and_by_logits() -> None:
     env = Spaces(VECTOR, BOX)
-    with pytest.raises(BuildError, match="squashed already"):
+    with pytest.raises(BuildError, match="forbids 'squashed'"):
         get_policy("SquashedGaussianWrapper(SquashedGaussianWrapper(Default))", env)
     twice = SquashedGaussianWrapper(env, SquashedGaussianWrapper(env, Default(env)))
     with pytest.raises(ContractError, match="'SquashedNormal'"):
