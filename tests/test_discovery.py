@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
+# Its first import puts a finder on `sys.meta_path`, which a test that patches the list would lose.
+import importlib_metadata  # noqa: F401
 import pytest
 from fake_packages import site_in, write_files
 
