@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -282,7 +283,8 @@ def _origin(name: str, registry: Registry) -> Origin:
     return Origin(name=name, distribution=provenance.distribution, version=provenance.version)
 
 
-def _versions() -> dict[str, str]:
+@cache  # a package's version is read from a file of many lines
+def _versions() -> Mapping[str, str]:
     versions = {}
     for name in ("puffer-policies", "torch", "gymnasium", "numpy"):
         try:

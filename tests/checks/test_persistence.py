@@ -16,7 +16,8 @@ from torch import nn
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.checks.model import CheckFailed, Status
-from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.probes import fresh_process
+from puffer_policies.checks.probes.subject import Subject, copy_module
 from puffer_policies.checks.promises import recurrence
 from puffer_policies.checks.promises.export import compile_parity
 from puffer_policies.checks.promises.persistence import (
@@ -47,6 +48,39 @@ policy = GoodLSTM(here)
 def test_correct_policies_pass_what_takes_seconds(cls: type[nn.Module], spaces: Spaces) -> None:
     results = outcomes(SLOW, subject_of(cls, spaces))
     assert {status for status, _ in results.values()} == {Status.PASSED}, results
+
+
+def test_what_a_script_does_to_its_process_is_unknown_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "print(hasattr(torch, 'mark'), os.getcwd(), os.environ['WHO'], __name__, file=sys.stderr)\n"
+        "torch.mark = True\n"
+        "sys.exit(3)\n"
+    )
+    for who in ("one", "two"):
+        monkeypatch.setenv("WHO", who)
+        status, errors = fresh_process._run(script)
+        assert status == 3
+        assert errors.split() == ["False", str(Path.cwd()), who, "__main__"]
+
+
+def test_a_script_that_hangs_is_ended_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, pid = tmp_path / "script.py", tmp_path / "pid"
+    script.write_text("")
+    assert fresh_process._run(script) == (0, "")
+    script.write_text(
+        f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+    )
+    monkeypatch.setattr(fresh_process, "TIME_LIMIT", 1)
+    with pytest.raises(TimeoutError):
+        fresh_process._run(script)
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_what_takes_seconds_runs_once() -> None:
@@ -164,3 +198,20 @@ def test_checks_leave_no_threads_files_or_generators(
     assert torch.equal(torch.get_rng_state(), generator)
     assert threading.active_count() == threads
     assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_is_a_deep_one_in_all_its_hooks() -> None:
+    policy = GoodMLP(DISCRETE)
+    calls: list[str] = []
+    policy.encoder.register_forward_hook(lambda *_: calls.append("both"))
+    twin = copy_module(policy)
+    twin.encoder.register_forward_hook(lambda *_: calls.append("copy"))
+    twin.critic.register_forward_hook(lambda *_: calls.append("critic"))
+    for each, expected in ((policy, ["both"]), (twin, ["both", "copy", "critic"])):
+        calls.clear()
+        each.forward_eval(torch.zeros(2, 4), {})
+        assert calls == expected
+    assert not {id(p) for p in policy.parameters()} & {id(p) for p in twin.parameters()}
+    assert all(
+        torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True)
+    )

@@ -1,18 +1,29 @@
 """Run a saved policy in a new Python, and bring its outputs back.
 
 The new process starts in the same folder, with the same search path. It rebuilds the policy by its
-spec if that names registered policies, else by the lines of source that the subject knows.
+spec if that names registered policies, else by the lines of source that the subject knows. On Linux
+it is a fork of a Python that has imported torch and has built no policy, as the import costs a
+hundred times what the script does.
 """
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import json
 import os
+import runpy
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -118,11 +129,32 @@ def _script(subject: Subject, folder: Path, *, by_name: bool) -> str:
 
 
 def _execute(script: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    try:
+        status, errors = _run(script)
+    except TimeoutError as error:
+        raise CheckFailed("a new process to answer", f"nothing after {TIME_LIMIT} s") from error
+    last = (errors.strip().splitlines() or ["nothing on stderr"])[-1]
+    if status == NO_POLICY:
+        raise CannotRebuild(last)
+    if status:
+        raise CheckFailed("a new process to load the saved policy and run it", last)
+
+
+def _run(script: Path) -> tuple[int, str]:
+    """Run a script in a new process -> its status, and what it wrote to stderr.
+
+    Raises:
+        TimeoutError: it took longer than `TIME_LIMIT`.
+    """
+    return _run_forked(script) if sys.platform == "linux" else _run_alone(script)
+
+
+def _run_alone(script: Path) -> tuple[int, str]:
+    """Run a script in a Python of its own -> its status, and what it wrote to stderr."""
     try:
         process = subprocess.run(
             [sys.executable, str(script)],
-            env=environ,
+            env=_environ(),
             capture_output=True,
             text=True,
             timeout=TIME_LIMIT,
@@ -130,9 +162,115 @@ def _execute(script: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise CheckFailed("a new process to answer", f"nothing after {TIME_LIMIT} s") from error
-    last = (process.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-    if process.returncode == NO_POLICY:
-        raise CannotRebuild(last)
-    if process.returncode:
-        raise CheckFailed("a new process to load the saved policy and run it", last)
+        raise TimeoutError from error
+    return process.returncode, process.stderr
+
+
+def _environ() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())}
+
+
+def _search_path() -> list[str]:
+    return [path or "." for path in sys.path]
+
+
+# -- a Python that has imported torch, and forks for each script -----------------------------------
+
+_SERVE = f"from {__name__} import serve; serve()"
+
+
+def serve() -> None:
+    """Fork for each job that comes in over stdin, and answer with the pid, then the status.
+
+    A new Python takes seconds to import torch. This one has imported what every script imports and
+    nothing else, and runs no script itself, so that a fork of it is as fresh.
+    """
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            _run_job(json.loads(line))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _run_job(job: dict[str, Any]) -> NoReturn:
+    """Run a script as a Python of its own would, and end this process."""
+    for stream, path in enumerate((os.devnull, os.devnull, job["errors"])):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), stream)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environ"])
+    sys.path[:] = job["path"]
+    importlib.invalidate_caches()
+    status = 1
+    try:
+        runpy.run_path(job["script"], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@cache
+def _server_of(owner: int) -> subprocess.Popen[bytes]:
+    """Start the one that serves the process `owner`. It ends with its stdin, so with its owner."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVE],
+        env=_environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+    )
+    atexit.register(_stop, server, owner)
+    return server
+
+
+def _stop(server: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() == owner:  # a fork has a copy, and must leave the server alone
+        server.kill()
+        server.communicate()
+
+
+def _run_forked(script: Path) -> tuple[int, str]:
+    """Run a script in a fork of the server -> its status, and what it wrote to stderr."""
+    errors, owner = script.with_suffix(".stderr"), os.getpid()
+    job = {
+        "script": str(script),
+        "errors": str(errors),
+        "folder": os.getcwd(),
+        "environ": dict(os.environ),
+        "path": _search_path(),
+    }
+    server, deadline = _server_of(owner), time.monotonic() + TIME_LIMIT
+    pid = 0
+    try:
+        _pipe(server.stdin).write(json.dumps(job).encode() + b"\n")
+        pid = int(_answer(server, deadline))
+        status = int(_answer(server, deadline))
+    except TimeoutError:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        _server_of.cache_clear()
+        _stop(server, owner)
+        raise
+    except (ValueError, OSError):  # it could not start, or was killed
+        _server_of.cache_clear()
+        _stop(server, owner)
+        return _run_alone(script)
+    return status, errors.read_text(errors="replace")
+
+
+def _answer(server: subprocess.Popen[bytes], deadline: float) -> bytes:
+    output = _pipe(server.stdout)
+    if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        raise TimeoutError
+    return output.readline()
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
