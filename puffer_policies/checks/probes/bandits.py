@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.outputs import draw, log_probs
 from puffer_policies.checks.probes.rollouts import each_step
 from puffer_policies.checks.probes.subject import Subject, seeded
 from puffer_policies.nested import leaves, map_nested
@@ -96,8 +96,12 @@ def right_actions(layout: ActionLayout, count: int) -> Tensor:
 
 def last_distribution(subject: Subject, policy: nn.Module, problem: Problem) -> Distribution:
     """Step through the observations -> the distribution of the last step, (B,) rows."""
+    return subject.distribution(_last_logits(subject, policy, problem))
+
+
+def _last_logits(subject: Subject, policy: nn.Module, problem: Problem) -> Any:
     *_, (logits, _, _) = each_step(subject, policy, problem.observations)
-    return subject.distribution(logits)
+    return logits
 
 
 def first_epoch_loss(
@@ -143,9 +147,10 @@ def _update(
     problem: Problem,
     entropy: float,
 ) -> list[float]:
-    dist = last_distribution(subject, policy, problem)
+    logits = _last_logits(subject, policy, problem)
+    dist = subject.distribution(logits)
     actions = torch.stack([dist.sample() for _ in range(DRAWS)])  # (D, B, ...)
-    old = torch.stack([dist.log_prob(action) for action in actions])
+    old = log_probs(subject, logits, actions)
     rewards = problem.reward(actions)  # (D, B)
     advantages = rewards - rewards.mean(0)
     advantages /= advantages.std() + 1e-6
@@ -171,12 +176,12 @@ def _scores(
     logits, values = subject.sequence(problem.observations, policy=policy, grad=True)
     rows, dist = len(problem.targets), subject.distribution(logits)
     steps = values.numel() // rows
-    # (B, ...) -> (B*T, ...): the same action at every step, of which only the last score is used.
-    scores = [dist.log_prob(action.repeat_interleave(steps, 0)) for action in actions]
-    last = [
-        each.reshape(rows, steps)[:, -1] for each in (*scores, dist.entropy(), values.reshape(-1))
-    ]
-    return torch.stack(last[:-2]), last[-2], last[-1]
+    # (D, B, ...) -> (D, B*T, ...): the same action at every step; only the last score is used.
+    scores = log_probs(subject, logits, actions.repeat_interleave(steps, 1))
+    spread, last_values = (
+        each.reshape(rows, steps)[:, -1] for each in (dist.entropy(), values.reshape(-1))
+    )
+    return scores.reshape(-1, rows, steps)[..., -1], spread, last_values
 
 
 def _flatten(observations: Any) -> Tensor:

@@ -89,6 +89,30 @@ def draw(dist: Distribution, count: int, *, seed: int = 0) -> Tensor:
         return torch.stack([dist.sample() for _ in range(count)])
 
 
+def log_probs(subject: Subject, logits: Any, actions: Tensor) -> Tensor:
+    """Return the log-probabilities of many actions of every row, (D, N, ...) -> (D, N).
+
+    Logits of a known form are repeated, as one call costs much less than D.
+    """
+    count = len(actions)
+
+    def repeat(rows: Tensor) -> Tensor:
+        return rows.repeat(count, *[1] * (rows.ndim - 1))
+
+    many: Any
+    if type(logits) is Tensor:
+        many = repeat(logits)
+    elif type(logits) in (tuple, list):
+        many = tuple(map(repeat, logits))
+    elif type(logits) is Normal:
+        many = Normal(repeat(logits.loc), repeat(logits.scale), validate_args=False)
+    else:
+        dist = subject.distribution(logits)
+        return torch.stack([dist.log_prob(action) for action in actions])
+    flat: Tensor = subject.distribution(many).log_prob(actions.flatten(0, 1))
+    return flat.reshape(count, -1)
+
+
 def sum_of_outputs(dist: Distribution, values: Tensor) -> Tensor:
     """Return the sum of a log-probability, the entropy and the values: a loss that reaches all."""
     log_prob = dist.log_prob(draw(dist, 1)[0])
