@@ -81,8 +81,9 @@ Each check of each name on each pair of spaces is a test of its own. The pairs a
   pairs with unlike actions. Both parts are tried on all others by themselves.
 
 Checks that take seconds and give the same verdict for all spaces ({once}) run on the first
-pair only, and not inside wrappers. A policy is built once for each pair, and every check gets a
-copy.
+pair only, and not inside wrappers. Those that look at modules and memory, whatever observations and
+actions mean ({few}), run on the first three pairs, and on the first inside a wrapper. A policy is
+built once for each pair, and every check gets a copy.
 
 `pytest --policy NAME` runs the suite as tests without a test file. With `--junitxml=report.xml`
 pytest writes the results for continuous integration.
@@ -115,7 +116,9 @@ def page() -> str:
     """Return the text of docs/checks.md."""
     checks = all_checks()
     once = ", ".join(each.code for each in checks if each.once)
-    parts = [INTRODUCTION.replace("{once}", once), _overview(checks)]
+    few = ", ".join(each.code for each in checks if each.few)
+    introduction = INTRODUCTION.replace("{once}", once).replace("{few}", few)
+    parts = [introduction, _overview(checks)]
     for letter, members in groupby(checks, key=lambda each: each.code.rstrip("0123456789")):
         parts.append(f"## {FAMILIES[letter]}\n")
         parts += [_section(each) for each in members]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -62,6 +63,10 @@ Run = Callable[[Any], str | None]
 Applies = Callable[[Any], str]
 
 
+FEW = 3
+"""Pairs of spaces; the first ones have unlike encoders, and a head of every kind."""
+
+
 def always(_: Any) -> str:
     """Apply to every policy."""
     return ""
@@ -87,6 +92,9 @@ class Check:
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
     once: bool = False
     """Whether its verdict is the same for all spaces: a run over several tries only the first."""
+    few: bool = False
+    """Whether it looks at modules and memory, not at what observations and actions mean: a run over
+    several pairs of spaces tries the first `FEW`, and the first alone if the policy is wrapped."""
 
     def __post_init__(self) -> None:
         """Require sentences, as reports and the page of checks print the texts as they stand.
@@ -101,6 +109,12 @@ class Check:
                     f"The {part} of the check {self.code!r} is not a sentence: {text!r}.",
                     fix="Begin it with a capital and end it with a full stop.",
                 )
+
+    def most_pairs(self, *, is_wrapped: bool) -> float:
+        """Return how many pairs of spaces a run over several tries."""
+        if self.once or (self.few and is_wrapped):
+            return 1
+        return FEW if self.few else math.inf
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.
@@ -122,9 +136,10 @@ def check(
     tier: Tier = Tier.DYNAMIC,
     applies: Applies = always,
     once: bool = False,
+    few: bool = False,
 ) -> Callable[[Run], Check]:
     """Turn a function of a `Subject` into a `Check`. A file lists its own under ``CHECKS``."""
-    return lambda run: Check(code, name, promise, why, fix, run, tier, applies, once)
+    return lambda run: Check(code, name, promise, why, fix, run, tier, applies, once, few)
 
 
 @dataclass(frozen=True, slots=True)

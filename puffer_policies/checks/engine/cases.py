@@ -114,7 +114,7 @@ def _cases(targets: Sequence[Target], checks: Sequence[Check]) -> list[Case]:
     counts: Counter[str] = Counter()
     cases = []
     for target in targets:
-        is_first = target.name not in counts
+        place = counts[target.name]
         name = _QUALIFIER.sub("", target.name)
         label = f"{name}-{kinds(target.spaces).replace('/', '-')}"
         counts.update((target.name, label))
@@ -122,7 +122,7 @@ def _cases(targets: Sequence[Target], checks: Sequence[Check]) -> list[Case]:
         cases += [
             Case(f"{unique}-{check.code}-{check.name}", target, check)
             for check in checks
-            if is_first or not check.once
+            if place < check.most_pairs(is_wrapped=target.is_wrapped)
         ]
     return cases
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -109,25 +110,29 @@ def run_suite(
 ) -> Iterator[Result]:
     """Run checks on targets one after the other, and yield each result as it comes.
 
-    A check that gives the same verdict for all spaces runs on the first pair of each policy that it
-    applies to.
+    A check that says the same for all spaces, or for many, runs on the first pairs of each policy
+    that it applies to (`Check.most_pairs`).
     """
     run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
-    settled: set[tuple[str, str]] = set()
+    verdicts: Counter[tuple[str, str]] = Counter()
     for target in targets:
         # A skip settles nothing: the check may apply to the next pair of spaces.
-        repeated = [each for each in checks if each.once and (target.name, each.code) in settled]
+        repeated = [
+            each
+            for each in checks
+            if verdicts[target.name, each.code] >= each.most_pairs(is_wrapped=target.is_wrapped)
+        ]
         remaining = [each for each in checks if each not in repeated]
         for result in run(target, remaining, expected=expected):
             if result.status is not Status.SKIPPED:
-                settled.add((target.name, result.code))
+                verdicts[target.name, result.code] += 1
             yield result
         for each in repeated:
             error = error_result(each, target.name, target.spaces, _SETTLED)
             yield replace(error, status=Status.SKIPPED)
 
 
-_SETTLED = "its verdict is the same for all spaces, and it ran on others"
+_SETTLED = "its verdict does not depend on these spaces, and it ran on others"
 
 
 def _families(checks: Iterable[Check]) -> list[str]:

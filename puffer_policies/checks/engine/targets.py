@@ -56,6 +56,8 @@ class Target:
     spaces: Spaces
     make: Callable[[], Subject]
     """Imports what it needs; where it fails, the whole target does."""
+    is_wrapped: bool = False
+    """Whether there are wrappers around it, as far as that is known before the import."""
 
     @cached_property
     def subject(self) -> Subject:
@@ -64,7 +66,7 @@ class Target:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A spawned worker builds its own.
-        return Target, (self.name, self.spaces, self.make)
+        return Target, (self.name, self.spaces, self.make, self.is_wrapped)
 
 
 def targets_for(
@@ -200,7 +202,8 @@ def _target(
     spec = blueprint.spec
     # What the caller wrote is what the caller looks for in a report.
     name = policy if isinstance(policy, str) and not wrappers else _short(spec)
-    return Target(name, spaces, partial(_subject, name, policy, spaces, wrappers, registry))
+    make = partial(_subject, name, policy, spaces, wrappers, registry)
+    return Target(name, spaces, make, is_wrapped=bool(spec.wrappers))
 
 
 def _subject(

@@ -126,6 +126,7 @@ def modules_registered(subject: Subject) -> None:
     why="The optimizer is made before the first forward pass: a parameter that appears later is "
     "never trained (DLR-RM/stable-baselines3#1271).",
     fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass.",
+    few=True,
 )
 def parameters_there_at_once(subject: Subject) -> None:
     """Compare the identity of the parameters before and after a run."""
@@ -182,6 +183,7 @@ def arguments_mean_something(subject: Subject) -> None:
     fix="Draw initial weights from torch's global generator without seeding it; leave printing, "
     "files and settings to the caller.",
     tier=Tier.STATIC,
+    few=True,
 )
 def building_is_pure(subject: Subject) -> None:
     """Build under watch, in an empty directory."""

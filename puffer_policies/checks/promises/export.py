@@ -107,6 +107,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     "works on one machine only.",
     fix="Hold no lambdas, locks or open files; write torch.zeros(..., device=x.device); keep fixed "
     "tensors as buffers.",
+    few=True,
 )
 def copies_and_devices(subject: Subject) -> None:
     """Compare copies, and run one step on the meta device, which refuses tensors of another."""

@@ -63,6 +63,7 @@ def needs_first_weights(subject: Subject) -> str:
     "the first policy is far from uniform.",
     fix="Initialize only the wrapper's own layers.",
     applies=needs_first_weights,
+    few=True,
 )
 def init_survives_wrapping(subject: Subject) -> None:
     """Build while watching what is put into what, then measure what is declared."""
@@ -271,6 +272,7 @@ def every_parameter_learns(subject: Subject) -> None:
     promise="Some 100 small steps on one batch lower the loss and make rewarded actions likelier.",
     why="A policy that can't fit five rows, for a wrong sign or a cut gradient, learns nothing.",
     fix="Check the sign and the scale of the logits, and that forward is what acts.",
+    few=True,
 )
 def fits_one_batch(subject: Subject) -> None:
     """Raise the likelihood of fixed actions, and bring values to 1, by Adam."""

@@ -47,6 +47,7 @@ UPDATES = 2
     why="A policy evaluated in another mode than it was trained in is another policy.",
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
     "Never call train() or eval() inside forward.",
+    few=True,
 )
 def modes_do_not_matter(subject: Subject) -> None:
     """Compare outputs in both modes, and what a call leaves behind."""
@@ -133,6 +134,7 @@ def needs_registered_name(subject: Subject) -> str:
     fix="Leave the attribute `spec` to get_policy, which puts it there; a module around a "
     "policy must not hand on the inner one's.",
     applies=needs_registered_name,
+    few=True,
 )
 def absent_plugin_is_named(subject: Subject) -> None:
     """Save it, and load it with an empty registry."""
@@ -187,6 +189,7 @@ def _require_own_spec(subject: Subject, policy: nn.Module, spec: PolicySpec) -> 
     "before every key; a policy that rewrites keys loses weights.",
     fix="Rename no keys in state_dict or load hooks, or honor their `prefix` and change the start "
     "of a key only.",
+    few=True,
 )
 def prefixes_are_harmless(subject: Subject) -> None:
     """Carry weights from inside a holder to a bare policy and back, through checkpoints."""
@@ -242,6 +245,7 @@ def _require_equal(actual: Mapping[str, Any], expected: Mapping[str, Any], where
     "is a layer that was never loaded.",
     fix="Leave state_dict and load_state_dict to nn.Module, keep plain tensors in them, and share "
     "modules instead of parameters (or declare {'tied': [names]}).",
+    few=True,
 )
 def strict_state_dict(subject: Subject) -> None:
     """Load what it saves into another, with a key more and a key less, and look for twins."""
@@ -298,6 +302,7 @@ def _through_bytes(data: Any) -> Any:
     promise="Training that is interrupted, saved and resumed equals training without a break.",
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, and register parameters in one order.",
+    few=True,
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
     """Train twice as long at once, and in two parts with a file between."""

@@ -54,6 +54,7 @@ LONG = 40
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
     "forward; forward sees the past only, and row b at time t is b*T + t.",
     applies=needs_memory,
+    few=True,
 )
 def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
@@ -100,6 +101,7 @@ def _both_paths(batch: int, steps: int) -> str:
     fix="Zero the rows of the state where episode_start is true before the step, at every step of "
     "the sequence and for every row alone.",
     applies=needs_memory,
+    few=True,
 )
 def step_equals_sequence_with_resets(subject: Subject) -> None:
     """Compare both paths under several patterns of starts."""
@@ -141,6 +143,7 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
     fix="Where state['episode_start'] is true replace every tensor of that row by its initial "
     "value before the step; keep the other rows.",
     applies=needs_memory,
+    few=True,
 )
 def reset_forgets(subject: Subject) -> None:
     """Change the past of rows that start over; compare their steps after the start."""
@@ -180,6 +183,7 @@ def reset_forgets(subject: Subject) -> None:
     "and the last step of an episode is forgotten.",
     fix="Reset, then step: episode_start[t] belongs to observation t, and is done[t-1].",
     applies=needs_memory,
+    few=True,
 )
 def reset_on_time(subject: Subject) -> None:
     """Look which of the steps around a start see what came before it."""
@@ -235,6 +239,7 @@ def _require_first_remembered(subject: Subject, policy: nn.Module, starts: Tenso
     fix="Let forward begin from the tensors in `state`, and write a step's result as new tensors "
     "into the dict, never into the old ones.",
     applies=needs_memory,
+    few=True,
 )
 def replay_from_stored_state(subject: Subject) -> None:
     """Replay from the middle of a rollout, and look for states that a step overwrote."""
@@ -265,6 +270,7 @@ def replay_from_stored_state(subject: Subject) -> None:
     "the graph of the last segment breaks replay, evaluation and memory.",
     fix="Keep nothing on self between calls. initial_state(batch_size, device) returns a dict of "
     "tensors (B, ...) on that device; write tensors of the same form into `state`, detached.",
+    few=True,
 )
 def state_is_explicit(subject: Subject) -> None:
     """Look at the initial state, at that after steps and after forward, and at repeated calls."""
@@ -363,6 +369,7 @@ def _require_detached(subject: Subject, policy: nn.Module) -> None:
     fix="Put the batch first in every tensor, and transpose for layers-first kernels: reshape "
     "mixes rows.",
     applies=needs_memory,
+    few=True,
 )
 def state_has_rows(subject: Subject) -> None:
     """Step a permuted and a smaller batch from indexed states."""
@@ -397,6 +404,7 @@ def state_has_rows(subject: Subject) -> None:
     fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "
     "to a dict, a tensor or another module.",
     applies=needs_memory,
+    few=True,
 )
 def state_through_wrappers(subject: Subject) -> None:
     """Run one step from the state as others hand it on."""

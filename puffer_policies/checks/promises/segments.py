@@ -44,6 +44,7 @@ EXTRA_ROWS = 3
     "nothing.",
     fix="Decode from the memory's output, and detach the state between sequences only.",
     applies=needs_memory,
+    few=True,
 )
 def memory_is_used(subject: Subject) -> None:
     """Change the past and compare the last step; then differentiate the last step by the past."""
@@ -95,6 +96,7 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
     why="Attention and windows that look across the boundary mix episodes in training only.",
     fix="Mask every pair of steps with a start between them, and drop the carried memory there.",
     applies=needs_memory,
+    few=True,
 )
 def no_look_across_episodes(subject: Subject) -> None:
     """Change everything before a start in the sequence; compare the steps after it."""
@@ -132,6 +134,7 @@ def require_forgotten(one: Tensor, two: Tensor, path: str) -> None:
     fix="Let a step see its past only, mask padding in norms and attention, and undo any sorting "
     "of rows.",
     applies=needs_memory,
+    few=True,
 )
 def padding_is_inert(subject: Subject) -> None:
     """Append steps and rows, and cut rows short; compare the real steps of the real rows."""
@@ -178,6 +181,7 @@ def _pad(real: Tensor, padding: Tensor, lengths: Tensor) -> Tensor:
     fix="See R1, R2 and R5; and let nothing that outputs depend on change during a rollout, "
     "such as running statistics or dropout.",
     applies=needs_memory,
+    few=True,
 )
 def first_ratio_is_one(subject: Subject) -> None:
     """Collect two segments as a trainer does, in train mode, and recompute them with gradients."""
