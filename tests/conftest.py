@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium
 import pytest
+from fork_server import ForkServer
 from packaging.version import Version
 
 from puffer_policies.registry import set_default_registry
@@ -55,6 +56,14 @@ def project(tmp_path, monkeypatch):
     set_default_registry(None)
     yield tmp_path
     set_default_registry(None)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Return the server that runs Python programs in forks; it starts with the first of them."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 def pytest_report_header() -> list[str]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-_SCRIPT = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+from fork_server import ForkServer
+
+_SCRIPT = """#!{python}
+import sys
+from {module} import {function}
+if __name__ == "__main__":
+    sys.exit({function}())
+"""
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,27 @@ class Environment:
         )
 
 
-def make_environment(folder: Path) -> Environment:
-    """Make one without pip of its own; the tests' pip and packages are seen through a .pth file."""
+def make_environment(folder: Path, forks: ForkServer) -> Environment:
+    """Make one without pip of its own; the tests' pip and packages are seen through a .pth file.
+
+    Its commands of ours and its ``pytest`` run in forks; its ``python`` and ``pip`` start anew.
+    """
     venv.create(folder, symlinks=True)
     made = Environment(folder)
     lines = [f"import site; site.addsitedir({place!r})" for place in _places()]
     packages = next((folder / "lib").glob("python*/site-packages"))
     (packages / "of_the_tests.pth").write_text("\n".join(lines) + "\n")
-    for script in entry_points(group="console_scripts"):
-        if script.name in ("pip", "pytest", "puffer-policies"):
-            _write_script(made, script.name, script.module, script.attr)
+    write_commands(made.bin, forks, python=made.python, site=str(packages))
+    _write_script(made.bin / "pip", python=made.python)
     return made
+
+
+def write_commands(folder: Path, forks: ForkServer, *, python: Path, site: str = "") -> None:
+    """Write ``puffer-policies`` and ``pytest`` into a folder, as pip does, but run in forks."""
+    in_forks = folder / "python-in-forks"
+    forks.write_python(in_forks, python=python, site=site)
+    for name in ("puffer-policies", "pytest"):
+        _write_script(folder / name, python=in_forks)
 
 
 def _places() -> list[str]:
@@ -71,8 +88,7 @@ def _user() -> tuple[str, ...]:
     return (site.getusersitepackages(),)
 
 
-def _write_script(environment: Environment, name: str, module: str, function: str) -> None:
-    text = _SCRIPT.format(python=environment.python, module=module, function=function)
-    path = environment.bin / name
-    path.write_text(text)
+def _write_script(path: Path, *, python: Path) -> None:
+    [script] = entry_points(group="console_scripts", name=path.name)
+    path.write_text(_SCRIPT.format(python=python, module=script.module, function=script.attr))
     path.chmod(0o755)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from environments import make_environment
+from environments import make_environment, write_commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -31,7 +30,7 @@ def is_for_later(name: str, text: str, page: Path) -> bool:
 def script(page: Path) -> str:
     """Return the page as one program: named blocks become files, console blocks are run."""
     parts = [f"import pathlib, sys; sys.path.append({str(ROOT / 'tests')!r})"]
-    parts.append(f"from console import Console; console = Console(fork={not installs(page)})")
+    parts.append("import console")
     for language, text in blocks(page):
         named = FILE_NAME.match(text)
         if named:
@@ -47,12 +46,20 @@ def installs(page: Path) -> bool:
     return any(language == "console" and "pip install" in text for language, text in blocks(page))
 
 
-def variables(page: Path, folder: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory, forks):
+    """Return a folder with our command in it."""
+    folder = tmp_path_factory.mktemp("bin")
+    write_commands(folder, forks, python=Path(sys.executable))
+    return folder
+
+
+@pytest.fixture
+def variables(request, commands, forks, tmp_path):
     """Return the shell variables for a page; one that installs has an environment of its own."""
-    if installs(page):
-        return make_environment(folder).variables
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path}
+    if installs(request.getfixturevalue("page")):
+        return make_environment(tmp_path / "env", forks).variables
+    return {**os.environ, "PATH": os.pathsep.join([str(commands), os.environ["PATH"]])}
 
 
 WITH_CODE = [page for page in PAGES if blocks(page)]
@@ -60,13 +67,11 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 
 @pytest.mark.trainer
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_page_runs(page, tmp_path):
+def test_page_runs(page, variables, forks, tmp_path):
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
-    environ = {**variables(page, tmp_path / "env"), "PYTHONPATH": str(tmp_path)}
-    process = subprocess.run(
-        ["python", program.name], cwd=tmp_path, env=environ, capture_output=True, text=True
-    )
+    environ = {**variables, "PYTHONPATH": str(tmp_path)}
+    process = forks.run(program, cwd=tmp_path, env=environ)
     output = f"{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
     assert process.returncode == 0, f"{page.name}\n{output}"
 
