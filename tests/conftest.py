@@ -60,7 +60,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def forks():
-    """Return the server that runs Python programs in forks; it starts with the first of them."""
+    """Return the server that runs Python programs in forks."""
     server = ForkServer()
     yield server
     server.close()

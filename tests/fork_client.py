@@ -7,6 +7,9 @@ import os
 import socket
 import sys
 
+TIME_LIMIT = 600
+"""Seconds for a program: one that waits forever fails its test."""
+
 
 def run_in_fork(
     address: str,
@@ -33,6 +36,7 @@ def run_in_fork(
         The exit code, as ``subprocess`` would tell it.
     """
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIME_LIMIT)
         connection.connect(address)
         socket.send_fds(connection, [b"\n"], fds)
         connection.sendall(json.dumps([site, python, arguments, cwd, env]).encode())

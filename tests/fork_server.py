@@ -39,11 +39,22 @@ PRELOADED = (
 
 
 class ForkServer:
-    """A server process, which starts with its first program and ends with ``close``."""
+    """A server process, which ends with ``close`` or with the process that made it."""
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="fork-")  # the path of a socket has to be short
-        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"{self._folder}/socket"
+        self._nothing = os.open(os.devnull, os.O_RDONLY)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, self.address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), "the fork server of the tests did not start"
 
     def run(
         self, program: Path, *arguments: str, cwd: Path, env: dict[str, str]
@@ -61,7 +72,9 @@ class ForkServer:
             )
             output.seek(0)
             errors.seek(0)
-            return subprocess.CompletedProcess(arguments, code, output.read(), errors.read())
+            return subprocess.CompletedProcess(
+                [program, *arguments], code, output.read(), errors.read()
+            )
 
     def write_python(self, path: Path, *, python: Path, site: str = "") -> None:
         """Write a Python for shells and scripts that runs files in forks.
@@ -79,29 +92,10 @@ class ForkServer:
         )
         path.chmod(0o755)
 
-    @property
-    def address(self) -> str:
-        """The path of its socket; the server has been started when it is known."""
-        path = f"{self._folder}/socket"
-        if self._process is None:
-            self._nothing = os.open(os.devnull, os.O_RDONLY)
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                cwd="/",
-                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-                start_new_session=True,
-            )
-            assert self._process.stdout is not None
-            assert self._process.stdout.readline(), "the fork server of the tests did not start"
-        return path
-
     def close(self) -> None:
         """End the server, and every program that is still running."""
-        if self._process is not None:
-            self._process.communicate()
-            os.close(self._nothing)
+        self._process.communicate()
+        os.close(self._nothing)
         shutil.rmtree(self._folder)
 
 

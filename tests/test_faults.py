@@ -101,12 +101,15 @@ for number in (4, 5, 6):
 """
 
 
-def test_a_kill_between_writing_and_renaming_leaves_whole_files(tmp_path):
+def test_a_kill_between_writing_and_renaming_leaves_whole_files(tmp_path, forks):
     # config.json is the first file, then best, trainer and latest after each update.
-    arguments = [str(tmp_path), "train", "CartPole-v1", *SMALL]
-    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
+    program, runs = tmp_path / "killed.py", tmp_path / "runs"
+    program.write_text(KILLED)
+    arguments = [str(runs), "train", "CartPole-v1", *SMALL]
+    done = forks.run(program, *arguments, cwd=tmp_path, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
     for number in (4, 5, 6):
-        require_loadable(only_run(tmp_path / str(number)))
+        require_loadable(only_run(runs / str(number)))
 
 
 SAVING = """
@@ -134,10 +137,12 @@ for delay in map(float, sys.argv[2:]):
 """
 
 
-def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path):
+def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path, forks):
     delays = np.random.default_rng(0).uniform(0, 0.05, size=10).astype(str)
-    path = tmp_path / "file.safetensors"
-    subprocess.run([sys.executable, "-c", SAVING, str(path), *delays], check=True, timeout=120)
+    program, path = tmp_path / "saving.py", tmp_path / "file.safetensors"
+    program.write_text(SAVING)
+    done = forks.run(program, str(path), *delays, cwd=tmp_path, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
 
 
 # Full disks and folders that can't be written --------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import ForkServer
 from torch import nn
 
 from puffer_policies.assembly.checkpoint import read_header
@@ -31,16 +34,34 @@ pytestmark = pytest.mark.trainer
 ROWS, TIMEOUT = 64, 240
 
 
-def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(script: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"), *arguments],
-        cwd=folder,
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)],
+        cwd=script.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PUFFER_POLICIES_PLUGINS": ""},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
     )
+
+
+def run_twice(
+    forks: ForkServer, script: Path, *arguments: str
+) -> tuple[subprocess.CompletedProcess[str], ...]:
+    """Run a script in two processes with the variables that torchrun sets, without its imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {**os.environ, **group, "OMP_NUM_THREADS": "1", "PUFFER_POLICIES_PLUGINS": ""}
+
+    def run_one(rank: str) -> subprocess.CompletedProcess[str]:
+        env = {**common, "RANK": rank, "LOCAL_RANK": rank}
+        return forks.run(script, *arguments, cwd=script.parent, env=env)
+
+    with ThreadPoolExecutor(2) as pool:
+        return tuple(pool.map(run_one, "01"))
 
 
 def batch_of(rows: slice) -> Segments:
@@ -97,7 +118,7 @@ assert not [name for name in names if "gloo" in name], names
 def test_two_halves_make_the_step_of_the_whole_and_no_thread_outlives_the_group(tmp_path):
     script = tmp_path / "part.py"
     script.write_text(PART.format(tests=str(Path(__file__).parent)))
-    process = torchrun(str(script), folder=tmp_path)
+    process = torchrun(script)
     assert process.returncode == 0, process.stderr
     whole = policy_after_a_step(slice(None), ALONE).state_dict()
     first, second = (torch.load(tmp_path / f"after-{rank}.pt") for rank in (0, 1))
@@ -106,16 +127,19 @@ def test_two_halves_make_the_step_of_the_whole_and_no_thread_outlives_the_group(
         torch.testing.assert_close(first[name], each, atol=1e-6, rtol=1e-5)
 
 
-RUN = ("-m", "puffer_policies", "train")
 SIZES = ("--vec.num-envs", "8", "--train.bptt-horizon", "32", "--eval.episodes", "4")
+TRAIN = "import sys; from puffer_policies.cli.main import main; sys.exit(main())"
 
 
-def test_two_processes_train_one_run(tmp_path):
+def test_two_processes_train_one_run(tmp_path, forks):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
     flags = (*SIZES, "--train.total-timesteps", "1024", "--json")
-    process = torchrun(*RUN, "CartPole-v1", *flags, folder=tmp_path)
-    assert process.returncode == 0, process.stderr
+    first, second = run_twice(forks, script, "train", "CartPole-v1", *flags)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert not second.stdout
     (folder,) = (tmp_path / "runs").iterdir()
-    lines = [json.loads(each) for each in process.stdout.splitlines()]
+    lines = [json.loads(each) for each in first.stdout.splitlines()]
     assert "2 processes with 4 of 8 agents each: updates of 256 steps" in lines[0]["note"]
     logged = [json.loads(each) for each in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [each["agent_steps"] for each in logged[:-1]] == [256, 512, 768, 1024]
@@ -123,8 +147,8 @@ def test_two_processes_train_one_run(tmp_path):
     assert lines[-1]["steps"] == 1024
     assert json.loads((folder / "config.json").read_text())["vec"]["num_envs"] == 8
     more = ("--resume", str(folder), "--train.total-timesteps", "1536", "--quiet")
-    again = torchrun(*RUN, *more, folder=tmp_path)
-    assert again.returncode == 0, again.stderr
+    for process in run_twice(forks, script, "train", *more):
+        assert process.returncode == 0, process.stderr
     assert read_header(folder / "latest.safetensors").training["global_step"] == 1536
 
 
@@ -157,13 +181,13 @@ sys.exit(main(["train", "Dying-v0", *sys.argv[1:]]))
 """
 
 
-def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_path):
+def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_path, forks):
     script = tmp_path / "dying.py"
     script.write_text(DYING)
-    flags = (*SIZES, "--train.checkpoint-interval", "1", "--quiet")
-    process = torchrun(str(script), *flags, folder=tmp_path)
-    assert process.returncode != 0
-    assert "Another process of this run is gone" in process.stderr
-    assert "go on with --resume" in process.stderr
+    left, gone = run_twice(forks, script, *SIZES, "--train.checkpoint-interval", "1", "--quiet")
+    assert gone.returncode == 9
+    assert left.returncode not in (0, 9)
+    assert "Another process of this run is gone" in left.stderr
+    assert "go on with --resume" in left.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_header(folder / "latest.safetensors").training["epoch"] >= 1
