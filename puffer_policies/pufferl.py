@@ -33,6 +33,9 @@ from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.protocol import VecEnv
 
+_ARGS = "config_args"
+"""The attribute of a vector env of `load_env` with the config that it was made by."""
+
 
 def load_config(env_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config of a name as PufferLib's nested dict, to read and to change.
@@ -51,7 +54,11 @@ def load_env(env_name: str, args: Mapping[str, Any]) -> VecEnv:
     """
     is_file = Path(env_name).suffix in (".toml", ".ini") and "env_name" in args
     name = {} if is_file else {"env_name": resolve_env_name(env_name)}
-    return vecenv_of(Config.from_args({**args, **name}))
+    config = Config.from_args({**args, **name})
+    vecenv = vecenv_of(config)
+    # PufferLib's trainer gets nothing else that says how the env was made.
+    setattr(vecenv, _ARGS, config.to_args())
+    return vecenv
 
 
 def load_policy(args: Mapping[str, Any], vecenv: VecEnv, env_name: str = "") -> nn.Module:
@@ -104,13 +111,16 @@ class PuffeRL(Trainer):
         return self.logs
 
     def save_checkpoint(self, path: Path | str | None = None) -> Path:
-        """Write the policy to `path`, by default ``<data_dir>/latest.safetensors``."""
+        """Write the policy to `path`, by default ``<data_dir>/latest.safetensors``.
+
+        `eval` plays with it in the env of `load_env`; another env has to be made again by hand.
+        """
         default = user_path(self.config.data_dir) / LATEST
         target = default if path is None else user_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         counters = {"global_step": self.global_step, "epoch": self.epoch}
-        # The env is the caller's own, so that only the trainer's section can be recorded.
-        config = {"train": asdict(self.config)}
+        # An env of the caller's own has no config, so that only the trainer's can be recorded.
+        config = {**getattr(self.vecenv, _ARGS, {}), "train": asdict(self.config)}
         return save_checkpoint(
             target, self.policy, env=self.vecenv, config=config, training=counters
         )

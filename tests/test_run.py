@@ -17,7 +17,7 @@ import torch
 from plain_policies import Plain, PufferLSTM, Split
 from rich.console import Console
 
-from puffer_policies import pufferl
+from puffer_policies import get_policy, pufferl
 from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
@@ -306,9 +306,25 @@ def test_policies_of_the_guide_are_trained_as_they_are(make, tmp_path):
     path = trainer.save_checkpoint()
     assert path == tmp_path / "latest.safetensors"
     assert read_header(path).config["train"]["gamma"] == trainer.config.gamma
-    with pytest.raises(CheckpointError, match="does not name the env"):
+    with pytest.raises(CheckpointError, match="weights without a spec"):
         evaluate_checkpoint(path)
     trainer.close()
+
+
+def test_a_checkpoint_of_pufferl_is_evaluated_in_the_env_of_load_env(tmp_path):
+    args = pufferl.load_config("CartPole-v1", ["--eval.episodes", "2", "--eval.max-steps", "60"])
+    vecenv = pufferl.load_env("pendulum", args)
+    trainer = pufferl.PuffeRL(args["train"], vecenv, get_policy("Default", vecenv))
+    path = trainer.save_checkpoint(tmp_path / "mine.safetensors")
+    trainer.close()
+    assert read_header(path).config["env_name"] == "Pendulum-v1"
+    assert pufferl.eval(path).episodes == 2
+    policy = get_policy("Default", "CartPole-v1")
+    own = pufferl.PuffeRL(args["train"], gymnasium.make_vec("CartPole-v1"), policy)
+    own.save_checkpoint(path)
+    own.close()
+    with pytest.raises(CheckpointError, match="does not name the env"):
+        pufferl.eval(path)
 
 
 def test_load_env_makes_the_env_that_it_is_asked_for(tmp_path):

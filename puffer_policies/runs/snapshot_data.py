@@ -65,7 +65,7 @@ def pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     return tree
 
 
-def unpack(tree: Any, tensors: dict[str, Tensor], path: str, depth: int = MAX_DEPTH) -> Any:
+def unpack(tree: Any, tensors: dict[str, Tensor], path: str = "", depth: int = MAX_DEPTH) -> Any:
     """Return what `pack` made JSON of. The tensors that it holds are taken out of `tensors`.
 
     Each is used once, so that no text makes more of a file than it holds.
