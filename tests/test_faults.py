@@ -246,7 +246,7 @@ def breaking():
     [("raise", EnvError, "the env's own mistake"), ("nan", TrainingError, "reward = nan")],
 )
 def test_a_failure_of_the_env_saves_the_last_finished_update(how, error, text, breaking, tmp_path):
-    flags = ["--train.checkpoint-interval", "0", "--env.how", how]
+    flags = ["--train.checkpoint-interval", "0", "--env.how", repr(how)]
     config = load_config(breaking, [*SMALL, "--train.data-dir", str(tmp_path), *flags])
     with pytest.raises(error, match=text) as caught:
         train_from_config(config, display="quiet")
