@@ -16,11 +16,11 @@ from puffer_policies.assembly.checkpoint import read_checkpoint
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.files import checkpoint_of
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_trained_policy
 from puffer_policies.spaces import Spaces, action_layout, described, spaces_of
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.feed import Previous, on_device, previous_of
 from puffer_policies.wrappers.action_mask import mask_logits

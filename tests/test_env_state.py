@@ -14,8 +14,8 @@ from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, Tran
 from training_toys import Clock
 
 from puffer_policies.errors import EnvError
-from puffer_policies.nested import leaves
 from puffer_policies.runs.snapshot_data import pack, unpack
+from puffer_policies.spaces.nested import leaves
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.state import get_state, require_plain, set_state

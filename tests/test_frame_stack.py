@@ -14,9 +14,9 @@ from gymnasium.vector.utils import batch_space
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nested import map_nested
 from puffer_policies.nn.features import make_features
 from puffer_policies.spaces import Spaces, image_layout
+from puffer_policies.spaces.nested import map_nested
 from puffer_policies.wrappers.frame_stack import frames_of
 
 VECTOR = gym_spaces.Box(-1.0, 1.0, (3,))

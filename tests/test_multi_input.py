@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from puffer_policies import Spaces, get_policy
 from puffer_policies.assembly.fit import fits
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nested import leaves, names_of
 from puffer_policies.nn.encoders import ConvEncoder, ImageEncoder, MLPEncoder
 from puffer_policies.nn.multi_input import (
     NETWORKS,
@@ -35,6 +34,7 @@ from puffer_policies.nn.multi_input import (
     make_part,
 )
 from puffer_policies.registry import discover
+from puffer_policies.spaces.nested import leaves, names_of
 from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.inputs import MultiInput
 

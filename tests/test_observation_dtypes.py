@@ -15,10 +15,10 @@ from training_toys import run
 from puffer_policies import Agent, Spaces, get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nested import map_nested
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.spaces import action_layout
+from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 

@@ -24,11 +24,11 @@ from puffer_policies.checks.probes.subject import Subject, seeded
 from puffer_policies.checks.probes.tolerances import difference
 from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nested import leaves
 from puffer_policies.nn.init import drawn_as
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.spaces import Spaces
+from puffer_policies.spaces.nested import leaves
 
 _V = Box(-1.0, 1.0, (8,), np.float32)
 _SET = {"entities": Box(-1.0, 1.0, (8, 5), np.float32), "mask": MultiBinary(8)}

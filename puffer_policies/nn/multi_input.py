@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from puffer_policies.errors import BuildError, IncompatibleSpace, did_you_mean
-from puffer_policies.nested import leaves, names_of
 from puffer_policies.nn.encoders import (
     NATURE_CNN,
     ConvEncoder,
@@ -41,6 +40,7 @@ from puffer_policies.nn.observations import (
     require_shape,
 )
 from puffer_policies.spaces import ActionLayout, action_layout, described, image_layout, image_size
+from puffer_policies.spaces.nested import leaves, names_of
 
 Combine = Literal["concat", "sum"]
 

@@ -24,8 +24,8 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.nested import leaves
 from puffer_policies.spaces import described, image_layout
+from puffer_policies.spaces.nested import leaves
 
 Shape = tuple[int, ...]
 

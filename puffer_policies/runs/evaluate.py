@@ -18,13 +18,13 @@ from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.files import checkpoint_of
-from puffer_policies.nested import map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.setup import naming_imports, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Feed, on_device

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.nested import map_nested
+from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.carry import Tensors
 from puffer_policies.train.rollout import Rollout
 

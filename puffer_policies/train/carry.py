@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
-from puffer_policies.nested import map_nested
+from puffer_policies.spaces.nested import map_nested
 
 Tensors = dict[str, Tensor]
 """Named tensors with the batch first."""

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import TrainingError
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.alarms import RATIO_TOLERANCE, RATIO_TOLERANCE_BF16, Reading
 from puffer_policies.train.batch import Segments, Transitions
 from puffer_policies.train.ppo import Prediction, piece_loss, prepared

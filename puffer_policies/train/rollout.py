@@ -17,9 +17,9 @@ from torch import Tensor
 
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Arrays, Feed, on_device

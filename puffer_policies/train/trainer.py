@@ -17,9 +17,9 @@ from torch import nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, TrainingError
-from puffer_policies.nested import map_nested
 from puffer_policies.nn.moments import RunningMoments
 from puffer_policies.spaces import action_layout
+from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.alarms import Alarm, Reading, Watch, alarms
 from puffer_policies.train.batch import Batch, make_batch
 from puffer_policies.train.carry import Carry, PolicyCalls, policy_calls

@@ -21,8 +21,8 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from puffer_policies.envs.autoreset import AutoresetMode, require_autoreset
 from puffer_policies.errors import EnvError
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.vector.faults import Door
 from puffer_policies.vector.masks import ActionMasks
 from puffer_policies.vector.protocol import Step

@@ -18,8 +18,8 @@ import numpy as np
 
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError, MissingDependency, did_you_mean
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.spaces import action_layout, described
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.vector.faults import FAULTS, first_line, frames_of, place_of
 from puffer_policies.vector.limit import limit_of
 from puffer_policies.vector.masks import ActionMasks

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nested import leaves, map_nested, names_of
 from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.observations import (
     at_part,
@@ -39,6 +38,7 @@ from puffer_policies.spaces import (
     image_layout,
     spaces_of,
 )
+from puffer_policies.spaces.nested import leaves, map_nested, names_of
 from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
 KEY = "frames"

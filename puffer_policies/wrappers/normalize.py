@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.moments import Moments, RunningMoments, moments_of, of_all_processes
 from puffer_policies.nn.observations import (
     holds_reals,
@@ -26,6 +25,7 @@ from puffer_policies.nn.observations import (
     require_tensor,
 )
 from puffer_policies.spaces import described
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.wrappers.base import PolicyWrapper
 
 Reduce = Callable[[Moments], Moments]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import EPISODE_START, PREV_ACTION, PREV_REWARD, State
 from puffer_policies.errors import BuildError, ContractError
-from puffer_policies.nested import leaves
 from puffer_policies.nn.features import OneHotFeatures
 from puffer_policies.nn.moments import RunningMoments
 from puffer_policies.nn.observations import Shape, batch_layout, require_tensor
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout, observation_kind
+from puffer_policies.spaces.nested import leaves
 from puffer_policies.wrappers.base import PolicyWrapper, episode_starts
 
 OBSERVATION = "observation"

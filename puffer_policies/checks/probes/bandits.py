@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from puffer_policies.checks.probes.outputs import draw, log_probs
 from puffer_policies.checks.probes.rollouts import each_step
 from puffer_policies.checks.probes.subject import Subject, seeded
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
+from puffer_policies.spaces.nested import leaves, map_nested
 
 CANDIDATES = 40
 """Observations among which the most different become cues."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from puffer_policies.checks.model import CheckSkipped
 from puffer_policies.checks.probes.outputs import numbers
 from puffer_policies.checks.probes.subject import STEPS, Subject
-from puffer_policies.nested import leaves, map_nested
+from puffer_policies.spaces.nested import leaves, map_nested
 
 State = dict[str, Any]
 

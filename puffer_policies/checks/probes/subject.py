@@ -26,11 +26,11 @@ from puffer_policies.contract import (
     PREV_ACTION,
     PREV_REWARD,
 )
-from puffer_policies.nested import leaves, map_nested
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import batch_layout
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces.nested import leaves, map_nested
 
 Value = TypeVar("Value")
 

@@ -21,7 +21,7 @@ from puffer_policies.checks.probes.bandits import (
 from puffer_policies.checks.probes.rollouts import needs_memory
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.weights import trained_parameters
-from puffer_policies.nested import map_nested
+from puffer_policies.spaces.nested import map_nested
 
 SHORT, LONG = 4, 300
 """Updates of PPO."""

@@ -27,7 +27,7 @@ from puffer_policies.checks.probes.tolerances import (
 )
 from puffer_policies.checks.probes.weights import flat_gradients
 from puffer_policies.checks.promises import learnability
-from puffer_policies.nested import leaves, map_nested
+from puffer_policies.spaces.nested import leaves, map_nested
 
 HUGE = 1e30
 """Stands for a number so large that an infinity should act alike; its square overflows float32."""

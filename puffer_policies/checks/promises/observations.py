@@ -31,9 +31,9 @@ from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
 from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
 from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.errors import PolicyError
-from puffer_policies.nested import leaves
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
 from puffer_policies.spaces import Spaces, image_layout, image_size, observation_kind
+from puffer_policies.spaces.nested import leaves
 
 LEAST, MOST = 1 / 16, 16.0
 """Bounds of the largest input of the first layer for a white image. Scaled once it is about 1, not

@@ -30,7 +30,7 @@ from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
 from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
 from puffer_policies.checks.probes.weights import perturbed_copy
-from puffer_policies.nested import map_nested
+from puffer_policies.spaces.nested import map_nested
 
 PADDING = 8
 EXTRA_ROWS = 3
