@@ -1,8 +1,8 @@
 """Every memory that is installed keeps every promise, however deep.
 
 ``--exhaustive`` takes one, two and three layers over vectors, images and Dicts, each with every
-kind of action: 81 stacks for each memory. A memory sees (B, H) only, so every run takes each depth
-above 1 once for each memory, over an encoder and with an action in turn.
+kind of action: 81 stacks for each memory. A memory sees (B, H) only, so every run takes the deepest
+once for each memory, over an encoder and with an action in turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from puffer_policies.spaces import Spaces, observation_kind
 
 REGISTRY = discover(environ={"PUFFER_POLICIES_REGISTRY": ""})
 MEMORIES = [n for n in REGISTRY.names("wrapper") if "recurrent" in REGISTRY.get(n).provides]
-ENCODERS = {"vector": "Default", "image": "Convolutional(hidden_size=128)", "dict": "MultiInput"}
+SMALL = "hidden_size=32"  # as a memory costs the square of it
+ENCODERS = {
+    kind: f"{name}({SMALL})"
+    for kind, name in {"vector": "Default", "image": "Convolutional", "dict": "MultiInput"}.items()
+}
 SMALLEST = 36  # pixels that Convolutional needs
 CHECKS = [check for check in select_checks(all_checks()) if not check.once]
 
@@ -45,12 +49,12 @@ def depths(memory):
 def cases():
     for turn, memory in enumerate(MEMORIES):
         for place, depth in enumerate(depths(memory)):
+            is_deepest = place == len(depths(memory)) - 1
             for (i, kind), (j, action) in product(enumerate(ENCODERS), enumerate(ACTIONS)):
                 pair = Spaces(OBSERVATIONS[kind], action)
                 name = f"{memory}({ENCODERS[kind]}{depth})"
-                in_turn = i == (place + turn) % len(ENCODERS)
-                in_turn &= j == (2 * turn + place) % len(ACTIONS)
-                marks = () if in_turn and not depth.endswith("=1") else pytest.mark.exhaustive
+                in_turn = i == turn % len(ENCODERS) and j == turn % len(ACTIONS)
+                marks = () if in_turn and is_deepest else pytest.mark.exhaustive
                 case = f"{name}-{j}-{kinds(pair).replace('/', '-')}"
                 yield pytest.param(name, pair, id=case, marks=marks)
 
@@ -67,8 +71,9 @@ def test_promises_are_kept_at_every_depth(name, pair):
     assert {"R1", "R2", "R3"} <= passed
 
 
-def test_every_run_has_every_memory_and_every_kind_of_encoder_and_action():
+def test_every_run_has_every_memory_every_kind_of_encoder_and_unlike_actions():
     stacks = [case.values for case in CASES if not case.marks]
     assert {name.partition("(")[0] for name, _ in stacks} == set(MEMORIES)
     assert {str(pair.observation) for _, pair in stacks} == set(map(str, OBSERVATIONS.values()))
-    assert {str(pair.action) for _, pair in stacks} == set(map(str, ACTIONS))
+    actions = {str(pair.action) for _, pair in stacks}
+    assert len(actions) == min(len(MEMORIES), len(ACTIONS))

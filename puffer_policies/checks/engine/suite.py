@@ -123,7 +123,7 @@ def run_suite(
             if verdicts[target.name, each.code] >= each.most_pairs(is_wrapped=target.is_wrapped)
         ]
         remaining = [each for each in checks if each not in repeated]
-        for result in run(target, remaining, expected=expected):
+        for result in run(target, remaining, expected=expected) if remaining else ():
             if result.status is not Status.SKIPPED:
                 verdicts[target.name, result.code] += 1
             yield result
