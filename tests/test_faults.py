@@ -243,7 +243,7 @@ def breaking():
 
 @pytest.mark.parametrize(
     ("how", "error", "text"),
-    [("raise", EnvError, "the env's own mistake"), ("nan", TrainingError, "reward = nan")],
+    [("raise", EnvError, "the env's own mistake"), ("pay", TrainingError, "reward = nan")],
 )
 def test_a_failure_of_the_env_saves_the_last_finished_update(how, error, text, breaking, tmp_path):
     flags = ["--train.checkpoint-interval", "0", "--env.how", repr(how)]
