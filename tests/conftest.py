@@ -41,6 +41,8 @@ TRAINER_FILES = [
     "test_options.py",
     "test_rollout.py",
     "test_run.py",
+    "test_seeds.py",
+    "test_setup.py",
     "test_setup.py",
     "test_signals.py",
     "test_trainer.py",

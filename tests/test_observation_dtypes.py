@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from training_toys import run
 
 from puffer_policies import Agent, Spaces, get_policy
 from puffer_policies.config.schema import TrainConfig
@@ -19,8 +17,6 @@ from puffer_policies.nn.features import make_features
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
-from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
 TWO = spaces.Discrete(2)
 INTEGERS = [f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)]
@@ -223,6 +219,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.trainer
 @pytest.mark.parametrize(
     ("kind", "wrapper"),
     [
@@ -232,6 +229,13 @@ TRAINED = {
     ],
 )
 def test_such_envs_are_trained_and_played_in(kind, wrapper):
+    # The rest of this file needs no trainer, and runs with the oldest gymnasium as well.
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+    from training_toys import run
+
+    from puffer_policies.train.trainer import Trainer
+    from puffer_policies.vector.gymnasium_envs import GymVecEnv
+
     space = TRAINED[kind]
     envs = SyncVectorEnv([partial(Sampled, space)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     vecenv = GymVecEnv(envs)

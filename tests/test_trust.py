@@ -197,8 +197,11 @@ def test_names_that_are_not_trusted_are_listed_and_explained(command, shared):
     [
         ("show", "Foreign", "--card"),
         ("check", "Foreign"),
-        ("train", "CartPole-v1", "--policy-name", "Foreign", "--quiet"),
-        ("compare", "CartPole-v1", "Foreign"),
+        pytest.param(
+            ("train", "CartPole-v1", "--policy-name", "Foreign", "--quiet"),
+            marks=pytest.mark.trainer,
+        ),
+        pytest.param(("compare", "CartPole-v1", "Foreign"), marks=pytest.mark.trainer),
     ],
 )
 def test_a_verb_that_would_run_the_code_says_the_step(command, shared, words):
