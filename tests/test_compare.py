@@ -162,6 +162,12 @@ def test_only_the_same_config_goes_on(project):
     (project / "new/comparison.json").write_text('{"policies": 3}')
     with pytest.raises(ConfigError, match="not the table of a comparison"):
         compare(config_of(), ["Default"], seeds=1, folder="new")
+    run = {"seed": "1", "folder": "new/a", "mean": 1.0, "seconds": 1.0, "steps": 1}
+    entry = {"policy": "Default", "parameters": 1, "runs": [run], "unfinished": None}
+    table = {"config": {}, "policies": [entry]}
+    (project / "new/comparison.json").write_text(json.dumps(table))
+    with pytest.raises(ConfigError, match=r"comparison: policies\[0\].runs\[0\].seed"):
+        compare(config_of(), ["Default"], seeds=1, folder="new")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project):

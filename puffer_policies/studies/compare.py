@@ -16,12 +16,25 @@ from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
-from puffer_policies.registry.specs import PolicySpec
+from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
 from puffer_policies.runs.display import Progress
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.streams import json_text
+from puffer_policies.structure import (
+    Anything,
+    Integer,
+    Items,
+    ListOf,
+    MapOf,
+    Number,
+    Optional,
+    Plain,
+    Table,
+    Text,
+    read_json,
+)
 from puffer_policies.studies.curves import flat_options
 from puffer_policies.studies.plot import plot_runs
 from puffer_policies.train.plan import total_steps
@@ -30,6 +43,28 @@ TABLE = "comparison.json"
 OWN_OPTIONS = ("seed", "data_dir")
 """Options of [train] in which the runs of one comparison differ."""
 PICTURE = "learning_curves.png"
+
+_PATH = Text(10_000)
+_RUN = Table(
+    {
+        "seed": Integer(0),
+        "folder": _PATH,
+        "mean": Optional(Number()),
+        "seconds": Number(0),
+        "steps": Integer(0),
+    }
+)
+_ENTRY = Table(
+    {
+        "policy": Text(MAX_LENGTH),
+        "parameters": Integer(0),
+        "runs": ListOf(_RUN),
+        "unfinished": Optional(Items((Integer(0), _PATH))),
+    },
+    others=Anything(),
+)
+_STRUCTURE = Table({"config": MapOf(Plain()), "policies": ListOf(_ENTRY)}, others=Anything())
+"""What a comparison reads of its own table; the rest of the file is for people and programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,32 +383,31 @@ def _earlier_entries(folder: Path, config: Config, sizes: Mapping[str, int]) -> 
     if not path.exists():
         return {}
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        earlier = table["config"]
-        entries = [_entry(each) for each in table["policies"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        table = read_json(path.read_text(encoding="utf-8"), _STRUCTURE)
+    except (OSError, ValueError) as error:  # a StructureError is a ValueError
         raise ConfigError(f"{path} is not the table of a comparison: {error}.") from error
     # As JSON, in which a tuple is a list.
     options = json.loads(json.dumps(_shared_options(config)))
-    if earlier != options:
+    if (earlier := table["config"]) != options:
         raise ConfigError(
             f"{folder} holds a comparison with another config: {_difference(earlier, options)}.",
             fix="Repeat its command to go on with it, or give a new folder.",
         )
     return {
         entry.policy: replace(entry, parameters=sizes.get(entry.policy, entry.parameters))
-        for entry in entries
+        for entry in map(_entry, table["policies"])
     }
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
+    """Return an entry from data whose structure has been checked."""
     runs = tuple(Run(**{**run, "folder": Path(run["folder"])}) for run in data["runs"])
     unfinished = data["unfinished"]
     return Entry(
-        policy=str(data["policy"]),
-        parameters=int(data["parameters"]),
+        policy=data["policy"],
+        parameters=data["parameters"],
         runs=runs,
-        unfinished=None if unfinished is None else (int(unfinished[0]), Path(unfinished[1])),
+        unfinished=None if unfinished is None else (unfinished[0], Path(unfinished[1])),
     )
 
 
