@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,18 +177,29 @@ class Header:
         Raises:
             CheckpointError: the text is not a header, or of a later format.
         """
-        try:
+        with naming_file(path):
             data = read_json(text, _VERSIONED)
             version = data.pop("format_version")
             if version not in STRUCTURES:
                 raise _other_version(version, data.get("versions"), path)
             STRUCTURES[version].check({"format_version": version, **data}, "")
             return cls(**_fields(data))
-        except StructureError as error:
-            raise CheckpointError(
-                f"The header of {path} can't be read: {error}.",
-                fix="The file is damaged, or not written by puffer-policies.",
-            ) from error
+
+
+@contextmanager
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Let the error of a header of another structure than declared name its file.
+
+    Raises:
+        CheckpointError: in place of a `StructureError`.
+    """
+    try:
+        yield
+    except StructureError as error:
+        raise CheckpointError(
+            f"The header of {path} can't be read: {error}.",
+            fix="The file is damaged, or not written by puffer-policies.",
+        ) from error
 
 
 def _fields(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import EnvError, PolicyError, TrainingError
 from puffer_policies.files import LATEST, METRICS, TRAINER, user_path
+from puffer_policies.foreign import error_text
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
 from puffer_policies.runs.display import Display, DisplayKind, Guarded, make_display
@@ -94,10 +95,11 @@ def train_from_config(
         EnvError: the env can't be made, or fails.
         TrainingError: a number that is not finite, or any failure that is not a `PolicyError`.
     """
+    folder = None if resume is None else user_path(resume)
     with joined(device_of(config.train).type) as world:
         # Before anything draws random numbers: envs and weights depend on the seed.
         prepare_process(config.train, world)
-        checkpoint = None if resume is None else Path(resume, LATEST)
+        checkpoint = None if folder is None else folder / LATEST
         with naming_imports(checkpoint):
             vecenv = vecenv_of(config, world)
         failures: list[str] = []
@@ -109,7 +111,7 @@ def train_from_config(
             kind = display if world.is_main else "quiet"
             display = make_display(kind, total_steps=trainer.total_steps)
             with Guarded(display) as screen:
-                result = _run(config, trainer, screen, registry, resume, stop_when)
+                result = _run(config, trainer, screen, registry, folder, stop_when)
             screen.summary(config.base.env_name, summary(result, policy))
         return replace(result, failures=(*result.failures, *failures))
 
@@ -119,7 +121,7 @@ def _run(
     trainer: Trainer,
     display: Display,
     registry: Registry | None,
-    resume: Path | str | None,
+    resume: Path | None,
     stop_when: StopWhen,
 ) -> RunResult:
     if not trainer.world.is_main:
@@ -131,7 +133,7 @@ def _run(
             f"The run makes {trainer.total_steps:,} steps, not {asked:,}: updates of "
             f"{trainer.total_steps // trainer.plan.num_updates:,} steps are always whole."
         )
-    folder = new_folder(config) if resume is None else user_path(resume)
+    folder = new_folder(config) if resume is None else resume
     if resume is not None and not (folder / TRAINER).is_file():
         resume_trainer(trainer, folder / TRAINER)  # says what the folder lacks, and makes nothing
     # Before the folder is read, or anything in it is touched: another process may be at work there.
@@ -253,7 +255,7 @@ class _Run:
         if isinstance(error, PolicyError):
             problem = error.problem
         else:
-            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+            problem = error_text(error).rstrip(": ")
         # The disk may be full, which may be the error itself.
         with suppress(PolicyError, OSError):
             loggers.write({"error": problem, "agent_steps": self.trainer.global_step})
@@ -281,10 +283,10 @@ def _alarm_fields(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
     return {"alarms": {each.name: each.text for each in alarms}} if alarms else {}
 
 
-def _follow(trainer: Trainer, resume: Path | str | None) -> RunResult:
+def _follow(trainer: Trainer, resume: Path | None) -> RunResult:
     """Train in step with the first process, which writes, prints and evaluates for all."""
     if resume is not None:
-        resume_trainer(trainer, user_path(resume) / TRAINER)
+        resume_trainer(trainer, resume / TRAINER)
         # The file holds the envs and the random numbers of the first process.
         trainer.reseed()
         trainer.restart_episodes()

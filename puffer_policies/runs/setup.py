@@ -16,6 +16,7 @@ from torch import nn
 from puffer_policies.assembly.blueprint import spec_of
 from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.header import Header
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyNotFound
@@ -102,25 +103,26 @@ def naming_packages(checkpoint: Path | None) -> Iterator[None]:
     try:
         yield
     except PolicyNotFound as error:
-        if checkpoint is None:
+        header = _header(checkpoint)
+        if header is None:
             raise
-        try:
-            fix = read_header(checkpoint).training_text(error)
-        except CheckpointError:  # it is reported where the checkpoint is needed
-            raise error from None
+        fix = header.training_text(error)
         raise PolicyNotFound(error.problem, fix=fix or error.fix) from error
 
 
 def _missing_imports(checkpoint: Path | None) -> list[str]:
     """Return the modules that a checkpoint names and this process has not imported."""
-    if checkpoint is None:
-        return []
-    try:
-        imports = read_header(checkpoint).imports
-    except CheckpointError:  # it is reported where the checkpoint is needed
-        return []
-    distinct = dict.fromkeys(imports)
+    header = _header(checkpoint)
+    distinct = dict.fromkeys(() if header is None else header.imports)
     return [each for each in distinct if each not in user_imports() and not module_offence(each)]
+
+
+def _header(checkpoint: Path | None) -> Header | None:
+    """Return the header of a checkpoint, or None if there is none that can be read."""
+    try:
+        return None if checkpoint is None else read_header(checkpoint)
+    except CheckpointError:  # it is reported where the checkpoint is needed
+        return None
 
 
 def single_vecenv_of(config: Config) -> VecEnv:

@@ -17,6 +17,7 @@ from torch import Tensor
 from puffer_policies.assembly.header import (
     Header,
     digest_of,
+    naming_file,
     require_intact,
     require_same_spaces,
 )
@@ -27,7 +28,7 @@ from puffer_policies.runs.snapshot_data import pack, unpack
 from puffer_policies.runs.snapshot_graph import fields_of_graph
 from puffer_policies.runs.snapshot_structure import SNAPSHOT
 from puffer_policies.spaces import spaces_of
-from puffer_policies.structure import Anything, Integer, StructureError, Table, Text, read_json
+from puffer_policies.structure import Anything, Integer, Table, Text, read_json
 from puffer_policies.train.trainer import Trainer
 
 METADATA_KEY = "puffer_policies_trainer"
@@ -62,7 +63,7 @@ def read_snapshot(path: Path | str) -> tuple[Snapshot, Header]:
         CheckpointError: no such file, a damaged one, or one of another version.
     """
     tensors, text = read_tensors(path, key=METADATA_KEY)
-    try:
+    with naming_file(path):
         content = read_json(text, _CONTENT)
         reader = _READERS.get(content.get("format_version"))
         if reader is None:
@@ -75,11 +76,6 @@ def read_snapshot(path: Path | str) -> tuple[Snapshot, Header]:
         require_intact(header, tensors, path)
         snapshot = reader(content["trainer"], tensors)
         SNAPSHOT.check(snapshot, "trainer")
-    except StructureError as error:
-        raise CheckpointError(
-            f"The header of {path} can't be read: {error}.",
-            fix="The file is damaged, or not written by puffer-policies.",
-        ) from error
     return Snapshot(**snapshot), header
 
 
