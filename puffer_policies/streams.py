@@ -113,9 +113,15 @@ def silence() -> None:
     It does nothing where foreign output is not diverted: stdout is a host's then.
     """
     if isinstance(sys.stdout, _Diverted):
-        # OSError, which covers `io.UnsupportedOperation`: a stream without a descriptor.
+        discard(sys.stdout.data)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what a stream holds in its buffer nowhere, and whatever is written to it later."""
+    descriptor = _descriptor(stream)
+    if descriptor is not None:
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.data.fileno())
+            os.dup2(nowhere.fileno(), descriptor)
 
 
 def printable(text: str) -> str:

@@ -7,11 +7,9 @@ verb on the command line is imported: `list` would otherwise wait for torch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import importlib
 import io
-import os
 import re
 import sys
 import textwrap
@@ -28,6 +26,7 @@ from puffer_policies.registry.packages import installed_version
 from puffer_policies.streams import (
     OutputError,
     data_stream,
+    discard,
     foreign_output_on_stderr,
     open_missing_streams,
     printable,
@@ -130,7 +129,7 @@ def run(argv: Sequence[str] | None) -> int:
         print_error(error)
         return 2
     except OutputError as error:
-        _discard_output()
+        discard(sys.stdout)  # Python writes the rest of it at exit, where no error can be caught
         if error.errno == errno.EPIPE:  # the reader (`head`, `less`) left
             return 0
         print_error(PolicyError(f"{error.strerror}."))
@@ -138,7 +137,7 @@ def run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         if traceback:
             raise
-        _discard_output()
+        discard(sys.stdout)
         print_error(PolicyError(f"The operating system reported an error: {error}."))
         return 2
 
@@ -242,10 +241,3 @@ def _replace_unprintable_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def _discard_output() -> None:
-    """Point stdout at nothing, so that Python's exit, which writes the rest, is quiet."""
-    with contextlib.suppress(OSError, ValueError):
-        # A second error at exit, when Python flushes stdout, could not be caught anywhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from puffer_policies.errors import ConfigError
+from puffer_policies.foreign import error_text
 from puffer_policies.streams import (
     data_stream,
     is_terminal,
@@ -46,12 +46,7 @@ class Display:
         """Start the display."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the display, whatever happened."""
 
     def update(self, logs: Mapping[str, float]) -> None:
@@ -78,14 +73,9 @@ class Guarded(Display):
         self._call("__enter__")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the display, whatever happened."""
-        self._call("__exit__", kind, error, traceback)
+        self._call("__exit__", *error)
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Show the metrics of an update."""
@@ -109,7 +99,7 @@ class Guarded(Display):
         except (Exception, SystemExit) as error:  # rich leaves by SystemExit when a pipe breaks
             self._display = Display()
             silence()
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            reason = error_text(error).rstrip(": ")
             write_note(f"The run goes on, but shows nothing any more: {reason}")
 
 
@@ -162,6 +152,26 @@ class Lines(Display):
         stream.flush()
 
 
+class Pace:
+    """Tells when the next of many lines is due.
+
+    Args:
+        interval: seconds from one line to the next.
+        start: when the last line was printed, in seconds of `time.monotonic`.
+    """
+
+    def __init__(self, interval: float, *, start: float = float("-inf")) -> None:
+        self.interval, self._last = interval, start
+
+    def is_due(self, *, at_once: bool = False) -> bool:
+        """Return whether a line is due, or asked for at once, and take it as printed if so."""
+        now = time.monotonic()
+        if not at_once and now - self._last < self.interval:
+            return False
+        self._last = now
+        return True
+
+
 class TimeLeft:
     """Estimates the seconds until a run ends."""
 
@@ -189,21 +199,19 @@ class Progress(Display):
     def __init__(self, total_steps: int, label: str, tell: Callable[[str], object]) -> None:
         self.total_steps, self.label, self.tell = total_steps, label, tell
         self._time_left = TimeLeft(total_steps)
-        self._last = time.monotonic()
+        self._pace = Pace(PROGRESS_INTERVAL, start=time.monotonic())
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Tell the share of the steps, the return and the time left."""
-        eta, now = self._time_left.update(logs), time.monotonic()
-        if now - self._last >= PROGRESS_INTERVAL:
-            self._last = now
+        eta = self._time_left.update(logs)
+        if self._pace.is_due():
             share = min(logs["agent_steps"] / self.total_steps, 1)
             parts = [f"{share:.0%}", *episodes(logs)[:1], f"eta {duration(eta)}"]
             self.tell(f"{self.label}: {', '.join(parts)}")
 
     def evaluation(self, finished: int, total: int) -> None:
         """Tell how many episodes of the final evaluation have ended."""
-        if (now := time.monotonic()) - self._last >= PROGRESS_INTERVAL:
-            self._last = now
+        if self._pace.is_due():
             self.tell(f"{self.label}: {finished:,} of {total:,} episodes evaluated")
 
 
@@ -213,22 +221,19 @@ class Plain(Display):
     def __init__(self, console: Console, total_steps: int) -> None:
         self.console, self.total_steps = console, total_steps
         self._time_left = TimeLeft(total_steps)
-        self._last = float("-inf")
+        self._pace = Pace(LINE_INTERVAL)
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Print a line if the last one is old enough, or at the end of the run."""
-        now, steps = time.monotonic(), logs["agent_steps"]
-        eta = self._time_left.update(logs)
-        if now - self._last >= LINE_INTERVAL or steps >= self.total_steps:
-            self._last = now
+        steps, eta = logs["agent_steps"], self._time_left.update(logs)
+        if self._pace.is_due(at_once=steps >= self.total_steps):
             parts = [f"{steps:>12,.0f} steps", f"{logs['SPS']:>9,.0f} steps/s"]
             parts += [*episodes(logs)[:1], *losses(logs, LOSSES), f"eta {duration(eta)}"]
             self.note("  ".join(parts))
 
     def evaluation(self, finished: int, total: int) -> None:
         """Print a line at the start, and then every few seconds."""
-        if finished == 0 or time.monotonic() - self._last >= LINE_INTERVAL:
-            self._last = time.monotonic()
+        if self._pace.is_due(at_once=finished == 0):
             self.note(f"final evaluation: {finished:,} of {total:,} episodes")
 
     def note(self, text: str) -> None:
@@ -262,12 +267,7 @@ class Live(Plain):
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Draw the panel once more and show the cursor again."""
         self._live.stop()
 

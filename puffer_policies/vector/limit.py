@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from types import TracebackType
 from typing import Any
 
 from puffer_policies.errors import ConfigError
@@ -34,12 +33,7 @@ class Limit:
             # Raised again and again, in case that code swallows it.
             self._before = handler, signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the clock, and put an alarm of somebody else's back."""
         if self._before is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
