@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from good import DISCRETE
+from process_states import is_running
 
 from puffer_policies.checks import check_policy
 from puffer_policies.checks.engine import isolation
@@ -180,8 +181,7 @@ def test_no_process_is_left(report, tmp_path):
     child = f"open({str(pid)!r}, 'w').write(str(subprocess.Popen(['sleep', '99']).pid))"
     report(encode=f"{child}; time.sleep(99)", limit=1.0)
     assert multiprocessing.active_children() == []
-    state = Path(f"/proc/{pid.read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not is_running(pid.read_text())
 
 
 # Both leave the group of the worker.
@@ -189,11 +189,6 @@ DAEMONS = {
     "program": "subprocess.Popen(['sleep', '99'], start_new_session=True, stdout=-3).pid",
     "fork": "os.fork() or os.setsid() or time.sleep(99)",
 }
-
-
-def is_running(pid: str) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().split()[2] != "Z"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="daemons are looked for in /proc")

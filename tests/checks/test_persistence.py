@@ -13,6 +13,7 @@ from good import CONTINUOUS, DICT, DISCRETE, SEVERAL, GoodLSTM, GoodMLP
 from good_memories import Attention, GRUMemory
 from good_policies import DropoutPolicy
 from mutant import assert_passes, outcomes, subject_of
+from process_states import is_running
 from torch import nn
 
 from puffer_policies.assembly.factory import get_policy
@@ -80,17 +81,10 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(
     monkeypatch.setattr(fresh_process, "TIME_LIMIT", 1)
     with pytest.raises(TimeoutError):
         fresh_process._run(script)
-    state, deadline = Path(f"/proc/{pid.read_text()}/stat"), time.monotonic() + 20
-    while time.monotonic() < deadline and is_running(state):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and is_running(pid.read_text()):
         time.sleep(0.05)  # a signal takes its time on a machine at work
-    assert not is_running(state)
-
-
-def is_running(state: Path) -> bool:
-    try:
-        return state.read_text().split()[2] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert not is_running(pid.read_text())
 
 
 def test_what_takes_seconds_runs_once() -> None:
