@@ -189,6 +189,16 @@ def test_checks_see_neither_each_other_nor_change_the_policy():
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
 
 
+def test_what_a_policy_draws_at_random_does_not_change_its_verdict():
+    def verdict(seed):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        return result_of(lambda _: f"{torch.rand(1)} {random.random()} {np.random.rand()}").message
+
+    assert verdict(1) == verdict(2)
+
+
 def test_a_policy_is_built_once_for_all_checks_of_a_target():
     builds = []
 

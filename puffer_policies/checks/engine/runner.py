@@ -45,6 +45,10 @@ image observations and any action.
 """
 
 
+SEED = 0
+"""From which every check draws, unless it seeds its own draws."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Why a policy can't be run at all; open if there is no reason."""
@@ -225,8 +229,9 @@ def _as_expected(result: Result, reason: str) -> Result:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Run a block on one thread, and restore the global state that policies are known to change.
+    """Run a block on one thread and from one seed, and restore the global state it may change.
 
+    A policy that draws at random gets the same verdict every time, in any order of checks.
     Warnings inside are dropped: a policy that warns does not fail, and a host that turns warnings
     into errors should get the same verdict as one that does not.
     """
@@ -237,6 +242,9 @@ def untouched() -> Iterator[None]:
     # On tiny tensors, more threads wait for each other, for minutes where tests run side by side.
     if threads != 1:
         torch.set_num_threads(1)
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.default_generator.manual_seed(SEED)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
