@@ -8,11 +8,18 @@ BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
 EXTRAS := train,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
-PLUGINS := plugins/puffer-policies-mlp plugins/puffer-policies-vision plugins/puffer-policies-memory
+# The longest first, as they run side by side.
+PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory)
 
 export OMP_NUM_THREADS ?= 1
+# Without bytecode every process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test test-plugins test-oldest conformance lint types format bench docs clean
+# Of targets that run side by side, make 4 and later print one after the other.
+SIDE_BY_SIDE := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: help setup train test test-plugins $(PLUGINS) test-oldest conformance lint types
+.PHONY: format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -28,12 +35,14 @@ setup: $(VENV)/.ready  ## Create .venv with everything in it.
 train: setup  ## Train CartPole by config name, then evaluate it (RUN=name for another).
 	$(BIN)/puffer-policies train $(RUN)
 
-test: setup lint types  ## Lint, type-check and run the tests.
+test: setup lint  ## Lint, type-check and run the tests.
+	@$(MAKE) --no-print-directory $(SIDE_BY_SIDE) test-plugins types
 	$(BIN)/python -m pytest -n 2
-	@$(MAKE) --no-print-directory test-plugins
 
-test-plugins: setup  ## Run the plug-ins' own tests.
-	for plugin in $(PLUGINS); do (cd $$plugin && $(CURDIR)/$(BIN)/python -m pytest -n 2) || exit 1; done
+test-plugins: $(PLUGINS)  ## Run the plug-ins' own tests.
+
+$(PLUGINS): setup
+	cd $@ && $(CURDIR)/$(BIN)/python -m pytest -q
 
 conformance: setup  ## Check every memory of 1, 2 and 3 layers on every kind of space.
 	$(BIN)/python -m pytest -n 2 tests/checks/test_memories.py --exhaustive

@@ -2,7 +2,7 @@
 
 ``--exhaustive`` takes one, two and three layers over vectors, images and Dicts, each with every
 kind of action: 81 stacks for each memory. A memory sees (B, H) only, so every run takes the deepest
-once for each memory, over an encoder and with an action in turn.
+once for each memory, over vectors, with an action in turn.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def cases():
             for (i, kind), (j, action) in product(enumerate(ENCODERS), enumerate(ACTIONS)):
                 pair = Spaces(OBSERVATIONS[kind], action)
                 name = f"{memory}({ENCODERS[kind]}{depth})"
-                in_turn = i == turn % len(ENCODERS) and j == turn % len(ACTIONS)
+                in_turn = i == 0 and j == turn % len(ACTIONS)
                 marks = () if in_turn and is_deepest else pytest.mark.exhaustive
                 case = f"{name}-{j}-{kinds(pair).replace('/', '-')}"
                 yield pytest.param(name, pair, id=case, marks=marks)
@@ -71,9 +71,8 @@ def test_promises_are_kept_at_every_depth(name, pair):
     assert {"R1", "R2", "R3"} <= passed
 
 
-def test_every_run_has_every_memory_every_kind_of_encoder_and_unlike_actions():
+def test_every_run_has_every_memory_and_unlike_actions():
     stacks = [case.values for case in CASES if not case.marks]
     assert {name.partition("(")[0] for name, _ in stacks} == set(MEMORIES)
-    assert {str(pair.observation) for _, pair in stacks} == set(map(str, OBSERVATIONS.values()))
     actions = {str(pair.action) for _, pair in stacks}
     assert len(actions) == min(len(MEMORIES), len(ACTIONS))

@@ -199,9 +199,10 @@ def compile_parity(subject: Subject) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _require_few_graphs(subject, _compile(subject), observations)
-            counters.clear()
-            outputs = run_both_ways(subject, _compile(subject), observations)
+            compiled = _compile(subject)
+            # Before the outputs, as dynamo gives up on a function after some recompilations.
+            _require_few_graphs(subject, compiled, observations)
+            outputs = run_both_ways(subject, compiled, observations)
         breaks = sum(counters["graph_break"].values())
     finally:
         reset()
