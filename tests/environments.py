@@ -32,6 +32,11 @@ class Environment:
         return self.folder / "bin"
 
     @property
+    def in_forks(self) -> Path:
+        """Return the folder of the commands that run in forks."""
+        return self.folder / "in-forks"
+
+    @property
     def python(self) -> Path:
         return self.bin / "python"
 
@@ -41,7 +46,7 @@ class Environment:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
         return {
             **kept,
-            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([str(self.in_forks), str(self.bin), os.environ["PATH"]]),
             "VIRTUAL_ENV": str(self.folder),
             "OMP_NUM_THREADS": "1",
             # What builds a package is there already, and no test asks an index for anything.
@@ -60,24 +65,24 @@ class Environment:
 def make_environment(folder: Path, forks: ForkServer) -> Environment:
     """Make one without pip of its own; the tests' pip and packages are seen through a .pth file.
 
-    Its commands of ours and its ``pytest`` run in forks; its ``python`` and ``pip`` start anew.
+    Its commands of ours, its ``pytest`` and its ``python`` run in forks; its ``pip`` starts anew.
     """
     venv.create(folder, symlinks=True)
     made = Environment(folder)
     lines = [f"import site; site.addsitedir({place!r})" for place in _places()]
     packages = next((folder / "lib").glob("python*/site-packages"))
     (packages / "of_the_tests.pth").write_text("\n".join(lines) + "\n")
-    write_commands(made.bin, forks, python=made.python, site=str(packages))
+    made.in_forks.mkdir()
+    write_commands(made.in_forks, forks, python=made.python, site=str(packages))
     _write_script(made.bin / "pip", python=made.python)
     return made
 
 
 def write_commands(folder: Path, forks: ForkServer, *, python: Path, site: str = "") -> None:
-    """Write ``puffer-policies`` and ``pytest`` into a folder, as pip does, but run in forks."""
-    in_forks = folder / "python-in-forks"
-    forks.write_python(in_forks, python=python, site=site)
+    """Write ``python``, and as pip does ``puffer-policies`` and ``pytest``, which run in forks."""
+    forks.write_python(folder / "python", python=python, site=site)
     for name in ("puffer-policies", "pytest"):
-        _write_script(folder / name, python=in_forks)
+        _write_script(folder / name, python=folder / "python")
 
 
 def _places() -> list[str]:

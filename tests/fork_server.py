@@ -34,8 +34,18 @@ PRELOADED = (
     "puffer_policies.runs.evaluate",
     "puffer_policies.studies.sweep",
     "torch._dynamo",  # what compares a policy with its compiled copy
+    "torch.distributed.run",
     "pytest",
 )
+
+_PYTHON = """#!/bin/sh
+[ "$1" = -u ] && shift  # unbuffered streams, which no program of the tests needs
+case "$1" in
+-c) ;;
+-* | "") exec {anew} "$@" ;;
+esac
+exec {in_fork} "$@"
+"""
 
 
 class ForkServer:
@@ -77,19 +87,17 @@ class ForkServer:
             )
 
     def write_python(self, path: Path, *, python: Path, site: str = "") -> None:
-        """Write a Python for shells and scripts that runs files in forks.
+        """Write a Python for shells and scripts that runs files and ``-c`` in forks.
 
         Args:
             path: Where to write it.
-            python: The Python that does all else, such as ``-c``.
+            python: The Python that does all else, such as ``-m``.
             site: A folder of packages that programs see besides those of the server, or "".
         """
         client = Path(__file__).with_name("fork_client.py")
         anew = shlex.quote(str(python))
         in_fork = shlex.join([sys.executable, "-IS", str(client), self.address, site, str(path)])
-        path.write_text(
-            f'#!/bin/sh\ncase "$1" in -* | "") exec {anew} "$@" ;; esac\nexec {in_fork} "$@"\n'
-        )
+        path.write_text(_PYTHON.format(anew=anew, in_fork=in_fork))
         path.chmod(0o755)
 
     def close(self) -> None:
@@ -171,10 +179,15 @@ def _add_packages(folder: str) -> None:
 
 def _run(arguments: list[str]) -> object:
     """Run a program as ``__main__``, and return what it exits with."""
-    sys.argv = arguments
-    sys.path.insert(0, str(Path(arguments[0]).parent.absolute()))
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            sys.path.insert(0, "")
+            exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = arguments
+            sys.path.insert(0, str(Path(arguments[0]).parent.absolute()))
+            runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as end:
         return end.code
     except BaseException:

@@ -31,18 +31,20 @@ from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer
 
-ROWS, TIMEOUT = 64, 240
+ROWS = 64
 
 
-def torchrun(script: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)],
+def torchrun(forks: ForkServer, script: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script under torchrun; it and the two processes that it starts are forks."""
+    python, program = script.with_name("python"), script.with_name("torchrun.py")
+    forks.write_python(python, python=Path(sys.executable))
+    program.write_text("from torch.distributed.run import main; main()")
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "PUFFER_POLICIES_PLUGINS": ""}
+    return forks.run(
+        program,
+        *("--nproc-per-node", "2", str(script)),
         cwd=script.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PUFFER_POLICIES_PLUGINS": ""},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
+        env={**common, "PYTHON_EXEC": str(python)},
     )
 
 
@@ -115,10 +117,10 @@ assert not [name for name in names if "gloo" in name], names
 """
 
 
-def test_two_halves_make_the_step_of_the_whole_and_no_thread_outlives_the_group(tmp_path):
+def test_two_halves_make_the_step_of_the_whole_and_no_thread_outlives_the_group(tmp_path, forks):
     script = tmp_path / "part.py"
     script.write_text(PART.format(tests=str(Path(__file__).parent)))
-    process = torchrun(script)
+    process = torchrun(forks, script)
     assert process.returncode == 0, process.stderr
     whole = policy_after_a_step(slice(None), ALONE).state_dict()
     first, second = (torch.load(tmp_path / f"after-{rank}.pt") for rank in (0, 1))
