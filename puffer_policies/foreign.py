@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from puffer_policies.errors import short
+
 
 class Interrupted(KeyboardInterrupt):
     """A Ctrl-C during the code of a package; the text says what it interrupted."""
@@ -54,12 +56,9 @@ def error_text(error: BaseException) -> str:
 
 
 def value_text(value: object) -> str:
-    """Return the representation of a value, also of one that can't represent itself.
-
-    Python refuses to print whole numbers of thousands of digits.
-    """
+    """Return `short` of a value, also of one whose own representation raises anything."""
     try:
-        return repr(value)
+        return short(value)
     except BaseException:
         return f"a value of {object.__repr__(type(value))} that can't be printed"
 

@@ -71,6 +71,8 @@ def load_policy(args: Mapping[str, Any], vecenv: VecEnv, env_name: str = "") -> 
 class PuffeRL(Trainer):
     """PufferLib's trainer: ``evaluate()`` collects, ``train()`` learns, ``close()`` ends.
 
+    It writes what `save_checkpoint` writes; a whole run folder is the work of `train`.
+
     Args:
         config: ``args["train"]``, or a `TrainConfig`.
         vecenv: from `load_env`, or a gymnasium vector env.
@@ -127,7 +129,7 @@ class PuffeRL(Trainer):
 
 
 def train(env_name: str, args: Mapping[str, Any] | None = None) -> RunResult:
-    """Run the whole training of a config."""
+    """Run the whole training of a config, and leave a run folder to plot, resume and evaluate."""
     return train_from_config(Config.from_args(load_config(env_name) if args is None else args))
 
 

@@ -138,6 +138,8 @@ def test_a_sweep_goes_on_in_its_folder(project):
         sweep(config_of(), [RATE, SIZE], trials=4, folder="new")
     with pytest.raises(ConfigError, match=r"config\.train\.gamma"):
         sweep(config_of("--train.gamma", "0.5"), [RATE], trials=4, folder="new")
+    with pytest.raises(ConfigError, match=r"env\.sutton_barto_reward: None then, True now"):
+        sweep(config_of("--env.sutton-barto-reward", "true"), [RATE], trials=4, folder="new")
 
 
 def test_an_interrupt_keeps_the_best_so_far(project, monkeypatch):

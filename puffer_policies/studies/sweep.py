@@ -29,6 +29,7 @@ STARTUP = 5
 WARMUP = 2
 """Number of reports for which a trial is not pruned."""
 _NAME, _SETUP = "sweep", "setup"
+_FREE = ("ranges.", "config.env.", "config.policy.", "config.rnn.")
 
 EVALUATION = "evaluation"
 """The objective that is not a metric: the mean return of the final evaluation."""
@@ -376,9 +377,9 @@ def _require_same(folder: Path, study: Any, setup: Mapping[str, Any]) -> None:
         study.set_user_attr(_SETUP, setup)
         return
     then, now = _flat(earlier), _flat(setup)
-    # Options that only one version of the package has are not compared.
     differing = [key for key in then.keys() & now.keys() if then[key] != now[key]]
-    differing += [key for key in then.keys() ^ now.keys() if key.startswith("ranges.")]
+    # Our own options may be of one version of the package only; what these hold the user named.
+    differing += [key for key in then.keys() ^ now.keys() if key.startswith(_FREE)]
     if differing:
         lines = (f"  {key}: {then.get(key)} then, {now.get(key)} now" for key in sorted(differing))
         raise ConfigError(
