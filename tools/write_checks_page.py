@@ -102,6 +102,7 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 | `first_entropy`, `first_value` | share of the largest first entropy; size of first values | N5 |
 | `batch_statistics` | why rows depend on each other in training | S5 |
 | `train_differs` | why `train()` and `eval()` differ | P1, R11 |
+| `unread` | patterns of the names of numbers that are left unread, such as `3` or `where.*` | S11 |
 | `action_mask` | that it takes an action mask | A4, A5 |
 
 ## Every check

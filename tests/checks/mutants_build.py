@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import random
+import sys
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -264,9 +266,74 @@ class SetsEnvironment(GoodMLP):
         os.environ["PUFFER_POLICIES_TEST"] = str(random.SystemRandom().random())
 
 
+class SetsFlags(GoodMLP):
+    """Faster on its author's card, for everyone."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        torch.backends.cudnn.benchmark = True
+
+
+class SilencesWarnings(GoodMLP):
+    """A filter of warnings, for a library that warns too much."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        warnings.filterwarnings("ignore", message=".*deprecated.*")
+
+
+# -- B5, weights that a pass changes ---------------------------------------------------------------
+
+
+class ClampsWeights(GoodMLP):
+    """Every pass clamps the critic's weights in place, as critics of WGANs do."""
+
+    def value(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.critic.weight.clamp_(-0.5, 0.5)
+        return super().value(hidden)
+
+
+class UnitRows(GoodLSTM):
+    """Keeps the rows of a weight at norm 1 or below, through .data, while acting only."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        weight = self.encoder.weight.data
+        weight /= weight.norm(dim=-1, keepdim=True).clamp(min=2.0) / 2.0
+        return super().forward_eval(observations, state)
+
+
+# -- B8 --------------------------------------------------------------------------------------------
+
+
+class ReseedsWhileActing(GoodMLP):
+    """A pass that seeds, so that its dropout is reproducible."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        torch.manual_seed(0)
+        return super().encode_observations(observations, state)
+
+
+class PrintsShapes(GoodLSTM):
+    """A line of debugging that was left in the sequence."""
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        print("forward", tuple(observations.shape), file=sys.stderr)
+        return super().forward(observations, state)
+
+
+class WantsDeterminism(GoodMLP):
+    """Deterministic kernels from the first pass on, in the whole process."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        torch.backends.cudnn.deterministic = True
+        return super().forward_eval(observations, state)
+
+
 NUMBERED = Spaces(gym.Discrete(5), FOUR)
 LEFT_BEHIND = {"P8": "what is not registered is not moved to another device"}
 DRAWN_LATE = {"P8": "copies made before the first batch draw weights of their own"}
+MOVED: dict[str, str] = {}
 VECTORS = Capabilities(observations=("vector",))
 
 MUTANTS_BUILD = (
@@ -287,6 +354,8 @@ MUTANTS_BUILD = (
         "B5", "lazy-encoder", LazyEncoder, also=DRAWN_LATE, note="DLR-RM/stable-baselines3#1271"
     ),
     Mutant("B5", "replaced-on-first-call", ScaledOnFirstCall),
+    Mutant("B5", "clamps-weights", ClampsWeights, also=MOVED),
+    Mutant("B5", "unit-rows", UnitRows, also=MOVED),
     Mutant("B6", "swallows-options", SwallowsOptions),
     Mutant("B6", "merged-options", MergedOptions),
     Mutant("B6", "wrong-slot", WrongSlot, note="7 of PufferLib's recurrent policies"),
@@ -295,4 +364,9 @@ MUTANTS_BUILD = (
     Mutant("B7", "links-resources", LinksResources, note="PufferLib, on import"),
     Mutant("B7", "announces", Announces),
     Mutant("B7", "sets-environment", SetsEnvironment),
+    Mutant("B7", "sets-flags", SetsFlags),
+    Mutant("B7", "silences-warnings", SilencesWarnings),
+    Mutant("B8", "reseeds-while-acting", ReseedsWhileActing),
+    Mutant("B8", "prints-shapes", PrintsShapes),
+    Mutant("B8", "wants-determinism", WantsDeterminism),
 )

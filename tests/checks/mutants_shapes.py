@@ -73,6 +73,45 @@ class TinyImages(ConvPolicy):
         self.conv[2] = layer(nn.Conv2d(8, 8, 4))
 
 
+class HeightForWidth(ConvPolicy):
+    """permute(0, 3, 2, 1): the pool hides that height and width change places."""
+
+    def features(self, observations: Any) -> Tensor:
+        pixels = observations.permute(0, 3, 2, 1)
+        return self.conv(pixels.to(self.critic.weight.dtype) / 255)
+
+
+class ReshapesBehindANorm(ConvPolicy):
+    """A norm over all pixels first, then a reshape of the channels, which lie last."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.norm = nn.LayerNorm(list(self.spaces.observation.shape))
+
+    def features(self, observations: Any) -> Tensor:
+        height, width, channels = self.spaces.observation.shape
+        pixels = self.norm(observations.to(self.critic.weight.dtype) / 255)
+        return self.conv(pixels.reshape(-1, channels, height, width))
+
+
+class CentersBytes(ConvPolicy):
+    """Takes 128 off the bytes before the cast: black becomes bright."""
+
+    def features(self, observations: Any) -> Tensor:
+        pixels = observations.movedim(-1, 1) if self.last else observations
+        return self.conv((pixels - 128).to(self.critic.weight.dtype) / 128)
+
+
+class DifferenceOfFrames(ConvPolicy):
+    """What moved, as the difference of two frames of bytes, beside the frames themselves."""
+
+    def features(self, observations: Any) -> Tensor:
+        moved = observations - observations.roll(1, 1)
+        pixels = torch.cat([observations, moved]).to(self.critic.weight.dtype) / 255
+        now, before = self.conv(pixels).chunk(2)
+        return now + before
+
+
 # -- S10 -------------------------------------------------------------------------------------------
 
 
@@ -100,6 +139,10 @@ MUTANTS_IMAGES = (
     Mutant("S9", "reshapes", Reshapes, IMAGE_HWC),
     Mutant("S9", "height-as-channels", HeightAsChannels, IMAGE_HWC),
     Mutant("S9", "tiny-images", TinyImages, IMAGE),
+    Mutant("S9", "height-for-width", HeightForWidth, IMAGE_HWC),
+    Mutant("S9", "reshapes-behind-a-norm", ReshapesBehindANorm, IMAGE_HWC),
+    Mutant("S9", "centers-bytes", CentersBytes, IMAGE_HWC),
+    Mutant("S9", "difference-of-frames", DifferenceOfFrames, IMAGE),
     Mutant("S10", "insertion-order", InsertionOrder, DICT),
     Mutant("S10", "space-order", SpaceOrder, DICT),
 )
@@ -164,6 +207,38 @@ class ScalesWithBatch(GoodMLP):
         return hidden / len(hidden)
 
 
+class NormInTrainingOnly(GoodMLP):
+    """forward runs a norm that forward_eval forgot."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.decode_actions(self.norm(self.encode_observations(observations.flatten(0, -2))))
+
+
+class ClipsOnePath(nn.Module):
+    """A wrapper that clips what the rollout sees, and nothing else."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        self.inner = GoodMLP(env)
+        self.hidden_size, self.is_continuous = 16, self.inner.is_continuous
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return self.inner.encode_observations(observations, state=state)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        return self.inner.decode_actions(hidden)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.inner.forward_eval(observations.clamp(-5.0, 5.0), state)
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.inner(observations, state)
+
+
 # -- S4 --------------------------------------------------------------------------------------------
 
 
@@ -219,6 +294,28 @@ class BatchNormed(GoodMLP):
         return self.norm(hidden) if len(hidden) > 1 or not self.training else hidden
 
 
+class NumberedRows(GoodMLP):
+    """Adds a vector of positions along the first axis, which is the batch."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("positions", torch.linspace(-1, 1, 64).unsqueeze(1))
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden = super().encode_observations(observations, state)
+        place = torch.arange(len(hidden), device=hidden.device) % 64
+        return hidden + 0.1 * self.positions[place]
+
+
+class TwoTeams(GoodMLP):
+    """Every second env is of the other team: it sees its numbers with the other sign."""
+
+    def features(self, observations: Any) -> Tensor:
+        features = super().features(observations)
+        side = 1 - 2 * (torch.arange(len(features), device=features.device) % 2)
+        return features * side.unsqueeze(-1)
+
+
 # -- S6 --------------------------------------------------------------------------------------------
 
 
@@ -265,6 +362,23 @@ class ActivatesInPlace(GoodMLP):
         return super().decode_actions(hidden)
 
 
+class PopsAKey(KeyedPolicy):
+    """Takes what it needs out of the caller's dict."""
+
+    def features(self, observations: Any) -> Tensor:
+        where = observations.pop("where")
+        return super().features({**observations, "where": where})
+
+
+class UsesUpTheStart(GoodLSTM):
+    """Marks the start of the episode as seen, in the caller's state."""
+
+    def write(self, state: Any, h: Tensor, c: Tensor) -> None:
+        super().write(state, h, c)
+        if state is not None:
+            state.pop("episode_start", None)
+
+
 # -- S8 --------------------------------------------------------------------------------------------
 
 
@@ -297,6 +411,7 @@ class FirstAxisActions(GoodMLP):
         return Normal(mean, self.log_std.clamp(-5, 2).exp().expand_as(mean), validate_args=False)
 
 
+UNBOUNDED = Spaces(gym.Box(-np.inf, np.inf, (4,), np.float32), FOUR)
 FLAGS = Spaces(MATRIX, gym.MultiBinary(3))
 TABLE = Spaces(MATRIX, gym.Box(-1.0, 1.0, (2, 3)))
 
@@ -313,6 +428,9 @@ FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N7 N8", FORM)
 STEPS_DIFFER = _overlap(
     "R1 R2 R4 R5 R8 R9 R10 R11", "rows of a sequence that change places differ from its steps"
 )
+OTHER_PLACES = _overlap("S3", "a row has another place in a sequence than in its steps")
+LARGER = _overlap("S5", "it is another policy in a larger batch")
+USED_UP = _overlap("A5 B8 N7 S6", "the second pass on the same observations raises")
 TWO_MODES = _overlap("P1", "batch statistics make the modes differ")
 
 MUTANTS_SHAPES = (
@@ -321,17 +439,23 @@ MUTANTS_SHAPES = (
     Mutant("S2", "unmerged-logits", UnmergedLogits, also=UNMERGED_LOGITS),
     Mutant("S2", "unmerged-normal", UnmergedNormal, CONTINUOUS, also=UNMERGED_NORMAL),
     Mutant("S3", "squeezes", Squeezes),
-    Mutant("S3", "scales-with-batch", ScalesWithBatch),
+    Mutant("S3", "scales-with-batch", ScalesWithBatch, also=LARGER),
+    Mutant("S3", "norm-in-training-only", NormInTrainingOnly),
+    Mutant("S3", "clips-one-path", ClipsOnePath, UNBOUNDED),
     Mutant("S4", "time-first", TimeFirst, also=STEPS_DIFFER),
     Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS),
-    Mutant("S5", "batch-as-time", BatchAsTime),
-    Mutant("S5", "running-sum", RunningSum),
+    Mutant("S5", "batch-as-time", BatchAsTime, also=OTHER_PLACES),
+    Mutant("S5", "running-sum", RunningSum, also=OTHER_PLACES),
     Mutant("S5", "batch-normed", BatchNormed, also=TWO_MODES, note="DLR-RM/stable-baselines3#535"),
+    Mutant("S5", "numbered-rows", NumberedRows, also=OTHER_PLACES),
+    Mutant("S5", "two-teams", TwoTeams, also=OTHER_PLACES),
     Mutant("S6", "no-cast", NoCast),
     Mutant("S6", "double-values", DoubleValues),
     Mutant("S7", "views", Views, Spaces(MATRIX, FOUR)),
     Mutant("S7", "clamps-in-place", ClampsInPlace),
     Mutant("S7", "activates-in-place", ActivatesInPlace),
+    Mutant("S7", "pops-a-key", PopsAKey, DICT, also=USED_UP),
+    Mutant("S7", "uses-up-the-start", UsesUpTheStart),
     Mutant(
         "S8",
         "one-head-for-all",

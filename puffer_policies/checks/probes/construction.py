@@ -10,13 +10,17 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import logging
 import os
 import random
+import signal
+import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,48 +72,118 @@ def rebuild(
 
 # -- effects of a build ----------------------------------------------------------------------------
 
-Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
+FLAGS = ("enabled", "benchmark", "deterministic", "allow_tf32")
+"""What programs set of cuDNN and of CUDA's products; a backend has some of them."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Setting(NamedTuple):
+    """A setting of the process."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+    other: Callable[[Any], Any] | None = None
+    """Another value that does no harm, so that a program shows that sets what is set already."""
+
+
+def _flags(backend: Any) -> Setting:
+    """Return the flags of a backend of torch, which are properties of a module or an object."""
+
+    def write(flags: dict[str, bool]) -> None:
+        for name, value in flags.items():
+            setattr(backend, name, value)
+
+    return Setting(
+        lambda: {name: getattr(backend, name) for name in FLAGS if hasattr(backend, name)},
+        write,
+        lambda flags: {name: not value for name, value in flags.items()},
+    )
+
+
+def _contents(
+    module: types.ModuleType, name: str, other: Callable[[Any], Any] | None = None
+) -> Setting:
+    """Return what a list of a module holds; which list it is may change."""
+
+    def write(contents: list[Any]) -> None:
+        getattr(module, name)[:] = contents
+
+    return Setting(lambda: list(getattr(module, name)), write, other)
+
 
 SETTINGS: dict[str, Setting] = {
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "whether torch records gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "torch's deterministic mode": (
+    "torch's default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default device": Setting(torch.get_default_device, torch.set_default_device),
+    "whether torch records gradients": Setting(torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's number of threads": Setting(torch.get_num_threads, torch.set_num_threads),
+    "torch's deterministic mode": Setting(
         torch.are_deterministic_algorithms_enabled,
         torch.use_deterministic_algorithms,
     ),
-    "torch's precision of float32 products": (
+    "torch's precision of float32 products": Setting(
         torch.get_float32_matmul_precision,
         torch.set_float32_matmul_precision,
+        lambda precision: "high" if precision == "highest" else "highest",
     ),
-    "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "NumPy's error state": (np.geterr, lambda state: np.seterr(**state)),
-    "the environment variables": (lambda: dict(os.environ), lambda values: _set_environ(values)),
+    "torch's anomaly mode": Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "cuDNN's flags": _flags(torch.backends.cudnn),
+    "how torch prints tensors": Setting(
+        lambda: dict(vars(torch._tensor_str.PRINT_OPTS)),
+        lambda options: vars(torch._tensor_str.PRINT_OPTS).update(options),
+        lambda options: {**options, "precision": options["precision"] + 1},
+    ),
+    "how NumPy prints arrays": Setting(
+        np.get_printoptions,
+        lambda options: np.set_printoptions(**options),
+        lambda options: {**options, "precision": options["precision"] + 1},
+    ),
+    "NumPy's error state": Setting(np.geterr, lambda state: np.seterr(**state)),
+    "the filters of warnings": _contents(
+        warnings, "filters", lambda _: [("ignore", None, Warning, None, 0)]
+    ),
+    "the level of the root logger": Setting(
+        lambda: logging.root.level, logging.root.setLevel, lambda level: level + 1
+    ),
+    "Python's recursion limit": Setting(
+        sys.getrecursionlimit, sys.setrecursionlimit, lambda limit: limit + 1
+    ),
+    "the path of imports": _contents(sys, "path"),
+    "a handler of signals": Setting(
+        lambda: {number: signal.getsignal(number) for number in SIGNALS},
+        lambda handlers: [signal.signal(*each) for each in handlers.items()],
+    ),
+    "the environment variables": Setting(
+        lambda: dict(os.environ), lambda values: _set_environ(values)
+    ),
 }
-"""How to read each setting of the process, and how to set it."""
 
 
-def side_effects(build: Callable[[], object]) -> list[str]:
-    """Build twice under different seeds and return what else happened, which is undone."""
+def side_effects(act: Callable[[], object]) -> list[str]:
+    """Build or run a policy under two seeds and return what else happened, which is undone."""
     effects: list[str] = []
-    with _watch_settings(effects), _watch_directory(effects), _watch_output(effects):
-        # A build that seeds leaves the same generator behind, whatever the seed before it was.
-        generators = [_generators_after(build, seed) for seed in (11, 12)]
+    generators = []
+    with _watch_directory(effects), _watch_output(effects):
+        # What seeds leaves the same generator behind, whatever the seed before it was.
+        for seed, is_other in ((11, False), (12, True)):
+            with _watch_settings(effects, is_other=is_other):
+                generators.append(_generators_after(act, seed))
     for name, first in generators[0].items():
-        if first == generators[1][name]:
+        # None is a generator of torch with another seed than ours, such as one of the time.
+        if first is None or first == generators[1][name]:
             effects.append(f"it seeds the global generator of {name}")
     return effects
 
 
-def _generators_after(build: Callable[[], object], seed: int) -> dict[str, Any]:
-    """Build under a seed -> the state in which that leaves each global generator."""
+def _generators_after(act: Callable[[], object], seed: int) -> dict[str, Any]:
+    """Act under a seed -> the state in which that leaves each global generator."""
     state = random.getstate()
     try:
         with seeded(seed):
             random.seed(seed)
-            build()
+            act()
             return {
-                "torch": torch.get_rng_state().tolist(),
+                "torch": torch.get_rng_state().tolist() if torch.initial_seed() == seed else None,
                 "NumPy": np.random.get_state()[1].tolist(),  # type: ignore[index]
                 "Python": random.getstate(),
             }
@@ -118,17 +192,27 @@ def _generators_after(build: Callable[[], object], seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _watch_settings(effects: list[str]) -> Iterator[None]:
-    before = {name: read() for name, (read, _) in SETTINGS.items()}
+def _watch_settings(effects: list[str], *, is_other: bool) -> Iterator[None]:
+    """Add the settings that change to `effects`; with `is_other` they have other values first."""
+    original = {name: each.read() for name, each in SETTINGS.items()}
     try:
+        for name, each in SETTINGS.items():
+            if is_other and each.other is not None:
+                each.write(each.other(original[name]))
+        before = {name: each.read() for name, each in SETTINGS.items()}
         yield
-    finally:
-        for name, (read, restore) in SETTINGS.items():
-            if (now := read()) != before[name]:
-                restore(before[name])
+        for name, each in SETTINGS.items():
+            if (now := each.read()) != before[name]:
                 # Environment variables may be secret, and are many.
-                values = "" if isinstance(now, dict) else f" from {before[name]} to {now}"
-                effects.append(f"it changes {name}{values}")
+                is_long = isinstance(now, dict | list)
+                values = "" if is_long else f" from {before[name]} to {now}"
+                effect = f"it changes {name}"
+                if not any(each.startswith(effect) for each in effects):
+                    effects.append(effect + values)
+    finally:
+        for name, each in SETTINGS.items():
+            if each.read() != original[name]:
+                each.write(original[name])
 
 
 @contextmanager
@@ -149,8 +233,13 @@ def _watch_directory(effects: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _watch_output(effects: list[str]) -> Iterator[None]:
-    with redirect_stdout(io.StringIO()) as output:
-        yield
+    disabled = logging.root.manager.disable
+    logging.disable()  # logs, like warnings, are for the host to filter
+    try:
+        with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+            yield
+    finally:
+        logging.disable(disabled)
     if text := output.getvalue().strip():
         effects.append(f"it prints {text.splitlines()[0]!r}")
 

@@ -92,14 +92,16 @@ def in_sequence(
     *,
     state: State | None = None,
     starts: Tensor | None = None,
+    grad: bool = False,
 ) -> Tensor:
-    """Run ``forward`` once on (B, T, *obs) -> outputs (B, T, n)."""
+    """Run ``forward`` once on (B, T, *obs) -> outputs (B, T, n); with `grad` as an update does."""
     batch, steps = lead_of(observations)
     logits, values = subject.sequence(
         map_nested(torch.clone, observations),
         None if state is None else sequence_state(policy, copy_state(state)),
         starts=starts,
         policy=policy,
+        grad=grad,
     )
     return numbers(subject, logits, values, batch * steps).reshape(batch, steps, -1)
 

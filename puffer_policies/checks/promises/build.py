@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,12 @@ from puffer_policies.checks.probes.construction import (
 )
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
+
+LARGE = 30.0
+"""By which weights are multiplied to show a pass that bounds them in place."""
 
 TYPO = "hiden_size"
 """A misspelled argument, which no constructor has."""
@@ -122,14 +127,16 @@ def modules_registered(subject: Subject) -> None:
 @check(
     "B5",
     "parameters-there-at-once",
-    promise="Has all its parameters when it is built; running it adds and replaces none.",
+    promise="Has all its parameters when it is built; running it adds, replaces and changes none.",
     why="The optimizer is made before the first forward pass: a parameter that appears later is "
-    "never trained (DLR-RM/stable-baselines3#1271).",
-    fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass.",
+    "never trained (DLR-RM/stable-baselines3#1271). One that a pass changes is another one when "
+    "the update scores what the rollout did.",
+    fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass, and "
+    "bound a weight where it is used, not in place.",
     few=True,
 )
 def parameters_there_at_once(subject: Subject) -> None:
-    """Compare the identity of the parameters before and after a run."""
+    """Compare the parameters before and after a run, their identity and then their values."""
     policy = subject.fresh()
     before = dict(policy.named_parameters())
     if lazy := [name for name, each in before.items() if is_lazy(each)]:
@@ -146,6 +153,40 @@ def parameters_there_at_once(subject: Subject) -> None:
                 "before = [id(each) for each in policy.parameters()]",
                 "policy.forward_eval(observations, state)",
                 "print(before == [id(each) for each in policy.parameters()])",
+            ),
+        )
+    # A bound that weights do not reach at first changes none, so they are also made large.
+    for factor in (1.0, LARGE):
+        for training in (False, True):
+            policy = perturbed_copy(subject, training=training)
+            with torch.no_grad():
+                for each in trained_parameters(subject, policy).values():
+                    if each.is_floating_point():
+                        each.mul_(factor)
+            _require_unchanged(subject, policy)
+
+
+def _require_unchanged(subject: Subject, policy: nn.Module) -> None:
+    """Run both passes, as rollouts and updates do, and compare the values of the parameters."""
+    before = {name: each.detach().clone() for name, each in policy.named_parameters()}
+    with suppress(ValueError, RuntimeError):  # large weights may make NaN, which may be refused
+        for seed in range(2):
+            subject.step(subject.observations(seed=seed), policy=policy)
+            observations = subject.observations(steps=2, seed=seed)
+            subject.sequence(observations, policy=policy, grad=True)
+    changed = [
+        name
+        for name, each in policy.named_parameters()
+        if name in before and not torch.equal(each.detach(), before[name])
+    ]
+    if changed:
+        raise CheckFailed(
+            "parameters of the same values before and after a run",
+            f"changed: {', '.join(changed)}",
+            example=example(
+                "before = [each.clone() for each in policy.parameters()]",
+                "policy.forward_eval(observations, state)",
+                "print([bool((a == b).all()) for a, b in zip(before, policy.parameters())])",
             ),
         )
 
@@ -200,6 +241,38 @@ def building_is_pure(subject: Subject) -> None:
         raise CheckFailed("a build without side effects", "; ".join(effects))
 
 
+@check(
+    "B8",
+    "passes-are-pure",
+    promise="A pass changes nothing of the process: no seeds, settings, filters, files or output.",
+    why="A pass runs millions of times inside someone else's program. One that reseeds makes every "
+    "rollout draw the same actions; one that sets a flag or prints changes what others run.",
+    fix="Draw from the global generator without seeding it; set flags where the program starts, "
+    "and log from there.",
+    few=True,
+)
+def passes_are_pure(subject: Subject) -> None:
+    """Run both passes in both modes under watch, in an empty directory."""
+    observations, sequences = subject.observations(), subject.observations(steps=2)
+    for training in (False, True):
+        policy = perturbed_copy(subject, training=training)
+
+        def run(policy: nn.Module = policy) -> None:
+            subject.step(observations, policy=policy)
+            subject.sequence(sequences, policy=policy, grad=True)
+
+        # The first pass may import, and what that changes is not the pass's doing.
+        if side_effects(run) and (effects := side_effects(run)):
+            raise CheckFailed(
+                f"a pass without side effects, in {'training' if training else 'evaluation'} mode",
+                "; ".join(effects),
+                example=example(
+                    "from puffer_policies.checks.probes.construction import side_effects",
+                    "print(side_effects(lambda: policy.forward_eval(observations, dict(state))))",
+                ),
+            )
+
+
 CHECKS = (
     builds_from_spaces,
     has_the_members,
@@ -208,6 +281,7 @@ CHECKS = (
     parameters_there_at_once,
     arguments_mean_something,
     building_is_pure,
+    passes_are_pure,
 )
 
 

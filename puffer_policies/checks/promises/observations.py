@@ -28,16 +28,33 @@ from puffer_policies.checks.probes.rollouts import (
 )
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
-from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
+from puffer_policies.checks.probes.tolerances import (
+    CHANGE,
+    difference,
+    is_same,
+    magnitude,
+    require_same,
+)
 from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.contract import ACTION_MASK, EPISODE_START, PREV_ACTION, PREV_REWARD
 from puffer_policies.errors import PolicyError
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
 from puffer_policies.spaces import Spaces, image_layout, image_size, observation_kind
-from puffer_policies.spaces.nested import leaves
+from puffer_policies.spaces.nested import leaves, map_nested, names_of
 
 LEAST, MOST = 1 / 16, 16.0
 """Bounds of the largest input of the first layer for a white image. Scaled once it is about 1, not
 scaled 255, scaled twice 1/255; standardized and clipped pixels lie between."""
+
+INPUTS = (EPISODE_START, ACTION_MASK, PREV_ACTION, PREV_REWARD)
+"""Keys of the state that callers write, and policies only read."""
+
+SHADES = 52
+"""Images of rising shade, five bytes apart."""
+
+JUMP, OUTSTANDING = 0.4, 8.0
+"""A step between two shades is a jump if it is this share of the largest change of all, and so many
+times the median step. A smooth encoder makes steps of a fiftieth."""
 
 TINY = 5
 """Height and width of an image that is too small for most convolutions."""
@@ -90,10 +107,12 @@ def _require_float32(subject: Subject, policy: nn.Module, observations: Any) -> 
 @check(
     "S7",
     "inputs-left-alone",
-    promise="Reads inputs of any strides, and writes into none: observations, state, hidden.",
+    promise="Reads inputs of any strides, and writes into none: observations, state, hidden. Dicts "
+    "keep their keys, and inputs in the state their values.",
     why="Rollout buffers are views, and are read again in training: an update in place corrupts "
     "them after the action was drawn.",
-    fix="Use reshape instead of view, and no operation that ends in an underscore on inputs.",
+    fix="Use reshape instead of view, and no operation that ends in an underscore on inputs; get "
+    "from a dict, never pop, and write new entries into a dict of your own.",
 )
 def inputs_left_alone(subject: Subject) -> None:
     """Run on strided copies, and compare what was passed before and after."""
@@ -124,12 +143,20 @@ def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
         state = subject.state(BATCH, policy)
         state = state if steps is None else sequence_state(policy, state)
         state = subject.add_required(dict(state), observations)
+        if subject.recurrent:
+            state[EPISODE_START] = subject.starts(steps=steps or 1, at=[(1, 0)])
+            state[EPISODE_START] = state[EPISODE_START] if steps else state[EPISODE_START][:, 0]
         inputs = {f"state[{key!r}]": each for key, each in state.items()}
         inputs |= {f"observations {i}": each for i, each in enumerate(leaves(observations))}
         before = {name: each.clone() for name, each in inputs.items()}
+        carry, passed = dict(state), map_nested(lambda leaf: leaf, observations)
         with torch.no_grad():
-            call(observations, dict(state))  # type: ignore[operator]
+            call(passed, carry)  # type: ignore[operator]
         _require_equal(before, inputs, steps)
+        _require_kept(_entries(observations), _entries(passed), "observations", steps)
+        # Entries of the memory are what a step replaces.
+        sent = {key: each for key, each in state.items() if key in INPUTS}
+        _require_kept(sent, {key: carry[key] for key in sent if key in carry}, "state", steps)
     hidden = torch.rand(BATCH, int(policy.hidden_size))  # type: ignore[arg-type]
     before = {"hidden": hidden.clone()}
     with torch.no_grad(), suppress(RuntimeError, TypeError):  # B2 and B3 judge whether it runs
@@ -143,6 +170,28 @@ def _require_equal(before: dict[str, Tensor], after: dict[str, Tensor], steps: i
             "tensors that are passed in stay as they are",
             f"changed in place: {', '.join(changed)}",
             example=example("# clone them, call the policy, and compare", steps=steps),
+        )
+
+
+def _entries(tree: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of nested observations by the path of their keys."""
+    return dict(zip(names_of(tree, path), leaves(tree), strict=True))
+
+
+def _require_kept(
+    before: dict[str, Any], after: dict[str, Any], what: str, steps: int | None
+) -> None:
+    """Fail if a dict of the caller lost, gained or changed an entry."""
+    changed = [
+        key
+        for key in before | after
+        if key not in before or key not in after or not torch.equal(before[key], after[key])
+    ]
+    if changed:
+        raise CheckFailed(
+            f"the caller's dict of {what} to keep its entries",
+            f"added, lost or replaced: {', '.join(map(repr, changed))}",
+            example=example("# list its keys, call the policy, and compare", steps=steps),
         )
 
 
@@ -162,23 +211,32 @@ def reads_pixels(subject: Subject) -> str:
 @check(
     "S9",
     "pixels-read-right",
-    promise="Pixels are divided by 255 once, channels lie where the space has them, and an image "
-    "that is too small is refused in words.",
+    promise="Pixels are divided by 255 once and never wrap around as bytes; channels, height and "
+    "width lie where the space has them; an image that is too small is refused in words.",
     why="Unscaled, twice scaled or transposed images train, but badly "
-    "(DLR-RM/stable-baselines3#1977); a shape error inside a convolution names no image.",
-    fix="Divide by 255 where pixels enter, and nowhere else; permute, not reshape, (h, w, C) to "
-    "(C, h, w); check sizes when building.",
+    "(DLR-RM/stable-baselines3#1977); a byte less a larger one is a bright pixel; a shape error "
+    "inside a convolution names no image.",
+    fix="Cast to float before any arithmetic and divide by 255 where pixels enter, and nowhere "
+    "else; permute(0, 3, 1, 2), not reshape, (N, h, w, C) to (N, C, h, w); check sizes when "
+    "building.",
     applies=reads_pixels,
 )
 def pixels_read_right(subject: Subject) -> None:
-    """Give constant images, then one shade a channel, then build for tiny images.
+    """Give constant images, gradients and rising shades, then build for tiny images.
 
-    What enters the first layer with weights is seen by a hook. A policy whose first such layer
-    normalizes, embeds or can't be hooked is skipped with that reason.
+    What enters the first layer with weights, and the first convolution, is seen by hooks. The scale
+    can't be told where the first such layer normalizes, embeds or takes no hook.
     """
-    _require_scale(subject)
-    _require_channels(subject)
+    reason = ""
+    try:
+        _require_scale(subject)
+    except CheckSkipped as skip:
+        reason = str(skip)
+    _require_axes(subject)
+    _require_no_jump(subject)
     _require_words(subject)
+    if reason:
+        raise CheckSkipped(reason)
 
 
 def _require_scale(subject: Subject) -> None:
@@ -210,25 +268,83 @@ def _pixel_example(pixel: int) -> str:
     )
 
 
-def _require_channels(subject: Subject) -> None:
-    """Give each channel one shade: a channel of the first convolution must have one, too."""
+def _require_axes(subject: Subject) -> None:
+    """Vary shades along one axis: what enters the first convolution must vary along the same."""
     space: Any = subject.spaces.observation
     layout, shape = image_layout(space), tuple(space.shape)
-    channels = shape[-1] if layout == "HWC" else shape[0]
-    shades = np.linspace(20, 250, channels).astype(np.uint8)
-    image = np.broadcast_to(shades if layout == "HWC" else shades[:, None, None], shape)
-    entry = _first_input(subject, _two_images(subject, image))
-    if entry.ndim != 4 or sorted(entry.shape[1:]) != sorted(shape):
-        return  # not the image alone, or not as an image: there is nothing to compare
-    is_constant = torch.equal(entry.amax((2, 3)), entry.amin((2, 3)))
-    if entry.shape[1] != channels or not is_constant:
-        raise CheckFailed(
-            f"a {layout} image of shape {shape} enters a convolution as "
-            f"{(channels, *image_size(space))}",
-            f"it entered as {tuple(entry.shape[1:])}"
-            + ("" if is_constant else ", with channels mixed up"),
-            example=example("# give every channel one shade, and hook the convolution", batch=1),
+    axes = ("height", "width", "channels") if layout == "HWC" else ("channels", "height", "width")
+    sizes = dict(zip(axes, shape, strict=True))
+    plain = _first_image(subject, _two_images(subject, np.full(shape, 128)))
+    if plain is None:
+        return
+    for axis, name in enumerate(axes):
+        shades = np.linspace(20, 250, shape[axis]).reshape(
+            [-1 if i == axis else 1 for i in (0, 1, 2)]
         )
+        entry = _first_image(subject, _two_images(subject, np.broadcast_to(shades, shape)))
+        assert entry is not None
+        # Padding at the border, and channels of coordinates, are there in both.
+        change = _middle(entry) - _middle(plain)
+        varies = {
+            each: bool(
+                (change - change.narrow(place, 0, 1)).abs().max() > CHANGE * magnitude(entry)
+            )
+            for each, place in (("height", 2), ("width", 3))
+        }
+        strangers = [each for each in varies if varies[each] and each != name]
+        is_image = sorted(entry.shape[1:]) == sorted(shape)  # the image alone, and as an image
+        if strangers or (is_image and entry.shape[1] != sizes["channels"]):
+            raise CheckFailed(
+                f"a {layout} image of shape {shape} enters a convolution as "
+                f"{(sizes['channels'], *image_size(space))}",
+                f"it entered as {tuple(entry.shape[1:])}, and shades that vary along the {name} "
+                f"vary along {' and '.join(strangers) or name} there",
+                example=example(
+                    f"# vary shades along the {name}, and hook the convolution", batch=1
+                ),
+            )
+
+
+def _middle(images: Tensor) -> Tensor:
+    """(N, C, h, w) -> the half in the middle, without what borders do."""
+    for axis in (2, 3):
+        size = images.shape[axis]
+        images = images.narrow(axis, size // 4, max(1, size - 2 * (size // 4)))
+    return images
+
+
+def _require_no_jump(subject: Subject) -> None:
+    """Raise the shade of a part of an image step by step: no step may matter as much as all."""
+    space: Any = subject.spaces.observation
+    layout, shape = image_layout(space), tuple(space.shape)
+    policy = perturbed_copy(subject)
+    shades = np.linspace(0, 255, SHADES).astype(np.uint8)
+    for channels in (slice(None), slice(0, 1)):
+        # Black, white and gray beside the part: no norm takes its shade away.
+        images = np.full((SHADES, *((*shape[1:], shape[0]) if layout == "CHW" else shape)), 100)
+        third = images.shape[2] // 3
+        images[:, :, :third], images[:, :, -third:] = 0, 255
+        images[:, :, third : 2 * third, channels] = shades[:, None, None, None]
+        images = np.moveaxis(images, -1, 1) if layout == "CHW" else images
+        rows = torch.from_numpy(images.astype(space.dtype))
+        with torch.no_grad():
+            hidden = policy.encode_observations(rows).reshape(SHADES, -1).double()  # type: ignore[operator]
+        steps = (hidden[1:] - hidden[:-1]).norm(dim=1)
+        span = (hidden - hidden[0]).norm(dim=1).max()
+        largest = int(steps[1:-1].argmax()) + 1
+        # A jump stands out. Where every shade is another code, all steps are alike.
+        if steps[largest] > JUMP * span and steps[largest] > OUTSTANDING * steps.median():
+            raise CheckFailed(
+                "hidden features that follow the shade of a pixel",
+                f"between shades {shades[largest]} and {shades[largest + 1]} they jump by "
+                f"{float(steps[largest] / span):.0%} of the way from black to white: bytes wrap "
+                "around",
+                example=example(
+                    f"# encode images with a patch of {shades[largest]} and one of "
+                    f"{shades[largest + 1]}, and compare",
+                    batch=1,
+                ),
+            )
 
 
 def _require_words(subject: Subject) -> None:
@@ -271,12 +387,30 @@ def _first_input(subject: Subject, observations: Tensor) -> Tensor:
     Raises:
         CheckSkipped: that is not a layer whose scale can be told.
     """
+    entries = _entries_of_layers(subject, observations)
+    if not entries or not isinstance(entries[0][0], nn.Linear | nn.Conv2d):
+        kind = type(entries[0][0]).__name__ if entries else "nothing"
+        raise CheckSkipped(f"the first layer that a hook sees is {kind}: no scale to tell")
+    return entries[0][1]
+
+
+def _first_image(subject: Subject, observations: Tensor) -> Tensor | None:
+    """Return what enters the first convolution over pixels, (N, C, h, w); None if there is none."""
+    entries = _entries_of_layers(subject, observations)
+    kinds = (nn.Linear, nn.Embedding, nn.Conv2d)
+    first = next((each for each in entries if isinstance(each[0], kinds)), None)
+    is_image = first is not None and isinstance(first[0], nn.Conv2d) and first[1].ndim == 4
+    return first[1] if first is not None and is_image else None
+
+
+def _entries_of_layers(subject: Subject, observations: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """Return the layers with weights in the order in which they run, and what enters each."""
     policy = subject.copy_policy()
     entries: list[tuple[nn.Module, Tensor]] = []
 
     def record(module: nn.Module, inputs: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor):
-            entries.append((module, inputs[0].clone()))
+            entries.append((module, inputs[0].detach().float().clone()))
 
     for module in policy.modules():
         # A scripted module does not take hooks of Python functions.
@@ -284,10 +418,7 @@ def _first_input(subject: Subject, observations: Tensor) -> Tensor:
             module.register_forward_pre_hook(record)
     with torch.no_grad():
         policy.encode_observations(observations)  # type: ignore[operator]
-    if not entries or not isinstance(entries[0][0], nn.Linear | nn.Conv2d):
-        kind = type(entries[0][0]).__name__ if entries else "nothing"
-        raise CheckSkipped(f"the first layer that a hook sees is {kind}: no scale to tell")
-    return entries[0][1].detach().float()
+    return entries
 
 
 # -- keys ------------------------------------------------------------------------------------------

@@ -14,18 +14,32 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import fixed_actions, tensors_of
-from puffer_policies.checks.probes.rollouts import in_sequence, one_step, replace_at, select
+from puffer_policies.checks.probes.rollouts import (
+    in_sequence,
+    one_step,
+    replace_at,
+    select,
+    step_through,
+)
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
-from puffer_policies.checks.probes.tolerances import CHANGE, difference, is_same, magnitude
+from puffer_policies.checks.probes.tolerances import (
+    CHANGE,
+    PRECISION,
+    difference,
+    is_same,
+    magnitude,
+)
 from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.checks.promises import observations as inputs
+from puffer_policies.checks.promises import reading
 
 STEP = "policy.forward_eval(observations, state)"
 SEQUENCE = "policy(observations, state)"
 
-MANY = 7
+MANY, CROWD = 7, 33
 FEW = (1, 2)
 """Batches that are compared with the first rows of `MANY`. At 1, squeeze() drops the batch."""
 
@@ -142,10 +156,13 @@ def _misfit(subject: Subject) -> tuple[str, str] | None:
 @check(
     "S3",
     "any-batch-size",
-    promise="Batches of 1, 2 and 7 rows, and sequences of one step, give the same rows.",
+    promise="Batches of 1, 2 and 7 rows, and sequences of one step, give the same rows; without "
+    "memory, forward gives what forward_eval gives for each observation.",
     why="A bare squeeze() drops the batch when it is 1: training works, and acting with one "
-    "environment fails or mixes axes.",
-    fix="Never squeeze or average over the batch; name the axis: squeeze(-1).",
+    "environment fails or mixes axes. A layer, a clip or a scale in one of two paths makes the "
+    "update score another policy than the one that acted.",
+    fix="Never squeeze or average over the batch; name the axis: squeeze(-1). Let forward and "
+    "forward_eval call one function; a wrapper transforms in both.",
 )
 def any_batch_size(subject: Subject) -> None:
     """Run the first rows of a large batch alone, as a step and as a sequence of one step."""
@@ -163,6 +180,29 @@ def any_batch_size(subject: Subject) -> None:
                     f"rows 0 to {size - 1} of a batch of {MANY}, also without the others",
                     f"outputs {difference(alone, whole[:size]):.2g} apart",
                 )
+    if not subject.recurrent:  # with memory it is R1's matter
+        _require_one_policy(subject, policy)
+
+
+def _require_one_policy(subject: Subject, policy: nn.Module) -> None:
+    """Compare forward, as an update calls it, with steps, some at the edges of the space."""
+    observations = with_edges(subject, subject.observations(steps=STEPS))
+    steps, _ = step_through(subject, policy, observations)
+    outputs = in_sequence(subject, policy, observations, grad=True)
+    # Each row by its own size, as one at the edge may be a hundred times as large as the others.
+    for row, (expected, actual) in enumerate(zip(steps, outputs, strict=True)):
+        if not is_same(actual, expected):
+            edge = dict(enumerate(EDGES)).get(row)
+            raise CheckFailed(
+                "forward gives what forward_eval gives for each observation",
+                f"outputs {difference(actual, expected):.2g} apart"
+                + (f" for {edge} of the space" if edge else ""),
+                example=example(
+                    f"print({SEQUENCE})",
+                    f"print([policy.forward_eval(observations[:, t]) for t in range({STEPS})])",
+                    steps=STEPS,
+                ),
+            )
 
 
 def _sequence_of_one(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
@@ -228,14 +268,16 @@ def _changes(reference: Tensor, changed: Tensor) -> list[int]:
 @check(
     "S5",
     "rows-independent",
-    promise="What one row observes leaves the outputs of the other rows as they are.",
+    promise="What one row observes leaves the outputs of the other rows as they are, and a row "
+    "answers the same in any place of the batch.",
     why="Rows are different environments: a leak makes the policy depend on its neighbors, which "
-    "are others in evaluation (batch norm, or batch_first mistaken).",
+    "are others in evaluation (batch norm, or batch_first mistaken). A number added by the place "
+    "in the batch makes an env another one when it is moved.",
     fix="Use layer norm, or declare batch statistics: declared={'train_differs': 'why'}; check the "
-    "axes of recurrent and attention layers.",
+    "axes of recurrent and attention layers, and of positions that are added.",
 )
 def rows_independent(subject: Subject) -> None:
-    """Change one row of a step, and one of a sequence, in both modes."""
+    """Change one row of a step, and one of a sequence, in both modes; then move the rows."""
     for training in (False, True):
         if training and "train_differs" in subject.declared:
             continue
@@ -257,6 +299,33 @@ def rows_independent(subject: Subject) -> None:
                 f"{len(moved)} outputs answered, in {mode[training]} mode: {moved}",
                 example=example("# change observations[1, 0] and compare", steps=STEPS),
             )
+    _require_any_place(subject, perturbed_copy(subject))
+
+
+def _require_any_place(subject: Subject, policy: nn.Module) -> None:
+    """Move the rows of a batch, and put them into a larger one."""
+    with seeded(6):
+        places = {
+            "in other places of the batch": torch.arange(BATCH).roll(2),
+            f"in a batch of {CROWD}": torch.randint(BATCH, (CROWD,)),
+        }
+    for run, steps in ((one_step, None), (in_sequence, STEPS)):
+        observations = subject.observations(steps=steps)
+        expected = run(subject, policy, observations)
+        for where, rows in places.items():
+            outputs = run(subject, policy, select(observations, rows))
+            # Other batches take other kernels, whose rounding differs.
+            if not is_same(outputs, expected[rows], PRECISION):
+                raise CheckFailed(
+                    "a row to answer the same wherever it is",
+                    f"{run.__name__}: outputs {difference(outputs, expected[rows]):.2g} apart "
+                    f"{where}",
+                    example=example(
+                        f"rows = torch.tensor({rows[:BATCH].tolist()})",
+                        "print(policy.forward_eval(observations[rows], state)[1])",
+                        f"print({STEP}[1][rows])",
+                    ),
+                )
 
 
 def _changes_of(
@@ -281,4 +350,5 @@ CHECKS = (
     logits_fit_actions,
     inputs.pixels_read_right,
     inputs.key_order_free,
+    reading.every_number_matters,
 )

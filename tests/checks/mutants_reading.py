@@ -1,0 +1,81 @@
+"""Policies that leave a part of an observation unread, or use an infinite bound as a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from good import DICT, FOUR, IMAGE, GoodLSTM, GoodMLP, flat
+from good_policies import ConvPolicy, EmbeddingPolicy, KeyedPolicy
+from gymnasium import spaces as gym
+from mutant import Mutant
+from torch import Tensor
+
+from puffer_policies.spaces import Spaces
+
+
+class LastNumberDropped(GoodMLP):
+    """A slice that is off by one."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations) * (torch.arange(4) < 3)
+
+
+class KeyForgotten(KeyedPolicy):
+    """A module for every key, and a concatenation that lists them by hand."""
+
+    def features(self, observations: Any) -> Tensor:
+        inside = flat(self.spaces.observation["inside"], observations["inside"])
+        hidden = self.by_key["inside"](inside.to(self.critic.weight.dtype))
+        return torch.relu(torch.cat([hidden, hidden], -1))
+
+
+class LastFrameOnly(ConvPolicy):
+    """Of stacked frames it convolves the last, as a colleague's env had one."""
+
+    def features(self, observations: Any) -> Tensor:
+        last = observations[:, -1:].expand_as(observations)
+        return super().features(last)
+
+
+class LastCodeClamped(EmbeddingPolicy):
+    """Codes begin at 1, and the table is looked up with a clamp that hides it."""
+
+    def features(self, observations: Any) -> Tensor:
+        space = self.spaces.observation
+        codes = (observations.reshape(len(observations)).long() - int(space.start) + 1).clamp(
+            max=int(space.n) - 1
+        )
+        return self.table(codes)
+
+
+class ScaledByItsBounds(GoodLSTM):
+    """Brings each number to 0..1 by the bounds of the space, infinite ones too."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        space = self.spaces.observation
+        self.register_buffer("reach", torch.as_tensor(np.abs([space.low, space.high]).max(0)))
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations) / self.reach
+
+
+class Glimpse(ConvPolicy):
+    """A crop to the middle that was meant for a larger image."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations[..., 4:, :])
+
+
+NUMBERED = Spaces(gym.Discrete(6, start=-1), FOUR)
+
+MUTANTS_READING = (
+    Mutant("S11", "last-number-dropped", LastNumberDropped),
+    Mutant("S11", "key-forgotten", KeyForgotten, DICT, also={"N6": "its layer gets no gradient"}),
+    Mutant("S11", "last-frame-only", LastFrameOnly, IMAGE),
+    Mutant("S11", "last-code-clamped", LastCodeClamped, NUMBERED),
+    Mutant("S11", "scaled-by-its-bounds", ScaledByItsBounds),
+    Mutant("S11", "glimpse", Glimpse, IMAGE),
+)
