@@ -18,6 +18,12 @@ from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.probes.outputs import draw, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import each_step, select
 from puffer_policies.checks.probes.snippets import example
+from puffer_policies.checks.probes.stacks import (
+    A_MASK,
+    around,
+    is_bare_wrapper,
+    reported_around,
+)
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import ENTROPY, PROBABILITY, difference
 from puffer_policies.checks.probes.weights import flat_gradients
@@ -51,7 +57,7 @@ def needs_options(subject: Subject) -> str:
 def masked_actions_never_happen(subject: Subject) -> None:
     """Draw 1e5 actions under a random mask, then look at probabilities, entropy, gradients."""
     policy = subject.copy_policy()
-    observations, mask = subject.observations(ROWS), _random_mask(subject.layout, (ROWS,))
+    observations, mask = subject.observations(ROWS), random_mask(subject.layout, (ROWS,))
     if not _heeds(subject, policy, observations, mask):
         if not _claims_masks(subject):
             raise CheckSkipped(READS_NO_MASK)
@@ -80,8 +86,16 @@ def masked_actions_never_happen(subject: Subject) -> None:
 )
 def mask_in_rollout_and_update(subject: Subject) -> None:
     """Compare probabilities of stepping with those of the sequence, each under the same masks."""
+    if is_bare_wrapper(subject) and (stack := around(subject, A_MASK)):
+        with reported_around(subject, A_MASK):
+            _require_one_mask(stack, must_read=True)
+            return
+    _require_one_mask(subject, must_read=False)  # A4 says who has to
+
+
+def _require_one_mask(subject: Subject, *, must_read: bool) -> None:
     policy, observations = subject.copy_policy(), subject.observations(steps=STEPS)
-    mask = _random_mask(subject.layout, (BATCH, STEPS))
+    mask = random_mask(subject.layout, (BATCH, STEPS))
     by_step = torch.stack(
         [
             _probabilities(subject.distribution(logits), subject.layout, mask[:, t])
@@ -98,6 +112,8 @@ def mask_in_rollout_and_update(subject: Subject) -> None:
         not _heeds(subject, policy, first, mask[:, 0])
         and difference(sequence, unmasked) < PROBABILITY
     ):
+        if must_read:
+            raise CheckFailed("answers that heed the mask", "neither pass does")
         raise CheckSkipped(READS_NO_MASK)
     gap = difference(by_step, sequence)
     if gap > PROBABILITY:
@@ -110,7 +126,7 @@ def mask_in_rollout_and_update(subject: Subject) -> None:
 # -- probabilities under a mask --------------------------------------------------------------------
 
 
-def _random_mask(layout: ActionLayout, lead: tuple[int, ...]) -> Tensor:
+def random_mask(layout: ActionLayout, lead: tuple[int, ...]) -> Tensor:
     """Return bool (*lead, A) with an option left in each choice; in every third row only one."""
     choices = []
     with seeded(3):

@@ -8,22 +8,26 @@ as a trainer does.
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, check
-from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.outputs import numbers, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
     State,
     copy_state,
+    each_step,
     from_step,
     in_sequence,
     join,
     needs_memory,
+    one_step,
     select,
     sequence_state,
     state_rows,
@@ -31,15 +35,44 @@ from puffer_policies.checks.probes.rollouts import (
     two_pasts,
     warm_state,
 )
-from puffer_policies.checks.probes.snippets import example
+from puffer_policies.checks.probes.snippets import error_line, example
+from puffer_policies.checks.probes.stacks import (
+    A_MEMORY,
+    around,
+    is_bare_wrapper,
+    reported_around,
+)
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
-from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.checks.promises import segments
+from puffer_policies.checks.promises.masks import random_mask
 from puffer_policies.checks.promises.segments import require_forgotten
+from puffer_policies.contract import EPISODE_START
+from puffer_policies.spaces.nested import map_nested
+
+LATER = 4
+"""Steps after which what grows has grown."""
 
 LONG = 40
 """Steps of a sequence beyond what a memory of a few observations, such as a window, holds."""
+
+
+def needs_memory_around(subject: Subject) -> str:
+    """Return why a check of memory does not apply, not even to what a wrapper hands on, or ''."""
+    reason = needs_memory(subject)
+    try:
+        return "" if reason and is_bare_wrapper(subject) else reason
+    except Exception:  # the build's matter
+        return reason
+
+
+def _stack(subject: Subject) -> Subject:
+    """Return a wrapper without memory around one."""
+    stack = around(subject, A_MEMORY)
+    if stack is None:
+        raise CheckSkipped(f"it can't go around {A_MEMORY}")
+    return stack
 
 
 # -- steps and sequences ---------------------------------------------------------------------------
@@ -53,17 +86,28 @@ LONG = 40
     "than it acted by.",
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
     "forward; forward sees the past only, and row b at time t is b*T + t.",
-    applies=needs_memory,
+    applies=needs_memory_around,
     few=True,
 )
 def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
+    if subject.recurrent:
+        _require_equal_paths(subject)
+        return
+    with reported_around(subject, A_MEMORY):
+        _require_equal_paths(_stack(subject))
+
+
+def _require_equal_paths(subject: Subject) -> None:
     policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
     steps, _ = step_through(subject, policy, observations)
     none = subject.starts()
     runs = {
         "between forward and steps": in_sequence(subject, policy, observations),
         "with episode_start all false": in_sequence(subject, policy, observations, starts=none),
+        "with gradients, as an update runs it": in_sequence(
+            subject, policy, observations, grad=True
+        ),
         "between steps with episode_start false and without it": step_through(
             subject, policy, observations, starts=none
         )[0],
@@ -233,11 +277,13 @@ def _require_first_remembered(subject: Subject, policy: nn.Module, starts: Tenso
 @check(
     "R5",
     "replay-from-stored-state",
-    promise="A segment replayed from the state before its first step gives the same outputs.",
+    promise="A segment replayed from the state before its first step gives the same outputs, and "
+    "can be differentiated; a state that forward writes is that after its last step.",
     why="Trainers store the state where a segment begins and replay from it; a state that forward "
-    "ignores, or that a later step overwrites, makes every second segment wrong.",
+    "ignores, that a later step overwrites or that autograd refuses makes every second segment "
+    "wrong. What goes on after a sequence, such as a burn-in, needs the state of its end.",
     fix="Let forward begin from the tensors in `state`, and write a step's result as new tensors "
-    "into the dict, never into the old ones.",
+    "into the dict, never into the old ones; run steps under no_grad, not inference_mode.",
     applies=needs_memory,
     few=True,
 )
@@ -260,6 +306,73 @@ def replay_from_stored_state(subject: Subject) -> None:
                 f"forward_eval to leave the tensor that came as state[{key!r}] as it was",
                 "it wrote into it: a trainer's stored state changes afterwards",
             )
+    _require_differentiable(subject, policy)
+    for starts in (None, subject.starts(at=[(0, 0), (1, FLAG), (2, STEPS - 1), (3, STEPS - 1)])):
+        _require_state_after(subject, policy, starts)
+
+
+def _require_differentiable(subject: Subject, policy: nn.Module) -> None:
+    """Fail if autograd refuses a sequence from a state that steps made."""
+    first, rest = subject.observations(), subject.observations(steps=2, seed=1)
+    state = subject.state(BATCH, policy)
+    _, _, state = subject.step(first, state, policy=policy)
+    logits, values = subject.sequence(rest, sequence_state(policy, state), policy=policy, grad=True)
+    try:
+        torch.autograd.backward(sum_of_outputs(subject.distribution(logits), values))
+    except RuntimeError as error:
+        raise CheckFailed(
+            "gradients of a sequence that begins from the state of a step",
+            error_line(error),
+            example=example(
+                "_, _, state = subject.step(observations)",
+                "policy(observations.unsqueeze(1), state)[1].sum().backward()",
+            ),
+        ) from error
+
+
+def _require_state_after(subject: Subject, policy: nn.Module, starts: Tensor | None) -> None:
+    """Fail if steps that go on from the state of a sequence are not those of a whole rollout."""
+    observations = subject.observations(steps=STEPS + 2)
+    some = select(observations, (slice(None), slice(STEPS)))
+    steps, states = step_through(subject, policy, some, starts=starts)
+    if not is_same(in_sequence(subject, policy, some, starts=starts), steps):
+        return  # R1's and R2's matter
+    initial = sequence_state(policy, copy_state(states[0]))
+    carry = subject.add_required(dict(initial), some)
+    if starts is not None:
+        carry[EPISODE_START] = starts.clone()
+    with torch.no_grad():
+        policy(map_nested(torch.clone, some), carry)
+    after = {key: carry.get(key) for key in initial}
+    if all(value is initial[key] or _is_equal(value, initial[key]) for key, value in after.items()):
+        return  # it leaves the state to steps
+    # PufferLib's forward has an axis of layers in front.
+    state = {
+        key: value.squeeze(0)
+        if isinstance(value, Tensor) and value.ndim > states[-1][key].ndim
+        else value
+        for key, value in after.items()
+    }
+    rest = from_step(observations, STEPS)
+    outputs, expected = (
+        step_through(subject, policy, rest, state=each)[0] for each in (state, states[-1])
+    )
+    require_same(
+        outputs,
+        expected,
+        "steps that go on from the state that forward wrote equal those after the same steps",
+        where=f"after {STEPS} steps" + ("" if starts is None else " with starts"),
+        example=example(
+            "policy(observations, state)",
+            "print(state)  # compare with the state after the same steps",
+            steps=STEPS,
+        ),
+    )
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and torch.equal(one, other)
 
 
 @check(
@@ -280,8 +393,10 @@ def state_is_explicit(subject: Subject) -> None:
             _require_rows(policy.initial_state(batch, torch.device("cpu")), batch)  # type: ignore[operator]
         _require_device(policy)
     _require_pure(subject, policy)
+    _require_constant_form(subject, policy)
+    _require_defaults(subject, policy)
+    _require_no_cache(subject, policy)
     if subject.state(1, policy):
-        _require_constant_form(subject, policy)
         _require_detached(subject, policy)
 
 
@@ -311,40 +426,188 @@ def _require_device(policy: nn.Module) -> None:
 def _require_pure(subject: Subject, policy: nn.Module) -> None:
     """Fail if a call changes what the next one with equal arguments returns."""
     observations = subject.observations(steps=STEPS)
-    with seeded(0):
-        before, _ = step_through(subject, policy, observations)
-    for batch in (BATCH, 2):
-        other = subject.observations(batch, steps=2, seed=3)
-        step_through(subject, policy, other)
-        in_sequence(subject, policy, other)
-    with seeded(0):
-        after, _ = step_through(subject, policy, observations)
-    require_same(
-        after,
-        before,
-        "the same observations from the same state give the same outputs again",
-        where="after other calls: something is remembered outside the state",
-    )
+
+    def require_again(runs: Any, before: list[Tensor]) -> None:
+        for run, expected in zip(runs, before, strict=True):
+            require_same(
+                run(),
+                expected,
+                "the same observations from the same state give the same outputs again",
+                where="after other calls: something is remembered outside the state",
+            )
+
+    def steps() -> Tensor:
+        with seeded(0):
+            return step_through(subject, policy, observations)[0]
+
+    def sequence() -> Tensor:
+        with seeded(0):
+            return in_sequence(subject, policy, observations)
+
+    before = [steps(), sequence()]
+    for batch in (2, BATCH):
+        other = subject.observations(batch, steps=STEPS, seed=3)
+        starts = subject.starts(batch, at=[(0, 1)]) if subject.recurrent else None
+        step_through(subject, policy, other, starts=starts)
+        in_sequence(subject, policy, other, starts=starts)
+    require_again((steps, sequence), before)
+    if subject.layout.nvec:
+        # A mask of the last call has the form of the next one of the same kind.
+        mask = random_mask(subject.layout, (BATCH, STEPS))
+        _ = list(each_step(subject, policy, other, mask=mask))
+        require_again((steps,), before[:1])
+        subject.sequence(other, mask=mask, policy=policy)
+        require_again((sequence,), before[1:])
 
 
 def _require_constant_form(subject: Subject, policy: nn.Module) -> None:
-    """Fail if a step changes the keys, shapes, dtypes or devices of the state."""
-    _, states = step_through(subject, policy, subject.observations(steps=3))
-    forms = [{key: _form(value) for key, value in state.items()} for state in states]
-    for number, form in enumerate(forms):
-        if form != forms[0]:
-            changed = [key for key in form if form[key] != forms[0][key]]
+    """Fail if a step changes keys, shapes, dtypes or devices of the state, or if anything grows.
+
+    Entries that the first step adds may stay, as PufferLib's `hidden` does.
+    """
+    observations = subject.observations(steps=LATER)
+    first = select(observations, (slice(None), 0))
+    state = subject.add_required(dict(subject.state(BATCH, policy)), first)
+    forms, sizes = [{key: _form(value) for key, value in state.items()}], []
+    for step in range(LATER):
+        with torch.no_grad():
+            policy.forward_eval(select(observations, (slice(None), step)), state)  # type: ignore[operator]
+        forms.append({key: _form(value) for key, value in state.items()})
+        sizes.append(_containers(policy))
+        # The first step may add entries, but none may change or go.
+        before = forms[0] if step == 0 else forms[1]
+        after = {key: forms[-1][key] for key in forms[-1] if step or key in before}
+        if changed := [key for key in before | after if before.get(key) != after.get(key)]:
             raise CheckFailed(
-                "the state to keep its shapes and dtypes from step to step",
-                "; ".join(f"{key!r} from {forms[0][key]} to {form[key]}" for key in changed)
-                + f" after {number} steps",
+                "the state to keep its keys, shapes and dtypes from step to step",
+                "; ".join(f"{k!r} from {before.get(k)} to {after.get(k)}" for k in changed)
+                + f" after {step + 1} steps",
+                example=example(
+                    f"for _ in range({LATER}):",
+                    "    policy.forward_eval(observations, state)",
+                    "    print({key: getattr(each, 'shape', each) for key, each in state.items()})",
+                ),
             )
+    if grown := [key for key in sizes[-1] if _grows([each.get(key, 0) for each in sizes])]:
+        raise CheckFailed(
+            "nothing on the module to grow from step to step",
+            f"{grown[0]} holds {sizes[-1][grown[0]]} entries after {LATER} steps, "
+            f"{sizes[0].get(grown[0], 0)} after one",
+        )
 
 
 def _form(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {value.dtype} on {value.device}"
-    return type(value).__name__
+    size = f" of {len(value)}" if hasattr(value, "__len__") else ""
+    return type(value).__name__ + size
+
+
+def _containers(policy: nn.Module) -> dict[str, int]:
+    """Return how many entries each list, dict or queue on a module has."""
+    return {
+        f"{path}.{name}".lstrip("."): len(value)
+        for path, module in policy.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for name, value in vars(module).items()
+        if isinstance(value, list | dict | set | deque)
+    }
+
+
+def _grows(sizes: list[int]) -> bool:
+    return all(after > before for before, after in itertools.pairwise(sizes))
+
+
+def _require_defaults(subject: Subject, policy: nn.Module) -> None:
+    """Fail unless no state, None, an empty dict and entries of None all mean the initial state."""
+    keys = list(subject.state(1, policy))
+    for steps in (None, STEPS):
+        if steps and subject.reads_rows_only:
+            continue
+        observations = subject.observations(steps=steps)
+        call: Any = policy if steps else policy.forward_eval
+        required = subject.add_required({}, observations)
+        forms: dict[str, Any] = {
+            "{}": lambda required=required: ({**required},),
+            "{key: None}": lambda required=required: ({**dict.fromkeys(keys), **required},),
+        }
+        if not required:
+            # Twice without a state: a default that is shared would be another one by then.
+            forms |= {"None": lambda: (None,), "no state": tuple, "no state again": tuple}
+        with seeded(0):
+            run = in_sequence if steps else one_step
+            expected = run(subject, policy, observations).reshape(-1, 1)
+        for name, arguments in forms.items():
+            try:
+                with torch.no_grad(), seeded(0):
+                    logits, values = call(map_nested(torch.clone, observations), *arguments())
+            except Exception as error:
+                raise _default_failure(name, steps, error_line(error)) from error
+            outputs = numbers(subject, logits, values, BATCH * (steps or 1)).reshape(-1, 1)
+            if not is_same(outputs, expected):
+                gap = f"outputs {difference(outputs, expected):.2g} apart"
+                raise _default_failure(name, steps, gap)
+
+
+def _default_failure(name: str, steps: int | None, actual: str) -> CheckFailed:
+    method = "forward" if steps else "forward_eval"
+    state = {"{key: None}": ", dict.fromkeys(state)", "{}": ", {}", "None": ", None"}.get(name, "")
+    call = f"print(policy.{method}(observations{state}))"
+    return CheckFailed(
+        f"{method} to take {name} for the initial state",
+        actual,
+        example=example(*[call] * (2 if name.endswith("again") else 1), steps=steps),
+    )
+
+
+def _require_no_cache(subject: Subject, policy: nn.Module) -> None:
+    """Roll out through one buffer and one dict that are filled anew; then change the weights."""
+    observations = subject.observations(steps=STEPS)
+    starts = subject.starts(at=[(0, 0), (1, 2)]) if subject.recurrent else None
+    with seeded(0):
+        expected, _ = step_through(subject, policy, observations, starts=starts)
+    buffer = map_nested(torch.clone, select(observations, (slice(None), 0)))
+    state = subject.add_required(dict(copy_state(subject.state(BATCH, policy))), buffer)
+    rows, flags = [], None if starts is None else starts[:, 0].clone()
+    with seeded(0), torch.no_grad():
+        for step in range(STEPS):
+            map_nested(lambda to, of, t=step: to.copy_(of[:, t]), buffer, observations)
+            if starts is not None and flags is not None:
+                state[EPISODE_START] = flags.copy_(starts[:, step])
+            logits, values = policy.forward_eval(buffer, state)  # type: ignore[operator]
+            rows.append(numbers(subject, logits, values, BATCH).clone())
+    require_same(
+        torch.stack(rows, 1),
+        expected,
+        "a buffer that is filled anew at each step is read anew",
+        where="to new tensors",
+        example=example(
+            "for _ in range(2):",
+            "    subject.map(lambda leaf: leaf.copy_(torch.rand(leaf.shape)), observations)",
+            "    print(policy.forward_eval(observations, dict(state)))",
+        ),
+    )
+    last = select(observations, (slice(None), STEPS - 1))
+    one_step(subject, policy, last)
+    perturb(policy, seed=5)
+    other = subject.copy_policy()
+    other.load_state_dict(policy.state_dict())
+    for run, inputs in ((one_step, last), (in_sequence, observations)):
+        with seeded(0):
+            outputs = run(subject, policy, inputs)
+        with seeded(0):
+            anew = run(subject, other, inputs)
+        require_same(
+            outputs,
+            anew,
+            "outputs follow the weights at once, as after a step of the optimizer",
+            where="to a policy that gets the same weights before its first pass",
+            example=example(
+                "policy.forward_eval(observations, dict(state))",
+                "with torch.no_grad(): [each.mul_(2) for each in policy.parameters()]",
+                "print(policy.forward_eval(observations, dict(state)))",
+            ),
+        )
 
 
 def _require_detached(subject: Subject, policy: nn.Module) -> None:
@@ -398,16 +661,28 @@ def state_has_rows(subject: Subject) -> None:
 @check(
     "R12",
     "state-through-wrappers",
-    promise="The state works beside other keys, in any order, and in a copy of the policy.",
+    promise="The state works beside other keys, in any order, and in a copy of the policy; a "
+    "wrapper hands it on.",
     why="PufferLib's trainer puts reward, done, env_id and mask into the state; distributed and "
     "compiled policies rebuild the dict and run in copies.",
     fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "
-    "to a dict, a tensor or another module.",
-    applies=needs_memory,
+    "to a dict, a tensor or another module. A wrapper passes `state` to what it holds.",
+    applies=needs_memory_around,
     few=True,
 )
 def state_through_wrappers(subject: Subject) -> None:
-    """Run one step from the state as others hand it on."""
+    """Run one step from the state as others hand it on; put a wrapper around a memory first."""
+    if not subject.recurrent:
+        stack = _stack(subject)
+        with reported_around(subject, A_MEMORY):
+            for each in (segments.memory_is_used, reset_forgets, step_equals_sequence_with_resets):
+                each.run(stack)
+            _require_hand_on(stack)
+        return
+    _require_hand_on(subject)
+
+
+def _require_hand_on(subject: Subject) -> None:
     policy = perturbed_copy(subject)
     state = warm_state(subject, policy, BATCH)
     # What PufferLib's trainer puts beside the state.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
@@ -128,7 +129,8 @@ def require_forgotten(one: Tensor, two: Tensor, path: str) -> None:
 @check(
     "R10",
     "padding-is-inert",
-    promise="Steps appended after the real ones, and rows beside them, change no real output.",
+    promise="Steps appended after the real ones, and rows beside them, change no real output, and "
+    "no observation of the space, such as zeros, is taken for padding by one pass alone.",
     why="Batches of episodes of different length are padded; padding that counts changes losses "
     "and statistics.",
     fix="Let a step see its past only, mask padding in norms and attention, and undo any sorting "
@@ -151,6 +153,37 @@ def padding_is_inert(subject: Subject) -> None:
                 "rows",
                 f"a difference of {difference(outputs[is_real], expected[is_real]):.2g} with "
                 f"{name}",
+            )
+    _require_no_padding(subject, policy, observations, expected)
+
+
+def _require_no_padding(
+    subject: Subject, policy: nn.Module, observations: Any, plain: Tensor
+) -> None:
+    """Put zeros and bounds among the real steps: steps and the sequence must still agree."""
+    if not is_same(plain, step_through(subject, policy, observations)[0]):
+        return  # R1's matter
+    edges = with_edges(subject, observations)
+    is_edge = torch.arange(STEPS) % 2 == 1
+    mixed = map_nested(
+        lambda leaf, edge: torch.where(is_edge.reshape(1, -1, *[1] * (leaf.ndim - 2)), edge, leaf),
+        observations,
+        edges,
+    )
+    steps, _ = step_through(subject, policy, mixed)
+    outputs = in_sequence(subject, policy, mixed)
+    for row, edge in enumerate(EDGES):
+        if not is_same(outputs[row], steps[row]):
+            raise CheckFailed(
+                f"observations of {edge} to be real ones, in forward as in forward_eval",
+                f"a difference of {difference(outputs[row], steps[row]):.2g}",
+                example=example(
+                    "observations[:, 1::2] = 0",
+                    "print(policy(observations, dict(state)))",
+                    f"for t in range({STEPS}):",
+                    "    print(policy.forward_eval(observations[:, t], state))",
+                    steps=STEPS,
+                ),
             )
 
 
