@@ -18,13 +18,9 @@ from torch import nn
 
 from puffer_policies import discover, files
 from puffer_policies.assembly import checkpoint, tensorfile
-from puffer_policies.assembly.checkpoint import (
-    load_policy,
-    load_weights,
-    read_header,
-    save_checkpoint,
-)
+from puffer_policies.assembly.checkpoint import load_policy, load_weights, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.header import read_header
 from puffer_policies.errors import CheckpointError, PolicyNotFound
 from puffer_policies.spaces import Spaces, spaces_of
 

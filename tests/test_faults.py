@@ -20,7 +20,8 @@ from commands import run
 
 from puffer_policies import files
 from puffer_policies.assembly import tensorfile
-from puffer_policies.assembly.checkpoint import load_policy, read_header
+from puffer_policies.assembly.checkpoint import load_policy
+from puffer_policies.assembly.header import read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import ConfigError, EnvError, PolicyError, TrainingError
 from puffer_policies.runs import interrupts

@@ -16,7 +16,7 @@ import torch
 from fork_server import ForkServer
 from torch import nn
 
-from puffer_policies.assembly.checkpoint import read_header
+from puffer_policies.assembly.header import read_header
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError

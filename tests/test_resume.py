@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from puffer_policies.assembly.checkpoint import read_header
+from puffer_policies.assembly.header import read_header
 from puffer_policies.assembly.tensorfile import read_tensors, write_tensors
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import load_config, load_run_config

@@ -18,7 +18,7 @@ from plain_policies import Plain, PufferLSTM, Split
 from rich.console import Console
 
 from puffer_policies import get_policy, pufferl
-from puffer_policies.assembly.checkpoint import read_header
+from puffer_policies.assembly.header import read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyError
 from puffer_policies.runs import evaluate as evaluation

@@ -21,7 +21,7 @@ from mutations import mutated_bytes, mutated_json
 
 from puffer_policies.assembly import checkpoint, tensorfile
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.assembly.header import digest_of
+from puffer_policies.assembly.tensorfile import digest_of
 from puffer_policies.config.load import ConfigWarning, load_config, load_run_config
 from puffer_policies.errors import PolicyError
 from puffer_policies.runs import snapshot_file

@@ -7,10 +7,9 @@ the run, the package of every name, the versions of what wrote it, and a digest 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.golden import deviation, take_sample, tolerance
 from puffer_policies.assembly.header import (
+    GOLDEN,
+    METADATA_KEY,
     Header,
     Origin,
-    digest_of,
-    require_intact,
+    installed_version,
     require_same_spaces,
     require_spaces,
 )
 from puffer_policies.assembly.limit import limited_by
-from puffer_policies.assembly.tensorfile import read_header_text, read_tensors, write_tensors
+from puffer_policies.assembly.tensorfile import (
+    digest_of,
+    read_tensors,
+    require_intact,
+    write_tensors,
+)
 from puffer_policies.errors import CheckpointError, PolicyError, joined
 from puffer_policies.files import checkpoint_of
+from puffer_policies.foreign import error_text
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.imports import user_imports
 from puffer_policies.registry.specs import PolicySpec
-from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.spaces.data import default_text
 
-METADATA_KEY = "puffer_policies"
+WRITERS = ("puffer-policies", "torch", "gymnasium", "numpy")
+"""The distributions whose versions a header holds, besides those of the policy's names."""
+
 PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before every key."""
 
@@ -51,7 +60,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor] | None = None,
     registry: Registry | None = None,
 ) -> Path:
-    """Write a policy's weights and header to `path`, at once or not at all.
+    """Write a policy's weights, header and golden sample to `path`, at once or not at all.
 
     Args:
         path: the file; its folder must exist.
@@ -64,6 +73,11 @@ def save_checkpoint(
     """
     tensors, aliases = _distinct(weights_of(policy) if weights is None else weights)
     header = header_of(policy, env=env, config=config, training=training, registry=registry)
+    if weights is not None:
+        names = _names_of_weights(policy)
+        weights = {names.get(name, name): tensor for name, tensor in weights.items()}
+    sample = take_sample(policy, spaces_of(env), weights)
+    tensors |= {f"{GOLDEN}{name}": tensor for name, tensor in sample.items()}
     text = replace(header, aliases=aliases, digest=digest_of(tensors)).to_json()
     return write_tensors(path, tensors, header=text, key=METADATA_KEY)
 
@@ -89,21 +103,9 @@ def header_of(
         config=config or {},
         training=training or {},
         origins=_origins(spec, registry) if spec else (),
-        versions=_versions(),
+        versions={name: installed_version(name) or "unknown" for name in WRITERS},
         imports=user_imports(),
     )
-
-
-def read_header(path: Path | str) -> Header:
-    """Return the header of a checkpoint, or of the last one in the folder of a run.
-
-    Its tensors are not read, however many there are.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or not a checkpoint.
-    """
-    path = checkpoint_of(path)
-    return Header.from_json(read_header_text(path, key=METADATA_KEY), path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,8 +116,12 @@ class Checkpoint:
     header: Header
     tensors: Mapping[str, Tensor]
     """The weights by their names in the policy."""
+    sample: Mapping[str, Tensor]
+    """The golden sample, as `take_sample` returns it."""
 
-    def build_policy(self, env: Any = None, *, registry: Registry | None = None) -> nn.Module:
+    def build_policy(
+        self, env: Any = None, *, registry: Registry | None = None, verify: bool = True
+    ) -> nn.Module:
         """Build the policy with its weights. Arguments and errors are those of `load_policy`."""
         header = self.header
         if header.spec is None:
@@ -136,7 +142,25 @@ class Checkpoint:
                 fix=header.training_text(error),
             ) from error
         put_weights(policy, self.tensors, path=self.path, owner=header.spec)
+        if verify and self.sample:
+            self._require_answers(policy, spaces_of(env))
         return policy
+
+    def _require_answers(self, policy: nn.Module, spaces: Spaces) -> None:
+        """Refuse a policy that answers to the golden sample otherwise than when it was saved."""
+        try:
+            gap = deviation(policy, spaces, self.sample)
+            problem = f"are off by {gap:.2g} of their size, and {tolerance(policy):g} are rounding"
+        except Exception as error:
+            gap, problem = math.inf, f"can't be had: {error_text(error)}"
+        if not gap <= tolerance(policy):
+            raise CheckpointError(
+                f"The policy of {self.path} does not answer as it did when it was saved: its "
+                f"answers to the inputs in the file {problem}.",
+                fix="\n".join(
+                    [*self.header.version_changes(), "load_policy(path, verify=False) loads it."]
+                ),
+            )
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
@@ -153,26 +177,35 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     header = Header.from_json(text, path)
     require_intact(header, tensors, path)
     aliases = {alias: tensors[key] for alias, key in header.aliases.items()}
-    return Checkpoint(path, header, tensors | aliases)
+    sample = {key: tensors.pop(key) for key in list(tensors) if key.startswith(GOLDEN)}
+    sample = {key.removeprefix(GOLDEN): tensor for key, tensor in sample.items()}
+    return Checkpoint(path, header, tensors | aliases, sample)
 
 
 def load_policy(
-    path: Path | str, env: Any = None, *, registry: Registry | None = None
+    path: Path | str,
+    env: Any = None,
+    *,
+    registry: Registry | None = None,
+    verify: bool = True,
 ) -> nn.Module:
-    """Rebuild a checkpoint's policy with its weights.
+    """Rebuild a checkpoint's policy with its weights, and compare its answers with those it gave.
 
     Args:
         path: a checkpoint, or the folder of a run, for its last one.
         env: whatever `spaces_of` reads. If None, the policy is built for the spaces in the file,
             so that neither the env nor its package is needed.
         registry: where the policy's names are looked up; the default registry if None.
+        verify: whether the policy must answer to the golden sample in the file as it did when it
+            was saved. Files of an earlier version have none.
 
     Raises:
         CheckpointError: the file can't be read, was trained on other spaces, names a policy that is
             not installed, or holds other weights than the policy has, or such that are not finite;
-            or `env` is None and the file does not hold the spaces.
+            or the policy answers otherwise than before; or `env` is None and the file does not hold
+            the spaces.
     """
-    return read_checkpoint(path).build_policy(env, registry=registry)
+    return read_checkpoint(path).build_policy(env, registry=registry, verify=verify)
 
 
 def load_weights(path: Path | str, policy: nn.Module) -> Header:
@@ -201,9 +234,7 @@ def put_weights(
         CheckpointError: names, shapes or dtypes differ, which are all in one error, or a parameter
             is not finite.
     """
-    own = policy.state_dict()
-    # The keys of a compiled or distributed policy have a prefix, those of checkpoints do not.
-    names = dict(zip(_stripped(own), own, strict=True))
+    own, names = policy.state_dict(), _names_of_weights(policy)
     problems = _differences(tensors, {name: own[key] for name, key in names.items()})
     if problems:
         raise CheckpointError(
@@ -213,6 +244,15 @@ def put_weights(
     parameters = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
     _require_finite({n: each for n, each in tensors.items() if names[n] in parameters}, path)
     policy.load_state_dict({names[name]: tensor for name, tensor in tensors.items()})
+
+
+def _names_of_weights(policy: nn.Module) -> dict[str, str]:
+    """Return the names of a policy's weights in checkpoints -> their names in the policy.
+
+    The keys of a compiled or distributed policy have a prefix, those of checkpoints do not.
+    """
+    own = policy.state_dict()
+    return dict(zip(_stripped(own), own, strict=True))
 
 
 def _require_finite(parameters: Mapping[str, Tensor], path: Path | str) -> None:
@@ -281,14 +321,3 @@ def _origin(name: str, registry: Registry) -> Origin:
         # A class that was passed to get_policy directly is in no registry.
         return Origin(name=name, distribution="local", version="")
     return Origin(name=name, distribution=provenance.distribution, version=provenance.version)
-
-
-@cache  # a package's version is read from a file of many lines
-def _versions() -> Mapping[str, str]:
-    versions = {}
-    for name in ("puffer-policies", "torch", "gymnasium", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions

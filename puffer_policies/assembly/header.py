@@ -1,4 +1,4 @@
-"""The header of a checkpoint: everything in it but the weights, as one line of JSON.
+"""The header of a checkpoint: everything in it but the weights, as one line of JSON; no torch.
 
 Format 2 holds the spaces as data and a digest of the tensors. Format 1, which is read forever, has
 the spaces as texts only.
@@ -6,19 +6,20 @@ the spaces as texts only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import torch
-from torch import Tensor
 
+from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
+from puffer_policies.files import checkpoint_of
 from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
@@ -37,6 +38,11 @@ from puffer_policies.structure import (
     Text,
     read_json,
 )
+
+METADATA_KEY = "puffer_policies"
+"""Under which a file holds its header."""
+GOLDEN = "golden/"
+"""In front of the names of the golden sample's tensors in a file."""
 
 FORMAT_VERSION = 2
 TEXT_VERSION = 1
@@ -141,6 +147,22 @@ class Header:
             lines.append(error.fix)
         return "\n".join(filter(None, lines))
 
+    @property
+    def packages(self) -> dict[str, str]:
+        """The distributions of its names and those that wrote it -> their versions then."""
+        origins = {each.distribution: each.version for each in self.origins}
+        return dict(sorted({**origins, **self.versions}.items()))
+
+    def version_changes(self) -> list[str]:
+        """Return a line for each package that is installed in another version than the file's."""
+        changes = []
+        for name, version in self.packages.items():
+            installed = installed_version(name)
+            if version and installed != version:
+                here = f"{installed} is" if installed else "none is"
+                changes.append(f"It was saved with {name} {version}; {here} installed.")
+        return changes
+
     def to_json(self) -> str:
         """Return one line of JSON.
 
@@ -184,6 +206,28 @@ class Header:
                 raise _other_version(version, data.get("versions"), path)
             STRUCTURES[version].check({"format_version": version, **data}, "")
             return cls(**_fields(data))
+
+
+def read_header(path: Path | str) -> Header:
+    """Return the header of a checkpoint, or of the last one in the folder of a run.
+
+    Its tensors are not read, however many there are.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not a checkpoint.
+    """
+    path = checkpoint_of(path)
+    text, _ = read_table(path, key=METADATA_KEY)
+    return Header.from_json(text, path)
+
+
+@cache  # a package's version is read from a file of many lines
+def installed_version(distribution: str) -> str:
+    """Return the version of a distribution that is installed, or ''."""
+    try:
+        return metadata.version(distribution)
+    except (metadata.PackageNotFoundError, ValueError):
+        return ""
 
 
 @contextmanager
@@ -270,29 +314,4 @@ def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> Non
         raise CheckpointError(
             f"{path} was trained on other spaces:\n" + "\n".join(lines),
             fix="Use an env with the same spaces.",
-        )
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names, dtypes, shapes and bytes of tensors, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def require_intact(header: Header, tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Refuse a file with tensors that are not those that were written.
-
-    Raises:
-        CheckpointError: the digest differs, or a shared tensor is missing.
-    """
-    missing = [key for key in header.aliases.values() if key not in tensors]
-    if missing or (header.digest and header.digest != digest_of(tensors)):
-        problem = f"the tensor {missing[0]!r} is missing" if missing else "they differ"
-        raise CheckpointError(
-            f"{path} is damaged: its tensors are not those that were written, {problem}.",
-            fix="Use another copy, or an earlier checkpoint.",
         )

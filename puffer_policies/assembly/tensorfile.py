@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import stat
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
+from puffer_policies.assembly.header import Header
+from puffer_policies.assembly.tensortable import entries_of, explained, line_of, regular_file
 from puffer_policies.errors import CheckpointError
 from puffer_policies.files import replace_file, user_path
-from puffer_policies.structure import (
-    Integer,
-    ListOf,
-    MapOf,
-    OneOf,
-    StructureError,
-    Table,
-    Text,
-    read_json,
-)
-
-LENGTH = "<Q"
-"""The first bytes of the file: how long the table is that follows."""
-MAX_HEADER = 2**26
-"""Bytes of that table; a run's is rarely longer than a thousandth of it."""
-
-DTYPES = (
-    *("BOOL", "U8", "I8", "I16", "I32", "I64", "U16", "U32", "U64"),
-    *("F16", "BF16", "F32", "F64", "C64", "F8_E4M3", "F8_E5M2"),
-)
-"""The dtypes of safetensors that torch has."""
-
-_ENTRIES = Table(
-    {},
-    optional={"__metadata__": MapOf(Text(MAX_HEADER))},
-    others=Table(
-        {
-            "dtype": OneOf(DTYPES),
-            "shape": ListOf(Integer(0), longest=64),
-            "data_offsets": ListOf(Integer(0), longest=2),
-        }
-    ),
-)
-"""What safetensors writes; its own reader compares the sizes with those of the file."""
 
 
 def write_tensors(
@@ -87,87 +52,35 @@ def read_tensors(path: Path | str, *, key: str) -> tuple[dict[str, Tensor], str]
     Raises:
         CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
     """
-    with _explained(path):
+    with explained(path):
         # `safe_open` opens a file twice, once for the header and once for torch's storage: where
         # another process replaces it in between, they would be of two files.
-        data = _regular(path).read_bytes()
-        metadata = _entries(data).get("__metadata__")
+        data = regular_file(path).read_bytes()
+        metadata = entries_of(data).get("__metadata__")
         tensors = safetensors.torch.load(data)
-    return tensors, _header(metadata, path, key)
+    return tensors, line_of(metadata, path, key)
 
 
-def read_header_text(path: Path | str, *, key: str) -> str:
-    """Read the header of a file of `write_tensors` and leave its tensors on the disk.
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_intact(header: Header, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Refuse a file with tensors that are not those that were written.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not one of `write_tensors`.
+        CheckpointError: the digest differs, or a shared tensor is missing.
     """
-    # With "numpy", safetensors maps the file once and touches no more than it is asked for.
-    with _explained(path), safetensors.safe_open(_regular(path), framework="numpy") as file:
-        metadata = file.metadata()
-    return _header(metadata, path, key)
-
-
-def _regular(path: Path | str) -> Path:
-    """Return the path of a file; a pipe would keep its reader waiting, a device has no end."""
-    path = user_path(path)
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is a folder" if path.is_dir() else "it is a device or a pipe")
-    return path
-
-
-def _entries(data: bytes) -> dict[str, Any]:
-    """Return the table in front of the tensors: their dtypes and places, and the metadata."""
-    # https://huggingface.co/docs/safetensors: the length of the JSON in 8 bytes, and the JSON.
-    start = struct.calcsize(LENGTH)
-    (length,) = struct.unpack_from(LENGTH, data) if len(data) >= start else (0,)
-    if length > MAX_HEADER:
-        raise StructureError("", f"a header of at most {MAX_HEADER:,} bytes", length)
-    text = data[start : start + length].decode("utf-8", errors="replace")
-    entries: dict[str, Any] = read_json(text, _ENTRIES)
-    return entries
-
-
-def _header(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> str:
-    header = (metadata or {}).get(key)
-    if header is None:
+    missing = [key for key in header.aliases.values() if key not in tensors]
+    if missing or (header.digest and header.digest != digest_of(tensors)):
+        problem = f"the tensor {missing[0]!r} is missing" if missing else "they differ"
         raise CheckpointError(
-            f"{path} is a safetensors file, but not of the kind asked for: no {key!r} header.",
-            fix="latest.safetensors and best.safetensors of a run hold its policy.",
+            f"{path} is damaged: its tensors are not those that were written, {problem}.",
+            fix="Use another copy, or an earlier checkpoint.",
         )
-    return header
-
-
-@contextmanager
-def _explained(path: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} can't be read: {error}.",
-            fix="Give a .safetensors file, or the folder of a run that holds one.",
-        ) from error
-    except (safetensors.SafetensorError, StructureError) as error:
-        if kind := _other_kind(path):
-            raise CheckpointError(
-                f"{path} is {kind}, which is not read, as reading one can run code.",
-                fix="Give a .safetensors file. Weights of another library can be put into a policy "
-                "of get_policy by load_state_dict, and save_checkpoint(path, policy, env=env) "
-                "writes it.",
-            ) from error
-        raise CheckpointError(
-            f"{path} is damaged, or not a safetensors file: {error}.",
-            fix="Use an earlier checkpoint. Ours are written at once or not at all.",
-        ) from error
-
-
-def _other_kind(path: Path | str) -> str:
-    """Return what a file is instead of safetensors by its first bytes, or '' if nobody knows."""
-    try:
-        with user_path(path).open("rb") as file:
-            start = file.read(2)
-    except OSError:
-        return ""
-    if start == b"PK":
-        return "a zip archive, such as torch.save and stable-baselines3 write"
-    return "a pickle" if start[:1] == b"\x80" else ""

@@ -44,6 +44,7 @@ VERBS = {
     "show-config": "print a config with every value filled in, as TOML",
     "train": "train a policy on an environment",
     "eval": "play episodes with a trained policy",
+    "inspect": "show what a checkpoint holds, and whether it still answers as it did",
     "plot": "plot the learning curves of runs",
     "compare": "train several policies on one environment",
     "sweep": "search for good hyperparameters",
@@ -56,7 +57,9 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 """A sequence that colors what follows on a terminal."""
 
 
-IMPORTING = ("list", "show", "check", "show-config", "train", "eval", "compare", "sweep")
+IMPORTING = (
+    *("list", "show", "check", "show-config", "train", "eval", "inspect", "compare", "sweep"),
+)
 """The verbs that take ``--import``."""
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from puffer_policies.assembly.checkpoint import header_of, read_header, save_checkpoint, weights_of
+from puffer_policies.assembly.checkpoint import header_of, save_checkpoint, weights_of
+from puffer_policies.assembly.header import read_header
 from puffer_policies.errors import CheckpointError
 from puffer_policies.files import BEST, LATEST, TRAINER
 from puffer_policies.registry import Registry

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from puffer_policies.assembly.blueprint import spec_of
-from puffer_policies.assembly.checkpoint import read_header
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.assembly.header import Header
+from puffer_policies.assembly.header import Header, read_header
 from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyNotFound

@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from puffer_policies.assembly.header import (
-    Header,
+from puffer_policies.assembly.header import Header, naming_file, require_same_spaces
+from puffer_policies.assembly.tensorfile import (
     digest_of,
-    naming_file,
+    read_tensors,
     require_intact,
-    require_same_spaces,
+    write_tensors,
 )
-from puffer_policies.assembly.tensorfile import MAX_HEADER, read_tensors, write_tensors
+from puffer_policies.assembly.tensortable import MAX_HEADER
 from puffer_policies.errors import CheckpointError
 from puffer_policies.runs.snapshot import Snapshot, put_snapshot
 from puffer_policies.runs.snapshot_data import pack, unpack

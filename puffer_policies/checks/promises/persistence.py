@@ -16,13 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.assembly.checkpoint import (
-    load_policy,
-    load_weights,
-    read_header,
-    save_checkpoint,
-)
+from puffer_policies.assembly.checkpoint import load_policy, load_weights, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.header import read_header
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
 from puffer_policies.checks.probes.fresh_process import CannotRebuild, outputs_of_new_process

@@ -1,0 +1,97 @@
+"""The verb inspect: what a checkpoint holds, and whether it still answers as it did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header, installed_version
+from puffer_policies.assembly.tensortable import TensorEntry, read_table
+from puffer_policies.cli.output import print_fields, print_json
+from puffer_policies.cli.parser import text
+from puffer_policies.errors import short
+from puffer_policies.files import checkpoint_of
+from puffer_policies.registry.explain import source_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the file, and whether the policy is built."""
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or the folder of a run"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="the run's best checkpoint instead of its last one"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="also read the weights, build the policy, and compare its answers with those that it "
+        "gave when it was saved",
+    )
+    parser.add_argument(
+        "--env",
+        type=text,
+        metavar="ENV",
+        help="for --verify: also compare the spaces with this environment's",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what is in a checkpoint; without --verify neither weights nor torch are read."""
+    path = checkpoint_of(options.checkpoint, best=options.best)
+    line, tensors = read_table(path, key=METADATA_KEY)
+    header = Header.from_json(line, path)
+    weights = {name: each for name, each in tensors.items() if not name.startswith(GOLDEN)}
+    has_sample = len(weights) < len(tensors)
+    if options.verify:
+        from puffer_policies.assembly.checkpoint import load_policy  # torch
+
+        load_policy(path, options.env)
+    if options.json:
+        print_json(
+            {
+                "path": str(path),
+                **json.loads(line),
+                "weights": {name: asdict(each) for name, each in weights.items()},
+                "golden_sample": has_sample,
+                "installed": {name: installed_version(name) for name in header.packages},
+                "verified": options.verify,
+            }
+        )
+    else:
+        verdict = _verdict(header, has_sample) if options.verify else ""
+        print_fields([("file", str(path)), *_fields(header, weights), ("verified", verdict)])
+    return 0
+
+
+def _fields(header: Header, weights: Mapping[str, TensorEntry]) -> Iterator[tuple[str, str]]:
+    yield "policy", str(header.spec or "none: its weights are for a policy that was built by hand")
+    numbers = sum(each.size for each in weights.values())
+    dtypes = ", ".join(sorted({each.dtype for each in weights.values()}))
+    yield "weights", f"{numbers:,} numbers in {len(weights):,} tensors, {dtypes}"
+    yield "observation", header.observation_space
+    yield "action", header.action_space
+    yield "env", str(header.config.get("env_name", ""))
+    yield "training", ", ".join(f"{key} {short(each)}" for key, each in header.training.items())
+    yield "packages", "\n".join(_package(*each) for each in header.packages.items())
+    yield "imports", ", ".join(header.imports)
+
+
+def _package(name: str, version: str) -> str:
+    """Return a package of the file, and what is here instead of it."""
+    installed = installed_version(name)
+    if installed == version or not version:
+        return f"{name} {version}".rstrip()
+    if installed:
+        return f"{name} {version}; {installed} is installed"
+    return f"{name} {version}, which is not installed. {source_text(name, version)}"
+
+
+def _verdict(header: Header, has_sample: bool) -> str:
+    if not header.digest:
+        return "its weights fit the policy; files of this age hold neither digest nor sample"
+    if not has_sample:
+        return "its weights are intact and fit the policy; the file holds no sample of its answers"
+    return "its weights are intact, and the policy answers as it did when it was saved"
