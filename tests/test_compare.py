@@ -21,6 +21,7 @@ pytestmark = pytest.mark.trainer
 SMALL = [
     *("--train.total-timesteps", "256", "--train.bptt-horizon", "16", "--vec.num-envs", "8"),
     *("--train.minibatch-size", "auto", "--eval.episodes", "3"),
+    *("--train.update-epochs", "1"),
 ]
 LSTM = "LSTMWrapper(Default(hidden_size=8))"
 

@@ -116,7 +116,8 @@ def test_a_plug_in_that_imports_torch_is_found_out(site):
     site.install(
         "heavy",
         entry_points={"plugins": {"heavy": "heavy_a"}},
-        files={"heavy_a.py": "import torch\n"},
+        # An empty module stands for torch, as all that counts is its name.
+        files={"heavy_a.py": "import torch\n", "torch.py": ""},
     )
     code = (
         "from puffer_policies.registry import discover\n"

@@ -38,6 +38,7 @@ SMALL = [
     *("--train.total-timesteps", "512", "--train.bptt-horizon", "16", "--vec.num-envs", "8"),
     *("--train.minibatch-size", "auto", "--train.batch-size", "auto", "--eval.episodes", "2"),
     *("--train.checkpoint-interval", "1", "--eval.max-steps", "20"),
+    *("--train.update-epochs", "1"),
 ]
 POLICIES = ("latest.safetensors", "best.safetensors")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 from tool_files import load_tool
@@ -29,7 +30,7 @@ def packages_imported_from(tree: ast.Module) -> set[str | None]:
     return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
 
-def ours(modules: set[str]) -> set[str]:
+def ours(modules: Iterable[str]) -> set[str]:
     return {name for name in modules if name.split(".")[0] == FACADE}
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.trainer
 SMALL = [
     *("--train.total-timesteps", "640", "--train.bptt-horizon", "32", "--vec.num-envs", "4"),
     *("--train.minibatch-size", "auto", "--train.batch-size", "auto", "--eval.episodes", "2"),
-    *("--eval.max-steps", "50"),
+    *("--eval.max-steps", "50", "--train.update-epochs", "2"),
 ]
 LSTM = ["--rnn-name", "LSTMWrapper", "--policy.hidden-size", "16"]
 SYNC = ["--vec.vectorization", "sync"]
@@ -218,6 +218,7 @@ def test_the_file_of_another_version_is_told(tmp_path):
 
 def test_the_best_policy_is_kept_with_its_figure(tmp_path):
     flags = ["--train.total-timesteps", "3840", "--train.learning-rate", "1e-4"]
+    flags += ["--train.update-epochs", "1"]
     result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
     updates = timeless(result.folder)[:-1]
     settled = [line for line in updates if line["environment/episodes"] >= 100]

@@ -31,7 +31,7 @@ from puffer_policies.train.trainer import Trainer
 
 SMALL = [
     *("--train.total-timesteps", "512", "--train.bptt-horizon", "16", "--vec.num-envs", "8"),
-    *("--train.minibatch-size", "auto", "--eval.episodes", "7"),
+    *("--train.minibatch-size", "auto", "--eval.episodes", "7", "--train.update-epochs", "1"),
 ]
 
 

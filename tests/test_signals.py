@@ -18,6 +18,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import puffer_policies.cli.parser, puffer_policies.runs.evaluate, puffer_policies.runs.run
+import torch._dynamo  # or the first optimizer of each fork would
 from puffer_policies.cli.main import main
 
 
@@ -81,7 +82,7 @@ def report(name, child, folder):
 
 child, folder = run_until_hanging("interrupted twice")
 os.kill(child, signal.SIGINT)
-time.sleep(1.2)
+time.sleep(1.05)
 os.kill(child, signal.SIGINT)
 report("interrupted twice", child, folder)
 

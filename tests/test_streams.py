@@ -50,15 +50,16 @@ def test_a_summary_from_a_strangers_file_commands_no_terminal(project, capsys):
     assert r"nice\x1b]0;owned\x07" in out
 
 
-def test_data_stays_data_whatever_a_policy_module_prints(tmp_path):
+def test_data_stays_data_whatever_a_policy_module_prints(tmp_path, forks):
     tmp_path.joinpath("nets.py").write_text(
         f"{NOISY}\nfrom puffer_policies.models import Default\n"
     )
     tmp_path.joinpath("registry.toml").write_text(
         'schema = 1\n[policies.Loud]\ntarget = "nets:Default"\n'
     )
-    command = [sys.executable, "-m", "puffer_policies", "doctor", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    program = tmp_path / "program.py"
+    program.write_text("import sys; from puffer_policies.cli.main import main; sys.exit(main())")
+    done = forks.run(program, "doctor", "--json", cwd=tmp_path, env=dict(os.environ))
     assert {each["subject"] for each in json.loads(done.stdout)} >= {"project/Loud"}
     for line in ("hello from a plug-in", "bytes", "from C", "from a child"):
         assert line in done.stderr

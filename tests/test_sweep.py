@@ -25,6 +25,7 @@ pytestmark = pytest.mark.trainer
 SMALL = [
     *("--train.total-timesteps", "256", "--train.bptt-horizon", "16", "--vec.num-envs", "8"),
     *("--train.minibatch-size", "auto", "--eval.episodes", "3"),
+    *("--train.update-epochs", "1"),
 ]
 RATE = SearchRange("train.learning_rate", 1e-4, 1e-2, log=True)
 SIZE = SearchRange("policy.hidden_size", choices=(4, 8))

@@ -179,8 +179,10 @@ def test_a_batch_whose_rollout_was_overwritten_is_refused():
     [*((lambda env: LSTMWrapper(env, Split(env)), mode) for mode in MODES), (Plain, MODES[0])],
 )
 def test_a_resumed_trainer_equals_the_uninterrupted_one(make, mode):
+    config = dataclasses.replace(CONFIG, update_epochs=2)
+
     def fresh():
-        return trainer_of(clocks(mode), make=make)
+        return trainer_of(clocks(mode), config, make)
 
     whole, before, after = fresh(), fresh(), fresh()
     run(whole)

@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -67,7 +68,8 @@ def _module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
 
 
-def imports_of(tree: ast.AST) -> set[str]:
+@cache
+def imports_of(tree: ast.AST) -> frozenset[str]:
     """Return the modules that a syntax tree imports, leaving out those for type checkers."""
     for_types = {
         id(inner)
@@ -85,7 +87,7 @@ def imports_of(tree: ast.AST) -> set[str]:
             assert node.level == 0, "imports are absolute"
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
             modules |= {name for name in submodules if _is_module(name)} or {str(node.module)}
-    return modules
+    return frozenset(modules)
 
 
 def _is_module(name: str) -> bool:
