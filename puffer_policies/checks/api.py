@@ -16,12 +16,13 @@ from puffer_policies.checks.engine.report import in_a_line
 from puffer_policies.checks.engine.runner import untouched
 from puffer_policies.checks.engine.suite import (
     DEFAULT_TIERS,
+    LEVELS,
     all_checks,
     run_suite,
     select_checks,
 )
 from puffer_policies.checks.engine.targets import CheckedPolicy, subject_of_module, targets_for
-from puffer_policies.checks.model import Report, by_code
+from puffer_policies.checks.model import Level, Report, by_code
 from puffer_policies.checks.probes.outputs import flatten_logits
 from puffer_policies.errors import ContractError
 from puffer_policies.registry import Registry, default_registry
@@ -39,6 +40,7 @@ def check_policy(
     select: str | Iterable[str] = (),
     ignore: str | Iterable[str] = (),
     tiers: Iterable[str] = DEFAULT_TIERS,
+    levels: Iterable[str] = LEVELS,
     time_limit: float = TIME_LIMIT,
     isolate: bool = True,
     registry: Registry | None = None,
@@ -54,7 +56,9 @@ def check_policy(
         select: codes such as ``"S1"``, families such as ``"S"``; all if empty.
         ignore: codes and families to leave out.
         tiers: ``static``, ``dynamic`` and ``trainability``; the first two by default.
-        time_limit: seconds that one check may take, if isolated.
+        levels: what a broken promise costs: ``error`` (it can't be trained), ``failure`` (it is
+            not exact) and ``advice``; all by default.
+        time_limit: seconds of CPU time that one check may take, if isolated.
         isolate: run in a worker process, so that nothing the policy does harms this one.
         registry: where names are looked up; the default registry if None.
 
@@ -66,7 +70,9 @@ def check_policy(
         PolicyError: no such name, check or tier, or a stack or space that can't be.
     """
     registry = default_registry() if registry is None else registry
-    checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
+    checks = select_checks(
+        all_checks(registry), select=select, ignore=ignore, tiers=tiers, levels=levels
+    )
     targets = targets_for(policy, env_or_spaces, wrappers=wrappers, registry=registry)
     results = run_suite(targets, checks, isolate=isolate, time_limit=time_limit)
     return Report(list(results), by_code(checks))
@@ -90,17 +96,22 @@ def require_conformance(
         registry: its plug-ins may add checks; the default registry if None.
 
     Raises:
-        ContractError: it lists every failure.
+        ContractError: it lists the cause of every error and failure.
         PolicyError: no such check.
     """
     report = check_policy(
         policy, env, select=select, ignore=ignore, isolate=False, registry=registry
     )
     if report.bad:
-        failures = "\n".join(f"  - {in_a_line(result)}" for result in report.bad)
+        failures = [
+            f"  - {in_a_line(finding.first)}"
+            for finding in report.findings
+            if finding.level is not Level.ADVICE
+        ]
+        broken = len(report.failed())
         raise ContractError(
-            f"{_name(policy)!r} breaks {len(report.bad)} of {len(report.results)} promises:\n"
-            f"{failures}",
+            f"{_name(policy)!r} breaks {broken} of {len(report.results)} promises:\n"
+            + "\n".join(failures),
             fix="docs/checks.md says of each code why it matters and how to mend it.",
         )
 

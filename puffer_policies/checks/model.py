@@ -24,6 +24,17 @@ class Tier(enum.StrEnum):
     """Trains it for seconds; only when asked for."""
 
 
+class Level(enum.StrEnum):
+    """What a broken promise costs its author, the gravest first."""
+
+    ERROR = "error"
+    """The policy can't be trained."""
+    FAILURE = "failure"
+    """It trains, but not on exactly what it observes, remembers, draws and saves."""
+    ADVICE = "advice"
+    """It works, and others of its kind train better."""
+
+
 class Status(enum.StrEnum):
     """The outcome of one check of one policy on one pair of spaces."""
 
@@ -47,11 +58,24 @@ class CheckFailed(Exception):
         expected: what the promise says, with numbers.
         actual: what the policy did.
         example: lines of Python that show it, after the lines that build the policy.
+        where: the place in the author's file, unless an exception has led here.
+        fix: how to mend this, if the cure of the check is not that of every failure of it.
+        level: what this costs, if it is not the level of the check.
     """
 
-    def __init__(self, expected: str, actual: str, *, example: str = "") -> None:
+    def __init__(
+        self,
+        expected: str,
+        actual: str,
+        *,
+        example: str = "",
+        where: str = "",
+        fix: str = "",
+        level: Level | None = None,
+    ) -> None:
         super().__init__(expected, actual, example)
         self.expected, self.actual, self.example = expected, actual, example
+        self.where, self.fix, self.level = where, fix, level
 
 
 class CheckSkipped(Exception):
@@ -88,6 +112,9 @@ class Check:
     """How to mend it, in sentences."""
     run: Run
     tier: Tier = Tier.DYNAMIC
+    level: Level = Level.FAILURE
+    needs: tuple[str, ...] = ()
+    """Codes of checks without which it can't be judged: if one fails too, it is one finding."""
     applies: Applies = always
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
     once: bool = False
@@ -134,12 +161,16 @@ def check(
     why: str,
     fix: str,
     tier: Tier = Tier.DYNAMIC,
+    level: Level = Level.FAILURE,
+    needs: tuple[str, ...] = (),
     applies: Applies = always,
     once: bool = False,
     few: bool = False,
 ) -> Callable[[Run], Check]:
     """Turn a function of a `Subject` into a `Check`. A file lists its own under ``CHECKS``."""
-    return lambda run: Check(code, name, promise, why, fix, run, tier, applies, once, few)
+    return lambda run: Check(
+        code, name, promise, why, fix, run, tier, level, needs, applies, once, few
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +187,38 @@ class Result:
     """Why it was skipped, is expected to fail or ended in an error; or a note on what passed."""
     expected: str = ""
     actual: str = ""
+    where: str = ""
+    """The place in the author's file."""
+    fix: str = ""
     example: str = ""
     """A snippet that shows the failure when pasted into Python."""
+    level: Level = Level.FAILURE
+    cause: str = ""
+    """What results of one cause share, whatever their check and spaces; '' of good ones."""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The bad results that have one cause. The first shows it best."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def first(self) -> Result:
+        """The result that is shown."""
+        return self.results[0]
+
+    @property
+    def level(self) -> Level:
+        """The gravest level of its results."""
+        return min((result.level for result in self.results), key=list(Level).index)
+
+    @property
+    def codes(self) -> list[str]:
+        """The checks that it fails, that of the shown result first."""
+        others = {result.code for result in self.results} - {self.first.code}
+        return [self.first.code, *natural(list(others))]
 
 
 @dataclass(slots=True)
@@ -181,23 +241,53 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether at least one check ran and none failed."""
+        """Whether at least one check ran, and nothing is worse than advice."""
         return self.counts["run"] > 0 and not self.bad
 
     @property
     def bad(self) -> list[Result]:
-        """The results that are failures or errors."""
+        """The results that are errors or failures."""
+        return [each for each in self._broken if each.level is not Level.ADVICE]
+
+    @property
+    def advice(self) -> list[Result]:
+        """The results that advise: they make no report bad."""
+        return [each for each in self._broken if each.level is Level.ADVICE]
+
+    @property
+    def _broken(self) -> list[Result]:
         return [result for result in self.results if result.status in BAD]
 
     def failed(self) -> set[str]:
-        """Return the codes that failed or ended in an error."""
+        """Return the codes of the results that are errors or failures."""
         return {result.code for result in self.bad}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The causes of all that is broken, each once, the gravest first."""
+        groups: dict[str, list[Result]] = {}
+        for result in self._broken:
+            key = result.cause or f"{result.policy}: {result.code}"
+            groups.setdefault(key, []).append(result)
+        findings = [Finding(tuple(results)) for results in groups.values()]
+        return sorted(findings, key=lambda each: list(Level).index(each.level))
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """Return every level with its number of findings."""
+        counts = Counter(str(finding.level) for finding in self.findings)
+        return {str(level): counts[str(level)] for level in Level}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
         return {
             "ok": self.ok,
+            "levels": self.levels,
             "counts": self.counts,
+            "findings": [
+                {**_plain(each.first), "level": str(each.level), "codes": each.codes}
+                for each in self.findings
+            ],
             "results": [_plain(result) for result in self.results],
         }
 

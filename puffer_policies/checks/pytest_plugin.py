@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from puffer_policies.checks.engine.cases import Case
 
 _CASES_FILE = Path(__file__).with_name("engine") / "cases.py"
+ADVICE = "advice to the author of a policy: "
+"""Begins the reason of a skip that is a piece of advice."""
 _ARGUMENT = "conformance_case"
 """The argument of the test in that file, which ``pytest --policy`` collects."""
 
@@ -26,6 +28,7 @@ def conformance_tests(
     select: str | Iterable[str] = (),
     ignore: str | Iterable[str] = (),
     tiers: Iterable[str] = ("static", "dynamic"),
+    levels: Iterable[str] = ("error", "failure", "advice"),
     isolate: bool = False,
 ) -> Callable[[Case], None]:
     """Return a test of every policy and wrapper that an installed distribution registers.
@@ -39,6 +42,8 @@ def conformance_tests(
         select: codes such as ``"S1"``, families such as ``"S"``; all if empty.
         ignore: codes and families to leave out.
         tiers: ``static``, ``dynamic`` and ``trainability``; the first two by default.
+        levels: what a broken promise costs, ``error``, ``failure`` or ``advice``; all by default.
+            Advice never fails a test: it is the reason of a skip, and is listed at the end.
         isolate: run each check in a worker process. Off, so that a debugger and a coverage tool
             see the policy; on where a policy may hang or crash.
 
@@ -46,11 +51,12 @@ def conformance_tests(
         PolicyError: the distribution registers no name; the text says which entry points were
             looked for.
     """
-    cases = _cases().cases_of_distribution(distribution, select=select, ignore=ignore, tiers=tiers)
+    cases = _cases().cases_of_distribution(
+        distribution, select=select, ignore=ignore, tiers=tiers, levels=levels
+    )
 
     @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])
     def test_conformance(case: Case) -> None:
-        __tracebackhide__ = True
         case.assert_good(isolate=isolate)
 
     return test_conformance
@@ -81,6 +87,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if _ARGUMENT in metafunc.fixturenames and metafunc.module.__file__ == str(_CASES_FILE):
         cases = _cases().cases_of_policies(metafunc.config.getoption("--policy"))
         metafunc.parametrize(_ARGUMENT, [pytest.param(case, id=case.id) for case in cases])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """List the advice of the suite, which pytest would only count as skips."""
+    reasons = [
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    ]
+    advice = [reason.removeprefix(ADVICE) for reason in reasons if reason.startswith(ADVICE)]
+    if advice:
+        terminalreporter.section("advice of puffer-policies", sep="-")
+        for text in dict.fromkeys(advice):
+            terminalreporter.write_line(text)
 
 
 def _cases() -> Any:

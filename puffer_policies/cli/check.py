@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from puffer_policies.checks.model import Result
 
 
+FAST = "B,S"
+"""The families of checks that ``--fast`` selects."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the policies, the checks, and how they run."""
     parser.add_argument(
@@ -41,11 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run only this tier, may be repeated (default: static and dynamic)",
     )
     parser.add_argument(
+        "--level",
+        action="append",
+        choices=("error", "failure", "advice"),
+        help="run only checks of this level, may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help=f"run only the checks of building and of shapes, {FAST}, in about a second",
+    )
+    parser.add_argument(
         "--time-limit",
         type=seconds,
         default=30.0,
         metavar="SECONDS",
-        help="seconds each check may take (default: 30)",
+        help="seconds of CPU time each check may take (default: 30)",
     )
     parser.add_argument(
         "--no-isolation",
@@ -55,13 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the suite and print its results; 1 if anything failed or nothing was run."""
+    """Run the suite and print its results; 1 if any is worse than advice, or nothing was run."""
     from rich.console import Console
 
     from puffer_policies.assembly.fit import fits
     from puffer_policies.checks.engine.report import render
     from puffer_policies.checks.engine.suite import (  # torch
         DEFAULT_TIERS,
+        LEVELS,
         all_checks,
         run_suite,
         select_checks,
@@ -72,9 +88,10 @@ def run(options: argparse.Namespace) -> int:
     registry = default_registry()
     checks = select_checks(
         all_checks(registry),
-        select=options.select,
+        select=options.select or (FAST if options.fast else ""),
         ignore=options.ignore,
         tiers=options.tier or DEFAULT_TIERS,
+        levels=options.level or LEVELS,
     )
     if options.names:
         names = options.names

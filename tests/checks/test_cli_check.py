@@ -35,7 +35,8 @@ def test_a_good_policy_is_0(capsys):
 def test_a_bad_policy_is_1_and_is_explained(capsys, flat):
     assert main(["check", flat, "--select", "S1,S8"]) == 1
     text = capsys.readouterr().out
-    assert "S1 value-shape: failed" in text
+    assert text.startswith("flat_policy.py::Flat does not work: 1 error, 0 failures, 0 pieces")
+    assert "ERROR  S1 value-shape" in text
     assert "flat_policy.py::Flat" in text
     assert "policy = get_policy(class_at(" in text
 
@@ -72,7 +73,36 @@ def test_json_holds_the_counts_and_the_results(capsys, flat):
     assert main(["check", flat, "Default", "--select", "S1", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
     assert data["counts"]["failed"] == 3
+    assert data["levels"] == {"error": 1, "failure": 0, "advice": 0}
+    assert [finding["codes"] for finding in data["findings"]] == [["S1"]]
+    causes = {each["cause"] for each in data["results"] if each["status"] == "failed"}
+    assert causes == {data["findings"][0]["cause"]}
     assert {result["policy"] for result in data["results"]} == {"flat_policy.py::Flat", "Default"}
+
+
+def test_advice_alone_is_0(capsys, tmp_path):
+    path = tmp_path / "loud_policy.py"
+    path.write_text(
+        "from puffer_policies.zoo.mlp import Default\n\n\n"
+        "class Loud(Default):\n"
+        "    def __init__(self, env):\n"
+        "        super().__init__(env)\n"
+        "        for weights in self.actor.parameters():\n"
+        "            weights.data *= 3000\n"
+    )
+    policy = [f"{path}::Loud", "--env", "CartPole-v1"]
+    assert main(["check", *policy, "--select", "S1,N5", "--no-isolation"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("loud_policy.py::Loud works: 0 errors, 0 failures, 1 piece of advice.")
+    assert "ADVICE  N5 first-policy-near-uniform" in text
+    assert main(["check", *policy, "--select", "S,N5", "--level", "error"]) == 0
+    assert "N5" not in capsys.readouterr().out
+
+
+def test_fast_is_building_and_shapes(capsys):
+    assert main(["check", "Default", "--env", "CartPole-v1", "--fast", "--json"]) == 0
+    codes = [result["code"] for result in json.loads(capsys.readouterr().out)["results"]]
+    assert {code[0] for code in codes} == {"B", "S"}
 
 
 def test_time_limit_and_tier(capsys):

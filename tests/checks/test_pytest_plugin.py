@@ -26,6 +26,22 @@ class Flat(Default):
     def decode_actions(self, hidden):
         logits, values = super().decode_actions(hidden)
         return logits, values.squeeze(-1)
+
+
+class Loud(Default):
+    "Its first policy is far from uniform."
+
+    def __init__(self, env):
+        super().__init__(env)
+        for weights in self.actor.parameters():
+            weights.data *= 300
+
+
+class Torn(Default):
+    "Its encoder raises, wherever it is called from."
+
+    def encode_observations(self, observations, state=None):
+        raise ValueError(f"no batch of {len(observations)}")
 """
 
 ONE_LINE = """
@@ -50,28 +66,57 @@ def package(pytester, monkeypatch):
     return pytester
 
 
-def test_one_line_tests_every_name_of_the_distribution(package):
-    result = package.runpytest_subprocess("-p", "no:randomly", "-rs")
-    assert result.parseoutcomes() == {"passed": 35, "failed": 11, "skipped": 20}
+@pytest.fixture
+def run_pytest(package, forks, tmp_path):
+    """Run pytest in the folder of the package, in a process of its own."""
+    program = tmp_path / "run_pytest.py"
+    program.write_text("import sys, pytest\n\nsys.exit(pytest.main(sys.argv[1:]))\n")
+
+    def run(*options: str) -> pytest.RunResult:
+        options = ("-p", "no:randomly", "-p", "no:cacheprovider", "-rs", *options)
+        process = forks.run(program, *options, cwd=package.path, env=dict(os.environ))
+        lines = (text.splitlines() for text in (process.stdout, process.stderr))
+        return pytest.RunResult(process.returncode, *lines, duration=0.0)
+
+    return run
+
+
+def test_one_line_tests_every_name_of_the_distribution_and_fails_once_for_a_cause(run_pytest):
+    result = run_pytest()
+    assert result.parseoutcomes() == {"passed": 35, "failed": 1, "skipped": 30}
     result.stdout.fnmatch_lines(
         [
-            "*S1 value-shape: failed*",
+            "*ERROR  S1 value-shape*",
             "*policy *acme-policies/Flat*",
             "*expected *",
             "*fix *",
             "*policy = get_policy('acme-policies/Flat', spaces*",
         ]
     )
-    result.stdout.fnmatch_lines(["SKIPPED*its observations have no keys*"])
+    result.stdout.fnmatch_lines(
+        "SKIPPED [[]10[]]*it has a cause that Flat-vector-discrete-S1-value-shape tells*"
+    )
+    text = result.stdout.str()
+    assert "its observations have no keys" in text
+    assert "raceback" not in text
 
 
-def test_workers_agree_on_the_names_of_the_tests(package):
-    package.runpytest_subprocess("-n", "2", "-k", "Fine-").assert_outcomes(passed=19, skipped=8)
+def test_the_names_of_the_tests_are_the_same_in_every_process(package, run_pytest):
+    names = run_pytest("--collect-only", "-q").outlines
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:randomly"]
+    environ = {**os.environ, "PYTHONHASHSEED": "1"}
+    others = subprocess.run(command, env=environ, cwd=package.path, capture_output=True, text=True)
+    assert len(names) > 60
+    assert [each for each in others.stdout.splitlines() if "::" in each] == [
+        each for each in names if "::" in each
+    ]
 
 
-def test_a_distribution_without_names_is_an_error_that_says_what_was_looked_for(package):
+def test_a_distribution_without_names_is_an_error_that_says_what_was_looked_for(
+    package, run_pytest
+):
     package.makepyfile(ONE_LINE.replace("acme-policies", "acme-policy"))
-    result = package.runpytest_subprocess()
+    result = run_pytest()
     result.assert_outcomes(errors=1)
     text = result.stdout.str()
     for group in ("policies", "wrappers", "manifest", "plugins"):
@@ -79,28 +124,44 @@ def test_a_distribution_without_names_is_an_error_that_says_what_was_looked_for(
     assert "Did you mean 'acme-policies'?" in text
 
 
-def test_policy_option_takes_names_and_expressions_beside_paths(package):
+def test_policy_option_takes_names_and_expressions_beside_paths(package, run_pytest):
     paths = [each.name for each in package.path.glob("test_*.py")]
     options = ["--policy", "acme-policies/Fine", "--policy", "LSTMWrapper(Fine)"]
-    result = package.runpytest_subprocess(*options, "-v", "-k", "S1- and Fine", *paths)
+    result = run_pytest(*options, "-v", "-k", "S1- and Fine and vector", *paths)
     result.stdout.fnmatch_lines_random(
         ["*test_conformance*Fine-vector-*", "*test_policy*LSTMWrapper(Fine)-vector-*"]
     )
-    result.assert_outcomes(passed=11 + 9 + 9)
+    result.assert_outcomes(passed=2 + 1 + 1)
 
 
-def test_policy_option_takes_files_needs_no_test_file_and_writes_junit(package):
+def test_policy_option_takes_files_needs_no_test_file_and_writes_junit(package, run_pytest):
     package.makepyfile(mine=NETS)
-    result = package.runpytest_subprocess(
-        "--policy", "mine.py::Flat", "-k", "S1-", "--junitxml=report.xml"
-    )
-    result.assert_outcomes(failed=3)
+    result = run_pytest("--policy", "mine.py::Flat", "-k", "S1-", "--junitxml=report.xml")
+    result.assert_outcomes(failed=1, skipped=2)
     root = ElementTree.parse(package.path / "report.xml").getroot()
-    assert len(root.findall(".//failure")) == 3
+    assert len(root.findall(".//failure")) == 1
 
 
-def test_a_wrong_name_is_told_at_once(package):
-    result = package.runpytest_subprocess("--policy", "Defualt")
+def test_a_policy_that_does_not_run_fails_one_test_whichever_comes_first(package, run_pytest):
+    package.makepyfile(mine=NETS)
+    result = run_pytest("--policy", "mine.py::Torn", "-k", "B8- or S1- or R6- or A1-")
+    result.assert_outcomes(failed=1, skipped=11)
+    result.stdout.fnmatch_lines(["ERROR  B8 runs", "*found *ValueError: no batch of *"])
+    result = run_pytest("--policy", "mine.py::Torn", "-k", "S1- and discrete")
+    result.assert_outcomes(failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["ERROR  S1 value-shape", "*found *ValueError: no batch of *"])
+
+
+def test_advice_fails_no_test_and_is_listed_at_the_end(package, run_pytest):
+    package.makepyfile(mine=NETS)
+    result = run_pytest("--policy", "mine.py::Loud", "-k", "N5- and discrete", "-r", "N")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*advice of puffer-policies*", "N5 first-policy-near-uniform: *"])
+    assert result.ret == 0
+
+
+def test_a_wrong_name_is_told_at_once(run_pytest):
+    result = run_pytest("--policy", "Defualt")
     assert result.ret != 0
     result.stdout.fnmatch_lines(["*Did you mean 'Default'?*"])
 

@@ -20,7 +20,7 @@ from puffer_policies.checks.engine.matrix import kinds, spaces_for, wrappers_for
 from puffer_policies.checks.engine.runner import run, run_check
 from puffer_policies.checks.engine.suite import CheckRegistrar, all_checks, run_suite, select_checks
 from puffer_policies.checks.engine.targets import targets_for, targets_for_record
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Status, Tier, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Status, Tier, check
 from puffer_policies.checks.probes.snippets import brief, space_source
 from puffer_policies.errors import ConfigError, IncompatibleSpace, PolicyError
 from puffer_policies.registry import discover
@@ -53,7 +53,7 @@ def codes(**options):
 
 
 def test_every_promise_has_a_check():
-    numbers = {"B": 7, "S": 10, "R": 12, "A": 6, "N": 8, "P": 9, "T": 3}
+    numbers = {"B": 8, "S": 10, "R": 12, "A": 6, "N": 8, "P": 9, "T": 3}
     missing = {f"{family}{i}" for family, n in numbers.items() for i in range(1, n + 1)}
     missing -= {each.code for each in CHECKS}
     assert missing == set()
@@ -97,9 +97,18 @@ def test_without_a_selection_all_but_trainability_is_run():
     assert set(codes()) == {each.code for each in CHECKS if each.tier is not Tier.TRAINABILITY}
 
 
-def test_static_checks_run_first_for_they_tell_the_cause():
-    tiers = [each.tier for each in select_checks(CHECKS)]
+def test_checks_that_tell_the_cause_run_first():
+    checks = select_checks(CHECKS, tiers=list(Tier))
+    tiers = [each.tier for each in checks]
     assert tiers == sorted(tiers, key=lambda tier: tier is not Tier.STATIC)
+    assert checks[tiers.count(Tier.STATIC)].code == "B8"
+    places = {each.code: place for place, each in enumerate(checks)}
+    assert [
+        (each.code, code)
+        for each in checks
+        for code in each.needs
+        if places[code] > places[each.code]
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -107,8 +116,8 @@ def test_static_checks_run_first_for_they_tell_the_cause():
     [
         ({"select": "S1"}, ["S1"]),
         ({"select": "S1,A1"}, ["S1", "A1"]),
-        ({"select": ["B"]}, ["B1", "B2", "B4", "B6", "B7", "B3", "B5"]),
-        ({"select": "B", "ignore": "B1, B3"}, ["B2", "B4", "B6", "B7", "B5"]),
+        ({"select": ["B"]}, ["B1", "B2", "B4", "B6", "B7", "B8", "B3", "B5"]),
+        ({"select": "B", "ignore": "B1, B3"}, ["B2", "B4", "B6", "B7", "B8", "B5"]),
         ({"select": "T1"}, ["T1"]),
     ],
 )
@@ -121,8 +130,11 @@ def test_a_code_is_not_a_prefix_of_another():
     assert "S10" in codes(ignore="S1")
 
 
-def test_tiers_select():
+def test_tiers_and_levels_select():
     assert {each.tier for each in select_checks(CHECKS, tiers=["static"])} == {Tier.STATIC}
+    graver = select_checks(CHECKS, levels=["error", "failure"])
+    assert {each.level for each in graver} == {Level.ERROR, Level.FAILURE}
+    assert codes(levels=["advice"])[0] == "N5"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +143,7 @@ def test_tiers_select():
         ({"select": "S77"}, "no check 'S77'"),
         ({"ignore": "Z"}, "no check 'Z'"),
         ({"tiers": ["dynamical"]}, "Did you mean 'dynamic'"),
+        ({"levels": ["advise"]}, "Did you mean 'advice'"),
         ({"select": "S1", "ignore": "S"}, "No check is left"),
         ({"tiers": []}, "No check is left"),
     ],

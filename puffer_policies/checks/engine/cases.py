@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
+from puffer_policies.checks.engine.causes import Causes
 from puffer_policies.checks.engine.matrix import kinds
-from puffer_policies.checks.engine.report import details
+from puffer_policies.checks.engine.report import details, in_a_line
 from puffer_policies.checks.engine.suite import (
     DEFAULT_TIERS,
+    LEVELS,
     all_checks,
     run_suite,
     select_checks,
@@ -23,7 +26,17 @@ from puffer_policies.checks.engine.targets import (
     targets_for_record,
     wrapped_targets,
 )
-from puffer_policies.checks.model import BAD, Check, Report, Status, by_code
+from puffer_policies.checks.model import (
+    BAD,
+    Check,
+    Finding,
+    Level,
+    Report,
+    Result,
+    Status,
+    by_code,
+)
+from puffer_policies.checks.pytest_plugin import ADVICE
 from puffer_policies.errors import PluginError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.names import BUILTIN, normalize
@@ -38,6 +51,17 @@ _QUALIFIER = re.compile(r"[\w.-]+/")
 """The distribution in front of a name."""
 
 
+@dataclass(slots=True)
+class Told:
+    """What the tests of a process have told so far: each cause fails one test."""
+
+    checks: dict[str, Check] = field(default_factory=dict)
+    """All there are, by code."""
+    causes: Causes = field(default_factory=Causes)
+    tests: dict[str, str] = field(default_factory=dict)
+    """Cause -> the test that tells it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One check of one target."""
@@ -46,23 +70,49 @@ class Case:
     """The same in every process, so that workers of a parallel run agree."""
     target: Target
     check: Check
+    told: Told = field(default_factory=Told, repr=False)
 
     def assert_good(self, *, isolate: bool) -> None:
-        """Run the check, and pass, skip or fail as pytest does."""
-        __tracebackhide__ = True
-        [result] = run_suite([self.target], [self.check], isolate=isolate)
+        """Run the check, and pass, skip or fail as pytest does.
+
+        A cause that an earlier test has told, and a piece of advice, is the reason of a skip.
+        """
+        results = self._results(isolate=isolate)
+        result = results[-1]
         if result.status is Status.SKIPPED:
             pytest.skip(result.message)
         if result.status is Status.EXPECTED:
             pytest.xfail(result.message)
         if result.status in BAD:
-            report = Report([result], by_code([self.check]))
-            pytest.fail(details(result, report), pytrace=False)
+            # What it needs explains it better, and comes first.
+            same = tuple(each for each in results if each.cause == result.cause)
+            self._tell(Finding(same), Report(results, by_code([self.check, *self._needed])))
+
+    def _results(self, *, isolate: bool) -> list[Result]:
+        """Return the result of the check; if it is bad, after those of the checks that it needs."""
+        run = partial(run_suite, [self.target], isolate=isolate, causes=self.told.causes)
+        [result] = run([self.check])
+        if result.status not in BAD or not self._needed:
+            return [result]
+        return list(run([*self._needed, self.check]))
+
+    @property
+    def _needed(self) -> list[Check]:
+        checks = self.told.checks
+        return [checks[code] for code in self.check.needs if code in checks]
+
+    def _tell(self, finding: Finding, report: Report) -> None:
+        cause = finding.first.cause
+        test = self.told.tests.setdefault(cause, self.id)
+        if test != self.id:
+            pytest.skip(f"it has a cause that {test} tells: {cause}")
+        if finding.level is Level.ADVICE:
+            pytest.skip(f"{ADVICE}{in_a_line(finding.first)}. {finding.first.fix}")
+        pytest.fail(details(finding, report), pytrace=False)
 
 
 def test_policy(conformance_case: Case) -> None:
     """One check of a policy of ``pytest --policy``, isolated, as its author is unknown."""
-    __tracebackhide__ = True
     conformance_case.assert_good(isolate=True)
 
 
@@ -76,6 +126,7 @@ def cases_of_distribution(
     select: str | Iterable[str] = (),
     ignore: str | Iterable[str] = (),
     tiers: Iterable[str] = DEFAULT_TIERS,
+    levels: Iterable[str] = LEVELS,
     registry: Registry | None = None,
 ) -> list[Case]:
     """Return a case for every name of a distribution, pair of spaces and check.
@@ -89,14 +140,16 @@ def cases_of_distribution(
     records = [r for r in registry.records() if r.provenance.distribution == owner]
     if not records:
         raise _no_names(distribution, registry)
-    checks = select_checks(all_checks(registry), select=select, ignore=ignore, tiers=tiers)
+    existing = all_checks(registry)
+    checks = select_checks(existing, select=select, ignore=ignore, tiers=tiers, levels=levels)
     usable = [record for record in records if _is_usable(record, registry)]
     targets = [t for r in usable for t in targets_for_record(r.qualified_name, registry)]
     # Not all that is installed: the tests would change with it, and grow with every memory of ours.
     around = {r.qualified_name for r in records if r.kind == "wrapper"} | {A_MEMORY}
     names = [record.qualified_name for record in usable if record.kind == "policy"]
     wrapped = [t for n in names for t in wrapped_targets(n, registry, wrappers=around)]
-    return [*_cases(targets, checks), *_cases(wrapped, [each for each in checks if not each.once])]
+    told, quick = Told(by_code(existing)), [each for each in checks if not each.once]
+    return [*_cases(targets, checks, told), *_cases(wrapped, quick, told)]
 
 
 def cases_of_policies(policies: Sequence[str]) -> list[Case]:
@@ -107,10 +160,11 @@ def cases_of_policies(policies: Sequence[str]) -> list[Case]:
     """
     registry = default_registry()
     targets = [target for name in policies for target in targets_for(name, registry=registry)]
-    return _cases(targets, select_checks(all_checks(registry)))
+    checks = all_checks(registry)
+    return _cases(targets, select_checks(checks), Told(by_code(checks)))
 
 
-def _cases(targets: Sequence[Target], checks: Sequence[Check]) -> list[Case]:
+def _cases(targets: Sequence[Target], checks: Sequence[Check], told: Told) -> list[Case]:
     counts: Counter[str] = Counter()
     cases = []
     for target in targets:
@@ -120,7 +174,7 @@ def _cases(targets: Sequence[Target], checks: Sequence[Check]) -> list[Case]:
         counts.update((target.name, label))
         unique = label if counts[label] == 1 else f"{label}{counts[label]}"
         cases += [
-            Case(f"{unique}-{check.code}-{check.name}", target, check)
+            Case(f"{unique}-{check.code}-{check.name}", target, check, told)
             for check in checks
             if place < check.most_pairs(is_wrapped=target.is_wrapped)
         ]

@@ -31,20 +31,31 @@ from typing import Any
 
 import torch
 
+from puffer_policies.checks.engine.errors import (
+    cause_of,
+    error_text,
+    place_in_dump,
+    place_of,
+    without_numbers,
+)
 from puffer_policies.checks.engine.runner import (
     EXPECTED,
     error_result,
-    error_text,
     gate_of,
     never_run,
-    place_in_dump,
+    not_judged,
     run,
 )
 from puffer_policies.checks.engine.targets import Target
-from puffer_policies.checks.model import BAD, Check, ExpectedFailures, Result, Status
+from puffer_policies.checks.model import BAD, Check, ExpectedFailures, Level, Result, Status
+from puffer_policies.checks.probes.cures import cure_of
+from puffer_policies.checks.promises.passes import runs
 
 TIME_LIMIT = 30.0
-"""Seconds that one check may take, and that building may take."""
+"""Seconds of CPU time that one check may take, and that building may take."""
+
+PATIENCE = 4
+"""How many times longer either may take by the clock, as on a loaded machine, or asleep."""
 
 START_LIMIT = 120.0
 """Seconds until a worker must have announced itself; a spawned one imports torch first."""
@@ -99,8 +110,9 @@ def run_isolated(
 ) -> Iterator[Result]:
     """Run `checks` on a target in worker processes and yield each result as it comes.
 
-    A check that takes the worker down, or runs longer than `time_limit` seconds, has an error as
-    its result, and the next one runs in a new worker.
+    A check that takes the worker down, or uses more than `time_limit` seconds of CPU time, has an
+    error as its result, and the next one runs in a new worker. If that is the check whether the
+    policy runs, no other is run.
     """
     yield from _Supervisor(target, checks, expected, time_limit).results()
 
@@ -119,9 +131,15 @@ def run_here(
     try:
         subject = target.subject
     except (Exception, SystemExit) as error:
-        reason = error_text(error)
         return never_run(
-            checks, target.name, target.spaces, reason, already_reported=already_reported
+            checks,
+            target.name,
+            target.spaces,
+            error_text(error),
+            already_reported=already_reported,
+            where=place_of(error),
+            fix=cure_of(error),
+            cause=cause_of(error),
         )
     gate = gate_of(subject)
     return run(subject, checks, expected=expected, gate=gate, already_reported=already_reported)
@@ -135,7 +153,21 @@ class _Death:
     """How a worker ended before its job was done."""
 
     reason: str
+    place: str = ""
+    """The line of the policy's own code, as far as it is known."""
+    fix: str = ""
     hung: bool = False
+
+    @property
+    def message(self) -> str:
+        """How it ended, in words."""
+        place = f" at {self.place}" if self.place else ""
+        return f"the process {self.reason}{place}"
+
+    @property
+    def cause(self) -> str:
+        """What all deaths of this cause have in common; '' without a place."""
+        return without_numbers(self.reason) + f" at {self.place}" if self.place else ""
 
 
 @dataclass(slots=True)
@@ -150,9 +182,14 @@ class _Supervisor:
     """The index of the next check without a result."""
     hangs: int = 0
     already_reported: bool = False
+    obstacle: Result | None = None
+    """The result of the check whether the policy runs, if it died or hung there."""
 
     def results(self) -> Iterator[Result]:
         while self.position < len(self.checks):
+            if self.obstacle is not None:
+                yield self._count(not_judged(self._remaining[0], self.obstacle))
+                continue
             if self.hangs >= MAX_HANGS:
                 yield from self._give_up(f"{MAX_HANGS} checks before it ran out of time")
                 return
@@ -184,20 +221,33 @@ class _Supervisor:
 
     def _bury(self, stage: Stage, death: _Death) -> Iterator[Result]:
         self.hangs += death.hung
-        message = f"the process {death.reason}"
         if stage is not Stage.CHECK:
-            yield from self._give_up(f"it can't be built: {message}")
+            yield from self._give_up(f"it can't be built: {death.message}", death)
         elif self._remaining:
-            check = self._remaining[0]
-            yield self._count(error_result(check, self.target.name, self.target.spaces, message))
+            check, target = self._remaining[0], self.target
+            result = error_result(
+                check,
+                target.name,
+                target.spaces,
+                death.message,
+                where=death.place,
+                fix=death.fix,
+                cause=death.cause,
+            )
+            if check.code == runs.code:
+                self.obstacle = result
+            yield self._count(result)
 
-    def _give_up(self, reason: str) -> Iterator[Result]:
+    def _give_up(self, reason: str, death: _Death | None = None) -> Iterator[Result]:
         results = never_run(
             self._remaining,
             self.target.name,
             self.target.spaces,
             reason,
             already_reported=self.already_reported,
+            where=death.place if death else "",
+            fix=death.fix if death else "",
+            cause=death.cause if death else "",
         )
         for result in list(results):
             yield self._count(result)
@@ -245,9 +295,14 @@ class _Worker:
     """Whether the worker has closed the socket."""
 
     def message(self, limit: float) -> Result | Stage | _Death:
-        """Return the next message of the worker, or how it ended."""
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
+        """Return the next message of the worker, or how it ended.
+
+        Args:
+            limit: seconds of CPU time that it may use until then; it may take `PATIENCE` times as
+                long by the clock.
+        """
+        clock = _Clock(self.process.pid, limit)
+        while not clock.excess:
             if b"\n" in self.buffer:
                 line, _, self.buffer = self.buffer.partition(b"\n")
                 return _message(line, self.token) or _garbage(line)
@@ -262,7 +317,7 @@ class _Worker:
                 self.process.join(_POLL)
                 if self.process.is_alive():
                     return _Death("closed the pipe to the checker")
-        return _Death(f"took longer than {limit:g} s{self._place_of_hang()}", hung=True)
+        return _Death(clock.excess, self._place_of_hang(), _END_IT, hung=True)
 
     def close(self) -> None:
         """End the process with everything that it started."""
@@ -307,8 +362,8 @@ class _Worker:
         code = self.process.exitcode
         place = self._place(wait_for=0)
         if code is not None and code < 0:
-            return _Death(f"died of {signal.Signals(-code).name}{place}")
-        return _Death(f"ended itself with exit code {code}{place}")
+            return _Death(f"died of {signal.Signals(-code).name}", place, _FIND_IT)
+        return _Death(f"ended itself with exit code {code}", place, _FIND_IT)
 
     def _place_of_hang(self) -> str:
         """Have faulthandler write where the worker is, at a signal, and read it."""
@@ -323,8 +378,45 @@ class _Worker:
             if not wait([self.output], wait_for):
                 break
             self._read_output()
-        place = place_in_dump(self.printed.text())
-        return f" at {place}" if place else ""
+        return place_in_dump(self.printed.text())
+
+
+_END_IT = "Find what does not end there; --time-limit gives more time to what is only slow."
+_FIND_IT = "Find the call that ends the process: Python can't catch that, and a run would end too."
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Measures the time of a worker, from now on."""
+
+    pid: int
+    limit: float
+    start: float = field(default_factory=time.monotonic)
+    used: float = field(init=False)
+    """Seconds of CPU time that the worker had used at the start."""
+
+    def __post_init__(self) -> None:
+        self.used = _cpu_seconds(self.pid)
+
+    @property
+    def excess(self) -> str:
+        """What was exceeded, in words; '' as long as nothing is."""
+        if _cpu_seconds(self.pid) - self.used > self.limit:
+            return f"took longer than {self.limit:g} s of CPU time"
+        longest = PATIENCE * self.limit
+        if time.monotonic() - self.start > longest:
+            return f"took longer than {longest:g} s, in which it slept or waited"
+        return ""
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and of children it waited for; 0 where it is unknown."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # another system, or the process is gone
+        return 0.0
+    ticks = text.rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _message(line: bytes, token: str) -> Result | Stage | None:
@@ -336,9 +428,14 @@ def _message(line: bytes, token: str) -> Result | Stage | None:
         if "stage" in data:
             return Stage(data["stage"])
         data = data["result"]
-        texts = {key: str(value) for key, value in data.items()}
-        status, seconds = Status(texts.pop("status")), float(texts.pop("seconds"))
-        return Result(**texts, status=status, seconds=seconds)
+        others = ("status", "level", "seconds")
+        texts = {key: str(value) for key, value in data.items() if key not in others}
+        return Result(
+            **texts,
+            status=Status(data["status"]),
+            level=Level(data["level"]),
+            seconds=float(data["seconds"]),
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

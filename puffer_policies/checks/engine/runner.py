@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import re
-import sysconfig
 import time
-import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from puffer_policies.checks.engine.causes import own_cause
+from puffer_policies.checks.engine.errors import cause_of, error_text, place_of
 from puffer_policies.checks.engine.matrix import kinds
 from puffer_policies.checks.model import (
     BAD,
@@ -31,10 +29,12 @@ from puffer_policies.checks.model import (
     Status,
     Tier,
 )
+from puffer_policies.checks.probes.cures import cure_of
 from puffer_policies.checks.probes.snippets import brief
 from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.promises.passes import runs
 from puffer_policies.contract import missing_members
-from puffer_policies.errors import IncompatibleSpace, PolicyError
+from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.spaces import Spaces
 
 EXPECTED: ExpectedFailures = {}
@@ -56,6 +56,7 @@ class Gate:
     reason: str = ""
     refused: bool = False
     """Whether the policy rightly refused the spaces when it was built."""
+    error: BaseException | None = None
 
 
 def gate_of(subject: Subject) -> Gate:
@@ -65,9 +66,9 @@ def gate_of(subject: Subject) -> Gate:
             policy = subject.policy
     except IncompatibleSpace as error:
         reason = f"it refuses these spaces: {error.problem}"
-        return Gate(reason, refused=subject.may_refuse)
+        return Gate(reason, refused=subject.may_refuse, error=error)
     except (Exception, SystemExit) as error:
-        return Gate(f"it can't be built: {error_text(error)}")
+        return Gate(f"it can't be built: {error_text(error)}", error=error)
     if not isinstance(policy, nn.Module):
         return Gate("it is not an nn.Module")
     lacking = [offence for offence in missing_members(policy) if "no method" in offence]
@@ -87,23 +88,27 @@ def run(
     Args:
         subject: the policy.
         checks: of any tiers. A policy that can't be built or called is given the static ones only;
-            the others are skipped, except for one error if none of its results is bad.
+            the others are skipped, except for one error if none of its results is bad. They are
+            skipped as well after `runs`, if that is one of them and fails.
         expected: the table of expected failures.
         gate: the result of `gate_of`, if the caller has it.
         already_reported: whether an earlier result of this policy was bad.
     """
     gate = gate_of(subject) if gate is None else gate
+    obstacle: Result | None = None
     for check in checks:
-        if gate.reason and check.tier is not Tier.STATIC:
+        if obstacle is not None and check.tier is not Tier.STATIC:
+            yield not_judged(check, obstacle)
+        elif gate.reason and check.tier is not Tier.STATIC:
             already_reported = already_reported or gate.refused
-            error = error_result(
-                check, subject.name, subject.spaces, gate.reason, source=subject.source
-            )
+            error = raised(check, subject, gate.error, gate.reason)
             yield _not_run(error) if already_reported else error
             already_reported = True
         else:
             result = run_check(subject, check, expected=expected)
             already_reported = already_reported or result.status in BAD
+            if check.code == runs.code and result.status in BAD:
+                obstacle = result
             yield result
 
 
@@ -127,16 +132,27 @@ def never_run(
     reason: str,
     *,
     already_reported: bool = False,
+    where: str = "",
+    fix: str = "",
+    cause: str = "",
 ) -> Iterator[Result]:
     """Yield the results of checks that can't be run: skips, after one error if none is reported."""
     for check in checks:
-        error = error_result(check, name, spaces, reason)
+        error = error_result(check, name, spaces, reason, where=where, fix=fix, cause=cause)
         yield _not_run(error) if already_reported else error
         already_reported = True
 
 
 def error_result(
-    check: Check, name: str, spaces: Spaces, message: str, *, source: str = ""
+    check: Check,
+    name: str,
+    spaces: Spaces,
+    message: str,
+    *,
+    source: str = "",
+    where: str = "",
+    fix: str = "",
+    cause: str = "",
 ) -> Result:
     """Return the result of a check that ended in an error, with lines that run it again."""
     return Result(
@@ -147,7 +163,61 @@ def error_result(
         observation=brief(spaces.observation),
         action=brief(spaces.action),
         message=message,
+        where=where,
+        fix=fix,
         example=f"{source}\n{_rerun(check)}" if source else "",
+        level=check.level,
+        cause=cause or own_cause(check.code, check.name, name),
+    )
+
+
+def raised(
+    check: Check, subject: Subject, error: BaseException | None, message: str = ""
+) -> Result:
+    """Return the result of a check that ended in an exception of the policy."""
+    return error_result(
+        check,
+        subject.name,
+        subject.spaces,
+        message or ("" if error is None else error_text(error)),
+        source=subject.source,
+        where=place_of(error),
+        fix="" if error is None else cure_of(error),
+        cause=cause_of(error),
+    )
+
+
+def not_judged(check: Check, obstacle: Result) -> Result:
+    """Return the skip of a check of a policy that does not run, as `obstacle` tells."""
+    return dataclasses.replace(
+        obstacle,
+        code=check.code,
+        name=check.name,
+        status=Status.SKIPPED,
+        message=f"not run, as {obstacle.code} {obstacle.name} says why it can't be",
+        expected="",
+        actual="",
+        where="",
+        fix="",
+        example="",
+        level=check.level,
+        seconds=0.0,
+    )
+
+
+def in_place_of(check: Check, obstacle: Result) -> Result:
+    """Return `obstacle` as the error of a check that was selected, as its own was not."""
+    text = obstacle.message
+    if obstacle.status is Status.FAILED:
+        text = f"expected {obstacle.expected}; found {obstacle.actual}"
+    return dataclasses.replace(
+        obstacle,
+        code=check.code,
+        name=check.name,
+        status=Status.ERROR,
+        message=text,
+        expected="",
+        actual="",
     )
 
 
@@ -170,7 +240,7 @@ def reason_for(name: str, kinds: str, code: str, *, expected: ExpectedFailures =
 def _judge(subject: Subject, check: Check) -> Result:
     def result(status: Status, message: str) -> Result:
         error = error_result(check, subject.name, subject.spaces, message)
-        return dataclasses.replace(error, status=status)
+        return dataclasses.replace(error, status=status, cause="")
 
     try:
         if reason := check.applies(subject):
@@ -183,11 +253,14 @@ def _judge(subject: Subject, check: Check) -> Result:
             result(Status.FAILED, check.promise),
             expected=failure.expected,
             actual=failure.actual,
+            where=place_of(failure.__cause__) or failure.where,
+            fix=failure.fix or check.fix,
             example=_example(subject, check, failure),
+            level=failure.level or check.level,
+            cause=cause_of(failure.__cause__) or own_cause(check.code, check.name, subject.name),
         )
     except (Exception, SystemExit) as error:
-        message = error_text(error)
-        return error_result(check, subject.name, subject.spaces, message, source=subject.source)
+        return raised(check, subject, error)
 
 
 def _example(subject: Subject, check: Check, failure: CheckFailed) -> str:
@@ -207,19 +280,22 @@ def _rerun(check: Check) -> str:
 
 def _not_run(result: Result) -> Result:
     message = f"not run: {result.message}"
-    return dataclasses.replace(result, status=Status.SKIPPED, message=message, example="")
+    return dataclasses.replace(
+        result, status=Status.SKIPPED, message=message, where="", fix="", example="", cause=""
+    )
 
 
 def _as_expected(result: Result, reason: str) -> Result:
     """Return a failure as an expected one. A pass fails, as its line of the table is wrong."""
     if result.status in BAD:
-        return dataclasses.replace(result, status=Status.EXPECTED, message=reason)
+        return dataclasses.replace(result, status=Status.EXPECTED, message=reason, cause="")
     if result.status is Status.PASSED:
         return dataclasses.replace(
             result,
             status=Status.FAILED,
             expected=f"a failure, as the table of expected failures says: {reason}",
             actual="it passed: delete the line of the table",
+            cause=own_cause(result.code, result.name, result.policy),
         )
     return result
 
@@ -261,53 +337,3 @@ def untouched() -> Iterator[None]:
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic)
         os.chdir(folder)
-
-
-# -- the text of an error --------------------------------------------------------------------------
-
-_STDLIB = sysconfig.get_paths()["stdlib"]
-_FOREIGN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<frozen ")
-"""Paths of code that is not the policy's: torch's, and the suite's."""
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?P<comma>,?) in (?P<function>\S+)')
-"""A frame in a dump: faulthandler writes no comma after the line number, a traceback does."""
-
-
-def error_text(error: BaseException) -> str:
-    """Return an exception in a line: its kind, its text, and the line of the policy's own code."""
-    problem = error.problem if isinstance(error, PolicyError) else str(error)
-    kind = "sys.exit was called" if isinstance(error, SystemExit) else type(error).__name__
-    text = f"{kind}: {problem.strip()}" if problem.strip() else kind
-    place = _place_of(error)
-    return f"{text} ({place})" if place else text
-
-
-def place_in_dump(dump: str) -> str:
-    """Return ``file:line in function`` from the output of a process that died.
-
-    faulthandler writes the most recent call first; the traceback of an exception has it last.
-    """
-    frames = [frame for frame in _FRAME.finditer(dump) if _is_own(frame["file"])]
-    if not frames:
-        return ""
-    is_traceback = all(frame["comma"] for frame in frames)
-    frame = frames[-1 if is_traceback else 0]
-    return f"{frame['file']}:{frame['line']} in {frame['function']}"
-
-
-def _place_of(error: BaseException) -> str:
-    """Return ``file:line in function: code`` of the innermost frame that is the policy's.
-
-    Where every frame is torch's or the suite's, it is the innermost of all.
-    """
-    while error.__cause__ is not None:  # the cause was raised where the problem is
-        error = error.__cause__
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_own(frame.filename)]
-    for frame in reversed(own or frames):
-        return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-    return ""
-
-
-def _is_own(file: str) -> bool:
-    in_stdlib = file.startswith(_STDLIB) and "site-packages" not in file
-    return not in_stdlib and not file.startswith(_FOREIGN)

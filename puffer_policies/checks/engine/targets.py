@@ -24,7 +24,9 @@ from typing import Any
 from torch import nn
 
 from puffer_policies.assembly.blueprint import Blueprint, PolicyLike, WrapperLike, prepare
+from puffer_policies.checks.engine.causes import WRAPPED
 from puffer_policies.checks.engine.matrix import spaces_for, spaces_for_memory, wrappers_for
+from puffer_policies.checks.model import Result
 from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
@@ -43,9 +45,6 @@ CheckedPolicy = PolicyLike | nn.Module
 SEPARATOR = "::"
 """Stands between the file and the class of ``path/to/file.py::Class``."""
 
-_WRAPPED = "Default"
-"""The policy inside a wrapper that is checked by itself."""
-
 
 @dataclass(eq=False)
 class Target:
@@ -58,6 +57,8 @@ class Target:
     """Imports what it needs; where it fails, the whole target does."""
     is_wrapped: bool = False
     """Whether there are wrappers around it, as far as that is known before the import."""
+    trial: Result | None = None
+    """The result of the check whether it runs, once that is known."""
 
     @cached_property
     def subject(self) -> Subject:
@@ -160,7 +161,7 @@ def stack_around(text: str, registry: Registry) -> str:
         return preset.policy
     spec = PolicySpec.parse(text)
     if not spec.wrappers and registry.get(spec.name).kind == "wrapper":
-        return str(PolicySpec(_WRAPPED).wrapped(WrapperSpec(spec.name, spec.kwargs)))
+        return str(PolicySpec(WRAPPED).wrapped(WrapperSpec(spec.name, spec.kwargs)))
     return text
 
 
@@ -256,7 +257,7 @@ def _class_stack(
     """Return what a class is checked as: a policy, or, if it is a wrapper, it around Default."""
     registered = any(record.loaded is cls for record in registry.records("wrapper"))
     if registered or issubclass(cls, PolicyWrapper):
-        return _WRAPPED, (cls, *wrappers)
+        return WRAPPED, (cls, *wrappers)
     return cls, wrappers
 
 

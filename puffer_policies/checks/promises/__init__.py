@@ -10,6 +10,7 @@ from puffer_policies.checks.promises import (
     build,
     learning,
     numerics,
+    passes,
     persistence,
     recurrence,
     shapes,
@@ -17,6 +18,7 @@ from puffer_policies.checks.promises import (
 
 CHECKS = (
     *build.CHECKS,
+    *passes.CHECKS,
     *shapes.CHECKS,
     *recurrence.CHECKS,
     *actions.CHECKS,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.density import (
     InterdependentError,
     Slices,
@@ -63,6 +63,8 @@ def _step(subject: Subject) -> tuple[Any, Distribution]:
     why="An environment gets an action that it does not have: it fails, or clips without a word.",
     fix="Sample 0..n-1 for a choice (the space's start is added later) and (N, *shape) floats for "
     "a Box.",
+    level=Level.ERROR,
+    needs=("S8",),
 )
 def samples_in_space(subject: Subject) -> None:
     """Sample, hand over as a rollout does, and ask the space."""
@@ -99,6 +101,7 @@ def _require_members(subject: Subject, actions: Tensor, call: str) -> None:
     "of other actions than those taken.",
     fix="Sample and score unclipped numbers; clipping is the last thing before the environment.",
     applies=needs_numbers,
+    needs=("S8",),
 )
 def log_prob_of_the_sample(subject: Subject) -> None:
     """Look for atoms on the bounds, and for a density that is flat beyond them."""
@@ -148,6 +151,7 @@ def _score_example() -> str:
     promise="In evaluation mode the likeliest action is the same every time, and in the space.",
     why="An evaluation that draws lots, or leaves the space, measures another policy.",
     fix="Switch noise off in eval(), and let mode() return the likeliest action.",
+    needs=("S8", "A1"),
 )
 def deterministic_mode(subject: Subject) -> None:
     """Ask twice for the mode, under two seeds."""
@@ -179,6 +183,7 @@ def deterministic_mode(subject: Subject) -> None:
     "with wrong ratios.",
     fix="Subtract log |dy/dx| of the squashing and scaling. " + REGISTER + ".",
     applies=needs_numbers,
+    needs=("S8", "A2"),
 )
 def density_integrates(subject: Subject) -> None:
     """Integrate over a grid, one dimension after the other, and compare with samples."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.assembly.fit import misfits
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Tier, check
 from puffer_policies.checks.probes.construction import (
     needs_constructor,
     policy_or_skip,
@@ -39,6 +39,7 @@ TYPO = "hiden_size"
     fix="Give every argument but the env a default; read sizes from the spaces; raise "
     "IncompatibleSpace for spaces that the policy does not serve, and declare those it does.",
     tier=Tier.STATIC,
+    level=Level.ERROR,
 )
 def builds_from_spaces(subject: Subject) -> None:
     """Build, and tell a refusal of the spaces from an accident."""
@@ -63,6 +64,7 @@ def builds_from_spaces(subject: Subject) -> None:
     "fail after the environments have started.",
     fix="Subclass puffer_policies.nn.actor_critic.ActorCritic, or add what is listed.",
     tier=Tier.STATIC,
+    level=Level.ERROR,
 )
 def has_the_members(subject: Subject) -> None:
     """Inspect signatures and attributes; nothing is called."""
@@ -134,6 +136,7 @@ def modules_registered(subject: Subject) -> None:
     fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass, and "
     "bound a weight where it is used, not in place.",
     few=True,
+    level=Level.ERROR,
 )
 def parameters_there_at_once(subject: Subject) -> None:
     """Compare the parameters before and after a run, their identity and then their values."""

@@ -62,6 +62,7 @@ class _Step(nn.Module):
     fix="Keep the step a function of observations, episode_start and state: tensors only, and no "
     "branch on torch.compiler.is_exporting().",
     once=True,
+    needs=("R6",),
 )
 def export_parity(subject: Subject) -> None:
     """Export one step with torch.export, and feed its state back over episodes."""
@@ -108,6 +109,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     fix="Hold no lambdas, locks or open files; write torch.zeros(..., device=x.device); keep fixed "
     "tensors as buffers.",
     few=True,
+    needs=("B4", "B5"),
 )
 def copies_and_devices(subject: Subject) -> None:
     """Compare copies, and run one step on the meta device, which refuses tensors of another."""
@@ -186,6 +188,7 @@ def _require_one_device(subject: Subject, policy: nn.Module) -> None:
     fix="Branch on shapes only, keep no changing Python numbers on the module, and do not treat "
     "torch.compiler.is_compiling() as another policy.",
     once=True,
+    needs=("R6",),
 )
 def compile_parity(subject: Subject) -> str:
     """Compile both methods with dynamo alone, compare, and count graphs and their breaks."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
 from puffer_policies.checks.probes.outputs import fixed_actions
 from puffer_policies.checks.probes.snippets import example
@@ -77,6 +77,12 @@ def init_survives_wrapping(subject: Subject) -> None:
         _MEASURES[what](policy, gain)
 
 
+DECLARED = (
+    "Initialize it so, as nn.init.layer_init does, or declare what you chose under init in the "
+    "class's conformance."
+)
+"""What to do about first weights that are not as declared."""
+
 Registration = tuple[nn.Module, dict[str, Tensor]]
 """A policy that became part of another module, and its weights at that moment."""
 
@@ -130,7 +136,7 @@ def _declared_init(subject: Subject, policy: nn.Module) -> dict[str, Any]:
 
 def _is_ours(policy: nn.Module) -> bool:
     """Whether it is of this package's zoo; a subclass elsewhere may initialize otherwise."""
-    return type(policy).__module__.startswith("puffer_policies.")
+    return type(policy).__module__.startswith(("puffer_policies.zoo.", "puffer_policies.nn."))
 
 
 def _actor_gain(policy: nn.Module, gain: float) -> None:
@@ -158,6 +164,8 @@ def _require_gain(policy: nn.Module, gain: float, part: str, choose: Any) -> Non
         raise CheckFailed(
             f"a gain of {gain:g} of the {part}, as declared",
             f"{actual:.3g}",
+            fix=DECLARED,
+            level=Level.ADVICE,
             example="import torch\n"
             "hidden = torch.zeros(1, policy.hidden_size, requires_grad=True)\n"
             "print(policy.decode_actions(hidden))",
@@ -179,6 +187,8 @@ def _require_orthogonal(weight: Tensor, gates: int, name: str) -> None:
             raise CheckFailed(
                 f"an orthogonal block for gate {gate} of {name}",
                 f"its product with its transpose is off the identity by {gap:.3g}",
+                fix=DECLARED,
+                level=Level.ADVICE,
                 example=f"import torch\nw = policy.get_parameter({name!r})\n"
                 f"print([torch.linalg.svdvals(gate) for gate in w.chunk({gates})])",
             )
@@ -200,6 +210,8 @@ _MEASURES: dict[str, Callable[[nn.Module, Any], None]] = {
     fix="Give the action head orthogonal weights of gain 0.01 and no bias, the critic gain 1; or "
     'declare {"first_entropy": 0.9} or {"first_value": 10}.',
     applies=needs_first_weights,
+    level=Level.ADVICE,
+    needs=("S8", "N4"),
 )
 def first_policy_near_uniform(subject: Subject) -> None:
     """Look at the first answers to moderate observations."""
@@ -240,6 +252,7 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "is declared frozen.",
     why="A detached or forgotten layer stays as it was drawn, and nobody notices.",
     fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}.',
+    needs=("S2", "R7"),
 )
 def every_parameter_learns(subject: Subject) -> None:
     """Take one backward pass, from weights moved a little, over a sequence with episode starts."""
@@ -273,6 +286,8 @@ def every_parameter_learns(subject: Subject) -> None:
     why="A policy that can't fit five rows, for a wrong sign or a cut gradient, learns nothing.",
     fix="Check the sign and the scale of the logits, and that forward is what acts.",
     few=True,
+    level=Level.ERROR,
+    needs=("S2", "S8"),
 )
 def fits_one_batch(subject: Subject) -> None:
     """Raise the likelihood of fixed actions, and bring values to 1, by Adam."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Tier, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Tier, check
 from puffer_policies.checks.probes.bandits import (
     ROWS,
     Problem,
@@ -42,6 +42,8 @@ RERUN = "from puffer_policies.checks import check_policy"
     why="A loss of NaN, or a layer that never moves, shows only after hours otherwise.",
     fix='Find the layer in the message; declare {"frozen": ["its.name*"]} if that is meant.',
     tier=Tier.TRAINABILITY,
+    level=Level.ERROR,
+    needs=("N6",),
 )
 def short_run_moves_everything(subject: Subject) -> None:
     """Train on fresh random observations with a random right action."""
@@ -71,6 +73,8 @@ def short_run_moves_everything(subject: Subject) -> None:
     why="A policy that stays as random as it began does not turn reward into preference.",
     fix="Check that logits depend on trained weights and that their scale can grow.",
     tier=Tier.TRAINABILITY,
+    level=Level.ERROR,
+    needs=("A1", "N7"),
 )
 def entropy_falls(subject: Subject) -> None:
     """Train on one observation with one right action, and compare entropies."""
@@ -101,6 +105,8 @@ def entropy_falls(subject: Subject) -> None:
     why="A policy that learns a constant only does not look at what it observes.",
     fix="Check the road from observation to logits: scaling, a cut gradient, a wrong axis.",
     tier=Tier.TRAINABILITY,
+    level=Level.ERROR,
+    needs=("A1", "A3", "N7"),
 )
 def beats_random(subject: Subject) -> None:
     """Train on two observations with a right action each."""

@@ -53,6 +53,7 @@ DRIVE = 200.0
     "infinity does so too, or acts as a very large number.",
     why="A NaN that is turned into an ordinary action hides a broken sensor or a diverged run.",
     fix="Drop nan_to_num and its like; raise with the name of the layer, or let the NaN through.",
+    needs=("S8",),
 )
 def nan_stays_visible(subject: Subject) -> None:
     """Poison the first row of each observation leaf, then each weight.
@@ -165,6 +166,7 @@ def _poison_example(where: str) -> str:
     "smallest observations (1e6 where the space has no bound), and over long sequences.",
     why="One large observation, or one long segment, makes every weight NaN.",
     fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans.",
+    needs=("S2",),
 )
 def finite_at_extremes(subject: Subject) -> None:
     """Run and differentiate at both ends of the space, then over T = 1024 if there is memory."""
@@ -318,6 +320,7 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
     promise="Float32 answers are within 1e-4 of those of a float64 copy.",
     why="A formula that loses digits, or a hidden half precision, adds noise to every ratio.",
     fix="Use a stable formula (centered variance, log-space sums), and leave precision to callers.",
+    needs=("S2", "S8"),
 )
 def float32_near_float64(subject: Subject) -> None:
     """Run a sequence in both precisions."""

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.construction import constructor, rebuild
 from puffer_policies.checks.probes.outputs import tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -70,6 +70,7 @@ TINY = 5
     why="Environments hand out what NumPy gives them: float64 fails in the first layer, or turns "
     "the losses into float64 (DLR-RM/stable-baselines3#675).",
     fix="Cast where features enter: observations.to(self.encoder.weight.dtype).",
+    needs=("R6",),
 )
 def dtypes_cast(subject: Subject) -> None:
     """Run the same numbers in both dtypes."""
@@ -113,6 +114,7 @@ def _require_float32(subject: Subject, policy: nn.Module, observations: Any) -> 
     "them after the action was drawn.",
     fix="Use reshape instead of view, and no operation that ends in an underscore on inputs; get "
     "from a dict, never pop, and write new entries into a dict of your own.",
+    needs=("R6",),
 )
 def inputs_left_alone(subject: Subject) -> None:
     """Run on strided copies, and compare what was passed before and after."""
@@ -250,6 +252,7 @@ def _require_scale(subject: Subject) -> None:
             "a white image (255) enters the first layer as about 1",
             f"its largest number there is {largest:.3g}",
             example=_pixel_example(255),
+            level=Level.ADVICE,
         )
     if torch.equal(black, faint):
         # uint8 // 255, or a cast that comes after the division.

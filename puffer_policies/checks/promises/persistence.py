@@ -44,6 +44,7 @@ UPDATES = 2
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
     "Never call train() or eval() inside forward.",
     few=True,
+    needs=("S5",),
 )
 def modes_do_not_matter(subject: Subject) -> None:
     """Compare outputs in both modes, and what a call leaves behind."""
@@ -94,6 +95,7 @@ def _require_constant(policy: nn.Module, before: dict[str, Tensor]) -> None:
     fix="Keep what outputs depend on in parameters, persistent buffers, and the constructor's "
     "plain arguments.",
     once=True,
+    needs=("R6", "P3"),
 )
 def survives_a_fresh_process(subject: Subject) -> str | None:
     """Load the weights into a policy of another seed here, then in a new Python."""
@@ -299,6 +301,7 @@ def _through_bytes(data: Any) -> Any:
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, and register parameters in one order.",
     few=True,
+    needs=("S2",),
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
     """Train twice as long at once, and in two parts with a file between."""

@@ -88,6 +88,7 @@ def _stack(subject: Subject) -> Subject:
     "forward; forward sees the past only, and row b at time t is b*T + t.",
     applies=needs_memory_around,
     few=True,
+    needs=("S4", "S5", "R6"),
 )
 def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
@@ -146,6 +147,7 @@ def _both_paths(batch: int, steps: int) -> str:
     "the sequence and for every row alone.",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6", "R1"),
 )
 def step_equals_sequence_with_resets(subject: Subject) -> None:
     """Compare both paths under several patterns of starts."""
@@ -188,6 +190,7 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
     "value before the step; keep the other rows.",
     applies=needs_memory,
     few=True,
+    needs=("S5", "R6"),
 )
 def reset_forgets(subject: Subject) -> None:
     """Change the past of rows that start over; compare their steps after the start."""
@@ -228,6 +231,7 @@ def reset_forgets(subject: Subject) -> None:
     fix="Reset, then step: episode_start[t] belongs to observation t, and is done[t-1].",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6"),
 )
 def reset_on_time(subject: Subject) -> None:
     """Look which of the steps around a start see what came before it."""
@@ -286,6 +290,7 @@ def _require_first_remembered(subject: Subject, policy: nn.Module, starts: Tenso
     "into the dict, never into the old ones; run steps under no_grad, not inference_mode.",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6", "R1"),
 )
 def replay_from_stored_state(subject: Subject) -> None:
     """Replay from the middle of a rollout, and look for states that a step overwrote."""
@@ -633,6 +638,7 @@ def _require_detached(subject: Subject, policy: nn.Module) -> None:
     "mixes rows.",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6"),
 )
 def state_has_rows(subject: Subject) -> None:
     """Step a permuted and a smaller batch from indexed states."""
@@ -669,6 +675,7 @@ def state_has_rows(subject: Subject) -> None:
     "to a dict, a tensor or another module. A wrapper passes `state` to what it holds.",
     applies=needs_memory_around,
     few=True,
+    needs=("R6",),
 )
 def state_through_wrappers(subject: Subject) -> None:
     """Run one step from the state as others hand it on; put a wrapper around a memory first."""

@@ -46,6 +46,7 @@ EXTRA_ROWS = 3
     fix="Decode from the memory's output, and detach the state between sequences only.",
     applies=needs_memory,
     few=True,
+    needs=("S2", "R6"),
 )
 def memory_is_used(subject: Subject) -> None:
     """Change the past and compare the last step; then differentiate the last step by the past."""
@@ -98,6 +99,7 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
     fix="Mask every pair of steps with a start between them, and drop the carried memory there.",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6", "R2", "R3", "R4"),
 )
 def no_look_across_episodes(subject: Subject) -> None:
     """Change everything before a start in the sequence; compare the steps after it."""
@@ -137,6 +139,7 @@ def require_forgotten(one: Tensor, two: Tensor, path: str) -> None:
     "of rows.",
     applies=needs_memory,
     few=True,
+    needs=("S4", "S5", "R6", "R1"),
 )
 def padding_is_inert(subject: Subject) -> None:
     """Append steps and rows, and cut rows short; compare the real steps of the real rows."""
@@ -215,6 +218,7 @@ def _pad(real: Tensor, padding: Tensor, lengths: Tensor) -> Tensor:
     "such as running statistics or dropout.",
     applies=needs_memory,
     few=True,
+    needs=("S2", "S4", "S5", "R6", "R1", "R2", "R4", "R5"),
 )
 def first_ratio_is_one(subject: Subject) -> None:
     """Collect two segments as a trainer does, in train mode, and recompute them with gradients."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import fixed_actions, tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -54,6 +54,7 @@ FEW = (1, 2)
     why="Values of another shape broadcast against the returns: the loss becomes an outer product "
     "that trains towards the mean, without an error (pytorch#16045).",
     fix="Leave the last axis of nn.Linear(hidden_size, 1); a recurrent policy reshapes to (B, T).",
+    level=Level.ERROR,
 )
 def value_shape(subject: Subject) -> None:
     """Compare shapes of a step, of a sequence, and of a batch given to forward."""
@@ -85,6 +86,7 @@ def _require_values(
     why="A log-probability with another axis broadcasts in the ratio of PPO; it should be summed "
     "over the dimensions of an action (thu-ml/tianshou#40).",
     fix="Flatten batch and time before the heads; give a Normal loc and scale of (N, *shape).",
+    level=Level.ERROR,
 )
 def one_log_prob_a_row(subject: Subject) -> None:
     """Compare with torch.distributions, for a step and for a sequence."""
@@ -122,6 +124,7 @@ def _require_rows(
     why="PufferLib 3.0 builds one Discrete head for MultiBinary and two numbers for Box(2, 3), "
     "without a word: the agent can't take most of its actions.",
     fix="Read sizes with puffer_policies.spaces.action_layout, or use nn.heads.make_head.",
+    level=Level.ERROR,
 )
 def logits_fit_actions(subject: Subject) -> None:
     """Count the numbers of one row."""
@@ -163,6 +166,7 @@ def _misfit(subject: Subject) -> tuple[str, str] | None:
     "update score another policy than the one that acted.",
     fix="Never squeeze or average over the batch; name the axis: squeeze(-1). Let forward and "
     "forward_eval call one function; a wrapper transforms in both.",
+    needs=("R6",),
 )
 def any_batch_size(subject: Subject) -> None:
     """Run the first rows of a large batch alone, as a step and as a sequence of one step."""
