@@ -52,8 +52,32 @@ Without an environment, a policy is checked on tiny spaces of every kind that it
 `puffer-policies check path/to/file.py::Class` checks code that is not registered.
 
 The checks run in a worker process. A policy that hangs, crashes or calls `sys.exit` gets a report
-all the same, and the run goes on. The exit code is 0 if all is good, 1 if something failed or
-nothing ran, and 2 if the question was wrong, such as an unknown name.
+all the same, and the run goes on. `--time-limit` is in seconds of CPU time, so that a loaded
+machine gives no false verdict; by the clock a check may take four times as long. `--fast` runs only
+the checks of building and of shapes, in about a second.
+
+## Levels
+
+The first line of a report says whether the policy works. Every finding has a level:
+
+| Level | A policy that breaks such a promise |
+|---|---|
+| error | can't be trained |
+| failure | trains, but not on exactly what it observes, remembers, draws and saves |
+| advice | works, and others of its kind train better |
+
+`--level error --level failure` leaves advice out; `levels=` of the functions does so too. The exit
+code is 0 without an error or a failure, 1 with one, or if nothing ran, and 2 if the question was
+wrong, such as an unknown name.
+
+## One cause, one finding
+
+B9 runs the policy before any other check does. If it raises, returns something else than logits and
+values, or never ends, that is the finding, with its place in your file, and nothing else is run.
+What else has one cause is told once as well: an exception from one place, whatever the spaces; a
+check that fails on several spaces, or in a stack and on a part of it; and a check that can't be
+judged because another fails, which the finding lists under "so also". Those may pass once it is
+mended, and are told by themselves if they do not. In `--json` such results have the same `cause`.
 
 For a policy that is built already, `puffer_policies.checks.require_shapes(policy, env)` compares
 the shapes of its outputs with the contract, and `require_conformance(policy, env)` runs the suite.
@@ -85,6 +109,10 @@ pair only, and not inside wrappers. Those that look at modules and memory, whate
 actions mean ({few}), run on the first three pairs, and on the first inside a wrapper. A policy is
 built once for each pair, and every check gets a copy.
 
+A cause fails one test. Further tests that meet it are skipped, and name the test that tells it;
+with workers of pytest-xdist each of them fails once. Advice fails no test: it is the reason of a
+skip, and is listed at the end of the run.
+
 `pytest --policy NAME` runs the suite as tests without a test file. With `--junitxml=report.xml`
 pytest writes the results for continuous integration.
 
@@ -109,7 +137,9 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 
 A *static* check looks at the policy without running it, a *dynamic* one runs it on small random
 batches, and one of *trainability* trains it for seconds. The last only run when they are selected,
-by `--tier trainability` or by their code.
+by `--tier trainability` or by their code. Where a part of a promise is less grave than the rest,
+the level of a finding can be below that of the check: bytes that are not scaled and gains that are
+not as declared are advice.
 """
 
 
@@ -147,10 +177,11 @@ def _order(code: str) -> tuple[int, int]:
 
 def _overview(checks: Iterable[Check]) -> str:
     rows = [
-        f"| [{each.code}](#{each.code.lower()}-{each.name}) | {_cell(each.promise)} | {each.tier} |"
+        f"| [{each.code}](#{each.code.lower()}-{each.name}) | {_cell(each.promise)} "
+        f"| {each.tier} | {each.level} |"
         for each in checks
     ]
-    return "\n".join(["| Code | Promise | Tier |", "|---|---|---|", *rows, ""])
+    return "\n".join(["| Code | Promise | Tier | Level |", "|---|---|---|---|", *rows, ""])
 
 
 def _section(each: Check) -> str:
@@ -160,6 +191,8 @@ def _section(each: Check) -> str:
         f"**Why.** {each.why}\n",
         f"**Fix.** {each.fix}\n",
     ]
+    if each.needs:
+        lines.append(f"**Judged after** {', '.join(each.needs)}.\n")
     return "\n".join(lines)
 
 

@@ -86,11 +86,11 @@ class GivesUp(GoodMLP):
 
 
 MUTANTS_PASSES = (
-    Mutant("B8", "three-outputs", ThreeOutputs),
-    Mutant("B8", "returns-distribution", ReturnsDistribution),
-    Mutant("B8", "picks-the-action", PicksTheAction),
-    Mutant("B8", "forgets-to-return", ForgetsToReturn, SEVERAL),
-    Mutant("B8", "fails-on-sequences", FailsOnSequences),
-    Mutant("B8", "channels-first", ChannelsFirst, IMAGE_HWC),
-    Mutant("B8", "gives-up", GivesUp),
+    Mutant("B9", "three-outputs", ThreeOutputs),
+    Mutant("B9", "returns-distribution", ReturnsDistribution),
+    Mutant("B9", "picks-the-action", PicksTheAction),
+    Mutant("B9", "forgets-to-return", ForgetsToReturn, SEVERAL),
+    Mutant("B9", "fails-on-sequences", FailsOnSequences),
+    Mutant("B9", "channels-first", ChannelsFirst, IMAGE_HWC),
+    Mutant("B9", "gives-up", GivesUp),
 )

@@ -144,9 +144,9 @@ def test_policy_option_takes_files_needs_no_test_file_and_writes_junit(package, 
 
 def test_a_policy_that_does_not_run_fails_one_test_whichever_comes_first(package, run_pytest):
     package.makepyfile(mine=NETS)
-    result = run_pytest("--policy", "mine.py::Torn", "-k", "B8- or S1- or R6- or A1-")
+    result = run_pytest("--policy", "mine.py::Torn", "-k", "B9- or S1- or R6- or A1-")
     result.assert_outcomes(failed=1, skipped=11)
-    result.stdout.fnmatch_lines(["ERROR  B8 runs", "*found *ValueError: no batch of *"])
+    result.stdout.fnmatch_lines(["ERROR  B9 runs", "*found *ValueError: no batch of *"])
     result = run_pytest("--policy", "mine.py::Torn", "-k", "S1- and discrete")
     result.assert_outcomes(failed=1, skipped=1)
     result.stdout.fnmatch_lines(["ERROR  S1 value-shape", "*found *ValueError: no batch of *"])

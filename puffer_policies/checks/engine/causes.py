@@ -23,9 +23,8 @@ def own_cause(code: str, name: str, policy: str) -> str:
 class Causes:
     """The causes of a run, which learns them from its results in their order.
 
-    Results have one cause if an exception comes from one place in the author's file, if a check
-    fails that a failing one needs, or if a check fails on other spaces or on a part of the stack
-    alone.
+    Results have one cause if a check fails that a failing one needs, if an exception comes from one
+    place in the author's file, or if a check fails on other spaces or on a part of the stack alone.
     """
 
     def __init__(self) -> None:
@@ -50,13 +49,11 @@ class Causes:
 
     def _cause(self, result: Result) -> str:
         own = own_cause(result.code, result.name, result.policy)
-        if result.cause not in ("", own):
-            return result.cause
-        known = (
-            *(self._of_target.get((*_target(result), n)) for n in self._needs.get(result.code, ())),
-            *(self._of_policy.get((part, result.code)) for part in _parts(result.policy)),
-        )
-        return next(filter(None, known), own)
+        needs = self._needs.get(result.code, ())
+        known = [self._of_target.get((*_target(result), need)) for need in needs]
+        if result.cause in ("", own):
+            known += [self._of_policy.get((part, result.code)) for part in _parts(result.policy)]
+        return next(filter(None, known), result.cause or own)
 
 
 def _target(result: Result) -> tuple[str, str, str]:

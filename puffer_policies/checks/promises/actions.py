@@ -64,7 +64,7 @@ def _step(subject: Subject) -> tuple[Any, Distribution]:
     fix="Sample 0..n-1 for a choice (the space's start is added later) and (N, *shape) floats for "
     "a Box.",
     level=Level.ERROR,
-    needs=("S8",),
+    needs=("S8", "R6"),
 )
 def samples_in_space(subject: Subject) -> None:
     """Sample, hand over as a rollout does, and ask the space."""
@@ -101,7 +101,7 @@ def _require_members(subject: Subject, actions: Tensor, call: str) -> None:
     "of other actions than those taken.",
     fix="Sample and score unclipped numbers; clipping is the last thing before the environment.",
     applies=needs_numbers,
-    needs=("S8",),
+    needs=("S8", "R6"),
 )
 def log_prob_of_the_sample(subject: Subject) -> None:
     """Look for atoms on the bounds, and for a density that is flat beyond them."""
@@ -151,7 +151,7 @@ def _score_example() -> str:
     promise="In evaluation mode the likeliest action is the same every time, and in the space.",
     why="An evaluation that draws lots, or leaves the space, measures another policy.",
     fix="Switch noise off in eval(), and let mode() return the likeliest action.",
-    needs=("S8", "A1"),
+    needs=("S8", "A1", "R6"),
 )
 def deterministic_mode(subject: Subject) -> None:
     """Ask twice for the mode, under two seeds."""
@@ -183,7 +183,7 @@ def deterministic_mode(subject: Subject) -> None:
     "with wrong ratios.",
     fix="Subtract log |dy/dx| of the squashing and scaling. " + REGISTER + ".",
     applies=needs_numbers,
-    needs=("S8", "A2"),
+    needs=("S8", "A2", "R6"),
 )
 def density_integrates(subject: Subject) -> None:
     """Integrate over a grid, one dimension after the other, and compare with samples."""

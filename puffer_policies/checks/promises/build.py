@@ -253,6 +253,7 @@ def building_is_pure(subject: Subject) -> None:
     fix="Draw from the global generator without seeding it; set flags where the program starts, "
     "and log from there.",
     few=True,
+    needs=("R6",),
 )
 def passes_are_pure(subject: Subject) -> None:
     """Run both passes in both modes under watch, in an empty directory."""

@@ -109,7 +109,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     fix="Hold no lambdas, locks or open files; write torch.zeros(..., device=x.device); keep fixed "
     "tensors as buffers.",
     few=True,
-    needs=("B4", "B5"),
+    needs=("B4", "B5", "R6"),
 )
 def copies_and_devices(subject: Subject) -> None:
     """Compare copies, and run one step on the meta device, which refuses tensors of another."""

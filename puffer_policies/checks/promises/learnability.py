@@ -252,7 +252,7 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "is declared frozen.",
     why="A detached or forgotten layer stays as it was drawn, and nobody notices.",
     fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}.',
-    needs=("S2", "R7"),
+    needs=("S2", "R7", "R6"),
 )
 def every_parameter_learns(subject: Subject) -> None:
     """Take one backward pass, from weights moved a little, over a sequence with episode starts."""
@@ -287,7 +287,7 @@ def every_parameter_learns(subject: Subject) -> None:
     fix="Check the sign and the scale of the logits, and that forward is what acts.",
     few=True,
     level=Level.ERROR,
-    needs=("S2", "S8"),
+    needs=("S2", "S8", "R6"),
 )
 def fits_one_batch(subject: Subject) -> None:
     """Raise the likelihood of fixed actions, and bring values to 1, by Adam."""

@@ -43,7 +43,7 @@ RERUN = "from puffer_policies.checks import check_policy"
     fix='Find the layer in the message; declare {"frozen": ["its.name*"]} if that is meant.',
     tier=Tier.TRAINABILITY,
     level=Level.ERROR,
-    needs=("N6",),
+    needs=("N6", "R6"),
 )
 def short_run_moves_everything(subject: Subject) -> None:
     """Train on fresh random observations with a random right action."""
@@ -74,7 +74,7 @@ def short_run_moves_everything(subject: Subject) -> None:
     fix="Check that logits depend on trained weights and that their scale can grow.",
     tier=Tier.TRAINABILITY,
     level=Level.ERROR,
-    needs=("A1", "N7"),
+    needs=("A1", "N7", "R6"),
 )
 def entropy_falls(subject: Subject) -> None:
     """Train on one observation with one right action, and compare entropies."""
@@ -106,7 +106,7 @@ def entropy_falls(subject: Subject) -> None:
     fix="Check the road from observation to logits: scaling, a cut gradient, a wrong axis.",
     tier=Tier.TRAINABILITY,
     level=Level.ERROR,
-    needs=("A1", "A3", "N7"),
+    needs=("A1", "A3", "N7", "R6"),
 )
 def beats_random(subject: Subject) -> None:
     """Train on two observations with a right action each."""
@@ -124,6 +124,7 @@ def beats_random(subject: Subject) -> None:
     fix="Differentiate through the sequence in forward; detach only what is written to `state`.",
     tier=Tier.TRAINABILITY,
     applies=needs_memory,
+    needs=("R6",),
 )
 def recalls_a_cue(subject: Subject) -> None:
     """Train on sequences that differ in their first observation only; the last action counts."""

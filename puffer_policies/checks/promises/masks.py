@@ -53,7 +53,7 @@ def needs_options(subject: Subject) -> str:
     "infinity is drawn sooner or later.",
     fix="Use logits.masked_fill(~mask, -inf), and raise where a choice has no option left.",
     applies=needs_options,
-    needs=("S8",),
+    needs=("S8", "R6"),
 )
 def masked_actions_never_happen(subject: Subject) -> None:
     """Draw 1e5 actions under a random mask, then look at probabilities, entropy, gradients."""
@@ -84,7 +84,7 @@ def masked_actions_never_happen(subject: Subject) -> None:
     "is not 1 in the first epoch.",
     fix="Read the mask in both, flatten it as b*T + t, and hand `state` on in wrappers.",
     applies=needs_options,
-    needs=("S2", "S8"),
+    needs=("S2", "S8", "R6"),
 )
 def mask_in_rollout_and_update(subject: Subject) -> None:
     """Compare probabilities of stepping with those of the sequence, each under the same masks."""

@@ -53,7 +53,7 @@ DRIVE = 200.0
     "infinity does so too, or acts as a very large number.",
     why="A NaN that is turned into an ordinary action hides a broken sensor or a diverged run.",
     fix="Drop nan_to_num and its like; raise with the name of the layer, or let the NaN through.",
-    needs=("S8",),
+    needs=("S8", "R6"),
 )
 def nan_stays_visible(subject: Subject) -> None:
     """Poison the first row of each observation leaf, then each weight.
@@ -166,7 +166,7 @@ def _poison_example(where: str) -> str:
     "smallest observations (1e6 where the space has no bound), and over long sequences.",
     why="One large observation, or one long segment, makes every weight NaN.",
     fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans.",
-    needs=("S2",),
+    needs=("S2", "R6"),
 )
 def finite_at_extremes(subject: Subject) -> None:
     """Run and differentiate at both ends of the space, then over T = 1024 if there is memory."""
@@ -227,6 +227,7 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     "gradients.",
     fix="Clamp log_std before exp, for instance to [-5, 2].",
     applies=lambda s: "" if s.layout.is_continuous else "its actions are choices",
+    needs=("R6",),
 )
 def scale_bounded_in_log_space(subject: Subject) -> None:
     """Find the parameters that move the scale and nothing else, and drive them both ways."""
@@ -320,7 +321,7 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
     promise="Float32 answers are within 1e-4 of those of a float64 copy.",
     why="A formula that loses digits, or a hidden half precision, adds noise to every ratio.",
     fix="Use a stable formula (centered variance, log-space sums), and leave precision to callers.",
-    needs=("S2", "S8"),
+    needs=("S2", "S8", "R6"),
 )
 def float32_near_float64(subject: Subject) -> None:
     """Run a sequence in both precisions."""

@@ -222,6 +222,7 @@ def reads_pixels(subject: Subject) -> str:
     "else; permute(0, 3, 1, 2), not reshape, (N, h, w, C) to (N, C, h, w); check sizes when "
     "building.",
     applies=reads_pixels,
+    needs=("R6",),
 )
 def pixels_read_right(subject: Subject) -> None:
     """Give constant images, gradients and rising shades, then build for tiny images.
@@ -440,6 +441,7 @@ def has_keys(subject: Subject) -> str:
     "front of the wrong weights (ray-project/ray#24105).",
     fix="Concatenate in sorted order of keys, at construction and in every pass.",
     applies=has_keys,
+    needs=("R6",),
 )
 def key_order_free(subject: Subject) -> None:
     """Reverse the keys of observations, then those of the space that the policy is built for."""

@@ -1,4 +1,4 @@
-"""B8: a pass runs and returns what others are judged by.
+"""B9: a pass runs and returns what others are judged by.
 
 It is the first check that runs a policy. Where it fails, no other does.
 """
@@ -6,8 +6,9 @@ It is the first check that runs a policy. Where it fails, no other does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ SEQUENCE = "forward(observations, state)"
 
 
 @check(
-    "B8",
+    "B9",
     "runs",
     promise="Runs on a few rows, a step and a sequence, and returns logits and values.",
     why="Nothing trains, and no other promise can be judged, before they do.",
@@ -54,15 +55,16 @@ class _Judged:
         self._policy = policy
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
-
-    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
-        outputs = self._policy.forward_eval(observations, state)  # type: ignore[operator]
-        return _pair(outputs, STEP, _place(self._policy, "forward_eval"))
+        member = getattr(self._policy, name)
+        return partial(self._judge, member, name, STEP) if name == "forward_eval" else member
 
     def __call__(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
-        outputs = self._policy(observations, state)
-        return _pair(outputs, SEQUENCE, _place(self._policy, "forward"))
+        return self._judge(self._policy, "forward", SEQUENCE, observations, state)
+
+    def _judge(
+        self, run: Callable[..., Any], method: str, call: str, observations: Any, state: Any = None
+    ) -> tuple[Any, Tensor]:
+        return _pair(run(observations, state), call, _place(self._policy, method))
 
 
 @contextmanager

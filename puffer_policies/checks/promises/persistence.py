@@ -44,7 +44,7 @@ UPDATES = 2
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
     "Never call train() or eval() inside forward.",
     few=True,
-    needs=("S5",),
+    needs=("S5", "R6"),
 )
 def modes_do_not_matter(subject: Subject) -> None:
     """Compare outputs in both modes, and what a call leaves behind."""
@@ -188,6 +188,7 @@ def _require_own_spec(subject: Subject, policy: nn.Module, spec: PolicySpec) -> 
     fix="Rename no keys in state_dict or load hooks, or honor their `prefix` and change the start "
     "of a key only.",
     few=True,
+    needs=("R6",),
 )
 def prefixes_are_harmless(subject: Subject) -> None:
     """Carry weights from inside a holder to a bare policy and back, through checkpoints."""
@@ -301,7 +302,7 @@ def _through_bytes(data: Any) -> Any:
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, and register parameters in one order.",
     few=True,
-    needs=("S2",),
+    needs=("S2", "R6"),
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
     """Train twice as long at once, and in two parts with a file between."""

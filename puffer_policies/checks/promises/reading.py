@@ -58,6 +58,7 @@ TRIES = 6
     "is divided by an infinite bound costs what the env says there, and training only looks hard.",
     fix="Read the whole observation; scale by finite bounds only. What is left out on purpose is "
     'declared: {"unread": ["where.2", "inside.*"]}.',
+    needs=("R6",),
 )
 def every_number_matters(subject: Subject) -> None:
     """Exchange one number after the other between two observations, and look for a change."""
