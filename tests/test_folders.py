@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_packages import site_in, write_files
+from torch import nn
 
 from puffer_policies.checks.engine.targets import class_at
 from puffer_policies.errors import MissingDependency, PluginError
@@ -187,3 +188,11 @@ def test_files_of_one_name_are_checked_each_by_itself(folder):
         write_files(folder / who, {"types.py": source, "helpers.py": f"WHO = '{who}'"})
     classes = [class_at(f"{folder / who / 'types.py'}::Net") for who in ("one", "two")]
     assert [cls.who for cls in classes] == ["one", "two"]
+
+
+def test_a_file_called_torch_is_not_what_import_torch_means(tmp_path):
+    # PufferLib's envs have their policies in a file of this name.
+    (tmp_path / "torch.py").write_text("import torch.nn\n\nclass Net(torch.nn.Module): ...\n")
+    (tmp_path / "more.py").write_text("import torch\n\nclass More(torch.nn.Module): ...\n")
+    for name in ("torch.py::Net", "more.py::More"):
+        assert issubclass(class_at(f"{tmp_path / name}"), nn.Module)

@@ -49,7 +49,16 @@ assert report.ok
 ```
 
 Without an environment, a policy is checked on tiny spaces of every kind that its record declares.
-`puffer-policies check path/to/file.py::Class` checks code that is not registered.
+With one, the class is built with the environment, and runs on what it sends: the environment is
+reset and stepped with random actions. `Spaces(observation, action)` in its place is sampled.
+
+`puffer-policies check path/to/file.py::Class` checks code that is not registered. A function in
+the place of the class, `path/to/file.py::factory` or `module:factory`, builds the policy itself; it
+gets the environment if it takes an argument. [PufferLib's policies](pufferlib.md) has more on code
+that was written for PufferLib.
+
+Of a policy without memory `forward` gets sequences as the trainer gives them, `(B*T, *obs)`,
+unless it returns B*T rows for `(B, T, *obs)` by itself.
 
 The checks run in a worker process. A policy that hangs, crashes or calls `sys.exit` gets a report
 all the same, and the run goes on. `--time-limit` is in seconds of CPU time, so that a loaded
@@ -100,7 +109,8 @@ Each check of each name on each pair of spaces is a test of its own. The pairs a
   vector with choices as actions, and a nested Dict with real ones. It stands between the encoder
   and the heads and sees a batch of hidden vectors, so further spaces would prove nothing new.
 - Any other wrapper may change observations or actions. It is tried around `Default` on every kind
-  that `Default` serves.
+  that `Default` serves, and once around `Default` with a memory.
+- Every wrapper is tried around `Default` with an action mask, too, which it has to hand on.
 - A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on two of its
   pairs with unlike actions. Both parts are tried on all others by themselves.
 
@@ -131,6 +141,8 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 | `batch_statistics` | why rows depend on each other in training | S5 |
 | `train_differs` | why `train()` and `eval()` differ | P1, R11 |
 | `unread` | patterns of the names of numbers that are left unread, such as `3` or `where.*` | S11 |
+| `half_precision` | why it computes in half precision where its weights do not show it | N8, S7 |
+| `codes` | number of codes in integer observations, if the space has room for more | all |
 | `action_mask` | that it takes an action mask | A4, A5 |
 
 ## Every check

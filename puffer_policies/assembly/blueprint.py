@@ -30,7 +30,7 @@ from puffer_policies.registry.records import (
     WrapperRecord,
 )
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
-from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.spaces import Spaces, spaces_of, with_four_names
 
 WrapperLike = str | WrapperSpec | type[nn.Module]
 PolicyLike = str | PolicySpec | type[nn.Module]
@@ -68,7 +68,7 @@ def prepare(
     require_fit(inner.record, spaces, registry=registry)
     require_readable(spaces.observation)
     # Constructors get the env itself, as some read more of it than its spaces; an id has no more.
-    return Blueprint(inner, stack, spaces, spaces if isinstance(env, str) else env)
+    return Blueprint(inner, stack, spaces, spaces if isinstance(env, str) else with_four_names(env))
 
 
 R = TypeVar("R", bound=Record)

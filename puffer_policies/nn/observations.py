@@ -25,7 +25,7 @@ from torch import Tensor
 
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.spaces import described, image_layout
-from puffer_policies.spaces.nested import leaves
+from puffer_policies.spaces.nested import leaves, map_nested
 
 Shape = tuple[int, ...]
 
@@ -135,6 +135,18 @@ def batch_layout(space: Any) -> BatchLayout:
 
 batch_layout.register(gym_spaces.Dict, DictLayout)
 batch_layout.register(gym_spaces.Tuple, TupleLayout)
+
+
+def merge_time(*inputs: Any) -> tuple[Any, ...]:
+    """Return trees of tensors (B, T, ...) as (B*T, ...), row b*T + t; None stays None.
+
+    This is what ``forward`` gets of a sequence if the policy has no memory: those written for
+    PufferLib take nothing else.
+    """
+    return tuple(
+        None if each is None else map_nested(lambda leaf: leaf.flatten(0, 1), each)
+        for each in inputs
+    )
 
 
 def sorted_keys(space: gym_spaces.Dict) -> tuple[Any, ...]:

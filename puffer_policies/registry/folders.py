@@ -37,6 +37,10 @@ __path__: list[str] = []
 
 _PREFIX = f"{__name__}."
 
+_LIBRARIES = ("torch", "numpy", "gymnasium", "pufferlib")
+"""What an import of these names means in every folder: PufferLib's envs keep their policies in a
+file called torch.py."""
+
 
 def import_name(module: str, folder: str) -> str:
     """Return the name by which a target's module is imported: its own, or one with its folder.
@@ -152,7 +156,8 @@ class _Translator(ast.NodeTransformer):
 
     def _is_beside(self, name: str) -> bool:
         # The module of a target may be called `types`; an import of `types` means Python's.
-        return name not in sys.stdlib_module_names and import_name(name, self._folder) != name
+        is_elsewhere = name in sys.stdlib_module_names or name in _LIBRARIES
+        return not is_elsewhere and import_name(name, self._folder) != name
 
 
 def _finder_in(folder: str) -> FileFinder:

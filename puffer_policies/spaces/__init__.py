@@ -16,6 +16,7 @@ from puffer_policies.spaces.layout import (
     observation_kind,
     require_kinds,
     spaces_of,
+    with_four_names,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "observation_kind",
     "require_kinds",
     "spaces_of",
+    "with_four_names",
 ]

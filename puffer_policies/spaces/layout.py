@@ -27,22 +27,86 @@ MAX_INTEGER_CHOICES = 4096
 output for each option, so a larger one would be all output layer."""
 
 
+class _FourNames:
+    """The four names under which constructors look for the spaces of one agent.
+
+    Vector envs and PufferLib have ``single_observation_space`` and ``single_action_space``, single
+    envs the two without the prefix. PufferLib's own policies read both pairs.
+    """
+
+    __slots__ = ()
+
+    @property
+    def single_observation_space(self) -> gymnasium.Space[Any]:
+        """The observation space."""
+        return self._spaces.observation
+
+    @property
+    def single_action_space(self) -> gymnasium.Space[Any]:
+        """The action space."""
+        return self._spaces.action
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """The observation space."""
+        return self._spaces.observation
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """The action space."""
+        return self._spaces.action
+
+    @property
+    def _spaces(self) -> Spaces:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Spaces:
+class Spaces(_FourNames):
     """A single agent's observation and action space. It can be passed wherever an env can."""
 
     observation: gymnasium.Space[Any]
     action: gymnasium.Space[Any]
 
     @property
-    def single_observation_space(self) -> gymnasium.Space[Any]:
-        """The observation space, by the name that vector envs and PufferLib use."""
-        return self.observation
+    def _spaces(self) -> Spaces:
+        return self
+
+
+class _EnvView(_FourNames):
+    """An env as constructors get it where it lacks some of the four names; all else is its own."""
+
+    def __init__(self, env: Any, spaces: Spaces) -> None:
+        self.env, self._of_agent = env, spaces
 
     @property
-    def single_action_space(self) -> gymnasium.Space[Any]:
-        """The action space, by the name that vector envs and PufferLib use."""
-        return self.action
+    def _spaces(self) -> Spaces:
+        return self._of_agent
+
+    # An env has attributes that nobody can list, such as those that PufferLib's policies read.
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("env", "_of_agent"):  # a copy has none of them yet
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+
+def with_four_names(env: Any) -> Any:
+    """Return what a policy's constructor gets: the env, or a view of it, with all four names.
+
+    The names are ``single_observation_space``, ``single_action_space``, ``observation_space`` and
+    ``action_space``. What has them all, such as a vector env, stays as it is.
+    """
+    names = ("observation_space", "action_space", "single_action_space")
+    if isinstance(env, Spaces | _EnvView):
+        return env
+    if _has_single_names(env) and all(hasattr(env, name) for name in names):
+        return env
+    return _EnvView(env, spaces_of(env))
+
+
+def _has_single_names(env: Any) -> bool:
+    """Whether an env has the names of vector envs; a gymnasium wrapper warns when it is asked."""
+    return not isinstance(env, gymnasium.Wrapper) and hasattr(env, "single_observation_space")
 
 
 def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
@@ -66,7 +130,7 @@ def spaces_of(env: Any, *, make: Callable[[str], Any] | None = None) -> Spaces:
             instance.close()
     # A vector env has both names, and the plain ones are of the whole batch. Before 1.0,
     # gymnasium's wrappers warn when they are asked for an attribute that only vector envs have.
-    for prefix in ("",) if isinstance(env, gymnasium.Wrapper) else ("single_", ""):
+    for prefix in ("single_", "") if _has_single_names(env) else ("",):
         observation = getattr(env, f"{prefix}observation_space", None)
         action = getattr(env, f"{prefix}action_space", None)
         if observation is not None and action is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
-from puffer_policies.spaces.nested import map_nested
+from puffer_policies.nn.observations import merge_time
 
 Tensors = dict[str, Tensor]
 """Named tensors with the batch first."""
@@ -172,12 +172,10 @@ class Carry:
         """(B, T, *obs), (B, T) bool -> logits of B*T rows, values (B*T,), with gradient.
 
         `initial` (B, ...) is the state before the first step, `extras` are (B, T, ...). A policy
-        without memory gets (B*T, *obs), as those written for PufferLib take nothing else.
+        without memory gets (B*T, *obs); see `merge_time`.
         """
         if not self.recurrent:
-            observations = map_nested(lambda leaf: leaf.flatten(0, 1), observations)
-            starts = starts.flatten()
-            extras = {key: each.flatten(0, 1) for key, each in extras.items()}
+            observations, starts, extras = merge_time(observations, starts, dict(extras))
         if self._has_layers:
             initial = {key: value.unsqueeze(0) for key, value in initial.items()}  # (1, B, H)
         state = {**initial, EPISODE_START: starts, **extras}

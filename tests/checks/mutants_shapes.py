@@ -25,6 +25,7 @@ from mutant import Mutant
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
 # -- S9 --------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ MUTANTS_IMAGES = (
     Mutant("S9", "scaled-twice", ScaledTwice, IMAGE_HWC),
     Mutant("S9", "reshapes", Reshapes, IMAGE_HWC),
     Mutant("S9", "height-as-channels", HeightAsChannels, IMAGE_HWC),
-    Mutant("S9", "tiny-images", TinyImages, IMAGE),
+    Mutant("S9", "tiny-images", TinyImages, IMAGE, capabilities=Capabilities()),
     Mutant("S9", "height-for-width", HeightForWidth, IMAGE_HWC),
     Mutant("S9", "reshapes-behind-a-norm", ReshapesBehindANorm, IMAGE_HWC),
     Mutant("S9", "centers-bytes", CentersBytes, IMAGE_HWC),

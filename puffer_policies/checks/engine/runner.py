@@ -60,7 +60,7 @@ class Gate:
 
 
 def gate_of(subject: Subject) -> Gate:
-    """Build the policy, and require the methods that every dynamic check calls."""
+    """Build the policy, and require the two methods that every dynamic check calls."""
     try:
         with untouched():
             policy = subject.policy
@@ -71,7 +71,7 @@ def gate_of(subject: Subject) -> Gate:
         return Gate(f"it can't be built: {error_text(error)}", error=error)
     if not isinstance(policy, nn.Module):
         return Gate("it is not an nn.Module")
-    lacking = [offence for offence in missing_members(policy) if "no method" in offence]
+    lacking = [each for each in missing_members(policy) if each.startswith("no method forward")]
     return Gate(f"it can't be run: {'; '.join(lacking)}" if lacking else "")
 
 

@@ -158,7 +158,8 @@ def run_suite(
         repeated = [
             each
             for each in checks
-            if verdicts[target.name, each.code] >= each.most_pairs(is_wrapped=target.is_wrapped)
+            if verdicts[target.group or target.name, each.code]
+            >= each.most_pairs(is_wrapped=target.is_wrapped)
         ]
         remaining = [each for each in checks if each not in repeated]
         results = _with_trial(target, remaining, partial(run, expected=expected))

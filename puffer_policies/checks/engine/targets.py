@@ -1,8 +1,9 @@
 """What a caller asks to check, as targets: one policy on one pair of spaces each.
 
-A policy is asked for by name, expression, preset, class, ``path/to/file.py::Class``, or built. A
-wrapper, by its name or in a file, is checked around Default. Nothing is imported before the checks
-run, as the import may need a worker process too.
+A policy is asked for by name, expression, preset, class, ``path/to/file.py::Class``, by a factory
+in a file or module, or built. A wrapper is checked around Default, and around Default with a memory
+and with an action mask. Nothing is imported before the checks run, as the import may need a worker
+process too.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import ast
 import copy
 import importlib
 import importlib.util
+import inspect
+import pickle
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, cast
 
 from torch import nn
 
@@ -27,9 +30,11 @@ from puffer_policies.assembly.blueprint import Blueprint, PolicyLike, WrapperLik
 from puffer_policies.checks.engine.causes import WRAPPED
 from puffer_policies.checks.engine.matrix import spaces_for, spaces_for_memory, wrappers_for
 from puffer_policies.checks.model import Result
+from puffer_policies.checks.probes.play import play
 from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
+from puffer_policies.envs.factory import make_for_spaces
 from puffer_policies.errors import BuildError, PluginError, PolicyError, did_you_mean
 from puffer_policies.files import user_path
 from puffer_policies.foreign import error_text, foreign_code
@@ -37,13 +42,53 @@ from puffer_policies.registry import Registry
 from puffer_policies.registry.folders import import_name
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
-from puffer_policies.spaces import Spaces, action_layout, spaces_of
+from puffer_policies.spaces import Spaces, action_layout, spaces_of, with_four_names
 from puffer_policies.wrappers.base import PolicyWrapper, RecurrentWrapper
 
 CheckedPolicy = PolicyLike | nn.Module
 
 SEPARATOR = "::"
 """Stands between the file and the class of ``path/to/file.py::Class``."""
+
+_MORE_WRAPPED = ("LSTMWrapper(Default(hidden_size=32))", "ActionMaskWrapper(Default)")
+"""Stacks that a wrapper is tried around as well: it has to hand on a state and a mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a policy is built for and meets in its checks."""
+
+    spaces: Spaces
+    env: Any
+    """The first argument of constructors: the env where one was given, else the spaces."""
+    played: Any = None
+    """Observations that the env sent; see `play`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A spawned worker gets no env that can't be pickled.
+        try:
+            pickle.dumps(self.env)
+        except Exception:
+            return Scene, (self.spaces, self.spaces, self.played)
+        return Scene, (self.spaces, self.env, self.played)
+
+
+def _scene_of(env: Any) -> Scene:
+    if isinstance(env, str):
+        return _scene_of_id(env)
+    spaces = spaces_of(env)
+    return Scene(spaces, env, play(env, spaces))
+
+
+@lru_cache(maxsize=4)
+def _scene_of_id(env_id: str) -> Scene:
+    """Make and play an env once for the many policies that a run may check on it."""
+    env = make_for_spaces(env_id)
+    try:
+        spaces = spaces_of(env)
+        return Scene(spaces, spaces, play(env, spaces))
+    finally:
+        env.close()
 
 
 @dataclass(eq=False)
@@ -57,6 +102,8 @@ class Target:
     """Imports what it needs; where it fails, the whole target does."""
     is_wrapped: bool = False
     """Whether there are wrappers around it, as far as that is known before the import."""
+    group: str = ""
+    """The name of the target before this one that settles checks which need one verdict only."""
     trial: Result | None = None
     """The result of the check whether it runs, once that is known."""
 
@@ -67,7 +114,7 @@ class Target:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A spawned worker builds its own.
-        return Target, (self.name, self.spaces, self.make, self.is_wrapped)
+        return Target, (self.name, self.spaces, self.make, self.is_wrapped, self.group)
 
 
 def targets_for(
@@ -80,9 +127,10 @@ def targets_for(
     """Return a target for every pair of spaces that `policy` is to be checked with.
 
     Args:
-        policy: a name, an expression, a `PolicySpec`, a class, ``path/to/file.py::Class``, or a
-            built policy.
-        env: an env, an env id or `Spaces`; the matrix of its declared kinds if None.
+        policy: a name, an expression, a `PolicySpec`, a class, ``path/to/file.py::Class``,
+            ``path/to/file.py::factory``, ``module:factory``, or a built policy.
+        env: an env, an env id or `Spaces`; the matrix of its declared kinds if None. An env is
+            reset and stepped, as its observations are what the policy is run on.
         wrappers: what to put around it, innermost first.
         registry: where names are looked up.
 
@@ -95,17 +143,51 @@ def targets_for(
     wrappers = tuple(wrappers)
     if isinstance(policy, nn.Module):
         return [_built_target(policy, env, wrappers)]
-    if isinstance(policy, str) and SEPARATOR in policy:
-        file, around = _file_and_wrappers(policy)
-        return _file_targets(file, env, (*around, *wrappers), registry)
+    if isinstance(policy, str) and _PLACE.search(policy):
+        place, around = _place_and_wrappers(policy)
+        return _placed_targets(place, env, (*around, *wrappers), registry)
     if isinstance(policy, str) and policy.endswith(".py"):
         raise BuildError(f"{policy!r} is a file, not a policy.", fix=_classes_hint(policy))
+    more: list[tuple[PolicyLike, tuple[WrapperLike, ...]]] = []
     if isinstance(policy, str):
-        policy = stack_around(policy, registry)
-    if isinstance(policy, type):
-        policy, wrappers = _class_stack(policy, wrappers, registry)
-    pairs = [spaces_of(env)] if env is not None else _declared_spaces(policy, registry)
-    return [_target(policy, pair, wrappers, registry) for pair in pairs]
+        stack = stack_around(policy, registry)
+        if stack != policy and policy not in registry.presets:
+            itself: tuple[WrapperLike, ...] = PolicySpec.parse(stack).wrappers
+            more = [(each, itself) for each in _MORE_WRAPPED]
+        policy = stack
+    elif isinstance(policy, type) and _is_wrapper(policy, registry):
+        wrappers = (policy, *wrappers)
+        more = [(each, wrappers) for each in _more_inside(policy)]
+        policy = _inside(policy)
+    scenes = _scenes(env, lambda: _declared_spaces(policy, registry))
+    targets = [_target(policy, scene, wrappers, registry) for scene in scenes]
+    return [*targets, *_more_targets(more, scenes[0], targets[0].name, registry)]
+
+
+def _scenes(env: Any, declared: Callable[[], list[Spaces]]) -> list[Scene]:
+    return [Scene(pair, pair) for pair in declared()] if env is None else [_scene_of(env)]
+
+
+def _more_targets(
+    stacks: Iterable[tuple[PolicyLike, tuple[WrapperLike, ...]]],
+    scene: Scene,
+    group: str,
+    registry: Registry,
+) -> Iterator[Target]:
+    """Yield a target for each stack that can be, which leaves to `group` what one verdict settles.
+
+    A stack that can't be, such as a memory around a memory, was never asked for.
+    """
+    for policy, wrappers in stacks:
+        if _masks_reals(policy, scene.spaces):
+            continue
+        with suppress(BuildError):
+            target = _target(policy, scene, wrappers, registry)
+            yield replace(target, group=group)
+
+
+def _masks_reals(policy: PolicyLike, spaces: Spaces) -> bool:
+    return "ActionMask" in str(policy) and action_layout(spaces.action).is_continuous
 
 
 def targets_for_record(name: str, registry: Registry) -> list[Target]:
@@ -151,6 +233,7 @@ def subject_of(blueprint: Blueprint) -> Subject:
         cls=cls,
         capabilities=blueprint.capabilities,
         declared=_declarations(cls),
+        env=blueprint.env,
     )
 
 
@@ -194,49 +277,55 @@ def _declared_spaces(policy: PolicyLike, registry: Registry) -> list[Spaces]:
 
 
 def _target(
-    policy: PolicyLike, spaces: Spaces, wrappers: tuple[WrapperLike, ...], registry: Registry
+    policy: PolicyLike, scene: Scene, wrappers: tuple[WrapperLike, ...], registry: Registry
 ) -> Target:
     # A stack that can't be is a mistake in the question, and is refused here.
-    blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
+    blueprint = prepare(policy, scene.env, wrappers=wrappers, registry=registry)
     # Asked here, as the import may happen in a worker.
     blueprint.require_consent()
     spec = blueprint.spec
     # What the caller wrote is what the caller looks for in a report.
     name = policy if isinstance(policy, str) and not wrappers else _short(spec)
-    make = partial(_subject, name, policy, spaces, wrappers, registry)
-    return Target(name, spaces, make, is_wrapped=bool(spec.wrappers))
+    make = partial(_subject, name, policy, scene, wrappers, registry)
+    return Target(name, scene.spaces, make, is_wrapped=bool(spec.wrappers))
 
 
 def _subject(
     name: str,
     policy: PolicyLike,
-    spaces: Spaces,
+    scene: Scene,
     wrappers: tuple[WrapperLike, ...],
     registry: Registry,
 ) -> Subject:
-    blueprint = prepare(policy, spaces, wrappers=wrappers, registry=registry)
+    blueprint = prepare(policy, scene.env, wrappers=wrappers, registry=registry)
     subject = subject_of(blueprint)
     is_registered = blueprint.record.provenance.origin != "a class in this process"
     return replace(
         subject,
         name=name,
-        source=_source(policy, wrappers, spaces),
+        source=_source(policy, wrappers, scene.spaces),
         capabilities=subject.capabilities
         if is_registered or not isinstance(policy, type)
         else None,
         declared=subject.declared | ({"may_refuse": True} if blueprint.spec.wrappers else {}),
+        played=scene.played,
     )
 
 
 def _source(policy: PolicyLike, wrappers: tuple[WrapperLike, ...], spaces: Spaces) -> str:
-    imports = "from puffer_policies import Spaces, get_policy"
-    expression = f"{str(policy)!r}"
-    if isinstance(policy, type):
-        imports += f"\nfrom {policy.__module__} import {policy.__qualname__}"
-        expression = policy.__qualname__
-    around = f", wrappers={[_wrapper_name(each) for each in wrappers]}" if wrappers else ""
-    call = f'get_policy({expression}, spaces{around}, validate="off")'
-    return snippet(spaces, imports=imports, policy=call)
+    imports = ["from puffer_policies import Spaces, get_policy"]
+
+    def expression(part: Any) -> str:
+        """Return a class by its own name, which may be that of a registered one, too."""
+        if not isinstance(part, type):
+            return repr(str(part))
+        imports.append(f"from {part.__module__} import {part.__qualname__}")
+        return part.__qualname__
+
+    inside = expression(policy)
+    around = f", wrappers=[{', '.join(map(expression, wrappers))}]" if wrappers else ""
+    call = f'get_policy({inside}, spaces{around}, validate="off")'
+    return snippet(spaces, imports="\n".join(imports), policy=call)
 
 
 def _wrapper_name(wrapper: WrapperLike) -> str:
@@ -251,14 +340,44 @@ def _short(spec: PolicySpec) -> str:
     return text
 
 
-def _class_stack(
-    cls: type[Any], wrappers: tuple[WrapperLike, ...], registry: Registry
-) -> tuple[PolicyLike, tuple[WrapperLike, ...]]:
-    """Return what a class is checked as: a policy, or, if it is a wrapper, it around Default."""
-    registered = any(record.loaded is cls for record in registry.records("wrapper"))
-    if registered or issubclass(cls, PolicyWrapper):
-        return WRAPPED, (cls, *wrappers)
-    return cls, wrappers
+def _is_wrapper(cls: type[Any], registry: Registry) -> bool:
+    """Whether a class goes around a policy: it is ours, registered as one, or takes a policy.
+
+    PufferLib's wrappers, which share no base class, take ``(env, policy, ...)``.
+    """
+    if issubclass(cls, PolicyWrapper):
+        return True
+    if any(record.loaded is cls for record in registry.records("wrapper")):
+        return True
+    return "policy" in _parameters(cls)[1:2]
+
+
+def _parameters(cls: type[Any]) -> list[str]:
+    try:
+        return list(inspect.signature(cls).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _inside(wrapper: type[Any]) -> str:
+    """Return the policy inside a wrapper: Default, of the width that the wrapper expects."""
+    names = _parameters(wrapper)
+    size = (
+        inspect.signature(wrapper).parameters["input_size"].default
+        if "input_size" in names
+        else None
+    )
+    return f"{WRAPPED}(hidden_size={size})" if isinstance(size, int) else WRAPPED
+
+
+def _more_inside(wrapper: type[Any]) -> tuple[str, ...]:
+    """Return the further stacks that a wrapper class is tried around.
+
+    Only a wrapper of our base class promises to hand on what it does not know.
+    """
+    if not issubclass(wrapper, PolicyWrapper):
+        return ()
+    return _MORE_WRAPPED[issubclass(wrapper, RecurrentWrapper) :]
 
 
 def _declarations(cls: type) -> dict[str, Any]:
@@ -283,11 +402,12 @@ def _built_target(policy: nn.Module, env: Any, wrappers: tuple[WrapperLike, ...]
             f"{name!r} does not say for which spaces it was built.",
             fix="Pass the env or Spaces(observation, action) as the second argument.",
         )
-    spaces = spaces_of(env)
-    return Target(name, spaces, partial(subject_of_module, policy, spaces))
+    scene = _scene_of(env)
+    make = partial(subject_of_module, policy, scene.spaces, played=scene.played)
+    return Target(name, scene.spaces, make)
 
 
-def subject_of_module(policy: nn.Module, spaces: Spaces) -> Subject:
+def subject_of_module(policy: nn.Module, spaces: Spaces, *, played: Any = None) -> Subject:
     """Return a policy that is built already as checks see it: a build of it is a copy."""
     cls = type(policy)
     needs_mask = any(getattr(module, NEEDS_MASK, False) for module in policy.modules())
@@ -300,62 +420,102 @@ def subject_of_module(policy: nn.Module, spaces: Spaces) -> Subject:
         cls=cls,
         capabilities=Capabilities(needs_mask=True) if needs_mask else None,
         declared={"built": "it was given built, and perhaps trained", **_declarations(cls)},
+        played=played,
     )
 
 
-# -- a class in a file -----------------------------------------------------------------------------
+# -- a class or a factory in a file or a module ----------------------------------------------------
 
 _PUFFERLIB = "pufferlib"
 _STAND_INS = ("models", "pytorch", "spaces")
 """Modules of ours that take the place of PufferLib's where it is not installed."""
 
+BUILT = "a factory made it, and perhaps loaded its weights"
+
 
 def class_at(text: str) -> type:
-    """Import the file of ``path/to/file.py::Class`` and return the class.
+    """Return the class of ``path/to/file.py::Class``; see `object_at`."""
+    value = object_at(text)
+    if not isinstance(value, type):
+        raise BuildError(f"{text!r} is not a class.", fix="Write path/to/file.py::Class.")
+    return value
+
+
+def object_at(text: str) -> Any:
+    """Import the file of ``path/to/file.py::Class``, or a module, and return the class or factory.
 
     The file can import those beside it, as when it is run as a script.
 
     Raises:
-        BuildError: there is no such file, or no class of this name in it.
+        BuildError: there is no such file, or nothing of this name in it.
         PluginError: the import failed.
     """
-    path, name = _path_and_class(text)
-    module = _import_file(path.absolute())
-    cls: Any = getattr(module, name, None)
-    if not isinstance(cls, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+    place, name = _place_and_name(text)
+    module = _import_file(place.absolute()) if isinstance(place, Path) else _import_module(place)
+    value = getattr(module, name, None)
+    if not callable(value):
+        names = [key for key, each in vars(module).items() if _is_own(each, module)]
         raise BuildError(
-            f"There is no class {name!r} in {path}.",
-            fix=did_you_mean(name, classes) or f"Its classes: {', '.join(classes) or 'none'}.",
+            f"There is no class or function {name!r} in {place}.",
+            fix=did_you_mean(name, names) or f"It has {', '.join(names) or 'none'}.",
         )
-    return cls
+    return value
 
 
-def _file_targets(
+def _is_own(value: Any, module: ModuleType) -> bool:
+    return isinstance(value, type | FunctionType) and value.__module__ == module.__name__
+
+
+def _placed_targets(
     text: str, env: Any, wrappers: tuple[WrapperLike, ...], registry: Registry
 ) -> list[Target]:
-    path, name = _path_and_class(text)
-    label = f"{path.name}{SEPARATOR}{name}"
+    place, name = _place_and_name(text)
+    node = _definition(place, name)
+    if isinstance(node, ast.FunctionDef) and env is None:
+        raise BuildError(
+            f"{text!r} is a function, which does not say for which spaces it builds a policy.",
+            fix="Pass the env or Spaces(observation, action) too (--env of the command line).",
+        )
+    label = f"{place.name}{SEPARATOR}{name}" if isinstance(place, Path) else f"{place}:{name}"
+    address = f"{place.absolute()}{SEPARATOR}{name}" if isinstance(place, Path) else label
+    outside = label
     for wrapper in wrappers:
-        label = f"{_wrapper_name(wrapper).partition('(')[0]}({label})"
-    pairs = [spaces_of(env)] if env is not None else spaces_for(None)
-    make = partial(_file_subject, f"{path.absolute()}{SEPARATOR}{name}", label)
-    return [Target(label, pair, partial(make, pair, wrappers, registry)) for pair in pairs]
+        outside = f"{_wrapper_name(wrapper).partition('(')[0]}({outside})"
+    make = partial(_placed_subject, address, wrappers, registry)
+    scenes = _scenes(env, lambda: spaces_for(None))
+    targets = [Target(outside, each.spaces, partial(make, outside, each)) for each in scenes]
+    first = scenes[0]
+    for stack in _MORE_WRAPPED if _looks_like_wrapper(place, node) and not wrappers else ():
+        if not _masks_reals(stack, first.spaces):
+            around = f"{label}({re.sub(_ARGUMENTS, '', stack)})"
+            subject = partial(make, around, first, inside=stack)
+            targets.append(Target(around, first.spaces, subject, True, outside))
+    return targets
 
 
-def _file_subject(
+_ARGUMENTS = r"\(\w+=[^()]*\)"
+
+
+def _placed_subject(
     text: str,
-    label: str,
-    spaces: Spaces,
     wrappers: tuple[WrapperLike, ...],
     registry: Registry,
+    label: str,
+    scene: Scene,
+    *,
+    inside: str = "",
 ) -> Subject:
-    cls = class_at(text)
-    policy, wrappers = _class_stack(cls, wrappers, registry)
-    subject = subject_of(prepare(policy, spaces, wrappers=wrappers, registry=registry))
+    value, policy = object_at(text), cast(PolicyLike, inside)
+    if not isinstance(value, type):
+        return _factory_subject(value, text, wrappers, label, scene)
+    if _is_wrapper(value, registry):
+        policy, wrappers = inside or _inside(value), (value, *wrappers)
+    else:
+        policy = value
+    subject = subject_of(prepare(policy, scene.env, wrappers=wrappers, registry=registry))
 
     def expression(part: Any) -> str:
-        return f"class_at({text!r})" if part is cls else repr(_wrapper_name(part))
+        return f"class_at({text!r})" if part is value else repr(_wrapper_name(part))
 
     imports = (
         "from puffer_policies import Spaces, get_policy\n"
@@ -366,26 +526,83 @@ def _file_subject(
     return replace(
         subject,
         name=label,
-        source=snippet(spaces, imports=imports, policy=call),
-        capabilities=None,
-        declared=subject.declared | ({"may_refuse": True} if policy is not cls else {}),
+        source=snippet(scene.spaces, imports=imports, policy=call),
+        capabilities=subject.capabilities if inside else None,
+        declared=subject.declared | ({"may_refuse": True} if policy is not value else {}),
+        played=scene.played,
     )
 
 
-_FILE_AND_CLASS = re.compile(rf"[^\s(),]+{SEPARATOR}\w+")
+def _factory_subject(
+    factory: Callable[..., Any],
+    text: str,
+    wrappers: tuple[WrapperLike, ...],
+    label: str,
+    scene: Scene,
+) -> Subject:
+    """Return what a function builds, which gets the env if it takes an argument."""
+    if wrappers:
+        raise BuildError(
+            f"{text!r} is a factory, so nothing can go around what it builds here.",
+            fix="Wrap the policy in the factory.",
+        )
+    try:
+        arguments = [scene.env] if inspect.signature(factory).parameters else []
+    except (TypeError, ValueError):
+        arguments = []
+    policy = factory(*map(with_four_names, arguments))
+    if not isinstance(policy, nn.Module):
+        raise BuildError(f"{text!r} returned a {type(policy).__name__}, not a policy.")
+    imports = f"from puffer_policies import Spaces\nfrom {__name__} import {object_at.__name__}"
+    call = f"object_at({text!r})({'spaces' if arguments else ''})"
+    subject = subject_of_module(policy, scene.spaces, played=scene.played)
+    return replace(
+        subject,
+        name=label,
+        build=partial(factory, *map(with_four_names, arguments)),
+        source=snippet(scene.spaces, imports=imports, policy=call),
+        declared=subject.declared | {"built": BUILT},
+    )
+
+
+def _definition(place: Path | str, name: str) -> ast.AST | None:
+    """Return how a file defines a name, which is not imported; None if it can't be told."""
+    if isinstance(place, str):
+        return None
+    try:
+        tree = ast.parse(place.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    defined = {
+        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    return defined.get(name)
+
+
+def _looks_like_wrapper(place: Path | str, node: ast.AST | None) -> bool:
+    """Whether a class of a file derives from `PolicyWrapper`, by its text."""
+    bases = [ast.unparse(each) for each in node.bases] if isinstance(node, ast.ClassDef) else []
+    names = [base.rpartition(".")[2] for base in bases]
+    if any(name == PolicyWrapper.__name__ for name in names):
+        return True
+    return any(_looks_like_wrapper(place, _definition(place, name)) for name in names)
+
+
+_PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""``path/to/file.py::Class`` or ``module:factory`` in an expression."""
 _STAND_IN = "FileClass"
 
 
-def _file_and_wrappers(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the ``file.py::Class`` of an expression, and the wrappers around it as expressions.
+def _place_and_wrappers(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the class or factory of an expression, and the wrappers around it as expressions.
 
     Raises:
         BuildError: the class is not the innermost, or has arguments.
     """
-    if "(" not in text.partition(SEPARATOR)[0]:
+    if "(" not in text.partition(SEPARATOR if SEPARATOR in text else ":")[0]:
         return text, ()
-    match = _FILE_AND_CLASS.search(text)
-    spec = PolicySpec.parse(_FILE_AND_CLASS.sub(_STAND_IN, text, count=1))
+    match = _PLACE.search(text)
+    spec = PolicySpec.parse(_PLACE.sub(_STAND_IN, text, count=1))
     if match is None or spec.name != _STAND_IN or spec.kwargs:
         raise BuildError(
             f"{text!r}: the class of a file stands in the innermost brackets, without arguments.",
@@ -405,8 +622,12 @@ def _classes_hint(path: str) -> str:
     return f"Write {names}." if names else "It defines no class."
 
 
-def _path_and_class(text: str) -> tuple[Path, str]:
-    path, _, name = text.partition(SEPARATOR)
+def _place_and_name(text: str) -> tuple[Path | str, str]:
+    """Return the file or the module of a place, and the name in it."""
+    path, separator, name = text.partition(SEPARATOR)
+    if not separator:
+        module, _, name = text.partition(":")
+        return module, name
     if not name.isidentifier():
         raise BuildError(f"{text!r} does not name a class.", fix="Write path/to/file.py::Class.")
     file = user_path(path)
@@ -414,6 +635,14 @@ def _path_and_class(text: str) -> tuple[Path, str]:
         problem = "is a folder" if file.is_dir() else f"is not a file in {Path.cwd()}"
         raise BuildError(f"{text!r}: {path!r} {problem}.", fix="Write path/to/file.py::Class.")
     return file, name
+
+
+def _import_module(name: str) -> ModuleType:
+    def failure(error: BaseException) -> PluginError:
+        return PluginError(f"Importing {name} failed: {error_text(error)}")
+
+    with foreign_code(f"importing {name}", failure), _pufferlib():
+        return importlib.import_module(name)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -437,15 +666,40 @@ def _pufferlib() -> Iterator[None]:
     if importlib.util.find_spec(_PUFFERLIB) is not None:
         yield
         return
-    package = ModuleType(_PUFFERLIB)
+    package = _StandIn(_PUFFERLIB)
     package.__path__ = []
-    sys.modules[_PUFFERLIB] = package
-    for name in _STAND_INS:
-        ours = importlib.import_module(f"puffer_policies.{name}")
-        setattr(package, name, ours)
-        sys.modules[f"{_PUFFERLIB}.{name}"] = ours
+    modules = {_PUFFERLIB: package}
+    for name in (*_STAND_INS, *_ABSENT):
+        module = _StandIn(f"{_PUFFERLIB}.{name}")
+        if name in _STAND_INS:
+            ours = importlib.import_module(f"puffer_policies.{name}")
+            vars(module).update({key: getattr(ours, key) for key in ours.__all__})
+        setattr(package, name, module)
+        modules[module.__name__] = module
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        for name in (_PUFFERLIB, *(f"{_PUFFERLIB}.{each}" for each in _STAND_INS)):
+        for name in modules:
             del sys.modules[name]
+
+
+_ABSENT = ("emulation", "vector", "environments", "ocean", "utils")
+"""Modules of PufferLib that we have nothing for; a file may import them and use little of them."""
+
+
+class _StandIn(ModuleType):
+    """A module of PufferLib where it is not installed: what is missing fails when it is called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        full = f"{self.__name__}.{name}"
+
+        def absent(*_: Any, **__: Any) -> Any:
+            raise BuildError(
+                f"{full} is called, and PufferLib is not installed.",
+                fix="Install PufferLib 3.0, or give the checker a policy that does not need it.",
+            )
+
+        return absent

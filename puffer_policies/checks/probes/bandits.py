@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.probes.outputs import draw, log_probs
+from puffer_policies.checks.probes.outputs import draw, inner_range, log_probs
 from puffer_policies.checks.probes.rollouts import each_step
 from puffer_policies.checks.probes.subject import Subject, seeded
 from puffer_policies.nn.distributions import Distribution
@@ -190,14 +189,6 @@ def _flatten(observations: Any) -> Tensor:
 
 
 def _range(layout: ActionLayout) -> tuple[Tensor, Tensor]:
-    """Return the Box's bounds, (1 or 2,), within -1..1 where a fresh policy starts.
-
-    A Box that lies elsewhere altogether keeps its own bounds.
-    """
-    low, high = (
-        torch.from_numpy(np.asarray(bound, dtype=np.float32).reshape(-1)[:COUNTED])
-        for bound in (layout.low, layout.high)
-    )
-    near, far = low.clamp(min=-1.0), high.clamp(max=1.0)
-    overlaps = far > near
-    return torch.where(overlaps, near, low), torch.where(overlaps, far, high)
+    """Return the inner range of the dimensions that count, (1 or 2,) each."""
+    low, high = inner_range(layout)
+    return low.reshape(-1)[:COUNTED], high.reshape(-1)[:COUNTED]

@@ -66,8 +66,17 @@ def rebuild(
     """Build the class for other spaces or arguments, under a fixed seed."""
     cls = constructor(subject)
     assert cls is not None, "guard the check with needs_constructor"
+    env = subject.spaces if subject.env is None else subject.env
     with seeded(0):
-        return cls(spaces or subject.spaces, **(arguments or {}))
+        return cls(spaces or env, **(arguments or {}))
+
+
+def needs_spaces_only(subject: Subject) -> str:
+    """Return why the class can't be built for other spaces, or ''."""
+    if reason := needs_constructor(subject):
+        return reason
+    is_env = not (subject.env is None or isinstance(subject.env, Spaces))
+    return "it is built with an env, which has these spaces only" if is_env else ""
 
 
 # -- effects of a build ----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ from puffer_policies.checks.probes.rollouts import run_both_ways
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
+from puffer_policies.spaces.nested import map_nested
 """
 
 _BY_NAME = "policy = load_policy({weights!r}, here)\n"
@@ -66,8 +67,9 @@ load_weights({weights!r}, policy)
 
 _RUN = """\
 capabilities = Capabilities(**{capabilities!r})
-subject = Subject("policy", here, build=lambda: policy, capabilities=capabilities)
 observations = torch.load({observations!r}, weights_only=True)
+played = map_nested(lambda leaf: leaf.flatten(0, 1).numpy(), observations)
+subject = Subject("policy", here, lambda: policy, capabilities=capabilities, played=played)
 torch.save(run_both_ways(subject, policy.eval(), observations), {outputs!r})
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Normal
@@ -69,18 +70,43 @@ def describe(subject: Subject, logits: Any) -> Tensor:
     """Return (N, n): log-probabilities of fixed actions, and the entropy."""
     dist = subject.distribution(logits)
     entropy = dist.entropy()
-    actions = (fixed_actions(subject.layout, len(entropy), seed=i) for i in range(FIXED_ACTIONS))
+    # Drawn once, as an export would take the draw for a part of the policy.
+    actions = subject.once(
+        ("fixed actions", len(entropy)),
+        lambda: [fixed_actions(subject.layout, len(entropy), seed=i) for i in range(FIXED_ACTIONS)],
+    )
     columns = [dist.log_prob(action) for action in actions]
     return torch.stack([*columns, entropy], 1)
 
 
 def fixed_actions(layout: ActionLayout, rows: int, *, seed: int = 0) -> Tensor:
-    """Return random actions of a policy: int64 (N,) or (N, K), or float32 (N, *shape) near 0."""
+    """Return random actions of a policy: int64 (N,) or (N, K), or float32 (N, *shape).
+
+    Real numbers are near 0, where a first policy acts, and within the Box: a distribution with
+    bounds has no density outside.
+    """
     with seeded(seed):
         if layout.is_continuous:
-            return torch.rand(rows, *layout.shape) * 0.8 - 0.4
+            low, high = inner_range(layout)
+            return low + (high - low) * (0.3 + 0.4 * torch.rand(rows, *layout.shape))
         columns = [torch.randint(n, (rows,)) for n in layout.nvec]
     return columns[0] if layout.kind == "discrete" else torch.stack(columns, 1)
+
+
+def inner_range(layout: ActionLayout) -> tuple[Tensor, Tensor]:
+    """Return the bounds of a Box of reals, within -1..1 where a fresh policy starts.
+
+    A Box that lies elsewhere altogether keeps its own bounds.
+    """
+    low, high = (
+        torch.from_numpy(np.array(bound, dtype=np.float32)) for bound in (layout.low, layout.high)
+    )
+    near, far = low.clamp(min=-1.0), high.clamp(max=1.0)
+    overlaps = far > near
+    low, high = torch.where(overlaps, near, low), torch.where(overlaps, far, high)
+    # One bound of a Box elsewhere may be missing.
+    low = torch.where(low.isinf(), high - 1, low)
+    return low, torch.where(high.isinf(), low + 1, high)
 
 
 def draw(dist: Distribution, count: int, *, seed: int = 0) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from puffer_policies.checks.probes.tolerances import HALF_PRECISION
 from puffer_policies.contract import (
     ACTION_MASK,
     EPISODE_START,
@@ -27,7 +28,7 @@ from puffer_policies.contract import (
     PREV_REWARD,
 )
 from puffer_policies.nn.distributions import Distribution, distribution
-from puffer_policies.nn.observations import batch_layout
+from puffer_policies.nn.observations import batch_layout, merge_time
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import leaves, map_nested
@@ -37,6 +38,8 @@ Value = TypeVar("Value")
 # Small, unequal and above 1: an axis that is mistaken for another shows in the shapes.
 BATCH = 5
 STEPS = 6
+
+_HALF = (torch.bfloat16, torch.float16)
 
 LARGEST_SAMPLE = 1e6
 """Sampled observations beyond this are scaled down. How a policy bears extremes is up to N2."""
@@ -54,6 +57,8 @@ class Subject:
         cls: its class, where it is one that can be looked at.
         capabilities: what its record declares; None where there is no record.
         declared: further declarations, such as ``{"frozen": ["encoder.0.weight"]}``.
+        env: what its class is built with; the spaces if None.
+        played: observations that an env sent, (P, *obs) in every leaf; None if there is no env.
     """
 
     name: str
@@ -63,6 +68,8 @@ class Subject:
     cls: type | None = None
     capabilities: Capabilities | None = None
     declared: dict[str, Any] = field(default_factory=dict)
+    env: Any = field(default=None, repr=False)
+    played: Any = field(default=None, repr=False)
     _measurements: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _original: Subject | None = field(default=None, repr=False)
     """Whose policy this subject has a copy of, if it is not its own."""
@@ -108,6 +115,11 @@ class Subject:
         return replace(self, _original=self._original or self)
 
     @cached_property
+    def _running(self) -> nn.Module:
+        """What runs where a check names no policy: in eval mode, where a row may be alone."""
+        return self.copy_policy()
+
+    @cached_property
     def layout(self) -> ActionLayout:
         """The action space as heads and distributions parametrize it."""
         return action_layout(self.spaces.action)
@@ -120,39 +132,90 @@ class Subject:
     @property
     def recurrent(self) -> bool:
         """Whether the policy carries state: it says so, or a step changes ``lstm_h``."""
-        return self._once("recurrent", lambda: bool(self.state(1)))
+        return self.once("recurrent", lambda: bool(self.state(1)))
 
     @property
     def reads_rows_only(self) -> bool:
-        """Whether it has no memory, and reads (B, *obs) but raises at (B, T, *obs)."""
-        return self._once("reads rows only", self._refuses_sequences)
+        """Whether it has no memory, and does not turn (B, T, *obs) into logits of B*T rows.
 
-    def _refuses_sequences(self) -> bool:
+        Trainers merge time with the batch for every policy without memory. One that merges by
+        itself can be tried both ways; one that raises at time, or keeps its axis, can't.
+        """
+        return self.once("reads rows only", self._keeps_time)
+
+    def _keeps_time(self) -> bool:
         if self.recurrent:
             return False
         policy = self.copy_policy()
+        batch, steps = 3, 5  # no product of which could be an axis by chance
         with torch.no_grad(), seeded(0):
-            rows, sequence = self.observations(2), self.observations(2, steps=2)
+            rows, sequence = self.observations(2), self.observations(batch, steps=steps)
             policy(rows, self.add_required({}, rows))
             try:
-                policy(sequence, self.add_required({}, sequence))
+                logits, values = policy(sequence, self.add_required({}, sequence))
+                shapes = {values.shape[:1]}
+                with suppress(Exception):  # judged by S2
+                    shapes.add(self.distribution(logits).entropy().shape[:1])
             except Exception:
                 return True
-        return False
+        return (batch * steps,) not in shapes
+
+    @property
+    def codes(self) -> int:
+        """How many codes its integer observations are declared to have; 0 if it declares none."""
+        return int(self.declared.get("codes", 0))
+
+    def tolerance(self, limit: float) -> float:
+        """Return a tolerance of float32 for this policy, which may be in half precision."""
+        return max(limit, HALF_PRECISION) if self._computes_in_half else limit
+
+    @property
+    def _computes_in_half(self) -> bool:
+        """Whether it declares half precision, or has weights in it for everybody to see."""
+        return self.once(
+            "computes in half precision",
+            lambda: (
+                "half_precision" in self.declared
+                or any(each.dtype in _HALF for each in self.policy.parameters())
+            ),
+        )
 
     # -- inputs ----------------------------------------------------------------------------------
 
     def observations(self, batch: int = BATCH, *, steps: int | None = None, seed: int = 0) -> Any:
-        """Return random observations in the space's dtypes, (B, *obs) or (B, T, *obs)."""
+        """Return random observations in the space's dtypes, (B, *obs) or (B, T, *obs).
+
+        They are of the env where one was given, else of the space.
+        """
+        lead = (batch,) if steps is None else (batch, steps)
 
         def sample() -> Any:
+            number = batch * (steps or 1)
+            if self.played is not None:
+                return self.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), pick(number))
             space = copy.deepcopy(self.spaces.observation)
             space.seed(seed)
-            rows = [space.sample() for _ in range(batch * (steps or 1))]
-            return _stack(rows, (batch,) if steps is None else (batch, steps))
+            return self.admit(_stack([space.sample() for _ in range(number)], lead))
+
+        def pick(number: int) -> Any:
+            length = len(next(leaves(self.played)))
+            generator = np.random.default_rng(seed)
+            chosen = generator.choice(length, number, replace=number > length)
+            return self.map(lambda leaf: torch.from_numpy(leaf[chosen]), self.played)
 
         # Most checks ask for the same few. Each gets a copy, as a policy may write to its input.
-        return self.map(Tensor.clone, self._once((batch, steps, seed), sample))
+        return self.map(Tensor.clone, self.once((batch, steps, seed), sample))
+
+    def admit(self, observations: Any) -> Any:
+        """Return observations whose integers are among those that the policy has to read.
+
+        A space of bytes may allow 255 where its env sends a few codes, and the policy embeds these.
+        """
+        if self.played is not None:
+            return map_nested(_within, observations, self.played)
+        if not self.codes:
+            return observations
+        return self.map(lambda leaf: _modulo(leaf, self.codes), observations)
 
     def starts(self, batch: int = BATCH, *, steps: int = STEPS, at: Any = ()) -> Tensor:
         """Return bool (B, T), true at the (row, step) pairs of `at`, where episodes start."""
@@ -207,7 +270,7 @@ class Subject:
 
         `state` is not mutated, as the policy gets a copy of the dict.
         """
-        policy = self.policy if policy is None else policy
+        policy = self._running if policy is None else policy
         carry = dict(state) if state is not None else self._initial_for(observations, policy)
         keys = list(carry)
         self._add_inputs(carry, observations, starts, mask)
@@ -227,15 +290,14 @@ class Subject:
     ) -> tuple[Any, Tensor]:
         """Run ``forward`` on (B, T, *obs), or (B, *obs) -> logits of B*T rows, values.
 
-        A policy of PufferLib without memory reads rows only. Trainers merge time with the batch for
-        it, and so does this.
+        For a policy without memory trainers merge time with the batch, and so does this where it
+        does not do so itself.
         """
-        policy = self.policy if policy is None else policy
+        policy = self._running if policy is None else policy
         if self.reads_rows_only:
-            observations, lead = batch_layout(self.spaces.observation).flatten(observations)
+            _, lead = batch_layout(self.spaces.observation).flatten(observations)
             if len(lead) == 2:
-                starts = None if starts is None else starts.flatten()
-                mask = None if mask is None else mask.flatten(0, 1)
+                observations, starts, mask = merge_time(observations, starts, mask)
         carry = dict(state) if state is not None else self._initial_for(observations, policy)
         if state is None and not callable(getattr(policy, "initial_state", None)):
             carry = dict.fromkeys(carry)  # PufferLib's trainer starts every segment from None
@@ -248,19 +310,19 @@ class Subject:
         """Return the distribution of the policy's logits."""
         return distribution(logits)
 
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _once(self, key: Hashable, measure: Callable[[], Value]) -> Value:
+    def once(self, key: Hashable, measure: Callable[[], Value]) -> Value:
         """Return a measurement, which is made once for this subject and its copies."""
         if key not in self._measurements:
             self._measurements[key] = measure()
         value: Value = self._measurements[key]
         return value
 
+    # -- inside ----------------------------------------------------------------------------------
+
     @property
     def _required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of a row of each state key that the policy requires."""
-        return self._once("required inputs", self._find_required_inputs)
+        return self.once("required inputs", self._find_required_inputs)
 
     def _find_required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         layout, required = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
@@ -275,7 +337,7 @@ class Subject:
     @property
     def _steps_lstm_state(self) -> bool:
         """Whether a step changes zeroed ``lstm_h`` and ``lstm_c``, as PufferLib's memories do."""
-        return self._once("steps lstm state", self._changes_lstm_state)
+        return self.once("steps lstm state", self._changes_lstm_state)
 
     def _changes_lstm_state(self) -> bool:
         if not isinstance(getattr(self.policy, "hidden_size", None), int):
@@ -328,6 +390,18 @@ def seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(numpy_state)
+
+
+def _within(leaf: Tensor, played: np.ndarray) -> Tensor:
+    """Clamp integers (..., *obs) to those that were seen in their place, (P, *obs)."""
+    if leaf.is_floating_point() or leaf.dtype is torch.bool:
+        return leaf
+    low, high = (torch.from_numpy(np.asarray(bound)) for bound in (played.min(0), played.max(0)))
+    return torch.clamp(leaf, low, high)
+
+
+def _modulo(leaf: Tensor, codes: int) -> Tensor:
+    return leaf if leaf.is_floating_point() or leaf.dtype is torch.bool else leaf % codes
 
 
 def _lstm_state(policy: nn.Module, batch: int) -> dict[str, Tensor]:

@@ -19,8 +19,14 @@ CHANGE = 1e-6
 """A difference above this is an answer to a change of inputs. Rounding is the same on both sides
 here, as the same path is run twice."""
 
+KERNELS = 1e-4
+"""Two kernels of one convolution, as strided images or another batch get another one."""
+
 PRECISION = 1e-4
 """Float32 against float64: tens of layers lose about two digits of seven."""
+
+HALF_PRECISION = 0.05
+"""The same for a policy that computes in half precision on purpose: bfloat16 has 8 bits."""
 
 PROBABILITY = 1e-4
 """Probabilities, which are exp of a difference of logarithms, from a step and from a sequence."""
@@ -53,13 +59,23 @@ ATOM = 0.01
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """Return the largest absolute difference; infinite where shapes or NaNs differ."""
+    """Return the largest absolute difference; infinite where shapes differ, or one is NaN.
+
+    Equal infinities do not differ.
+    """
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():
         return 0.0
-    gap = (a.double() - b.double()).abs().max()
+    dtype = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    a, b = a.to(dtype), b.to(dtype)
+    gap = torch.where(a == b, 0.0, (a - b).abs()).max()
     return float("inf") if torch.isnan(gap) else float(gap)
+
+
+def is_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal in every number; a NaN equals a NaN in its place."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def magnitude(values: Tensor) -> float:

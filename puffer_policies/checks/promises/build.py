@@ -20,6 +20,7 @@ from puffer_policies.checks.probes.construction import (
 )
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.probes.tolerances import is_equal
 from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
@@ -234,7 +235,7 @@ def building_is_pure(subject: Subject) -> None:
     if not isinstance(policy_or_skip(subject), nn.Module):
         raise CheckSkipped("it is not an nn.Module (B4)")
     first, second = (_weights(subject.fresh(3)) for _ in range(2))
-    if differing := [name for name in first if not torch.equal(first[name], second[name])]:
+    if differing := [name for name in first if not is_equal(first[name], second[name])]:
         raise CheckFailed(
             "equal weights from two builds under one seed",
             f"they differ: {', '.join(differing)}",

@@ -18,9 +18,11 @@ from puffer_policies.checks.probes.bandits import (
     right_actions,
     train,
 )
-from puffer_policies.checks.probes.rollouts import needs_memory
+from puffer_policies.checks.probes.rollouts import in_sequence, needs_memory, two_pasts
 from puffer_policies.checks.probes.subject import Subject
-from puffer_policies.checks.probes.weights import trained_parameters
+from puffer_policies.checks.probes.tolerances import difference
+from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
+from puffer_policies.checks.promises.segments import counts_steps
 from puffer_policies.spaces.nested import map_nested
 
 SHORT, LONG = 4, 300
@@ -130,16 +132,27 @@ def recalls_a_cue(subject: Subject) -> None:
     """Train on sequences that differ in their first observation only; the last action counts."""
     if not distinct(cues(subject, 2)):
         raise CheckSkipped("its observation space has a single member")
+    if counts_steps(subject, perturbed_copy(subject)):
+        raise CheckSkipped("its state counts steps, and remembers no observation")
     problem = _contexts(subject, 2)
     blank = map_nested(lambda leaf: leaf[2:, None], cues(subject, 3))
+    after = _reach(subject)
     sequence = map_nested(
-        lambda leaf, rest: torch.cat(
-            [leaf, rest.expand(len(leaf), RECALL_STEPS - 1, *rest.shape[2:])], 1
-        ),
+        lambda leaf, rest: torch.cat([leaf, rest.expand(len(leaf), after, *rest.shape[2:])], 1),
         problem.observations,
         blank,
     )
     _require_learning(subject, Problem(sequence, problem.targets, problem.layout), "a cue", "T4")
+
+
+def _reach(subject: Subject) -> int:
+    """Return how many steps after a cue to ask for it: fewer if the memory is a short window."""
+    policy, (first, second) = perturbed_copy(subject), two_pasts(subject, until=1)
+    outputs = [in_sequence(subject, policy, each) for each in (first, second)]
+    for after in range(RECALL_STEPS - 1, 1, -1):
+        if difference(*(each[:, after] for each in outputs)) > 0:
+            return after
+    return RECALL_STEPS - 1
 
 
 def _require_learning(subject: Subject, problem: Problem, what: str, code: str) -> None:

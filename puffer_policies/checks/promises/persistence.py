@@ -25,7 +25,7 @@ from puffer_policies.checks.probes.fresh_process import CannotRebuild, outputs_o
 from puffer_policies.checks.probes.rollouts import in_sequence, run_both_ways, step_through
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
-from puffer_policies.checks.probes.tolerances import require_same
+from puffer_policies.checks.probes.tolerances import is_equal, require_same
 from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.checks.promises import export
 from puffer_policies.errors import CheckpointError, PolicyError
@@ -53,9 +53,11 @@ def modes_do_not_matter(subject: Subject) -> None:
     for training in (False, True):
         policy = perturbed_copy(subject, training=training)
         before = {name: each.clone() for name, each in policy.named_buffers()}
+        # A frozen part may stay in eval mode, whatever mode the policy is put in.
+        modes = {name: each.training for name, each in policy.named_modules()}
         with seeded(0):
             outputs[training] = run_both_ways(subject, policy, observations)
-        _require_mode(policy, training)
+        _require_modes(policy, modes)
         if not training:
             _require_constant(policy, before)
     if "train_differs" not in subject.declared:
@@ -71,18 +73,18 @@ def modes_do_not_matter(subject: Subject) -> None:
         )
 
 
-def _require_mode(policy: nn.Module, training: bool) -> None:
-    changed = [name for name, each in policy.named_modules() if each.training != training]
-    if changed:
-        raise CheckFailed(
-            "forward and forward_eval to leave every module in its mode",
-            f"training is {not training} afterwards in {changed[0] or 'the policy'!r}",
-        )
+def _require_modes(policy: nn.Module, before: dict[str, bool]) -> None:
+    for name, module in policy.named_modules():
+        if module.training != before.get(name, module.training):
+            raise CheckFailed(
+                "forward and forward_eval to leave every module in its mode",
+                f"training is {module.training} afterwards in {name or 'the policy'!r}",
+            )
 
 
 def _require_constant(policy: nn.Module, before: dict[str, Tensor]) -> None:
     for name, buffer in policy.named_buffers():
-        if name in before and not torch.equal(buffer, before[name]):
+        if name in before and not is_equal(buffer, before[name]):
             raise CheckFailed("no buffer to change in eval mode", f"{name!r} did")
 
 
@@ -232,7 +234,7 @@ def _must_work(what: str) -> Iterator[None]:
 
 def _require_equal(actual: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
     for key, value in expected.items():
-        if isinstance(value, Tensor) and not (key in actual and torch.equal(actual[key], value)):
+        if isinstance(value, Tensor) and not (key in actual and is_equal(actual[key], value)):
             raise CheckFailed(f"{key!r} to arrive unchanged {where}", "it is missing or differs")
 
 
@@ -319,8 +321,8 @@ def resume_equals_uninterrupted(subject: Subject) -> None:
     _update(subject, second, optimizer, range(UPDATES, 2 * UPDATES))
     expected = {key: each for key, each in whole.state_dict().items() if isinstance(each, Tensor)}
     for key, value in second.state_dict().items():
-        if key in expected:
-            _require_resumed(value.double(), expected[key].double(), repr(key))
+        if key in expected and not is_equal(value, expected[key]):
+            _require_resumed(value, expected[key], repr(key))
     _require_resumed(_both_paths(subject, second), _both_paths(subject, whole), "outputs")
 
 

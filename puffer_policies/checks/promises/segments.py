@@ -20,6 +20,7 @@ from puffer_policies.checks.probes.rollouts import (
     copy_state,
     differs,
     each_step,
+    from_step,
     in_sequence,
     needs_memory,
     sequence_state,
@@ -59,11 +60,26 @@ def memory_is_used(subject: Subject) -> None:
     }
     for method, (one, two) in runs.items():
         if difference(one[:, -1], two[:, -1]) == 0:
+            if method == "forward" and counts_steps(subject, policy):
+                raise CheckSkipped("its state counts steps, and remembers no observation")
             raise CheckFailed(
                 f"the last outputs of {method} to depend on earlier observations",
                 "they are equal for different pasts",
             )
     _require_gradient(subject, policy, pasts[0])
+
+
+def counts_steps(subject: Subject, policy: nn.Module) -> bool:
+    """Whether both paths read the state, and what they read does not depend on observations."""
+    past, other = two_pasts(subject, until=STEPS - 1)
+    last = from_step(past, STEPS - 1)
+    for run in (in_sequence, lambda *arguments: step_through(*arguments)[0]):
+        whole, elsewhere, alone = (
+            run(subject, policy, each)[:, -1] for each in (past, other, last)
+        )
+        if difference(whole, elsewhere) > 0 or difference(whole, alone) == 0:
+            return False
+    return True
 
 
 def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) -> None:
