@@ -177,7 +177,6 @@ def _cases(targets: Sequence[Target], checks: Sequence[Check], told: Told) -> li
             Case(f"{unique}-{check.code}-{check.name}", target, check, told)
             for check in checks
             if place < check.most_pairs(is_wrapped=target.is_wrapped)
-            and not (target.group and check.once)
         ]
     return cases
 

@@ -151,23 +151,21 @@ def run_suite(
     """
     run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
     verdicts: Counter[tuple[str, str]] = Counter()
+    bad: set[str] = set()
     causes = Causes() if causes is None else causes
     causes.learn(checks)
     for target in targets:
-        # A skip settles nothing: the check may apply to the next pair of spaces.
-        repeated = [
-            each
-            for each in checks
-            if verdicts[target.group or target.name, each.code]
-            >= each.most_pairs(is_wrapped=target.is_wrapped)
-        ]
-        remaining = [each for each in checks if each not in repeated]
-        results = _with_trial(target, remaining, partial(run, expected=expected))
-        for result in map(causes.named, results):
+        # A skip settles nothing: the check may apply to the next pair of spaces, or stack.
+        settled = [each for each in checks if _is_settled(each, target, verdicts, bad)]
+        remaining = [each for each in checks if each not in settled]
+        trials = _with_trial(target, remaining, partial(run, expected=expected))
+        for result in map(causes.named, trials) if remaining else ():
             if result.status is not Status.SKIPPED:
                 verdicts[target.name, result.code] += 1
+            if result.status in BAD:
+                bad.add(target.name)
             yield result
-        for each in repeated:
+        for each in settled:
             error = error_result(each, target.name, target.spaces, _SETTLED)
             yield replace(error, status=Status.SKIPPED, cause="")
 
@@ -214,6 +212,15 @@ def _run(
     else:
         trials = [runs] if runs.code in dynamic else []
         yield from run(target, [*static, *trials, *others])
+
+
+def _is_settled(
+    check: Check, target: Target, verdicts: Counter[tuple[str, str]], bad: set[str]
+) -> bool:
+    """Whether earlier targets have told all that `check` can tell of this one."""
+    if target.group:
+        return target.group in bad or verdicts[target.group, check.code] > 0
+    return verdicts[target.name, check.code] >= check.most_pairs(is_wrapped=target.is_wrapped)
 
 
 _SETTLED = "its verdict does not depend on these spaces, and it ran on others"

@@ -103,7 +103,8 @@ class Target:
     is_wrapped: bool = False
     """Whether there are wrappers around it, as far as that is known before the import."""
     group: str = ""
-    """The name of the target before this one that settles checks which need one verdict only."""
+    """The name of the target that this one completes: only checks which did not apply to that one
+    are left for it, and none if that one is bad."""
     trial: Result | None = None
     """The result of the check whether it runs, once that is known."""
 
@@ -196,10 +197,9 @@ def targets_for_record(name: str, registry: Registry) -> list[Target]:
     A memory stands between the encoder and the heads, and sees (B, H) whatever the spaces are, so
     two pairs prove as much as nine. All others are tried on every pair that they declare.
     """
-    if not _is_memory(registry.get(name)):
-        return targets_for(name, registry=registry)
-    pairs = spaces_for_memory()
-    return [each for pair in pairs for each in targets_for(name, pair, registry=registry)]
+    pairs = spaces_for_memory() if _is_memory(registry.get(name)) else [None]
+    targets = [each for pair in pairs for each in targets_for(name, pair, registry=registry)]
+    return [each for each in targets if not each.group]
 
 
 def wrapped_targets(

@@ -67,7 +67,7 @@ def filled(space: Any, observations: Any, value: float) -> Any:
 def with_edges(subject: Subject, observations: Any) -> Any:
     """Return observations (B, ...) whose first rows are at the edges; the others stay."""
     for row, value in enumerate(EDGES.values()):
-        edge = filled(subject.spaces.observation, observations, value)
+        edge = subject.admit(filled(subject.spaces.observation, observations, value))
         observations = map_nested(lambda leaf, at: _put(leaf, at, row), observations, edge)  # noqa: B023
     return observations
 

@@ -70,11 +70,13 @@ def describe(subject: Subject, logits: Any) -> Tensor:
     """Return (N, n): log-probabilities of fixed actions, and the entropy."""
     dist = subject.distribution(logits)
     entropy = dist.entropy()
-    # Drawn once, as an export would take the draw for a part of the policy.
-    actions = subject.once(
-        ("fixed actions", len(entropy)),
-        lambda: [fixed_actions(subject.layout, len(entropy), seed=i) for i in range(FIXED_ACTIONS)],
+    # The same in every row, as rows change places; and drawn once, as an export would take the
+    # draw for a part of the policy.
+    few = subject.once(
+        "fixed actions",
+        lambda: [fixed_actions(subject.layout, 1, seed=i) for i in range(FIXED_ACTIONS)],
     )
+    actions = [each.expand(len(entropy), *each.shape[1:]) for each in few]
     columns = [dist.log_prob(action) for action in actions]
     return torch.stack([*columns, entropy], 1)
 
