@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -190,3 +191,12 @@ def test_the_verb_prints_one_table_and_draws_one_picture(capsys, project):
     code, out, _ = run(capsys, *argv, "-o", "other", "--json")
     told = json.loads(out)
     assert (code, len(told["policies"]), told["env"]) == (0, 2, "CartPole-v1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_names_the_signal(project, monkeypatch, capsys, number):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt(int(number))
+
+    monkeypatch.setattr(module, "train_from_config", stopped)
+    assert run(capsys, "compare", "CartPole-v1", "Default", "-o", "new")[0] == 128 + number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 import pytest
@@ -235,3 +236,25 @@ def test_the_verb_prints_the_best_and_how_to_train_it(capsys, project):
     code, out, err = run(capsys, *argv, *failing, "-o", "other")
     assert code != 0
     assert "No trial finished" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_names_the_signal(project, monkeypatch, capsys, number):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt(int(number))
+
+    monkeypatch.setattr(module, "train_from_config", stopped)
+    assert (
+        run(
+            capsys,
+            "sweep",
+            "CartPole-v1",
+            "--trials",
+            "1",
+            "--param",
+            "train.gamma=0.9:1",
+            "-o",
+            "new",
+        )[0]
+        == 128 + number
+    )

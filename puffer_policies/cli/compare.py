@@ -12,7 +12,6 @@ from puffer_policies.cli.config_arguments import (
     config_of,
     folder_beside_runs,
 )
-from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.numbers import count
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import text
@@ -52,9 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train all, print the table; 130 if Ctrl-C stopped it, 1 if a policy failed."""
+    """Train all, print the table; 128 plus its number if a signal stopped it, 1 if one failed."""
     config = config_of(options)
 
+    from puffer_policies.runs.interrupts import exit_code
     from puffer_policies.studies.compare import TABLE, compare, draw_comparison  # torch
 
     comparison = compare(
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         _print(comparison)
         write("\n".join(map(str, [comparison.folder / TABLE, *[picture] * (picture is not None)])))
     if comparison.interrupted:
-        return INTERRUPTED
+        return exit_code(comparison.signal)
     return 1 if any(each.error for each in comparison.entries) else 0
 
 

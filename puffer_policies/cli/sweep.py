@@ -10,7 +10,6 @@ from puffer_policies.cli.config_arguments import (
     config_of,
     folder_beside_runs,
 )
-from puffer_policies.cli.main import INTERRUPTED
 from puffer_policies.cli.numbers import count
 from puffer_policies.cli.output import print_json, print_table
 from puffer_policies.cli.parser import text
@@ -73,9 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search, print the best trials; 130 if Ctrl-C stopped it."""
+    """Search, print the best trials; 128 plus its number if a signal stopped it."""
     config = config_of(options)
 
+    from puffer_policies.runs.interrupts import exit_code
     from puffer_policies.studies.ranges import ranges_of_file, ranges_of_flags
     from puffer_policies.studies.sweep import sweep  # torch
 
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(result)
     if result.interrupted:
-        return INTERRUPTED
+        return exit_code(result.signal)
     if result.best is None:
         # All trials failed: the reason of the last is likely that of all.
         raise TrainingError(f"No trial finished. The last one: {result.trials[-1].error}")

@@ -23,6 +23,8 @@ GRACE = 1.0
 PATIENCE = 20.0
 """Seconds after which a run that a machine stopped leaves at once: clusters kill after 30 s."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPT = signal.SIGINT.name
+"""The signal of Ctrl-C, which stands for an interrupt without a number."""
 ONLY_IF_FATAL = ("SIGHUP", "SIGUSR1")
 """By name, as Windows has neither."""
 
@@ -95,6 +97,12 @@ def interruptible() -> Iterator[Stop]:
         for number, handler in previous.items():
             # None: the handler was not installed from Python, and can't be put back from it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> str:
+    """Return the name of the signal that raised an interrupt, which `Stop` puts into it."""
+    number = next((each for each in interrupt.args if isinstance(each, int)), signal.SIGINT)
+    return signal.Signals(number).name
 
 
 def exit_code(name: str) -> int:

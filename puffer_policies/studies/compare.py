@@ -18,6 +18,7 @@ from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
 from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
 from puffer_policies.runs.display import Progress
+from puffer_policies.runs.interrupts import INTERRUPT, signal_of
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
@@ -162,9 +163,15 @@ class Comparison:
     folder: Path
     entries: tuple[Entry, ...]
     """Best mean return first."""
-    interrupted: bool
     config: Mapping[str, Any]
     """The config of all runs, as plain data."""
+    signal: str = ""
+    """The name of the signal that interrupted it; empty if none did."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal interrupted it."""
+        return bool(self.signal)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -265,7 +272,7 @@ class _Tournament:
         self.config, self.steps = config, steps
         self.configs, self.entries = configs, entries
         self.folder, self.registry, self.tell = folder, registry, tell
-        self.interrupted = False
+        self.signal: str = ""
 
     def run(self, seeds: tuple[int, ...]) -> Comparison:
         try:
@@ -273,11 +280,11 @@ class _Tournament:
                 for policy in self.configs:
                     entry = self.entries[policy]
                     is_finished = seed in {run.seed for run in entry.runs}
-                    if not (is_finished or entry.error or self.interrupted):
+                    if not (is_finished or entry.error or self.signal):
                         self._run_one(policy, seed)
                         self._comparison(seeds)
-        except KeyboardInterrupt:  # between two runs; during a run, the run handles it
-            self.interrupted = True
+        except KeyboardInterrupt as interrupt:  # between two runs, or a second one during a run
+            self.signal = signal_of(interrupt)
         return self._comparison(seeds)
 
     def _run_one(self, policy: str, seed: int) -> None:
@@ -301,7 +308,7 @@ class _Tournament:
             return
         # Half a run is not comparable with whole ones.
         if result.interrupted:
-            self.interrupted = True
+            self.signal = result.signal or INTERRUPT
             self.entries[policy] = replace(entry, unfinished=(seed, result.folder))
             return
         run = Run.of(result, seed)
@@ -317,7 +324,7 @@ class _Tournament:
             seeds=seeds,
             folder=self.folder,
             entries=tuple(sorted(self.entries.values(), key=_rank)),
-            interrupted=self.interrupted,
+            signal=self.signal,
             config=_shared_options(self.config),
         )
         text = json_text(comparison.to_dict(), indent=2)

@@ -13,6 +13,7 @@ from puffer_policies.config.config import Config, config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.files import user_path
 from puffer_policies.registry import Registry
+from puffer_policies.runs.interrupts import INTERRUPT, signal_of
 from puffer_policies.runs.optional import import_optional
 from puffer_policies.runs.run import RunResult, train_from_config
 from puffer_policies.runs.setup import policy_of, single_vecenv_of
@@ -72,7 +73,13 @@ class Sweep:
     objective: str
     trials: tuple[Trial, ...]
     """Best first, those without an objective last."""
-    interrupted: bool
+    signal: str = ""
+    """The name of the signal that interrupted it; empty if none did."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal interrupted it."""
+        return bool(self.signal)
 
     @property
     def best(self) -> Trial | None:
@@ -162,37 +169,37 @@ class _Sweeper:
         self.study = open_study(folder, self._setup(), minimize=minimize)
 
     def run(self, trials: int, sampler: Sampler) -> Sweep:
-        interrupted = False
+        signal = ""
         finished = sum(each.outcome != "interrupted" for each in self._trials())
         # With the seed of the first start, a resumed sweep would propose the same values again.
         (seed,) = spawn_seeds(self.config.train.seed, 1, Stream.SAMPLER, finished)
         self.study.sampler = make_sampler(sampler, seed)
         try:
             for _ in range(finished, trials):
-                if not self._try_once():
-                    interrupted = True
+                if signal := self._try_once():
                     break
-        except KeyboardInterrupt:  # between two runs; during a run, the run handles it
-            interrupted = True
-        return self._result(interrupted)
+        except KeyboardInterrupt as interrupt:  # between two runs, or a second one during a run
+            signal = signal_of(interrupt)
+        return self._result(signal)
 
-    def _try_once(self) -> bool:
-        """Run one trial; False if it was interrupted."""
+    def _try_once(self) -> str:
+        """Run one trial, and return the signal that interrupted it, or ''."""
         trial = self.study.ask()
         values = {each.key: each.suggest(trial) for each in self.ranges}
         try:
-            outcome, value = self._train(trial, values)
+            outcome, value, signal = self._train(trial, values)
         except PolicyError as error:  # other values may work
             trial.set_user_attr("error", f"{type(error).__name__}: {error.problem}")
-            outcome, value = "failed", None
+            outcome, value, signal = "failed", None, ""
         trial.set_user_attr("outcome", outcome)
         self.study.tell(trial, value, state=optuna_state(outcome))
         self._keep_best()
         result = outcome if value is None else short(value)
         self.tell(f"trial {trial.number}: {result} ({values_text(values)})")
-        return outcome != "interrupted"
+        return signal
 
-    def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[Outcome, float | None]:
+    def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[Outcome, float | None, str]:
+        """Return the outcome, the objective, and the signal that interrupted the run, or ''."""
         config = with_values(self.config, values)
         train = replace(config.train, data_dir=str(self.folder / "runs"))
         watch = _Watch(trial, config.train.total_timesteps, self.objective)
@@ -201,8 +208,10 @@ class _Sweeper:
         )
         trial.set_user_attr("folder", str(result.folder))
         if result.interrupted:
-            return ("pruned" if watch.pruned else "interrupted"), None
-        return "finished", self._objective_of(result, watch.last)
+            if watch.pruned:
+                return "pruned", None, ""
+            return "interrupted", None, result.signal or INTERRUPT
+        return "finished", self._objective_of(result, watch.last), ""
 
     def _objective_of(self, result: RunResult, last: Mapping[str, float]) -> float:
         if self.objective in last:
@@ -217,7 +226,7 @@ class _Sweeper:
         return result.evaluation.mean
 
     def _keep_best(self) -> None:
-        best = self._result(interrupted=False).best
+        best = self._result().best
         if best is not None:
             # Written after each trial, so that a killed sweep leaves its best config, too.
             text = config_to_toml(with_values(self.config, best.values))
@@ -226,14 +235,14 @@ class _Sweeper:
     def _trials(self) -> list[Trial]:
         return [trial_of(each) for each in self.study.get_trials(deepcopy=False)]
 
-    def _result(self, interrupted: bool) -> Sweep:
+    def _result(self, signal: str = "") -> Sweep:
         sign = 1 if self.minimize else -1
         ranked = sorted(
             self._trials(),
             key=lambda each: (each.objective is None, sign * (each.objective or 0.0)),
         )
         name = self.config.base.env_name
-        return Sweep(name, self.folder, self.objective, tuple(ranked), interrupted)
+        return Sweep(name, self.folder, self.objective, tuple(ranked), signal)
 
     def _setup(self) -> dict[str, Any]:
         """Return what must be the same for a sweep to continue."""
