@@ -6,14 +6,20 @@ its own. Only the Ctrl-C of the user ends the program, which is told apart by th
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from puffer_policies.errors import short
+from puffer_policies.streams import write_note
+
+IMPATIENCE = 10.0
+"""Seconds after which an import is named that has not ended; torch alone can take five."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,6 +51,37 @@ def foreign_code(action: str, failure: Callable[[BaseException], Exception]) -> 
             raise result from error
         if was_interrupted():
             raise Interrupted(action)
+
+
+@contextmanager
+def foreign_import(action: str, failure: Callable[[BaseException], Exception]) -> Iterator[None]:
+    """Run the import or a hook of a package as `foreign_code`, in a process that it leaves alone.
+
+    The working folder and what is on Python's path stay, as the paths of the user and the modules
+    of others depend on them. One that takes long is named on stderr while it runs.
+    """
+    timer = threading.Timer(IMPATIENCE, write_note, [f"note: still {action}; Ctrl-C ends it"])
+    timer.daemon = True
+    with foreign_code(action, failure), _kept_paths():
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+@contextmanager
+def _kept_paths() -> Iterator[None]:
+    folder, path = None, list(sys.path)
+    with suppress(OSError):  # the working folder may have been deleted
+        folder = os.getcwd()
+    try:
+        yield
+    finally:
+        sys.path.extend(each for each in path if each not in sys.path)
+        with suppress(OSError):
+            if folder is not None and os.getcwd() != folder:
+                os.chdir(folder)
 
 
 def error_text(error: BaseException) -> str:

@@ -39,6 +39,9 @@ class _Own(io.TextIOWrapper):
 class _Diverted(io.TextIOBase):
     """Stands for ``sys.stdout``, writes to `foreign`, and knows the stream of our own output."""
 
+    current: _Diverted | None = None
+    """The one in use: a package may put a stream of its own around ``sys.stdout``, or None."""
+
     def __init__(self, data: TextIO, foreign: TextIO) -> None:
         self.data, self.foreign = data, foreign
 
@@ -92,8 +95,7 @@ def _finite(value: Any) -> Any:
 
 def data_stream() -> TextIO:
     """Return the stream for our own output: stdout, also where foreign output is diverted."""
-    stream = sys.stdout
-    return stream.data if isinstance(stream, _Diverted) else stream
+    return sys.stdout if _Diverted.current is None else _Diverted.current.data
 
 
 def write(text: str = "") -> None:
@@ -112,8 +114,8 @@ def silence() -> None:
 
     It does nothing where foreign output is not diverted: stdout is a host's then.
     """
-    if isinstance(sys.stdout, _Diverted):
-        discard(sys.stdout.data)
+    if _Diverted.current is not None:
+        discard(_Diverted.current.data)
 
 
 def discard(stream: TextIO) -> None:
@@ -161,13 +163,13 @@ def open_missing_streams() -> None:
 @contextmanager
 def foreign_output_on_stderr() -> Iterator[None]:
     """Send to stderr whatever does not go through `data_stream`, from child processes as well."""
-    own, foreign = sys.stdout, sys.stderr
+    own, foreign, previous = sys.stdout, sys.stderr, _Diverted.current
     if _descriptor(own) != STDOUT or _descriptor(foreign) is None:
-        sys.stdout = _Diverted(own, foreign)
+        sys.stdout = _Diverted.current = _Diverted(own, foreign)
         try:
             yield
         finally:
-            sys.stdout = own
+            sys.stdout, _Diverted.current = own, previous
         return
     # Code in C and child processes write to the descriptor, not to ``sys.stdout``.
     own.flush()
@@ -175,13 +177,13 @@ def foreign_output_on_stderr() -> Iterator[None]:
     binary = os.fdopen(copy, "wb", closefd=False)
     data = _Own(binary, own.encoding, own.errors, line_buffering=is_terminal(own))
     os.dup2(foreign.fileno(), STDOUT)
-    sys.stdout = _Diverted(data, foreign)
+    sys.stdout = _Diverted.current = _Diverted(data, foreign)
     try:
         yield
         # A full disk or a closed pipe shows only when the buffer is written: here, not at exit.
         data.flush()
     finally:
-        sys.stdout = own
+        sys.stdout, _Diverted.current = own, previous
         # Written now, while the descriptor is still the foreign one.
         with suppress(OSError):
             own.flush()

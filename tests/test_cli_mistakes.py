@@ -95,6 +95,18 @@ def test_an_unknown_flag_hints_at_the_nearest_of_its_verb(capsys):
     assert "Did you mean '--source'" in err
 
 
+@pytest.mark.parametrize("verb", ["train", "show-config"])
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [("--nope", "no such option"), ("--train.nope", "no such key"), ("--nope.x", "there is no")],
+)
+def test_an_unknown_flag_of_a_config_is_unknown_also_without_a_value(capsys, verb, flag, hint):
+    code, _, err = run(capsys, verb, "CartPole-v1", flag)
+    assert code == 2
+    assert f"{flag}: {hint}" in err
+    assert "expected a value" not in err
+
+
 def test_no_policy_to_judge_is_said(capsys):
     code, out, _ = run(capsys, "list", "zzz", "--fits", "CartPole-v1")
     assert code == 0

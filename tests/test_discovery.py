@@ -9,12 +9,14 @@ import zipfile
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from textwrap import dedent
 
 # Its first import puts a finder on `sys.meta_path`, which a test that patches the list would lose.
 import importlib_metadata  # noqa: F401
 import pytest
 from fake_packages import site_in, write_files
 
+from puffer_policies import foreign
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
@@ -449,6 +451,25 @@ def test_a_plugin_that_breaks_breaks_alone_and_leaves_no_name(site, find, body, 
         registry.get("Made")
 
 
+def test_an_import_leaves_the_working_folder_and_the_path_alone(site, find, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    rude = "import os, sys\nos.chdir('/')\nsys.path[:] = ['/elsewhere']\n"
+    install_plugin(site, rude + dedent(PLUGIN))
+    assert find().get("Made")
+    assert Path.cwd() == tmp_path
+    assert set(before) <= set(sys.path)
+
+
+def test_an_import_that_takes_long_is_named_while_it_runs(site, find, monkeypatch, capsys):
+    monkeypatch.setattr(foreign, "IMPATIENCE", 0.01)
+    install_plugin(site, "import time\ntime.sleep(0.2)\n" + dedent(PLUGIN))
+    assert find().get("Made")
+    assert "still importing acme_plugin.plugin (plug-in 'main' of acme-plugin 1.0)" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("body", ["{}", "try:\n    {}\nexcept BaseException:\n    pass"])
 def test_ctrl_c_ends_the_command_and_names_the_package(site, find, body):
     install_plugin(site, "import signal\n" + body.format("signal.raise_signal(signal.SIGINT)"))
@@ -611,12 +632,15 @@ def test_another_tool_file_is_skipped_and_said_so(tmp_path, find):
         (b"[schema]\n", "schema should be 1"),
         (b"schema = 7\n", "the file has schema 7"),
         (b"schema = 1\n[servers]\n", "unknown key"),
+        (b"schema = 1\n[removed]\nDefault = 'gone'\n", "can't be called 'Default'"),
+        (b"schema = 1\n[policies.Default]\ntarget = 'a:B'\n", "can't be called 'Default'"),
     ],
 )
 def test_a_foreign_file_further_up_names_the_way_out(tmp_path, find, content, expected):
     (tmp_path / "registry.toml").write_bytes(content)
-    with pytest.raises(ConfigError, match=expected) as caught:
+    with pytest.raises((ConfigError, NameTaken), match=expected) as caught:
         find(cwd=tmp_path / "work")
+    assert ("override" in caught.value.fix) == (b"[policies" in content)
     assert "If the file is not yours, set PUFFER_POLICIES_REGISTRY to nothing" in caught.value.fix
     assert find(environ={"PUFFER_POLICIES_REGISTRY": ""}).names("policy") == BUILTINS
 

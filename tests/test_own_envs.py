@@ -161,7 +161,12 @@ def test_a_registry_file_names_the_module_and_only_its_own_id_imports_it(folder,
     assert (code, has_run(folder)) == (0, False)
     assert "Corridor-v0  my_envs" in printed
     assert json.loads(run(capsys, "list", "--json")[1])["envs"] == {"Corridor-v0": "my_envs"}
-    assert run(capsys, "show-config", "Corridor-v0")[0] == 0
+    for verb in ("show", "why", "show-config"):
+        code, printed, _ = run(capsys, verb, "Corridor-v0")
+        assert code == 0
+        assert "my_envs" in printed or verb == "show-config"
+    code, printed, _ = run(capsys, "show", "Corridor-v0", "--json")
+    assert (json.loads(printed)["kind"], json.loads(printed)["module"]) == ("env", "my_envs")
     spaces_of("CartPole-v1")
     with pytest.raises(EnvError, match="'Corridor-v0'"):
         spaces_of("Coridor-v0")
@@ -175,6 +180,8 @@ def test_a_file_that_is_not_trusted_imports_no_env(folder, capsys):
     (folder / "registry.toml").write_text(OWN)
     folder.chmod(0o777)
     assert "project, not trusted" in run(capsys, "list", "Corr*")[1]
+    assert "its code does not run" in run(capsys, "show", "Corridor-v0")[1]
+    assert "Its code does not run before you trust it" in run(capsys, "why", "Corridor-v0")[1]
     for name in ("Corridor-v0", "my_envs:Corridor-v0"):
         with pytest.raises(TrustError, match="puffer-policies trust"):
             spaces_of(name)

@@ -75,6 +75,25 @@ def test_prints_in_this_process_are_diverted_and_come_back(capsys):
     assert captured.err == "foreign\n"
 
 
+def test_a_stream_around_stdout_takes_no_output_of_ours(capsys):
+    class Around:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+    with streams.foreign_output_on_stderr():
+        sys.stdout = Around(sys.stdout)
+        streams.write("ours")
+        sys.stdout = None
+        streams.write("ours")
+        with streams.foreign_output_on_stderr():
+            pass
+        streams.write("ours")
+    assert capsys.readouterr().out == "ours\n" * 3
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "| head -1"])
 def test_an_output_that_takes_nothing_ends_in_words_at_most(redirection):

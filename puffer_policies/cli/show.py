@@ -14,7 +14,7 @@ from puffer_policies.cli.parser import text
 from puffer_policies.files import shipped_file
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.explain import package
-from puffer_policies.registry.records import Preset, Record
+from puffer_policies.registry.records import EnvModule, Preset, Provenance, Record
 from puffer_policies.registry.source import constructor_signature
 
 MEASURE = "'puffer-policies show {} --card' measures it, which takes seconds"
@@ -32,7 +32,9 @@ class Description:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name, and whether it is built."""
-    parser.add_argument("name", metavar="NAME", help="a policy, a wrapper or a preset")
+    parser.add_argument(
+        "name", metavar="NAME", help="a policy, a wrapper, a preset or an env of a registry.toml"
+    )
     build = parser.add_mutually_exclusive_group()
     build.add_argument(
         "--env",
@@ -46,8 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a record or a preset with its card, or with its parameters for an environment."""
+    """Print what is known about a name, its card or its parameters for an environment."""
     registry = default_registry()
+    if options.env is None and not options.card and registry.explain(options.name).verdict == "env":
+        _print_env(registry.envs[options.name], options)
+        return 0
     description = describe(options.name, registry)
     if options.env is not None:
         from puffer_policies.assembly.factory import get_policy  # torch
@@ -114,6 +119,25 @@ def _print(
     print_fields([*description.fields, *fields, _learning_field(results)])
 
 
+def _print_env(env: EnvModule, options: argparse.Namespace) -> None:
+    place = env.provenance
+    data = {
+        "name": env.env_id,
+        "kind": "env",
+        "module": env.module,
+        "distribution": place.distribution,
+        "layer": place.layer.name.lower(),
+        "origin": place.origin,
+        "distrust": place.distrust,
+    }
+    if options.json:
+        print_json(data)
+        return
+    fields = [(key, data[key]) for key in ("name", "kind", "module")]
+    fields += [("package", package(place)), ("registered", place.origin), _trust_field(place)]
+    print_fields(fields)
+
+
 def _print_parameters(
     description: Description, counts: dict[str, Any], options: argparse.Namespace
 ) -> None:
@@ -162,13 +186,17 @@ def _record_fields(record: Record, arguments: str) -> list[tuple[str, str]]:
         ("target", record.target),
         ("package", f"{package(place)} ({place.layer.name.lower()})"),
         ("registered", place.origin),
-        ("trust", f"its code does not run: {place.distrust}" if place.distrust else ""),
+        _trust_field(place),
         ("arguments", arguments),
         ("defaults", ", ".join(f"{key}={value!r}" for key, value in record.defaults.items())),
     ]
     empty = "any" if record.kind == "policy" else ""
     features = record.features.items()
     return [*fields, *((name, _feature_text(value, empty)) for name, value in features)]
+
+
+def _trust_field(place: Provenance) -> tuple[str, str]:
+    return "trust", f"its code does not run: {place.distrust}" if place.distrust else ""
 
 
 def _feature_text(value: Any, empty: str) -> str:

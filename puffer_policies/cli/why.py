@@ -12,7 +12,9 @@ from puffer_policies.streams import write
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name."""
-    parser.add_argument("name", metavar="NAME", help="a policy, a wrapper or a preset")
+    parser.add_argument(
+        "name", metavar="NAME", help="a policy, a wrapper, a preset or an env of a registry.toml"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,4 +32,4 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         write("\n".join(explanation.lines))
-    return 0 if explanation.verdict in (*USABLE, "preset") else 1
+    return 0 if explanation.verdict in (*USABLE, "preset", "env") else 1

@@ -76,7 +76,10 @@ def meaning(flag: Flag) -> tuple[Key, str]:
         return key, flag.value
     if _is_boolean(key):
         return key, "True"
-    raise ValueError("expected a value after it.")
+    if key[0] in FREE_SECTIONS or _is_known(key):
+        raise ValueError("expected a value after it.")
+    # Whoever reads the value finds that there is no such option, which says more.
+    return key, ""
 
 
 def key_of(flag: str) -> Key:

@@ -132,6 +132,8 @@ class Catalog:
     choices: list[Choice] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
     envs: list[EnvModule] = field(default_factory=list)
+    was_searched: bool = False
+    """Whether a search has found the file, which the user may then know nothing of."""
 
     def add_to(self, registry: Registry) -> None:
         """Register everything but the version limits, which depend on what is installed."""

@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from puffer_policies.errors import (
     AmbiguousName,
     ConfigError,
+    NameTaken,
     PluginError,
     PolicyError,
     did_you_mean,
@@ -79,7 +81,8 @@ def fill(
     # Files first: what they block is not imported below.
     catalogs = _read_files(registry, environ, _working_folder() if cwd is None else Path(cwd))
     for catalog in catalogs:
-        catalog.add_to(registry)
+        with _naming_the_way_out(catalog.was_searched):
+            catalog.add_to(registry)
     _add_packages(registry, _enabled_distributions(plugins, environ), strict)
     _require_versions(registry, catalogs)
     registry.load_seconds = time.perf_counter() - start
@@ -99,10 +102,11 @@ def _read_files(registry: Registry, environ: Mapping[str, str], cwd: Path) -> li
     # Below the user's folder, the search for a project's file ends at the user's own.
     if project is not None and not (user and os.path.samefile(project, user)):
         # A file that a variable names was chosen by the user, whoever it belongs to.
-        is_chosen = REGISTRY_VARIABLE in environ
-        distrust = "" if is_chosen else distrust_of(project, environ)
-        with contextlib.nullcontext() if is_chosen else _naming_the_way_out():
-            catalogs.append(_read_own_file(project, Layer.PROJECT, distrust=distrust))
+        was_searched = REGISTRY_VARIABLE not in environ
+        distrust = distrust_of(project, environ) if was_searched else ""
+        with _naming_the_way_out(was_searched):
+            catalog = _read_own_file(project, Layer.PROJECT, distrust=distrust)
+        catalogs.append(replace(catalog, was_searched=was_searched))
     return catalogs
 
 
@@ -151,15 +155,17 @@ def _project_file(registry: Registry, environ: Mapping[str, str], cwd: Path) -> 
 
 
 @contextlib.contextmanager
-def _naming_the_way_out() -> Iterator[None]:
+def _naming_the_way_out(was_searched: bool = True) -> Iterator[None]:
     """Add to the error of a file that the search has found how to do without it."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, NameTaken) as error:
+        if not was_searched:
+            raise
         way_out = (
             f"If the file is not yours, set {REGISTRY_VARIABLE} to nothing, or to a file of yours."
         )
-        raise ConfigError(error.problem, fix=f"{error.fix}\n{way_out}".strip()) from error
+        raise type(error)(error.problem, fix=f"{error.fix}\n{way_out}".strip()) from error
 
 
 def _file_of_variable(value: str, cwd: Path) -> Path:

@@ -22,11 +22,19 @@ from puffer_policies.registry.names import (
     distribution_offence,
     split_name,
 )
-from puffer_policies.registry.records import Layer, Pointer, Preset, Provenance, Record
+from puffer_policies.registry.records import (
+    EnvModule,
+    Layer,
+    Pointer,
+    Preset,
+    Provenance,
+    Record,
+)
 from puffer_policies.registry.resolution import MAX_ALIASES, Entry, Resolution, Verdict
 
 _EXAMPLES = ("Default", "LSTMWrapper")
 """Names to suggest first in an example, as every user meets them."""
+_UNTRUSTED = "Its code does not run before you trust it"
 
 
 class Explanation(NamedTuple):
@@ -135,12 +143,29 @@ def preset_explanation(preset: Preset, name: str) -> Explanation:
         f"{name!r} is a preset of {package(preset.provenance)} ({preset.provenance.origin}): "
         f"{preset.policy}"
     )
+    return _explanation_of_other(name, "preset", line)
+
+
+def env_explanation(env: EnvModule) -> Explanation:
+    """Return what is known about an env that a registry.toml names."""
+    place = env.provenance
+    lines = [
+        f"{env.env_id!r} is an env that the module {env.module!r} registers with gymnasium "
+        f"({package(place)}, {place.origin})."
+    ]
+    if place.distrust:
+        lines.append(f"{_UNTRUSTED}: {place.distrust}.")
+    return _explanation_of_other(env.env_id, "env", *lines)
+
+
+def _explanation_of_other(name: str, verdict: Verdict, *lines: str) -> Explanation:
+    """Return what is known about a name that is neither a policy's nor a wrapper's."""
     return Explanation(
         name=name,
-        verdict="preset",
+        verdict=verdict,
         record=None,
         records=(),
-        lines=(line,),
+        lines=lines,
         suggestions=(),
         failures=(),
     )
@@ -181,7 +206,7 @@ def _path_lines(resolution: Resolution) -> Iterable[str]:
         yield f"{pointer.name!r} {word} {pointer.text!r} ({pointer.provenance.origin})."
     yield f"{resolution.name!r} is {label(record)}."
     if record.provenance.distrust:
-        yield f"Its code does not run before you trust it: {record.provenance.distrust}."
+        yield f"{_UNTRUSTED}: {record.provenance.distrust}."
     if resolution.verdict == "shadowed":
         yield f"The bare name {record.name!r} does not lead to it."
     if resolution.rule:
@@ -232,11 +257,14 @@ def _broken(resolution: Resolution) -> PolicyNotFound:
             f"which does not offer it. These do:\n{lines}",
             fix=f"Correct the line, or install {rule.text!r}.",
         )
-    last = resolution.trail[-1]
-    way = " -> ".join(repr(pointer.name) for pointer in resolution.trail) + f" -> {last.text!r}"
-    if any(pointer.name == last.text for pointer in resolution.trail):
+    last, trail = resolution.trail[-1], resolution.trail
+    is_circle = last in trail[:-1]
+    # A circle was followed until it came back to an alias, which ends the way that is shown.
+    names = [each.name for each in trail] + [last.text] * (not is_circle)
+    way = " -> ".join(map(repr, names))
+    if is_circle:
         reason = "which is a circle"
-    elif len(resolution.trail) > MAX_ALIASES:
+    elif len(trail) > MAX_ALIASES:
         reason = f"which is a chain of more than {MAX_ALIASES} aliases"
     else:
         reason = f"and there is no {last.text!r}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.errors import ConfigError, PluginError, PolicyError, did_you_mean
-from puffer_policies.foreign import error_text, foreign_code
+from puffer_policies.foreign import error_text, foreign_import
 from puffer_policies.registry.records import EnvModule
 
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -69,7 +69,7 @@ def _import(name: str, *, folder: str, place: str) -> None:
         # Last, so that a file there never shadows an installed package. It stays on the path, as
         # gymnasium imports the entry point of an env when one is made, and worker processes do.
         sys.path.append(folder)
-    with foreign_code(f"importing {name} ({place})", partial(_failure, name, folder, place)):
+    with foreign_import(f"importing {name} ({place})", partial(_failure, name, folder, place)):
         module = importlib.import_module(name)
     _require_place(name, module, folder, place)
     if name not in _modules:

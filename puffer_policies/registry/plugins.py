@@ -15,7 +15,7 @@ import pluggy
 
 import puffer_policies.hookspecs as hookspecs
 from puffer_policies.errors import PluginError, PolicyError, did_you_mean
-from puffer_policies.foreign import error_text, foreign_code, value_text
+from puffer_policies.foreign import error_text, foreign_import, value_text
 from puffer_policies.registry.fields import checked_keywords, make_record
 from puffer_policies.registry.names import target_of
 from puffer_policies.registry.records import Capabilities, Kind, Provenance, Record
@@ -48,7 +48,7 @@ class Plugin:
 
     def running(self, action: str, what: str) -> AbstractContextManager[None]:
         """Run code of this plug-in: whatever it raises is a `failure`, of the step `what`."""
-        return foreign_code(
+        return foreign_import(
             f"{action} (plug-in {self.name!r} of {self._package()})",
             lambda error: self.failure(what, error),
         )

@@ -16,7 +16,7 @@ from puffer_policies.errors import (
     TrustError,
     did_you_mean,
 )
-from puffer_policies.foreign import error_text, foreign_code, value_text
+from puffer_policies.foreign import error_text, foreign_import, value_text
 from puffer_policies.registry.folders import import_name, plain_name
 
 OBSERVATION_KINDS = (
@@ -207,7 +207,7 @@ class Record(Description):
         if self.loaded is not None:
             return self.loaded
         self.require_consent()
-        with foreign_code(f"importing {self.target} for {_label(self)}", self._failure):
+        with foreign_import(f"importing {self.target} for {_label(self)}", self._failure):
             target = _import_target(self)
             # A stranger's object may claim any class for itself, and raise when it is asked.
             if not issubclass(type(target), type):

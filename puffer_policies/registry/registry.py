@@ -14,6 +14,7 @@ from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarn
 from puffer_policies.registry.explain import (
     Explanation,
     deprecation,
+    env_explanation,
     explanation,
     label,
     lookup_error,
@@ -108,6 +109,8 @@ class Registry:
         resolution = self._resolve(name)
         if resolution.verdict == "not found" and name in self.presets:
             return preset_explanation(self.presets[name], name)
+        if resolution.verdict == "not found" and name in self.envs:
+            return env_explanation(self.envs[name])
         return explanation(
             resolution,
             names=self._candidates(None),
@@ -312,13 +315,16 @@ def _is_redefinition(holder: Entry, entry: Entry) -> bool:
 
 
 def _name_taken(holder: Entry, entry: Entry) -> NameTaken:
-    cure = (
-        "pass override=True" if entry.provenance.layer is Layer.PROCESS else "set override = true"
-    )
+    if isinstance(entry, Pointer):
+        cure = "."  # an alias or a tombstone can't override anything
+    elif entry.provenance.layer is Layer.PROCESS:
+        cure = ", or pass override=True to replace it on purpose."
+    else:
+        cure = ", or set override = true to replace it on purpose."
     return NameTaken(
         f"{entry.qualified_name} ({entry.provenance.origin}) can't be called {entry.name!r}: "
         f"that is {label(holder)}.",
-        fix=f"Choose another name, or {cure} to replace it on purpose.",
+        fix=f"Choose another name{cure}",
     )
 
 

@@ -26,6 +26,7 @@ Verdict = Literal[
     "blocked",
     "broken",
     "preset",
+    "env",
     "not found",
 ]
 

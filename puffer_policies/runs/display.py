@@ -222,6 +222,7 @@ class Plain(Display):
         self.console, self.total_steps = console, total_steps
         self._time_left = TimeLeft(total_steps)
         self._pace = Pace(LINE_INTERVAL)
+        self._evaluates = False
 
     def update(self, logs: Mapping[str, float]) -> None:
         """Print a line if the last one is old enough, or at the end of the run."""
@@ -233,7 +234,8 @@ class Plain(Display):
 
     def evaluation(self, finished: int, total: int) -> None:
         """Print a line at the start, and then every few seconds."""
-        if self._pace.is_due(at_once=finished == 0):
+        starts, self._evaluates = not self._evaluates, True
+        if self._pace.is_due(at_once=starts):
             self.note(f"final evaluation: {finished:,} of {total:,} episodes")
 
     def note(self, text: str) -> None:
