@@ -6,6 +6,21 @@ import re
 
 CURES = (
     (
+        r"index out of range in self|num_classes",
+        "Read the number of codes from the space. Where the space has room for more codes than the "
+        'env sends, check it with the env, or declare conformance = {"codes": their number}.',
+    ),
+    (
+        r"argument '\w+' is missing|missing \d+ required",
+        "Give every argument but the env a default, or give the built policy instead: a function "
+        "that returns it, as file.py::factory.",
+    ),
+    (
+        r"'(Spaces|_EnvView)' object has no attribute|PufferLib is not installed",
+        "It reads more of its env than the spaces: give the env itself, in Python, or a function "
+        "that builds the policy with it, as file.py::factory.",
+    ),
+    (
         r"Given groups=|input to conv|Calculated padded input size|max_pool|avg_pool",
         "Bring images into the form of a convolution first, (N, C, H, W): permute those whose "
         "channels come last, and merge batch and time of a sequence. "
@@ -50,7 +65,7 @@ CURES = (
 OTHERWISE = "Mend this line. What rests on it can't be judged before."
 
 
-def cure_of(error: BaseException) -> str:
-    """Return what to do about an exception, in sentences."""
+def cure_of(error: BaseException, *, otherwise: str = OTHERWISE) -> str:
+    """Return what to do about an exception, in sentences; `otherwise` if its text says nothing."""
     text = f"{type(error).__name__}: {error}"
-    return next((cure for pattern, cure in CURES if re.search(pattern, text)), OTHERWISE)
+    return next((cure for pattern, cure in CURES if re.search(pattern, text)), otherwise)

@@ -18,6 +18,7 @@ from puffer_policies.checks.probes.construction import (
     side_effects,
     unregistered,
 )
+from puffer_policies.checks.probes.cures import cure_of
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import is_equal
@@ -49,7 +50,9 @@ def builds_from_spaces(subject: Subject) -> None:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         if not _names_space(error, subject):
-            raise CheckFailed("a policy, or an error that names the space", text) from error
+            raise CheckFailed(
+                "a policy, or an error that names the space", text, fix=cure_of(error, otherwise="")
+            ) from error
         declared = None if subject.may_refuse else subject.capabilities
         if declared is not None and not misfits(declared, subject.spaces):
             raise CheckFailed("a policy, as its record declares these spaces", text) from error
@@ -71,7 +74,9 @@ def has_the_members(subject: Subject) -> None:
     """Inspect signatures and attributes; nothing is called."""
     policy = policy_or_skip(subject)
     if offenses := missing_members(policy):
-        raise CheckFailed("every member of the contract", "; ".join(offenses))
+        raise CheckFailed(
+            "every member of the contract", "; ".join(offenses), fix=_cure_of_lack(policy, offenses)
+        )
     if policy.is_continuous != subject.layout.is_continuous:
         raise CheckFailed(
             f"is_continuous = {subject.layout.is_continuous} for this action space",
@@ -298,6 +303,19 @@ def _names_space(error: Exception, subject: Subject) -> bool:
     text = str(error)
     refusal = isinstance(error, (NotImplementedError, ValueError, TypeError, AssertionError))
     return refusal and ("space" in text.lower() or any(kind in text for kind in kinds))
+
+
+def _cure_of_lack(policy: nn.Module, offenses: list[str]) -> str:
+    """Return what to do where only passes are missing, as a memory around both halves has them."""
+    halves = (getattr(policy, name, None) for name in ("encode_observations", "decode_actions"))
+    if not all(each.startswith("no method forward") for each in offenses) or not all(
+        map(callable, halves)
+    ):
+        return ""
+    return (
+        "Add what is listed, or try it inside LSTMWrapper, which calls encode_observations and "
+        f"decode_actions only: LSTMWrapper(file.py::{type(policy).__name__})."
+    )
 
 
 def _cannot_probe(policy: nn.Module) -> str:
