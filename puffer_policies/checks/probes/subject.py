@@ -29,6 +29,7 @@ from puffer_policies.contract import (
 )
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import batch_layout, merge_time
+from puffer_policies.nn.samples import random_observations
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import leaves, map_nested
@@ -40,9 +41,6 @@ BATCH = 5
 STEPS = 6
 
 _HALF = (torch.bfloat16, torch.float16)
-
-LARGEST_SAMPLE = 1e6
-"""Sampled observations beyond this are scaled down. How a policy bears extremes is up to N2."""
 
 
 @dataclass
@@ -193,9 +191,7 @@ class Subject:
             number = batch * (steps or 1)
             if self.played is not None:
                 return self.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), pick(number))
-            space = copy.deepcopy(self.spaces.observation)
-            space.seed(seed)
-            return self.admit(_stack([space.sample() for _ in range(number)], lead))
+            return self.admit(random_observations(self.spaces.observation, lead, seed=seed))
 
         def pick(number: int) -> Any:
             length = len(next(leaves(self.played)))
@@ -406,26 +402,3 @@ def _modulo(leaf: Tensor, codes: int) -> Tensor:
 
 def _lstm_state(policy: nn.Module, batch: int) -> dict[str, Tensor]:
     return {key: torch.zeros(batch, int(policy.hidden_size)) for key in LSTM_STATE}  # type: ignore[arg-type]
-
-
-def _stack(rows: list[Any], lead: tuple[int, ...]) -> Any:
-    first = rows[0]
-    if isinstance(first, dict):
-        return {key: _stack([row[key] for row in rows], lead) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_stack([row[i] for row in rows], lead) for i in range(len(first)))
-    array = _scale_down(np.stack([np.asarray(row) for row in rows]))
-    return torch.from_numpy(array).reshape(*lead, *array.shape[1:])
-
-
-def _scale_down(array: np.ndarray) -> np.ndarray:
-    """Replace numbers that no env sends by their logarithms.
-
-    Bounds such as the largest float, which CartPole has, are sampled evenly: every number would be
-    around 1e38.
-    """
-    if not np.issubdtype(array.dtype, np.floating):
-        return array
-    size = np.abs(array)
-    logarithm = np.sign(array) * np.log10(np.maximum(size, 1))
-    return np.where(size > LARGEST_SAMPLE, logarithm, array)
