@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,8 @@ def run(options: argparse.Namespace) -> int:
         names = [fit.name for fit in fits(options.env, registry=registry) if fit.fits]
         names = _with_consent(names, registry)
     targets = [each for name in names for each in targets_for(name, options.env, registry=registry)]
+    if any(check.once for check in checks):
+        _share_imports(len(targets))
     results = run_suite(
         targets, checks, isolate=not options.no_isolation, time_limit=options.time_limit
     )
@@ -112,6 +115,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         write(render(report))
     return 0 if report.ok else 1
+
+
+def _share_imports(targets: int) -> None:
+    """Import once what the workers would each import anew, as long as no policy has been."""
+    from puffer_policies.checks.probes.fresh_process import serve_forks
+
+    serve_forks()
+    if targets > 1:
+        # What compiles, exports and optimizes imports it: two seconds.
+        importlib.import_module("torch._dynamo")
 
 
 def _with_consent(names: list[str], registry: Registry) -> list[str]:

@@ -431,7 +431,7 @@ STEPS_DIFFER = _overlap(
 )
 OTHER_PLACES = _overlap("S3", "a row has another place in a sequence than in its steps")
 LARGER = _overlap("S5", "it is another policy in a larger batch")
-USED_UP = _overlap("A5 B8 N7 S6", "the second pass on the same observations raises")
+USED_UP = _overlap("A3 A5 B8 N7 S6", "the second pass on the same observations raises")
 TWO_MODES = _overlap("P1", "batch statistics make the modes differ")
 
 MUTANTS_SHAPES = (

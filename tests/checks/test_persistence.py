@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -85,6 +88,27 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(
     while time.monotonic() < deadline and is_running(pid.read_text()):
         time.sleep(0.05)  # a signal takes its time on a machine at work
     assert not is_running(pid.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it forks")
+def test_a_fork_of_this_process_serves_it_after_workers_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_process, "_forked", None)
+    fresh_process.serve_forks()
+    server = fresh_process._forked
+    assert server is not None
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.exit(1)\n")
+    assert fresh_process._run(script) == (1, "")
+    abandoned = {"id": "of a worker that died", "script": str(script), "environ": dict(os.environ)}
+    job = {**abandoned, "errors": os.devnull, "folder": str(tmp_path), "path": list(sys.path)}
+    os.write(server.jobs, json.dumps(job).encode() + b"\n")
+    script.write_text("print('to nobody')\n")
+    assert fresh_process._run(script) == (0, "")
+    assert fresh_process._forked is server
+    fresh_process._give_up(server, os.getpid())
+    assert not is_running(str(server.pid))
 
 
 def test_what_takes_seconds_runs_once() -> None:

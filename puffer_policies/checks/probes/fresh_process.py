@@ -3,7 +3,7 @@
 The new process starts in the same folder, with the same search path. It rebuilds the policy by its
 spec if that names registered policies, else by the lines of source that the subject knows. On Linux
 it is a fork of a Python that has imported torch and has built no policy, as the import costs a
-hundred times what the script does.
+hundred times what the script does: the command line forks its own such Python (`serve_forks`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import runpy
+import secrets
 import select
 import signal
 import subprocess
@@ -20,10 +21,12 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -182,17 +185,48 @@ _SERVE = f"from {__name__} import serve; serve()"
 
 
 def serve() -> None:
-    """Fork for each job that comes in over stdin, and answer with the pid, then the status.
+    """Fork for each job that comes in over stdin, and answer with its pid, then with its status.
 
     A new Python takes seconds to import torch. This one has imported what every script imports and
     nothing else, and runs no script itself, so that a fork of it is as fresh.
     """
     for line in sys.stdin:
+        job = json.loads(line)
         pid = os.fork()
         if not pid:
-            _run_job(json.loads(line))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            _run_job(job)
+        print(job["id"], pid, flush=True)
+        print(job["id"], os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def serve_forks() -> None:
+    """Have a fork of this process serve it and its workers from now on, on Linux.
+
+    It is for a process that has imported the suite and no policy yet.
+    """
+    if sys.platform != "linux":
+        return
+    global _forked
+    jobs, to_jobs = os.pipe()
+    answers, to_answers = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of any fork beside threads; torch always has some.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream, end in enumerate((jobs, to_answers, nothing)):
+            os.dup2(end, stream)
+        os.closerange(3, max(jobs, to_jobs, answers, to_answers, nothing) + 1)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        torch.set_num_threads(1)  # after a fork the threads of the parent's pools are gone
+        serve()
+        os._exit(0)
+    os.close(jobs)
+    os.close(to_answers)
+    _forked = _Server(pid, to_jobs, answers)
+    atexit.register(_stop, _forked, os.getpid())
 
 
 def _run_job(job: dict[str, Any]) -> NoReturn:
@@ -216,10 +250,23 @@ def _run_job(job: dict[str, Any]) -> NoReturn:
     os._exit(status)
 
 
+@dataclass(frozen=True)
+class _Server:
+    """A process that serves, and this end of its pipes."""
+
+    pid: int
+    jobs: int
+    answers: int
+
+
+_forked: _Server | None = None
+"""The server that `serve_forks` made, for this process and its workers, one after the other."""
+
+
 @cache
-def _server_of(owner: int) -> subprocess.Popen[bytes]:
+def _server_of(owner: int) -> _Server:
     """Start the one that serves the process `owner`. It ends with its stdin, so with its owner."""
-    server = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", _SERVE],
         env=_environ(),
         stdin=subprocess.PIPE,
@@ -227,52 +274,81 @@ def _server_of(owner: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         bufsize=0,
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.returncode = 0  # it is waited for in _stop
+    server = _Server(process.pid, os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+    process.stdin.close()
+    process.stdout.close()
     atexit.register(_stop, server, owner)
     return server
 
 
-def _stop(server: subprocess.Popen[bytes], owner: int) -> None:
-    if os.getpid() == owner:  # a fork has a copy, and must leave the server alone
-        server.kill()
-        server.communicate()
+def _stop(server: _Server, owner: int) -> None:
+    if os.getpid() != owner:  # a fork has a copy, and must leave the server alone
+        return
+    with suppress(OSError):  # it was stopped before
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitpid(server.pid, 0)
+        os.close(server.jobs)
+        os.close(server.answers)
 
 
 def _run_forked(script: Path) -> tuple[int, str]:
     """Run a script in a fork of the server -> its status, and what it wrote to stderr."""
     errors, owner = script.with_suffix(".stderr"), os.getpid()
+    name = secrets.token_hex(8)
     job = {
+        "id": name,
         "script": str(script),
         "errors": str(errors),
         "folder": os.getcwd(),
         "environ": dict(os.environ),
         "path": _search_path(),
     }
-    server, deadline = _server_of(owner), time.monotonic() + TIME_LIMIT
+    server, deadline = _forked or _server_of(owner), time.monotonic() + TIME_LIMIT
     pid = 0
     try:
-        _pipe(server.stdin).write(json.dumps(job).encode() + b"\n")
-        pid = int(_answer(server, deadline))
-        status = int(_answer(server, deadline))
+        _write(server.jobs, json.dumps(job).encode() + b"\n")
+        pid = int(_answer(server, name, deadline))
+        status = int(_answer(server, name, deadline))
     except TimeoutError:
         if pid:
             os.kill(pid, signal.SIGKILL)
-        _server_of.cache_clear()
-        _stop(server, owner)
+        _give_up(server, owner)
         raise
     except (ValueError, OSError):  # it could not start, or was killed
-        _server_of.cache_clear()
-        _stop(server, owner)
+        _give_up(server, owner)
         return _run_alone(script)
     return status, errors.read_text(errors="replace")
 
 
-def _answer(server: subprocess.Popen[bytes], deadline: float) -> bytes:
-    output = _pipe(server.stdout)
-    if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        raise TimeoutError
-    return output.readline()
+def _give_up(server: _Server, owner: int) -> None:
+    """Forget a server, so that the next script starts another."""
+    global _forked
+    _forked = None
+    _server_of.cache_clear()
+    _stop(server, owner)
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
+def _answer(server: _Server, job: str, deadline: float) -> str:
+    """Return the next answer to a job; those to others are of workers that have died meanwhile."""
+    while True:
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([server.answers], [], [], max(0.0, deadline - time.monotonic()))[
+                0
+            ]:
+                raise TimeoutError
+            byte = os.read(server.answers, 1)
+            if not byte:
+                raise ConnectionError("the server has ended")
+            line += byte
+        name, _, answer = line.decode(errors="replace").partition(" ")
+        if name == job:
+            return answer
+
+
+def _write(pipe: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
