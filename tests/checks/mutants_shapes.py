@@ -427,8 +427,9 @@ UNMERGED_NORMAL = _overlap("N6 N8 P6", FORM)
 ONE_CHOICE = _overlap("A1 A3 A4 A5 N1 N5 N7 N8", FORM)
 FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N7 N8", FORM)
 STEPS_DIFFER = _overlap(
-    "R1 R2 R4 R5 R8 R9 R10 R11", "rows of a sequence that change places differ from its steps"
+    "R1 R2 R4 R5 R8 R9 R10 R11 S5", "rows of a sequence that change places differ from its steps"
 )
+MOVED_ROWS = _overlap("S3 S5", "a row comes out in another place, among other rows")
 OTHER_PLACES = _overlap("S3", "a row has another place in a sequence than in its steps")
 LARGER = _overlap("S5", "it is another policy in a larger batch")
 USED_UP = _overlap("A3 A5 B8 N7 S6", "the second pass on the same observations raises")
@@ -444,7 +445,7 @@ MUTANTS_SHAPES = (
     Mutant("S3", "norm-in-training-only", NormInTrainingOnly),
     Mutant("S3", "clips-one-path", ClipsOnePath, UNBOUNDED),
     Mutant("S4", "time-first", TimeFirst, also=STEPS_DIFFER),
-    Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS),
+    Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS, also=MOVED_ROWS),
     Mutant("S5", "batch-as-time", BatchAsTime, also=OTHER_PLACES),
     Mutant("S5", "running-sum", RunningSum, also=OTHER_PLACES),
     Mutant("S5", "batch-normed", BatchNormed, also=TWO_MODES, note="DLR-RM/stable-baselines3#535"),

@@ -166,7 +166,7 @@ def _misfit(subject: Subject) -> tuple[str, str] | None:
     "update score another policy than the one that acted.",
     fix="Never squeeze or average over the batch; name the axis: squeeze(-1). Let forward and "
     "forward_eval call one function; a wrapper transforms in both.",
-    needs=("R6", "S5"),
+    needs=("R6", "S5", "S4"),
 )
 def any_batch_size(subject: Subject) -> None:
     """Run the first rows of a large batch alone, as a step and as a sequence of one step."""
@@ -280,7 +280,7 @@ def _changes(reference: Tensor, changed: Tensor) -> list[int]:
     "in the batch makes an env another one when it is moved.",
     fix="Use layer norm, or declare batch statistics: declared={'train_differs': 'why'}; check the "
     "axes of recurrent and attention layers, and of positions that are added.",
-    needs=("R6",),
+    needs=("R6", "S4"),
 )
 def rows_independent(subject: Subject) -> None:
     """Change one row of a step, and one of a sequence, in both modes; then move the rows."""
