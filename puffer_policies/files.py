@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
+from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean, short
 
 LATEST = "latest.safetensors"
 """The policy at the last checkpoint."""
@@ -30,8 +30,26 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
     A shell expands it in a word of its own, but not in ``--train.data-dir=~/runs``, a file or
     Python. Where there is no such home, the path stays as it is, and is then reported as missing.
+
+    Raises:
+        ConfigError: it is not a path.
     """
-    return Path(os.path.expanduser(path))
+    return Path(os.path.expanduser(path_text(path)))
+
+
+def path_text(path: object) -> str:
+    """Return the text of a path, of which a program may have made anything.
+
+    Raises:
+        ConfigError: it is not a path.
+    """
+    try:
+        return os.fsdecode(path)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ConfigError(
+            f"Expected a path or a name, found {short(path)}.",
+            fix="Give a string or a pathlib.Path.",
+        ) from error
 
 
 def read_text(path: Path) -> str:

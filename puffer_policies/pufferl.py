@@ -12,7 +12,7 @@ Code written for PufferLib 3.0 works with the import changed::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ def load_env(env_name: str, args: Mapping[str, Any]) -> VecEnv:
         env_name: a gymnasium id or one of our configs; a config file stands for the env it names.
         args: from `load_config`.
     """
-    is_file = Path(env_name).suffix in (".toml", ".ini") and "env_name" in args
-    name = {} if is_file else {"env_name": resolve_env_name(env_name)}
-    config = Config.from_args({**args, **name})
+    config = Config.from_args(args)
+    if not (Path(env_name).suffix in (".toml", ".ini") and "env_name" in args):
+        base = replace(config.base, env_name=resolve_env_name(env_name))
+        config = replace(config, base=base)
     vecenv = vecenv_of(config)
     # PufferLib's trainer gets nothing else that says how the env was made.
     setattr(vecenv, _ARGS, config.to_args())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from gymnasium import spaces as gym_spaces
 from gymnasium import vector
 from training_toys import Clock
 
-from puffer_policies import Spaces, get_policy
+from puffer_policies import PolicySpec, Spaces, get_policy, load_policy, pufferl
 from puffer_policies.agent import Agent
 from puffer_policies.assembly.checkpoint import read_checkpoint, save_checkpoint
 from puffer_policies.checks.engine.targets import class_at
@@ -22,6 +23,7 @@ from puffer_policies.errors import (
     CheckpointError,
     ConfigError,
     IncompatibleSpace,
+    PolicyError,
 )
 from puffer_policies.files import checkpoint_of
 from puffer_policies.runs.setup import policy_of
@@ -207,3 +209,26 @@ def test_a_tilde_stands_for_the_home_wherever_a_run_is_named(tmp_path, monkeypat
 def _module(folder):
     (folder / "nets_at_home.py").write_text("class Net: pass\n")
     return "nets_at_home.py"
+
+
+@pytest.mark.parametrize("value", [None, 3, {"a": 1}, ["Default"], object()])
+def test_what_is_no_path_no_name_and_no_table_is_named(value):
+    doors = (
+        lambda: load_policy(value),
+        lambda: Agent.load(value),
+        lambda: load_config(value),
+        lambda: pufferl.load_config(value),
+        lambda: pufferl.load_env("CartPole-v1", value),
+        lambda: PolicySpec.from_json(value),
+        lambda: get_policy(value, "CartPole-v1"),
+    )
+    for door in doors:
+        with pytest.raises(PolicyError, match=r"(?s)found|got|not JSON|no such key|Expected"):
+            door()
+
+
+def test_a_config_is_found_by_any_kind_of_path(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('[base]\nenv_name = "CartPole-v1"\n')
+    for form in (path, str(path), bytes(path), Path("cartpole")):
+        assert load_config(form).base.env_name == "CartPole-v1"

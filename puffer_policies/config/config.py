@@ -86,6 +86,8 @@ class Config:
         Raises:
             ConfigError: unknown keys and wrong values.
         """
+        if not isinstance(args, Mapping):
+            raise ConfigError(f"args: expected a table, found {short(args)}.")
         # PufferLib keeps the values of [base] at the top, beside the sections.
         keys = [key for key in (*_BASE_KEYS, *SECTIONS, *FREE_SECTIONS) if key != "base"]
         for key in args:

@@ -30,7 +30,7 @@ from puffer_policies.config.sources import (
     toml_source,
 )
 from puffer_policies.errors import ConfigError, did_you_mean, nearest
-from puffer_policies.files import read_text, user_path
+from puffer_policies.files import path_text, read_text, user_path
 from puffer_policies.registry import default_registry
 from puffer_policies.tomlfile import TomlFile, read_toml
 
@@ -108,7 +108,9 @@ def resolve_env_name(name: str) -> str:
     return config.env_name if config else name
 
 
-def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool = False) -> Config:
+def load_config(
+    name: str | os.PathLike[str], overrides: Sequence[str] = (), *, allow_unknown: bool = False
+) -> Config:
     """Return the config of a shipped name, a file, the folder of a run, or a gymnasium id.
 
     Later sources win: the defaults of the schema, the shipped config of the env, the file, the
@@ -125,6 +127,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, allow_unknown: bool
     Raises:
         ConfigError: a wrong key or value, with ``file:line`` or the flag, and the nearest key.
     """
+    name = path_text(name)
     path = user_path(name)
     if find_shipped(name) is None and _is_run(path):
         return load_run_config(path, overrides, allow_unknown=allow_unknown)

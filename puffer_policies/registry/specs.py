@@ -88,7 +88,7 @@ class PolicySpec:
         """Rebuild a spec from `to_json`."""
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise BuildError(f"This policy spec is not JSON: {error}.") from error
         return cls.from_dict(data)
 
