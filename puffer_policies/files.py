@@ -147,10 +147,18 @@ def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
                 fix="Give the folder of the run, or leave --best out.",
             )
         return path
-    checkpoint = path / (BEST if best else LATEST)
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{path} holds no {checkpoint.name}.", fix=contents_hint(path))
-    return checkpoint
+    return file_of_run(path, BEST if best else LATEST)
+
+
+def file_of_run(folder: Path, name: str) -> Path:
+    """Return the path of a file in the folder of a run.
+
+    Raises:
+        CheckpointError: the folder does not hold it.
+    """
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder} holds no {name}.", fix=contents_hint(folder))
+    return folder / name
 
 
 def _near(path: Path) -> str:
@@ -164,5 +172,10 @@ def contents_hint(folder: Path) -> str:
     checkpoints = sorted(each.name for each in folder.glob("*.safetensors") if each.name != TRAINER)
     if checkpoints:
         return f"It holds {', '.join(checkpoints)}."
+    if (folder / METRICS).is_file():
+        return (
+            "The run has saved nothing so far. It saves every train.checkpoint_interval updates, "
+            "when it is interrupted, and at its end."
+        )
     runs = sorted(each.parent.name for each in folder.glob("*/config.json"))
     return f"Runs in it: {', '.join(runs[-5:])}." if runs else NO_RUN

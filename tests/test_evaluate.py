@@ -28,7 +28,7 @@ from puffer_policies.errors import (
     MissingDependency,
     TrainingError,
 )
-from puffer_policies.files import checkpoint_of
+from puffer_policies.files import checkpoint_of, file_of_run
 from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import Evaluation, evaluate, load_trained_policy
 from puffer_policies.runs.statistics import interval_kind, mean_interval
@@ -334,6 +334,10 @@ def test_without_imageio_the_extra_is_named(monkeypatch, project):
 def test_a_folder_stands_for_its_last_checkpoint_and_for_its_best(tmp_path):
     with pytest.raises(CheckpointError, match="holds no latest"):
         checkpoint_of(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    for name in ("latest.safetensors", "trainer.safetensors"):
+        with pytest.raises(CheckpointError, match="The run has saved nothing so far"):
+            file_of_run(tmp_path, name)
     (tmp_path / "latest.safetensors").touch()
     assert checkpoint_of(tmp_path).name == "latest.safetensors"
     with pytest.raises(CheckpointError, match=r"It holds latest\.safetensors"):

@@ -194,7 +194,7 @@ def test_one_run_is_not_gone_on_with_twice_at_a_time(tmp_path):
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
-    with pytest.raises(CheckpointError, match=r"trainer\.safetensors can't be read"):
+    with pytest.raises(CheckpointError, match=r"holds no trainer\.safetensors"):
         train_from_config(config_of(tmp_path / "a"), display="quiet", resume=tmp_path)
     first = train_from_config(config_of(tmp_path), display="quiet")
     trainer = first.folder / "trainer.safetensors"

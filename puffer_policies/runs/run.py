@@ -16,7 +16,7 @@ from puffer_policies.assembly.tensorfile import write_at_once
 from puffer_policies.config.config import Config
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import EnvError, PolicyError, TrainingError
-from puffer_policies.files import LATEST, METRICS, TRAINER, user_path
+from puffer_policies.files import LATEST, METRICS, TRAINER, file_of_run, user_path
 from puffer_policies.foreign import error_text
 from puffer_policies.registry import Registry
 from puffer_policies.runs.checkpoints import Saver
@@ -133,9 +133,8 @@ def _run(
             f"The run makes {trainer.total_steps:,} steps, not {asked:,}: updates of "
             f"{trainer.total_steps // trainer.plan.num_updates:,} steps are always whole."
         )
-    folder = new_folder(config) if resume is None else resume
-    if resume is not None and not (folder / TRAINER).is_file():
-        resume_trainer(trainer, folder / TRAINER)  # says what the folder lacks, and makes nothing
+    # What a folder lacks is said before the lock, which would make a file in it.
+    folder = new_folder(config) if resume is None else file_of_run(resume, TRAINER).parent
     # Before the folder is read, or anything in it is touched: another process may be at work there.
     with MetricsLog(folder / METRICS) as log:
         if resume is not None and (reason := resume_trainer(trainer, folder / TRAINER)):
