@@ -164,3 +164,27 @@ def test_a_wrapper_goes_around_a_memory_and_a_mask_with_the_checks_that_did_not_
     around = {f"DropsStarts({each}(Default))" for each in ("LSTMWrapper", "ActionMaskWrapper")}
     assert ran["DropsStarts(Default)"] == "S1"
     assert {each.policy for each in report.bad} == around == set(ran) - {"DropsStarts(Default)"}
+
+
+class LSTMWrapper(PolicyWrapper):
+    """Named like one of ours, and no memory."""
+
+
+def test_a_wrapper_named_like_one_of_ours_is_itself_in_examples_and_in_a_new_process():
+    report = check_policy(LSTMWrapper, DISCRETE, select="S1,P2", isolate=False)
+    assert report.ok, report.bad
+    targets = targets_for(LSTMWrapper, DISCRETE, registry=default_registry())
+    assert targets[0].name == "LSTMWrapper(Default)"
+    names: dict[str, object] = {}
+    exec(targets[0].subject.source, names)
+    assert type(names["policy"]) is LSTMWrapper
+
+
+def test_a_class_without_hidden_size_is_told_so_once():
+    class Bare(GoodMLP):
+        def __init__(self, env):
+            super().__init__(env)
+            del self.hidden_size
+
+    report = check_policy(Bare, DISCRETE, ignore="P2,P7,P9", isolate=False)
+    assert report.failed() == {"B2"}
