@@ -49,7 +49,7 @@ RERUN = "from puffer_policies.checks import check_policy"
 )
 def short_run_moves_everything(subject: Subject) -> None:
     """Train on fresh random observations with a random right action."""
-    policy = subject.copy_policy()
+    policy = subject.copy_policy(training="train_differs" in subject.declared)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     losses = train(subject, policy, lambda update: _random(subject, update), updates=SHORT)
     if not all(torch.isfinite(torch.tensor(losses))):
