@@ -85,7 +85,9 @@ def test_a_pass_that_does_not_run_is_one_error_with_its_place_and_its_cure(
     assert place in finding.first.where
     assert finding.first.where.startswith(str(Path(__file__).parent))
     assert cure in finding.first.fix
-    skips = [each for each in report.results if each.message.startswith("not run, as B9 runs")]
+    skips = [
+        each for each in report.results if each.message.startswith("not run because of B9 runs")
+    ]
     assert len(skips) > 30
     assert {each.cause for each in skips} == {finding.first.cause}
 

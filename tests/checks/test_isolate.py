@@ -126,7 +126,7 @@ def test_a_policy_that_can_not_be_run_gives_one_error_with_its_place(report, enc
         *[Status.SKIPPED] * 4,
     ]
     assert message in texts(bad)
-    assert bad.results[2].message == "not run, as B9 runs says why it can't be"
+    assert bad.results[2].message == "not run because of B9 runs"
     (finding,) = bad.findings
     assert finding.first.fix
     assert finding.level is Level.ERROR

@@ -71,7 +71,7 @@ def test_the_first_line_counts_policies():
         result(Status.PASSED, policy="D"),
     ]
     assert render(Report(results, {})).splitlines()[0] == (
-        "Of 4 policies 1 do not work, 1 work, but not exactly, 2 work: "
+        "Of 4 policies 1 does not work, 1 works, but not exactly, 2 work: "
         "1 error, 1 failure, 0 pieces of advice."
     )
 

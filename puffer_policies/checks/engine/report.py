@@ -57,7 +57,11 @@ def verdict_line(report: Report) -> str:
         verdict = f"{names[0]} {_VERDICTS[_worst(report, names[0])]}"
     else:
         counts = Counter(_worst(report, name) for name in names)
-        texts = [f"{counts[level]} {text}" for level, text in _MANY.items() if counts[level]]
+        texts = [
+            f"{number} {(_VERDICTS if number == 1 else _MANY)[level]}"
+            for level in Level
+            if (number := counts[level])
+        ]
         verdict = f"Of {len(names)} policies {', '.join(texts)}"
     return f"{verdict}: {_numbers(report)}."
 

@@ -194,7 +194,7 @@ def not_judged(check: Check, obstacle: Result) -> Result:
         code=check.code,
         name=check.name,
         status=Status.SKIPPED,
-        message=f"not run, as {obstacle.code} {obstacle.name} says why it can't be",
+        message=f"not run because of {obstacle.code} {obstacle.name}",
         expected="",
         actual="",
         where="",
