@@ -134,6 +134,8 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 | Key | Meaning | Read by |
 |---|---|---|
 | `frozen` | patterns of the names of parameters that get no gradient | N6, T1 |
+| `detached` | patterns of the names of parameters that the actor's loss does not reach | N6 |
+| `bounded` | which of `values`, `actions`, `choices` are bounded on purpose | N7 |
 | `tied` | names of tensors that share memory on purpose | P5 |
 | `init` | `actor_gain`, `critic_gain`, `recurrent` of the first weights | N4 |
 | `initialises_wrapped` | why a wrapper changes the weights of the policy inside | N4 |

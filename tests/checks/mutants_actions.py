@@ -164,7 +164,65 @@ class OwnDensity(Normal):
         return super().log_prob(inner) - (1 - inner.tanh().square()).log()
 
 
+class HotChoices(tuple[Tensor, ...]):
+    """Samples at twice the temperature that log_prob scores."""
+
+    __slots__ = ()
+
+
+@distribution.register(HotChoices)
+class HotCategorical(MultiCategorical):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return MultiCategorical([each / 2 for each in self.log_probs.unbind(1)]).sample(generator)
+
+
+class Eager(tuple[Tensor, ...]):
+    """An entropy of the wrong sign, shifted so that it is never negative."""
+
+    __slots__ = ()
+
+
+@distribution.register(Eager)
+class EagerCategorical(MultiCategorical):
+    def entropy(self) -> Tensor:
+        return 8.0 - super().entropy()
+
+
+class WidensNormal(Normal):
+    """An entropy that counts the precision for the scale."""
+
+
+@distribution.register(WidensNormal)
+class WidensGaussian(Gaussian):
+    def entropy(self) -> Tensor:
+        return -super().entropy()
+
+
+class Worst(tuple[Tensor, ...]):
+    """argmin where argmax was meant."""
+
+    __slots__ = ()
+
+
+@distribution.register(Worst)
+class WorstCategorical(MultiCategorical):
+    def mode(self) -> Tensor:
+        return self.log_probs.masked_fill(self.log_probs.isinf(), 0).argmin(-1)
+
+
+class MirroredNormal(Normal):
+    """A mode of the other sign, far from where it samples."""
+
+
+@distribution.register(MirroredNormal)
+class MirroredGaussian(Gaussian):
+    def mode(self) -> Tensor:
+        return -9.0 * self.scale - self.loc
+
+
 ATOM = "an atom on a bound is no part of a density"
+MISSES: dict[str, str] = {}
+GREEDY: dict[str, str] = {}
 MASKS = Capabilities(needs_mask=True)
 OFFSET = Spaces(VECTOR, gym.MultiDiscrete([3, 2, 4], start=[1, 0, 2]))
 
@@ -203,12 +261,17 @@ MUTANTS_ACTIONS = (
         note="SB3#851",
     ),
     Mutant("A3", "epsilon-greedy-mode", typed("ExploresAlways", GreedyChoices), SEVERAL),
+    Mutant("A3", "least-likely-mode", typed("LeastLikelyMode", Worst), SEVERAL),
+    Mutant("A3", "mirrored-mode", typed("MirroredMode", MirroredNormal), CONTINUOUS, also=MISSES),
     Mutant("A4", "soft-mask", SoftMask, capabilities=MASKS),
     Mutant("A4", "floored-mask", FlooredMask, note="ray#10165"),
     Mutant("A4", "allows-nothing", AllowsNothing),
     Mutant("A4", "deaf", DeafToMasks, capabilities=MASKS),
     Mutant("A5", "rollout-only", MaskInRolloutOnly, SEVERAL, note="sb3-contrib#76"),
     Mutant("A5", "time-major", TimeMajorMask, capabilities=MASKS),
+    Mutant("A6", "hotter-samples", typed("HotterSamples", HotChoices), SEVERAL),
+    Mutant("A6", "entropy-of-wrong-sign", typed("EntropyOfWrongSign", Eager), SEVERAL, also=GREEDY),
+    Mutant("A6", "entropy-of-precision", typed("EntropyOfPrecision", WidensNormal), CONTINUOUS),
     Mutant("A6", "no-jacobian", typed("NoJacobian", TanhNoJacobian), CONTINUOUS),
     Mutant("A6", "unused-density", typed("UnusedDensity", OwnDensity), CONTINUOUS),
 )

@@ -76,11 +76,13 @@ class Forgetful(GoodLSTM):
         return super().advance(hidden, h * 1e-3, c * 1e-3)
 
 
+SQUEEZED = {"N7": "logits that are bounded never reach a probability of 90 %"}
+
 MUTANTS_LEARNING = (
     Mutant("T1", "whispered-gradient", WhisperedGradient, CONTINUOUS),
     Mutant("T1", "old-critic", OldCritic, also={"N6": "a layer without a gradient does not move"}),
-    Mutant("T2", "shy-actor", ShyActor),
-    Mutant("T2", "standardized-logits", StandardizedLogits, SEVERAL),
+    Mutant("T2", "shy-actor", ShyActor, also=SQUEEZED),
+    Mutant("T2", "standardized-logits", StandardizedLogits, SEVERAL, also=SQUEEZED),
     Mutant("T3", "scaled-thrice", ScaledThrice),
     Mutant("T3", "averaged", Averaged, CONTINUOUS),
     Mutant("T4", "short-sighted", ShortSighted),

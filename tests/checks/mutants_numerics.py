@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from good import CONTINUOUS, FOUR, GoodLSTM, GoodMLP, layer
+from good import CONTINUOUS, FOUR, MATRIX, SEVERAL, VECTOR, GoodLSTM, GoodMLP, layer
+from good_policies import EmbeddingPolicy
 from gymnasium import spaces as gym
 from mutant import Mutant
 from torch import Tensor, nn
@@ -75,6 +76,33 @@ class Sharp(GoodMLP):
         return self.sharpen(super().features(observations))
 
 
+class DividesByItsNorm(GoodMLP):
+    """Directions only: an observation of zeros has none."""
+
+    def features(self, observations: Any) -> Tensor:
+        features = super().features(observations)
+        return features / features.norm(dim=-1, keepdim=True)
+
+
+class PoolsOverPresent(GoodMLP):
+    """A mean over the entities that are there, which the empty set has none of."""
+
+    def features(self, observations: Any) -> Tensor:
+        rows = observations.reshape(len(observations), 3, 5)
+        present = rows.ne(0).any(-1, keepdim=True)
+        if bool(present.all()):
+            return super().features(observations)
+        pooled = (rows * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
+        return super().features(rows * present + 0 * pooled)
+
+
+class CodesFromZero(EmbeddingPolicy):
+    """A table of n rows for codes that begin at 1: the last has no row."""
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.reshape(len(observations)).long())
+
+
 # -- N3 --------------------------------------------------------------------------------------------
 
 
@@ -97,6 +125,27 @@ class ClampedAfterExp(GoodMLP):
     def logits(self, hidden: Tensor) -> Any:
         loc = self.actor.linear(hidden)
         return Normal(loc, self.spread(hidden).exp().clamp(1e-6, 1e3), validate_args=False)
+
+
+class RowOfScales(Unclamped):
+    """The scale as PufferLib and CleanRL have it, (1, n)."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.actor.log_std = nn.Parameter(torch.zeros(1, 2))
+
+
+class ClampsWhereItTrains(GoodMLP):
+    """forward bounds the scale and forward_eval does not: a drift shows in the ratio only."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        hidden = self.encode_observations(observations)
+        loc = self.actor.linear(hidden)
+        scale = (self.actor.log_std.clamp(-20, 20)).exp().expand_as(loc)
+        return Normal(loc, scale, validate_args=False), self.value(hidden)
+
+    def forward(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.decode_actions(self.encode_observations(observations.flatten(0, -2)))
 
 
 # -- N4 --------------------------------------------------------------------------------------------
@@ -197,6 +246,31 @@ class LeftOver(GoodMLP):
         self.old_head = nn.Sequential(layer(nn.Linear(16, 16)), nn.ReLU())
 
 
+class ActorDetached(GoodMLP):
+    """The actor reads what only the critic trains."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return super().logits(hidden.detach())
+
+
+class HalfOfTheRows(GoodLSTM):
+    """Some rows of a weight are taken out of the graph, as in a mask of what is pruned."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        features = self.features(observations).to(self.critic.weight.dtype)
+        weight = torch.cat([self.encoder.weight[:12], self.encoder.weight[12:].detach()])
+        return torch.tanh(nn.functional.linear(features, weight, self.encoder.bias))
+
+
+class OneScaleStandsStill(GoodMLP):
+    """One of two scales begins outside the clamp, where no gradient reaches it."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        with torch.no_grad():
+            self.actor.log_std.copy_(torch.tensor([0.0, -9.0]))
+
+
 # -- N7 --------------------------------------------------------------------------------------------
 
 
@@ -222,6 +296,59 @@ class Lukewarm(GoodLSTM):
 
     def logits(self, hidden: Tensor) -> Any:
         return super().logits(hidden) / 1e4
+
+
+class TanhOnLogits(GoodMLP):
+    """Logits between -1 and 1: the best of four options never gets more than 71 %."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return torch.tanh(super().logits(hidden))
+
+
+class SoftmaxTwice(GoodLSTM):
+    """Probabilities where logits were meant."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return tuple(each.softmax(-1) for each in super().logits(hidden))
+
+
+class ReLUOnLogits(GoodMLP):
+    """The activation of the hidden layers after the last one, too: an option that falls is dead."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return torch.relu(super().logits(hidden))
+
+
+class NeverNegative(GoodMLP):
+    """Values behind a ReLU."""
+
+    def value(self, hidden: Tensor) -> Tensor:
+        return torch.relu(super().value(hidden) + 0.1)
+
+
+class HalfTheRange(GoodMLP):
+    """tanh as the mean, where the Box is wider and lies elsewhere."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        normal = super().logits(hidden)
+        return Normal(torch.tanh(normal.loc), normal.scale, validate_args=False)
+
+
+class OneHeadForTwo(GoodMLP):
+    """Both wheels get the number of one."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        normal = super().logits(hidden)
+        loc = normal.loc.sum(-1, keepdim=True).expand_as(normal.loc)
+        return Normal(loc, normal.scale, validate_args=False)
+
+
+class OneHeadForAll(GoodMLP):
+    """Every choice reads the first options of one head."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        largest = max(super().logits(hidden), key=lambda each: each.shape[-1])
+        return tuple(largest[:, :n] for n in self.actor.sizes)
 
 
 # -- N8 --------------------------------------------------------------------------------------------
@@ -262,6 +389,8 @@ class OnePassVariance(nn.Module):
 
 
 DOES_NOT_LEARN = "what has no useful gradient can't learn a bandit either"
+SHARED: dict[str, str] = {}
+WIDE = Spaces(VECTOR, gym.Box(0.0, 4.0, (2,), np.float32))
 RECURRENT = {"init": {"recurrent": "orthogonal"}}
 
 MUTANTS_NUMERICS = (
@@ -271,8 +400,13 @@ MUTANTS_NUMERICS = (
     Mutant("N2", "exponential", Exponential, UNBOUNDED),
     Mutant("N2", "exploding-memory", ExplodingMemory),
     Mutant("N2", "sharpened", Sharp, UNBOUNDED),
+    Mutant("N2", "divides-by-its-norm", DividesByItsNorm, UNBOUNDED),
+    Mutant("N2", "pools-over-present", PoolsOverPresent, Spaces(MATRIX, FOUR)),
+    Mutant("N2", "codes-from-zero", CodesFromZero, Spaces(gym.Discrete(3000, start=1), FOUR)),
     Mutant("N3", "unclamped", Unclamped, CONTINUOUS, note="PufferLib 3.0 and CleanRL"),
     Mutant("N3", "clamped-after-exp", ClampedAfterExp, CONTINUOUS, note="lerobot#2108"),
+    Mutant("N3", "row-of-scales", RowOfScales, CONTINUOUS),
+    Mutant("N3", "clamps-where-it-trains", ClampsWhereItTrains, CONTINUOUS),
     Mutant(
         "N4",
         "initialises-all",
@@ -286,6 +420,16 @@ MUTANTS_NUMERICS = (
     Mutant("N5", "optimistic-critic", OptimisticCritic),
     Mutant("N6", "detached-encoder", DetachedEncoder, also={"T1": "it moves nowhere"}),
     Mutant("N6", "left-over", LeftOver, also={"T1": "it moves nowhere"}),
+    Mutant("N6", "actor-detached", ActorDetached),
+    Mutant("N6", "half-of-the-rows", HalfOfTheRows),
+    Mutant("N6", "one-scale-stands-still", OneScaleStandsStill, CONTINUOUS),
+    Mutant("N7", "tanh-on-logits", TanhOnLogits),
+    Mutant("N7", "softmax-twice", SoftmaxTwice, SEVERAL),
+    Mutant("N7", "relu-on-logits", ReLUOnLogits),
+    Mutant("N7", "never-negative", NeverNegative),
+    Mutant("N7", "half-the-range", HalfTheRange, WIDE),
+    Mutant("N7", "one-head-for-two", OneHeadForTwo, CONTINUOUS, also=SHARED),
+    Mutant("N7", "one-head-for-all", OneHeadForAll, SEVERAL, also=SHARED),
     Mutant("N7", "wrong-sign", WrongSign, also={"T3": DOES_NOT_LEARN}),
     Mutant("N7", "lukewarm", Lukewarm, also={"T2": DOES_NOT_LEARN}),
     Mutant("N8", "half-precision", HalfPrecision),

@@ -258,6 +258,54 @@ class RecompilesAlways(GoodMLP):
         return logits, values
 
 
+class StatisticsNotSaved(GoodMLP):
+    """The mean of what it saw, in a buffer that no file keeps."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations) - self.mean.float()
+
+    def update_statistics(self, observations: Any) -> None:
+        self.mean.lerp_(observations.to(self.mean.dtype).mean(0), 0.1)
+
+
+class CountNotSaved(StatisticsNotSaved):
+    """The mean is saved, and how many observations it is of is a number on the side."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("mean", torch.zeros(4))
+        self.count = 1
+
+    def update_statistics(self, observations: Any) -> None:
+        self.count += len(observations)
+        self.mean += (observations.to(self.mean.dtype) - self.mean).sum(0) / self.count
+
+
+class KeepsTheEnv(GoodMLP):
+    """The env is at hand, for whatever may be needed."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.env = env
+
+
+class AsksTheEnv(GoodMLP):
+    """A list of helpers, one of which is bound to the env."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.sources = {"spaces": [Source(env)]}
+
+
+class Source:
+    def __init__(self, env: Any) -> None:
+        self.read = env
+
+
 MUTANTS_PERSISTENCE: tuple[Mutant, ...] = (
     Mutant("P1", "DropsOut", DropsOut),
     Mutant("P1", "EvaluatesItself", EvaluatesItself),
@@ -276,10 +324,14 @@ MUTANTS_PERSISTENCE: tuple[Mutant, ...] = (
     Mutant("P5", "LoadsLoosely", LoadsLoosely),
     Mutant("P6", "CountsUpdates", CountsUpdates),
     Mutant("P6", "CentredValues", CentredValues),
+    Mutant("P6", "StatisticsNotSaved", StatisticsNotSaved, also={"P2": "no file has them"}),
+    Mutant("P6", "CountNotSaved", CountNotSaved),
     Mutant("P7", "ExportsWithoutResets", ExportsWithoutResets),
     Mutant("P7", "ExportsOtherHeads", ExportsOtherHeads),
     Mutant("P8", "OneDevice", OneDevice),
     Mutant("P8", "HoldsLambda", HoldsLambda),
+    Mutant("P8", "KeepsTheEnv", KeepsTheEnv),
+    Mutant("P8", "AsksTheEnv", AsksTheEnv),
     Mutant("P9", "CompiledApproximation", CompiledApproximation),
     Mutant("P9", "RecompilesAlways", RecompilesAlways),
 )

@@ -470,6 +470,7 @@ class ResetsEveryKey(GRUMemory):
 
 
 NEVER_RESETS = "a memory that is never reset leaks in both paths"
+SHIFTS = "it writes another start into the caller's state"
 RATIO = "outputs that can't be reproduced give other log-probabilities"
 
 MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
@@ -483,7 +484,7 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
         "R1",
         "PufferGRU",
         PufferGRU,
-        also=dict.fromkeys(("R2", "R5", "R11", "N7"), "what is learned in one path is not in both"),
+        also=dict.fromkeys(("R2", "R5", "R11"), "what is learned in one path is not in both"),
         note="PufferLib 4.0",
     ),
     Mutant("R1", "CutsLongSequences", CutsLongSequences),
@@ -503,12 +504,17 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
         also={"R8": NEVER_RESETS, "P5": "its cell holds the tensors of its lstm"},
         note="PufferLib 3.0's guide",
     ),
-    Mutant("R4", "ResetsAfterTheStep", ResetsAfterTheStep),
+    Mutant("R4", "ResetsAfterTheStep", ResetsAfterTheStep, also={"S7": SHIFTS}),
     Mutant(
         "R4",
         "ShiftedStarts",
         ShiftedStarts,
-        also={"R2": "only forward is early", "R8": "the step before is kept", "R11": RATIO},
+        also={
+            "R2": "only forward is early",
+            "R8": "the step before is kept",
+            "R11": RATIO,
+            "S7": SHIFTS,
+        },
     ),
     Mutant("R5", "ForgetsStoredState", ForgetsStoredState, also={"R11": RATIO}),
     Mutant("R5", "WritesIntoState", WritesIntoState, also={"S7": "a state is an input"}),

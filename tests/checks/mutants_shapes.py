@@ -422,17 +422,17 @@ def _overlap(codes: str, reason: str) -> dict[str, str]:
 
 
 FORM = "nothing can be computed from logits of a wrong form"
-UNMERGED_LOGITS = _overlap("A5 N2 N6 N7 N8 P6 R7 R11", FORM)
+UNMERGED_LOGITS = _overlap("A5 N2 N6 N7 N8 P6 R5 R7 R11", FORM)
 UNMERGED_NORMAL = _overlap("N6 N8 P6", FORM)
-ONE_CHOICE = _overlap("A1 A3 A4 A5 N1 N5 N7 N8", FORM)
-FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N7 N8", FORM)
+ONE_CHOICE = _overlap("A1 A3 A4 A5 N1 N5 N6 N7 N8", FORM)
+FEW_NUMBERS = _overlap("A1 A2 A3 A6 N1 N6 N7 N8", FORM)
 STEPS_DIFFER = _overlap(
     "R1 R2 R4 R5 R8 R9 R10 R11 S5", "rows of a sequence that change places differ from its steps"
 )
 MOVED_ROWS = _overlap("S3 S5", "a row comes out in another place, among other rows")
 OTHER_PLACES = _overlap("S3", "a row has another place in a sequence than in its steps")
 LARGER = _overlap("S5", "it is another policy in a larger batch")
-USED_UP = _overlap("A3 A5 B8 N7 S6", "the second pass on the same observations raises")
+USED_UP = _overlap("A3 A5 B8 N7 R6 S6", "the second pass on the same observations raises")
 TWO_MODES = _overlap("P1", "batch statistics make the modes differ")
 
 MUTANTS_SHAPES = (

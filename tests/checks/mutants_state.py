@@ -194,7 +194,12 @@ MUTANTS_STATE = (
     Mutant("R12", "goes-through-the-halves", wrapped(GoesThroughTheHalves), also=LOST),
     Mutant("R5", "state-of-the-first-step", StateOfTheFirstStep),
     Mutant("R5", "acts-in-inference-mode", ActsInInferenceMode),
-    Mutant("R6", "cached-by-identity", CachedByIdentity),
+    Mutant(
+        "R6",
+        "cached-by-identity",
+        CachedByIdentity,
+        also={"N7": "the second update has the graph of the first"},
+    ),
     Mutant("R6", "folded-once", FoldedOnce),
     Mutant("R6", "needs-a-state", NeedsAState, also=NOT_THERE),
     Mutant("R6", "shared-default", SharedDefault),

@@ -114,6 +114,13 @@ def run_both_ways(subject: Subject, policy: nn.Module, observations: Any) -> Ten
     return torch.stack([by_step, in_sequence(subject, policy, observations, starts=starts)])
 
 
+def update_statistics(policy: nn.Module, observations: Any) -> None:
+    """Let a policy that keeps statistics see observations (N, *obs), as trainers do."""
+    update = getattr(policy, "update_statistics", None)
+    if callable(update):
+        update(map_nested(torch.clone, observations))
+
+
 # -- observations ----------------------------------------------------------------------------------
 
 

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.checks.probes.subject import Subject, seeded
 
 NOISE, RELATIVE_NOISE = 0.02, 0.1
 """Standard deviation of the noise on a parameter, and the share of the parameter's size in it: a
 layer of zeros wakes up, and a layer of large weights changes too, without another scale."""
+
+
+OPINIONATED, GROWTH, ROUNDS = 0.7, 1.5, 12
+"""Share of equal samples at which choices differ enough; by what weights are multiplied until then,
+and how often at most."""
 
 
 def perturbed_copy(subject: Subject, *, training: bool = False, seed: int = 1) -> nn.Module:
@@ -35,6 +41,25 @@ def perturb(policy: nn.Module, *, seed: int = 1) -> nn.Module:
             if _can_be_perturbed(parameter):
                 scale = NOISE + RELATIVE_NOISE * float(parameter.square().mean().sqrt())
                 parameter.add_(torch.randn_like(parameter), alpha=scale)
+    return policy
+
+
+def opinionated_copy(subject: Subject) -> nn.Module:
+    """Return a perturbed copy whose choices are far from uniform; of reals just a perturbed one.
+
+    Where all options are nearly as likely, a temperature or an argmin for an argmax hardly shows.
+    """
+    policy, nvec = perturbed_copy(subject), subject.layout.nvec
+    for _ in range(ROUNDS if nvec else 0):
+        logits, _, _ = subject.step(subject.observations(), policy=policy)
+        # Judged by samples, as the entropy itself may be wrong.
+        draws = draw(subject.distribution(logits), 64).reshape(64, -1)
+        if float((draws == draws.mode(0).values).double().mean()) > OPINIONATED:
+            break
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if _can_be_perturbed(parameter):
+                    parameter.mul_(GROWTH)
     return policy
 
 

@@ -7,6 +7,8 @@ density, which is what A2, A3 and A6 are about. Action masks (A4, A5) are in mas
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -28,16 +30,31 @@ from puffer_policies.checks.probes.tolerances import (
     ATOM,
     CHANGE,
     DENSITY,
+    ENTROPY,
     MASS,
     SAMPLING_GAP,
     difference,
     is_same,
 )
+from puffer_policies.checks.probes.weights import opinionated_copy
 from puffer_policies.checks.promises import masks
 from puffer_policies.nn.distributions import Distribution, distribution
 
 DRAWS = 200
 """Of B = 5 rows each: 1000 samples."""
+
+CHOICE_DRAWS, OPTIONS = 2000, 16
+"""Draws whose shares are compared with probabilities, as SAMPLING_GAP asks for; options of a choice
+that are compared one by one, and the square of that is most actions in all."""
+
+LIKELIER = 1e-4
+"""Nats by which rounding can make another option likelier than the mode."""
+
+TAIL = 0.02
+"""Share of the samples beyond a mode that is nowhere near their middle."""
+
+NARROWING = 0.3
+"""How far weights are moved against the entropy: a log_std by as much."""
 
 OUTSIDE = 0.05
 """How far beyond a bound a sample lies whose density differs visibly from that of the bound."""
@@ -148,14 +165,16 @@ def _score_example() -> str:
 @check(
     "A3",
     "deterministic-mode",
-    promise="In evaluation mode the likeliest action is the same every time, and in the space.",
-    why="An evaluation that draws lots, or leaves the space, measures another policy.",
+    promise="In evaluation mode the likeliest action is the same every time, in the space, and as "
+    "likely as any other by its own log_prob.",
+    why="An evaluation that draws lots, leaves the space or takes an unlikely action measures "
+    "another policy.",
     fix="Switch noise off in eval(), and let mode() return the likeliest action.",
     needs=("S8", "A1", "R6"),
 )
 def deterministic_mode(subject: Subject) -> None:
-    """Ask twice for the mode, under two seeds."""
-    observations, policy = subject.observations(), subject.copy_policy()
+    """Ask twice for the mode, under two seeds, then for the likelihood of other actions."""
+    observations, policy = subject.observations(), opinionated_copy(subject)
     modes = []
     for seed in (1, 2):
         with seeded(seed):
@@ -173,20 +192,70 @@ def deterministic_mode(subject: Subject) -> None:
             ),
         )
     _require_members(subject, modes[0], "dist.mode()")
+    _require_likely(subject, subject.distribution(logits), modes[0])
+
+
+def _require_likely(subject: Subject, dist: Distribution, mode: Tensor) -> None:
+    """Compare with each other option of each choice; of reals, with the middle of the samples."""
+    best = dist.log_prob(mode)
+    if subject.layout.nvec:
+        rows = mode.reshape(BATCH, -1).long()
+        for choice, options in enumerate(subject.layout.nvec):
+            for option in range(min(options, OPTIONS)):
+                other = rows.clone()
+                other[:, choice] = option
+                gain = float((dist.log_prob(_as_actions(subject, other)) - best).max())
+                if gain > LIKELIER:
+                    raise CheckFailed(
+                        "a mode that is at least as likely as any other action",
+                        f"option {option} of choice {choice} is likelier by {gain:.2g} nats",
+                        example=_mode_example(),
+                    )
+        return
+    samples = draw(dist, DRAWS)
+    below = (samples < mode).double().mean(0)
+    # The tanh of a mean is not quite the mode of its density, and a usual stand-in.
+    is_off = ((below < TAIL) | (below > 1 - TAIL)).reshape(BATCH, -1).any(1)
+    scores = torch.stack([dist.log_prob(action) for action in samples]).median(0).values
+    if bool((is_off & (best < scores)).any()):
+        raise CheckFailed(
+            "a mode among its samples, or likelier than most",
+            f"{float(torch.minimum(below, 1 - below).min()):.1%} of the samples are beyond it",
+            example=_mode_example(),
+        )
+
+
+def _as_actions(subject: Subject, rows: Tensor) -> Tensor:
+    """(B, K) -> actions as the policy samples them."""
+    return rows[:, 0] if subject.layout.kind == "discrete" else rows
+
+
+def _mode_example() -> str:
+    return example(
+        "logits, _, _ = subject.step(observations)",
+        "dist = subject.distribution(logits)",
+        "print(dist.log_prob(dist.mode()), [dist.log_prob(dist.sample()) for _ in range(5)])",
+    )
 
 
 @check(
     "A6",
     "density-integrates-to-one",
-    promise="The density exp(log_prob) integrates to 1 and is that of the samples.",
-    why="A squashed Gaussian without its Jacobian, or an own log_prob that nobody calls, trains "
-    "with wrong ratios.",
-    fix="Subtract log |dy/dx| of the squashing and scaling. " + REGISTER + ".",
-    applies=needs_numbers,
+    promise="The density exp(log_prob) integrates to 1 and is that of the samples; the entropy is "
+    "that of the density, or at least falls where the samples come closer.",
+    why="A squashed Gaussian without its Jacobian, samples of another temperature, or an own "
+    "log_prob that nobody calls, train with wrong ratios; an entropy of the wrong sign rewards "
+    "certainty.",
+    fix="Subtract log |dy/dx| of the squashing and scaling; sample, score and sum up the entropy "
+    "from the same probabilities. " + REGISTER + ".",
     needs=("S8", "A2", "R6"),
 )
 def density_integrates(subject: Subject) -> None:
     """Integrate over a grid, one dimension after the other, and compare with samples."""
+    if subject.layout.nvec:
+        _require_consistent_choices(subject)
+        return
+    _require_entropy_of_spread(subject)
     logits, dist = _step(subject)
     _require_own_density(logits, dist)
     slices = Slices(dist, subject.layout)
@@ -205,6 +274,63 @@ def density_integrates(subject: Subject) -> None:
         raise CheckFailed(
             "samples that follow the density",
             f"their cumulative distribution is off by {gap:.2f}",
+            example=_score_example(),
+        )
+
+
+def _require_consistent_choices(subject: Subject) -> None:
+    """Sum probabilities, and compare them with samples and the entropy, of a registered type."""
+    policy = opinionated_copy(subject)
+    logits, _, _ = subject.step(subject.observations(), policy=policy)
+    dist = subject.distribution(logits)
+    if type(dist).__module__ == distribution.__module__:
+        raise CheckSkipped("its choices are sampled, scored and summed up by this package")
+    options = list(itertools.product(*map(range, subject.layout.nvec)))[: OPTIONS**2]
+    if len(options) < math.prod(subject.layout.nvec):
+        raise CheckSkipped("it has too many actions to sum up")
+    actions = [torch.tensor(each).expand(BATCH, -1) for each in options]
+    log_probs = torch.stack([dist.log_prob(_as_actions(subject, each)) for each in actions], 1)
+    probabilities = log_probs.detach().exp().double()  # (B, all actions)
+    draws = draw(dist, CHOICE_DRAWS).reshape(CHOICE_DRAWS, BATCH, 1, -1).long()
+    is_drawn = (draws == torch.tensor(options)).all(-1)  # (draws, B, all actions)
+    gap = float((is_drawn.double().mean(0) - probabilities).abs().max())
+    entropy = torch.special.entr(probabilities).sum(1)
+    off = difference(dist.entropy().detach().double(), entropy)
+    mass = float((probabilities.sum(1) - 1).abs().max())
+    for expected, actual, is_good in (
+        ("probabilities that sum to 1", f"a sum off by {mass:.2g}", mass < ENTROPY),
+        ("samples as likely as log_prob says", f"shares off by {gap:.2f}", gap < SAMPLING_GAP),
+        ("the entropy of these probabilities", f"it is off by {off:.2g}", off < ENTROPY),
+    ):
+        if not is_good:
+            raise CheckFailed(expected, actual, example=_score_example())
+
+
+def _require_entropy_of_spread(subject: Subject) -> None:
+    """Move weights so that the entropy falls: the samples must not spread out."""
+    policy = subject.copy_policy()
+    observations = subject.observations()
+
+    def spread_and_entropy() -> tuple[float, Tensor]:
+        logits, _ = subject.sequence(observations, policy=policy, grad=True)
+        dist = subject.distribution(logits)
+        return float(draw(dist, DRAWS).double().std(0).log().mean()), dist.entropy().mean()
+
+    spread, entropy = spread_and_entropy()
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    if not entropy.requires_grad:
+        return
+    grads = torch.autograd.grad(entropy, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                parameter.sub_(NARROWING * grad.sign() * (grad.abs() > CHANGE))
+    narrow, after = spread_and_entropy()
+    if float(after) < float(entropy) - 0.05 and narrow > spread + 0.05:
+        raise CheckFailed(
+            "an entropy that falls where samples come closer",
+            f"it fell by {float(entropy - after):.2g}, and their deviation rose "
+            f"{math.exp(narrow - spread):.2f} times",
             example=_score_example(),
         )
 

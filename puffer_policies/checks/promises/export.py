@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.construction import needs_constructor
 from puffer_policies.checks.probes.outputs import numbers, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     State,
@@ -25,7 +28,7 @@ from puffer_policies.checks.probes.rollouts import (
     step_through,
 )
 from puffer_policies.checks.probes.snippets import error_line
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject
+from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import require_same
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.contract import EPISODE_START
@@ -103,11 +106,12 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
 @check(
     "P8",
     "copies-and-devices",
-    promise="It can be deep-copied, pickled and moved, and makes tensors where its inputs are.",
+    promise="It can be deep-copied, pickled and moved, makes tensors where its inputs are, and "
+    "keeps no env.",
     why="Workers get policies by pickle, evaluation by deepcopy; torch.zeros without a device "
-    "works on one machine only.",
-    fix="Hold no lambdas, locks or open files; write torch.zeros(..., device=x.device); keep fixed "
-    "tensors as buffers.",
+    "works on one machine only. An env that the policy keeps is copied with it, or can't be.",
+    fix="Hold no lambdas, locks, open files or envs, only the spaces or sizes that are needed; "
+    "write torch.zeros(..., device=x.device); keep fixed tensors as buffers.",
     few=True,
     needs=("B4", "B5", "R6"),
 )
@@ -126,6 +130,42 @@ def copies_and_devices(subject: Subject) -> None:
         if shared:
             raise CheckFailed(f"a {name} to have parameters of its own", "it shares some")
     _require_one_device(subject, twins["deepcopy"])
+    _require_no_env(subject)
+
+
+class _Env:
+    """What a constructor reads of an env, in an object that can be neither copied nor pickled."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.single_observation_space = self.observation_space = subject.spaces.observation
+        self.single_action_space = self.action_space = subject.spaces.action
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise TypeError("an env can't be copied")
+
+
+def _require_no_env(subject: Subject) -> None:
+    """Build from an env and let go of it: nothing may hold it."""
+    if needs_constructor(subject) or "built" in subject.declared:
+        return
+    assert subject.cls is not None
+    env = _Env(subject)
+    try:
+        with seeded(0):
+            policy = subject.cls(env)
+    except Exception:  # it may want more of an env than its spaces
+        return
+    holder = weakref.ref(env)
+    del env
+    if holder() is not None:
+        gc.collect()
+    if holder() is not None:
+        names = [name for name, value in vars(policy).items() if value is holder()]
+        raise CheckFailed(
+            "a policy that keeps no env",
+            f"it does{f' as self.{names[0]}' if names else ''}, which can't be copied with it",
+            example="print({name: type(each) for name, each in vars(policy).items()})",
+        )
 
 
 def _duplicate(policy: nn.Module, make: Callable[[nn.Module], nn.Module], what: str) -> nn.Module:

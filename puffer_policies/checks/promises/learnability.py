@@ -4,29 +4,35 @@
 ``declared["init"]`` may hold ``actor_gain``, ``critic_gain`` and ``recurrent`` ("orthogonal");
 ``first_entropy`` (a share of the largest) and ``first_value`` relax N5; ``initialises_wrapped`` is
 a wrapper's reason to change what it holds; ``frozen`` lists patterns of parameters that get no
-gradient. `numerics.CHECKS` lists these checks with the others of the family.
+gradient, ``detached`` of those that the actor's loss does not reach; ``bounded`` is left out by
+N7. `numerics.CHECKS` lists these checks with the others of the family.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
-from puffer_policies.checks.probes.outputs import fixed_actions
+from puffer_policies.checks.probes.outputs import describe, tensors_of
 from puffer_policies.checks.probes.snippets import example
-from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
-from puffer_policies.checks.probes.tolerances import GAIN, ORTHOGONALITY, difference
+from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
+from puffer_policies.checks.probes.tolerances import GAIN, ORTHOGONALITY, difference, magnitude
 from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.cores.fused import FusedLayers
+from puffer_policies.spaces import ActionLayout
 
 OUR_HEADS = {"actor_gain": 0.01, "critic_gain": 1.0}
 """What the policies of our zoo declare; our LSTM declares orthogonal gates."""
@@ -43,7 +49,25 @@ FIRST_ENTROPY, FIRST_VALUE = 0.99, 5.0
 """Share of the largest entropy, and mean size of a value. The latter also holds where observations
 are not scaled, as ids and counts are."""
 
-FIT_STEPS, FIT_RATE = 100, 3e-3
+FIT_STEPS, FIT_RATE = 120, 2e-2
+"""Most steps of Adam towards one goal. A policy of 16 units takes some 20."""
+
+GOAL_PROBABILITY, GOAL_VALUE = 0.9, 3.0
+"""Of each choice, and of the sum of rewards. A tanh reaches 1; rewards of 1 sum up to more."""
+
+BEYOND = 0.5
+"""How much further it is driven: values by as much, and half of what probabilities lack to 1."""
+
+FREE, MARGIN = 2.0, 0.05
+"""How far means have to reach where a Box has no bounds; and, as a share of its width, how near to
+them where it has some."""
+
+MANY, FEW_ROWS, SEVERAL = 32, 3, 8
+"""Rows in which a number that is cut off shows, how many of those are looked at, and how many
+choices or dimensions are compared with each other."""
+
+MOVE, LEAST_EFFECT = 1e-2, 1e-5
+"""How far weights are moved that got no gradient, and what is an effect of it."""
 
 
 def needs_first_weights(subject: Subject) -> str:
@@ -249,13 +273,18 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "N6",
     "every-parameter-learns",
     promise="Every parameter gets a gradient from PPO's loss, unless it has requires_grad=False or "
-    "is declared frozen.",
-    why="A detached or forgotten layer stays as it was drawn, and nobody notices.",
-    fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}.',
+    "is declared frozen; every number of it that moves the actions gets one from the actor's loss.",
+    why="A detached or forgotten layer stays as it was drawn, and nobody notices. One that only "
+    "the critic trains never learns what the actor needs.",
+    fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}, or '
+    '{"detached": ["its.name*"]} for what the critic alone is to train.',
     needs=("S2", "R7", "R6"),
 )
 def every_parameter_learns(subject: Subject) -> None:
-    """Take one backward pass, from weights moved a little, over a sequence with episode starts."""
+    """Take one backward pass, from weights moved a little, over a sequence with episode starts.
+
+    Then move what got no gradient: outputs that follow show a gradient that is cut.
+    """
     # Perturbed, as a branch behind a weight that starts at 0 has no gradient yet.
     # In train mode where that differs, as noise may have parameters that nothing else reads.
     policy = perturbed_copy(subject, training="train_differs" in subject.declared)
@@ -278,51 +307,300 @@ def every_parameter_learns(subject: Subject) -> None:
                 steps=STEPS,
             ),
         )
+    _require_uncut(subject, policy, starts)
+    _require_every_scale(subject, policy)
+
+
+def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -> None:
+    """Fail if numbers of a weight move outputs, and no gradient of these outputs reaches them."""
+    observations = subject.observations(steps=STEPS)
+    parameters = trained_parameters(subject, policy)
+    detached = subject.declared.get("detached", ())
+
+    def run(*, grad: bool = False) -> tuple[Tensor, Tensor]:
+        with seeded(3):  # in train mode noise has to be the same
+            logits, values = subject.sequence(observations, starts=starts, policy=policy, grad=grad)
+        actions = describe(subject, logits).double()
+        return actions, torch.cat([actions, values.reshape(len(actions), 1).double()], 1)
+
+    grads_of = []
+    for outputs in run(grad=True):
+        with seeded(5):
+            loss = (outputs * torch.randn_like(outputs)).sum()
+        grads_of.append(
+            torch.autograd.grad(
+                loss, list(parameters.values()), retain_graph=True, allow_unused=True
+            )
+        )
+    for part, what in ((1, "any loss"), (0, "the loss of the actor")):
+        grads = grads_of[part]
+        unreached = {
+            name: torch.ones_like(parameter) if grad is None else (grad == 0).to(parameter.dtype)
+            for (name, parameter), grad in zip(parameters.items(), grads, strict=True)
+            if not any(fnmatchcase(name, pattern) for pattern in detached)
+        }
+        unreached = {name: mask for name, mask in unreached.items() if bool(mask.any())}
+        if not _matters(parameters, unreached, lambda: run()[part]):  # noqa: B023
+            continue
+        cut = [
+            name
+            for name, mask in unreached.items()
+            if _matters(parameters, {name: mask}, lambda: run()[part])  # noqa: B023
+        ]
+        counts = [f"{int(unreached[n].sum())} of {unreached[n].numel()} in {n}" for n in cut]
+        raise CheckFailed(
+            f"a gradient of {what} for every number of a weight that moves its outputs",
+            f"none for {', '.join(counts)}",
+            example=example(
+                "logits, values = subject.sequence(observations, grad=True)",
+                "subject.distribution(logits).entropy().sum().backward()",
+                "print({name: p.grad for name, p in policy.named_parameters()})",
+                steps=STEPS,
+            ),
+        )
+
+
+def _matters(
+    parameters: dict[str, nn.Parameter], masks: dict[str, Tensor], run: Callable[[], Tensor]
+) -> bool:
+    """Whether outputs follow a small move of some numbers, and its opposite the other way.
+
+    A unit that is dead, or a pool that looks elsewhere, answers to one direction at most.
+    """
+    before = {name: parameters[name].detach().clone() for name in masks}
+    answers = []
+    for sign in (1, 0, -1):
+        with seeded(6), torch.no_grad():
+            for name, mask in masks.items():
+                move = torch.randn_like(mask) * mask * MOVE
+                parameters[name].copy_(before[name] + sign * move)
+            answers.append(run().detach())
+    with torch.no_grad():
+        for name, value in before.items():
+            parameters[name].copy_(value)
+    there, middle, back = answers
+    straight, bend = (there - back).norm(), (there + back - 2 * middle).norm()
+    return bool(straight > LEAST_EFFECT * magnitude(middle)) and bool(bend < 0.3 * straight)
+
+
+def _require_every_scale(subject: Subject, policy: nn.Module) -> None:
+    """Fail if a parameter moves the scale of some dimensions of an action, and of others none."""
+    logits, _ = subject.sequence(subject.observations(), policy=policy, grad=True)
+    scale = getattr(logits, "scale", None)
+    if not isinstance(scale, Tensor) or not scale.requires_grad:
+        return
+    parameters = list(trained_parameters(subject, policy).values())
+    moves = []
+    for column in scale.reshape(len(scale), -1).unbind(1):
+        grads = torch.autograd.grad(column.sum(), parameters, retain_graph=True, allow_unused=True)
+        moves.append(any(grad is not None and bool(grad.ne(0).any()) for grad in grads))
+    if any(moves) and not all(moves):
+        still = [number for number, moving in enumerate(moves) if not moving]
+        raise CheckFailed(
+            "a scale that can learn in every dimension of an action",
+            f"no parameter moves it in dimensions {still}: detached, or outside the clamp",
+            example=example("print(policy.forward_eval(observations, state)[0].scale)"),
+        )
 
 
 @check(
     "N7",
-    "fits-one-batch",
-    promise="Some 100 small steps on one batch lower the loss and make rewarded actions likelier.",
-    why="A policy that can't fit five rows, for a wrong sign or a cut gradient, learns nothing.",
-    fix="Check the sign and the scale of the logits, and that forward is what acts.",
+    "reaches-every-answer",
+    promise="Some steps of Adam on one batch bring any action to a probability of 90 %, means near "
+    "both ends of a Box, and values to +3 and to -3.",
+    why="A policy whose logits are squeezed, whose means end before the bounds, or whose choices "
+    "share a head never takes the action that it should; values that can't be negative train on "
+    "what they can't say.",
+    fix="Give logits, means and values as a layer makes them, without softmax, tanh or ReLU; scale "
+    "a tanh to the middle and half the width of the Box; a head for each choice. What is bounded "
+    'on purpose is declared: {"bounded": ["values"]}, "actions" or "choices".',
     few=True,
     level=Level.ERROR,
     needs=("S2", "S8", "R6"),
 )
-def fits_one_batch(subject: Subject) -> None:
-    """Raise the likelihood of fixed actions, and bring values to 1, by Adam."""
-    policy, observations = subject.copy_policy(), subject.observations()
-    shape = (BATCH, *subject.layout.policy_shape)
-    actions = fixed_actions(subject.layout, 1, seed=8).expand(shape).clone()
-    first = last = _fit(subject, policy, observations, actions)
-    optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=FIT_RATE)
-    for step in range(FIT_STEPS):
-        logits, values = subject.sequence(observations, policy=policy, grad=True)
-        log_prob = subject.distribution(logits).log_prob(actions)
-        optimizer.zero_grad()
-        torch.autograd.backward((values.reshape(-1) - 1).square().mean() - log_prob.mean())
-        optimizer.step()
-        if step % 10 == 9:
-            last = _fit(subject, policy, observations, actions)
-            # Where the scale is not trained, an action at the mean is as likely as can be.
-            peak = last[2] - 0.01 if subject.layout.is_continuous else math.inf
-            is_likelier = last[0] > min(first[0] + 0.05, peak)
-            if is_likelier and last[1] < 0.9 * first[1]:
-                return
-    raise CheckFailed(
-        "likelier rewarded actions and values nearer to 1 after 100 steps on one batch",
-        f"log-probability {first[0]:.3g} -> {last[0]:.3g}, squared error of values "
-        f"{first[1]:.3g} -> {last[1]:.3g}",
-        example=example("logits, values = subject.sequence(observations, grad=True)"),
+def reaches_every_answer(subject: Subject) -> None:
+    """Drive actions and values of one copy to one end, and those of another to the other."""
+    _require_no_dead_number(subject)
+    _require_apart(subject)
+    observations = subject.observations()
+    for number in range(2):
+        policy, goal = subject.copy_policy(), _Goal(subject, number)
+        parameters = [p for p in policy.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=FIT_RATE)
+        distances: list[Tensor] = []
+        for step in range(FIT_STEPS):
+            logits, values = subject.sequence(observations, policy=policy, grad=True)
+            optimizer.zero_grad()
+            loss, distance = goal.loss(logits, values)
+            distances.append(distance)
+            if not bool(distance.any()) or (step % 20 == 19 and goal.is_stuck(distances[-20:])):
+                break
+            torch.autograd.backward(loss)
+            optimizer.step()
+        if failure := goal.failure(distances):
+            raise CheckFailed(
+                *failure,
+                example=example("logits, values = subject.sequence(observations, grad=True)"),
+            )
+
+
+class _Goal:
+    """An action and a value to reach, and how far each number of an answer is from them."""
+
+    def __init__(self, subject: Subject, number: int) -> None:
+        self.subject, self.sign = subject, 1 if number == 0 else -1
+        bounded = subject.declared.get("bounded", ())
+        layout = subject.layout
+        self.wants_values = "values" not in bounded
+        self.wants_actions = "actions" not in bounded and layout.is_continuous
+        self.wants_choices = "choices" not in bounded and bool(layout.nvec)
+        if layout.is_continuous:
+            low, high = _near_bounds(layout)
+            self.target = high if self.sign > 0 else low
+        else:
+            # The same for all choices, as agents that share weights have no places to go by.
+            self.target = (torch.tensor(layout.nvec) - 1) * number
+
+    def loss(self, logits: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what to minimize, and distances: of actions (D,) or (1,), then of the value."""
+        dist = self.subject.distribution(logits)
+        # Adam aims a little further than what is asked, as it slows down where it ends.
+        shortfall = (GOAL_VALUE - self.sign * values.reshape(-1)) * self.wants_values
+        losses = [torch.relu(shortfall + BEYOND * self.wants_values).mean()]
+        distances = [torch.relu(shortfall).amax().reshape(1)]
+        if self.subject.layout.is_continuous:
+            mode = dist.mode().reshape(len(values.reshape(-1)), -1)  # (N, D)
+            gap = torch.relu(self.sign * (self.target - mode)) * self.wants_actions
+            action = self.target.reshape(1, *self.subject.layout.shape)
+            if mode.requires_grad:
+                losses.append(gap.mean())
+            elif self.wants_actions:
+                losses.append(-dist.log_prob(action.expand(len(mode), *action.shape[1:])).mean())
+            distances.insert(0, gap.amax(0))
+        else:
+            rows = len(values.reshape(-1))
+            action = self.target.expand(rows, -1)
+            action = action[:, 0] if self.subject.layout.kind == "discrete" else action
+            least = len(self.target) * math.log(GOAL_PROBABILITY)
+            gap = (least - dist.log_prob(action)) * self.wants_choices
+            losses.append(torch.relu(gap + BEYOND * -least * self.wants_choices).mean())
+            distances.insert(0, torch.relu(gap.mean()).reshape(1))
+        return torch.stack(losses).sum(), torch.cat(distances).detach()
+
+    def is_stuck(self, distances: list[Tensor]) -> bool:
+        """Whether nothing moved in some steps, neither nearer nor, for another's sake, away."""
+        recent = torch.stack(distances)
+        return bool((recent.amax(0) - recent.amin(0) <= 0.01 * recent.amax(0) + 1e-4).all())
+
+    def failure(self, distances: list[Tensor]) -> tuple[str, str] | None:
+        """Return what was to be reached and what was, or None."""
+        rest, steps = distances[-1], len(distances)
+        # A wide Box takes longer, and so does a trunk that stands still: what goes on at a good
+        # pace is on its way. Of a probability half the way has to be done: temperature slows it.
+        moved, late = distances[0] - rest, distances[-max(1, steps // 3)] - rest
+        is_on_its_way = (late > 0.1 * moved) & (moved > 0) & (steps == FIT_STEPS)
+        if not self.subject.layout.is_continuous:
+            is_on_its_way &= moved > 0.5 * distances[0]
+        *actions, value = rest.tolist()
+        *slow, is_value_slow = is_on_its_way.tolist()
+        if self.subject.layout.is_continuous:
+            for number, gap in enumerate(actions):
+                if gap > 0 and not slow[number]:
+                    target = float(self.target[number])
+                    reached = target - self.sign * gap
+                    return (
+                        f"the mean of dimension {number} of the action near {target:.3g}, which is "
+                        "in the Box",
+                        f"it ends at {reached:.3g} after {steps} steps",
+                    )
+        elif actions[0] > 0 and not slow[0]:
+            least = len(self.target) * math.log(GOAL_PROBABILITY)
+            each = math.exp((least - actions[0]) / len(self.target))
+            return (
+                f"a probability of {GOAL_PROBABILITY:.0%} for choices {self.target.tolist()}",
+                f"{each:.0%} after {steps} steps",
+            )
+        if value > 0 and not is_value_slow:
+            goal = self.sign * GOAL_VALUE
+            return f"values of {goal:+g}", f"{goal - self.sign * value:+.3g} after {steps} steps"
+        return None
+
+
+def _require_no_dead_number(subject: Subject) -> None:
+    """Fail if a logit, a mean or a value is cut off at a bound, where nothing can move it."""
+    policy = perturbed_copy(subject)
+    logits, values = subject.sequence(subject.observations(MANY), policy=policy, grad=True)
+    outputs = [("value", values.reshape(MANY, -1))]
+    for tensor in tensors_of(logits) or []:
+        is_scale = isinstance(logits, Normal) and tensor is logits.scale
+        outputs += [] if is_scale else [("logit or mean", tensor.reshape(MANY, -1))]
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    declared = subject.declared.get("bounded", ())
+    for what, columns in outputs:
+        if ("values" if what == "value" else "actions") in declared or "choices" in declared:
+            continue
+        for number, column in enumerate(columns.unbind(1)):
+            # What is cut off is the same number in several rows; a reference of 0 is so in all.
+            numbers, places, counts = torch.unique(
+                column.detach(), return_inverse=True, return_counts=True
+            )
+            rows = (counts[places] > 1).nonzero().flatten() if len(numbers) > 1 else []
+            for row in [int(each) for each in rows if torch.isfinite(column[each])][:FEW_ROWS]:
+                if not column.requires_grad:
+                    break
+                grads = torch.autograd.grad(
+                    column[row], parameters, retain_graph=True, allow_unused=True
+                )
+                if not any(grad is not None and bool(grad.any()) for grad in grads):
+                    raise CheckFailed(
+                        f"every {what} to have a gradient for every observation",
+                        f"number {number} is cut off at {float(column[row]):.3g} in "
+                        f"{int(counts[places[row]])} of {MANY} rows, where no weight moves it",
+                        example=example(
+                            "print(subject.sequence(observations, grad=True))", batch=MANY
+                        ),
+                    )
+
+
+def _require_apart(subject: Subject) -> None:
+    """Fail if no weight can move two choices, or two dimensions, in different ways."""
+    policy = perturbed_copy(subject)
+    logits, _ = subject.sequence(subject.observations(MANY), policy=policy, grad=True)
+    if isinstance(logits, Normal):
+        columns = list(logits.loc.reshape(MANY, -1).unbind(1))
+    elif isinstance(logits, tuple | list):
+        columns = [each[:, 0] for each in logits]
+    else:
+        return
+    columns = [each for each in columns[:SEVERAL] if each.requires_grad]
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    with seeded(7):
+        weights = torch.randn(MANY)
+    gradients = []
+    for column in columns:
+        loss = (column * weights).sum()
+        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(parameters, grads, strict=True)
+        flat = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]
+        gradients.append(torch.cat([each.reshape(-1).double() for each in flat]))
+    for (i, one), (j, other) in itertools.combinations(enumerate(gradients), 2):
+        cosine = torch.nn.functional.cosine_similarity(one, other, dim=0)
+        if float(cosine.abs()) > 1 - 1e-6:
+            what = "dimensions" if isinstance(logits, Normal) else "choices"
+            raise CheckFailed(
+                f"{what} of an action that can be learned apart",
+                f"every weight moves {what} {i} and {j} alike: they share one number",
+                example=example("print(policy.forward_eval(observations, state)[0])"),
+            )
+
+
+def _near_bounds(layout: ActionLayout) -> tuple[Tensor, Tensor]:
+    """Return numbers near both ends of a Box, (D,); moderate ones where it has no end."""
+    low, high = (
+        torch.from_numpy(np.asarray(bound, dtype=np.float32).reshape(-1).copy())
+        for bound in (layout.low, layout.high)
     )
-
-
-def _fit(
-    subject: Subject, policy: nn.Module, observations: Any, actions: Tensor
-) -> tuple[float, float, float]:
-    """Return how likely `actions` are in a rollout, the values' error, how likely the mode is."""
-    logits, values, _ = subject.step(observations, policy=policy)
-    dist = subject.distribution(logits)
-    log_prob, mode = (dist.log_prob(each).mean() for each in (actions, dist.mode()))
-    return float(log_prob), float((values.reshape(-1) - 1).square().mean()), float(mode)
+    low = torch.where(torch.isinf(low), torch.where(torch.isinf(high), -FREE, high - 2 * FREE), low)
+    high = torch.where(torch.isinf(high), low + 2 * FREE, high)
+    margin = MARGIN * (high - low)
+    return low + margin, high - margin

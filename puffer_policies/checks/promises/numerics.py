@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
-from puffer_policies.checks.probes.rollouts import to_double
+from puffer_policies.checks.probes.rollouts import select, to_double
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
 from puffer_policies.checks.probes.tolerances import (
@@ -27,6 +28,7 @@ from puffer_policies.checks.probes.tolerances import (
 )
 from puffer_policies.checks.probes.weights import flat_gradients
 from puffer_policies.checks.promises import learnability
+from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces.nested import leaves, map_nested
 
 HUGE = 1e30
@@ -162,41 +164,47 @@ def _poison_example(where: str) -> str:
 @check(
     "N2",
     "finite-at-extremes",
-    promise="Log-probabilities, entropy, values and gradients are finite for the largest and "
-    "smallest observations (1e6 where the space has no bound), and over long sequences.",
-    why="One large observation, or one long segment, makes every weight NaN.",
-    fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans.",
+    promise="Runs, with finite log-probabilities, entropy, values and gradients, for the largest "
+    "and smallest observations (1e6 where the space has no bound), first and last codes, zeros "
+    "and empty sets, alone and among others, and over long sequences.",
+    why="One large observation, one set without a member, or one long segment makes every weight "
+    "NaN; a code that never came before ends the run after hours.",
+    fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans; add an "
+    "epsilon to what divides, give attention over nothing an answer, and subtract the start of a "
+    "Discrete.",
     needs=("S2", "R6"),
 )
 def finite_at_extremes(subject: Subject) -> None:
-    """Run and differentiate at both ends of the space, then over T = 1024 if there is memory."""
+    """Run and differentiate at the edges of the space, then over T = 1024 if there is memory."""
     observations = subject.observations(steps=2)
-    for value in (LARGE_OBSERVATION, -LARGE_OBSERVATION):
-        extreme = subject.admit(_extreme(subject.spaces.observation, observations, value))
-        _require_finite(subject, extreme, f"at observations of {value:g} (or the space's bound)")
+    for value in (LARGE_OBSERVATION, -LARGE_OBSERVATION, 0.0):
+        extreme = subject.admit(filled(subject.spaces.observation, observations, value))
+        # Among others, as an encoder that looks for special rows takes another way there.
+        among = map_nested(lambda one, all: torch.cat([one[:3], all[3:]]), extreme, observations)
+        at = f"at observations of {value:g} (or the space's bound)"
+        _require_finite(subject, extreme, at)
+        _require_finite(subject, among, f"{at} beside others")
     if subject.recurrent:
         size = sum(leaf[0, 0].numel() for leaf in leaves(observations))
         steps = LONG if size <= MANY_NUMBERS else LONG_IMAGES
         _require_finite(subject, subject.observations(1, steps=steps), f"after {steps} steps")
 
 
-def _extreme(space: Any, observations: Any, value: float) -> Any:
-    """Fill every float leaf with `value`, or with the bound of its space if that is nearer."""
-    parts = getattr(space, "spaces", None)
-    if parts is not None:
-        if isinstance(observations, dict):
-            return {key: _extreme(parts[key], each, value) for key, each in observations.items()}
-        pairs = zip(parts, observations, strict=True)
-        return tuple(_extreme(part, each, value) for part, each in pairs)
-    if not hasattr(space, "low") or not hasattr(space, "high"):
-        return observations
-    bounded = np.clip(np.full(space.low.shape, value), space.low, space.high)
-    return torch.as_tensor(bounded).to(observations.dtype).expand_as(observations).clone()
-
-
 def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     policy = subject.copy_policy()
-    logits, values = subject.sequence(observations, policy=policy, grad=True)
+    largest = float(next(leaves(observations)).max())
+    lines = example(
+        f"extreme = subject.map(lambda x: torch.full_like(x, {largest:g}), observations)",
+        "try:",
+        "    print(policy(extreme, state))",
+        "except Exception as error:",
+        "    print(error)",
+    )
+    try:
+        subject.step(select(observations, (slice(None), 0)), policy=policy)
+        logits, values = subject.sequence(observations, policy=policy, grad=True)
+    except Exception as error:
+        raise CheckFailed(f"an answer {when}", error_line(error), example=lines) from error
     dist = subject.distribution(logits)
     torch.autograd.backward(sum_of_outputs(dist, values))
     for what, tensor in {
@@ -206,26 +214,21 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
         "gradients": flat_gradients(policy),
     }.items():
         if not bool(torch.isfinite(tensor).all()):
-            largest = float(next(leaves(observations)).max())
             raise CheckFailed(
                 f"finite {what} {when}",
                 f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not",
-                example=example(
-                    f"extreme = subject.map(lambda x: torch.full_like(x, {largest:g}), "
-                    "observations)",
-                    "print(policy(extreme, state))",
-                ),
+                example=lines,
             )
 
 
 @check(
     "N3",
     "scale-bounded-in-log-space",
-    promise="With the parameters of a Gaussian's scale at +200 and -200 the scale stays positive "
-    "and finite, and so do log-probabilities and gradients.",
+    promise="With the parameters of a scale, of whatever shape, at +200 and -200 the scale stays "
+    "positive and finite, and so do log-probabilities and gradients, in both passes alike.",
     why="In float32, exp(-200) is 0 and exp(200) is infinite: clamping after exp leaves NaN "
     "gradients.",
-    fix="Clamp log_std before exp, for instance to [-5, 2].",
+    fix="Clamp log_std before exp, for instance to [-5, 2], in one place that both passes call.",
     applies=lambda s: "" if s.layout.is_continuous else "its actions are choices",
     needs=("R6",),
 )
@@ -246,25 +249,37 @@ def _scale_slopes(subject: Subject) -> dict[str, Tensor]:
     policy = subject.copy_policy()
     with torch.enable_grad():
         logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
-        if not hasattr(logits, "scale") or not hasattr(logits, "loc"):
-            raise CheckSkipped(f"its {type(logits).__name__} has no loc and scale")
-        if not logits.scale.requires_grad:
+        dist = subject.distribution(logits)
+        spread, center = _spread_of(logits, dist), _center_of(logits, dist)
+        if not spread.requires_grad:
             raise CheckSkipped("no parameter moves its scale")
         names, parameters = zip(*policy.named_parameters(), strict=True)
         scale, loc, value = (
             _slopes(output, parameters)
-            for output in (logits.scale.sum(), logits.loc.abs().sum(), values.sum())
+            for output in (spread.sum(), center.abs().sum(), values.sum())
         )
     # Weights of a layer are left alone: driven as far, they would make NaN of any layer's output.
-    most_axes = max(1, len(subject.layout.shape))
+    # A log_std has the axes of an action, or as many numbers as one, such as PufferLib's (1, n).
+    most_axes, most_numbers = max(1, len(subject.layout.shape)), math.prod(subject.layout.shape)
     slopes = {
         name: slope * (of_loc == 0) * (of_value == 0)
         for name, slope, of_loc, of_value in zip(names, scale, loc, value, strict=True)
-        if slope.ndim <= most_axes
+        if slope.ndim <= most_axes or slope.numel() <= most_numbers
     }
     if alone := {name: slope for name, slope in slopes.items() if bool(slope.any())}:
         return alone
     raise CheckSkipped("no bias or log_std moves its scale alone")
+
+
+def _spread_of(logits: Any, dist: Distribution) -> Tensor:
+    """Return the scale, or the entropy of a type that shows none."""
+    scale = getattr(logits, "scale", None)
+    return scale if isinstance(scale, Tensor) else dist.entropy()
+
+
+def _center_of(logits: Any, dist: Distribution) -> Tensor:
+    loc = getattr(logits, "loc", None)
+    return loc if isinstance(loc, Tensor) else dist.mode().double()
 
 
 def _inputs(subject: Subject, policy: nn.Module) -> tuple[Any, dict[str, Any]]:
@@ -291,15 +306,23 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
         logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         dist = subject.distribution(logits)
         torch.autograd.backward(sum_of_outputs(dist, values))
-    scale, log_prob = logits.scale.detach(), dist.log_prob(draw(dist, 1)[0])
+    scale, log_prob = _spread_of(logits, dist).detach(), dist.log_prob(draw(dist, 1)[0])
+    trained, _ = subject.sequence(subject.observations(), policy=policy, grad=True)
+    other = _spread_of(trained, subject.distribution(trained)).detach()
+    has_scale = hasattr(logits, "scale")
     for expected, actual, good in (
         (
             "a positive, finite scale",
             f"{float(scale.min()):g}",
-            torch.isfinite(scale) & (scale > 0),
+            torch.isfinite(scale) & ((scale > 0) | (not has_scale)),
         ),
         ("finite log-probabilities", "some are not finite", torch.isfinite(log_prob)),
         ("finite gradients", "some are not finite", torch.isfinite(flat_gradients(policy))),
+        (
+            "one scale in forward and forward_eval",
+            f"{float(other.min()):g} and {float(scale.min()):g}",
+            torch.tensor(is_same(other, scale, PRECISION)),
+        ),
     ):
         if not bool(good.all()):
             raise CheckFailed(
@@ -371,6 +394,6 @@ CHECKS = (
     learnability.init_survives_wrapping,
     learnability.first_policy_near_uniform,
     learnability.every_parameter_learns,
-    learnability.fits_one_batch,
+    learnability.reaches_every_answer,
     float32_near_float64,
 )

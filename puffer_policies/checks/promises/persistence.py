@@ -22,9 +22,14 @@ from puffer_policies.assembly.header import read_header
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
 from puffer_policies.checks.probes.fresh_process import CannotRebuild, outputs_of_new_process
-from puffer_policies.checks.probes.rollouts import in_sequence, run_both_ways, step_through
+from puffer_policies.checks.probes.rollouts import (
+    in_sequence,
+    run_both_ways,
+    step_through,
+    update_statistics,
+)
 from puffer_policies.checks.probes.snippets import example
-from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
+from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import is_equal, require_same
 from puffer_policies.checks.probes.weights import perturbed_copy
 from puffer_policies.checks.promises import export
@@ -102,6 +107,7 @@ def _require_constant(policy: nn.Module, before: dict[str, Tensor]) -> None:
 def survives_a_fresh_process(subject: Subject) -> str | None:
     """Load the weights into a policy of another seed here, then in a new Python."""
     policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
+    update_statistics(policy, subject.observations(BATCH, seed=1))
     expected = run_both_ways(subject, policy, observations)
     other = subject.fresh(seed=1).eval()
     other.load_state_dict(_through_bytes(policy.state_dict()))
@@ -302,7 +308,8 @@ def _through_bytes(data: Any) -> Any:
     "resume-equals-uninterrupted",
     promise="Training that is interrupted, saved and resumed equals training without a break.",
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
-    fix="Keep counters and statistics as persistent buffers, and register parameters in one order.",
+    fix="Keep counters and statistics as persistent buffers, those of update_statistics included, "
+    "and register parameters in one order.",
     few=True,
     needs=("S2", "R6"),
 )
@@ -352,6 +359,7 @@ def _update(
             optimizer.zero_grad()
             torch.autograd.backward(first_epoch_loss(subject, policy, observations))
             optimizer.step()
+            update_statistics(policy, subject.observations(seed=number))
 
 
 CHECKS = (
