@@ -204,7 +204,7 @@ def _require_likely(subject: Subject, dist: Distribution, mode: Tensor) -> None:
             for option in range(min(options, OPTIONS)):
                 other = rows.clone()
                 other[:, choice] = option
-                gain = float((dist.log_prob(_as_actions(subject, other)) - best).max())
+                gain = float((dist.log_prob(_as_actions(subject, other)) - best).detach().max())
                 if gain > LIKELIER:
                     raise CheckFailed(
                         "a mode that is at least as likely as any other action",
@@ -326,10 +326,11 @@ def _require_entropy_of_spread(subject: Subject) -> None:
             if grad is not None:
                 parameter.sub_(NARROWING * grad.sign() * (grad.abs() > CHANGE))
     narrow, after = spread_and_entropy()
-    if float(after) < float(entropy) - 0.05 and narrow > spread + 0.05:
+    fall = float((entropy - after).detach())
+    if fall > 0.05 and narrow > spread + 0.05:
         raise CheckFailed(
             "an entropy that falls where samples come closer",
-            f"it fell by {float(entropy - after):.2g}, and their deviation rose "
+            f"it fell by {fall:.2g}, and their deviation rose "
             f"{math.exp(narrow - spread):.2f} times",
             example=_score_example(),
         )

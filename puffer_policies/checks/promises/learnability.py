@@ -554,7 +554,7 @@ def _require_no_dead_number(subject: Subject) -> None:
                 if not any(grad is not None and bool(grad.any()) for grad in grads):
                     raise CheckFailed(
                         f"every {what} to have a gradient for every observation",
-                        f"number {number} is cut off at {float(column[row]):.3g} in "
+                        f"number {number} is cut off at {float(column[row].detach()):.3g} in "
                         f"{int(counts[places[row]])} of {MANY} rows, where no weight moves it",
                         example=example(
                             "print(subject.sequence(observations, grad=True))", batch=MANY
