@@ -19,8 +19,7 @@ import torch
 from commands import run
 
 from puffer_policies import files
-from puffer_policies.assembly import tensorfile
-from puffer_policies.assembly.checkpoint import load_policy
+from puffer_policies.assembly.checkpoint import load_policy, read_checkpoint
 from puffer_policies.assembly.header import read_header
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.errors import ConfigError, EnvError, PolicyError, TrainingError
@@ -288,7 +287,7 @@ def test_a_failure_of_the_update_does_not_save_half_of_it(tmp_path, monkeypatch)
                 config_of(tmp_path, "--train.checkpoint-interval", "0"), display="quiet"
             )
     folder = only_run(tmp_path)
-    tensors, _ = tensorfile.read_tensors(folder / "latest.safetensors", key="puffer_policies")
+    tensors = read_checkpoint(folder / "latest.safetensors").tensors
     assert all(torch.equal(each, before[0][name]) for name, each in tensors.items())
     require_loadable(folder, epoch=2)
 

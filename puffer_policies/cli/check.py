@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
     )
     from puffer_policies.checks.engine.targets import targets_for
     from puffer_policies.checks.model import Report, by_code
+    from puffer_policies.checks.probes.fresh_process import serve_forks
 
     registry = default_registry()
     checks = select_checks(
@@ -103,7 +104,10 @@ def run(options: argparse.Namespace) -> int:
         names = _with_consent(names, registry)
     targets = [each for name in names for each in targets_for(name, options.env, registry=registry)]
     if any(check.once for check in checks):
-        _share_imports(len(targets))
+        # Once for all workers, as long as no policy has been imported.
+        serve_forks()
+        if len(targets) > 1:  # what compiles, exports and optimizes imports it, for two seconds
+            importlib.import_module("torch._dynamo")
     results = run_suite(
         targets, checks, isolate=not options.no_isolation, time_limit=options.time_limit
     )
@@ -115,16 +119,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         write(render(report))
     return 0 if report.ok else 1
-
-
-def _share_imports(targets: int) -> None:
-    """Import once what the workers would each import anew, as long as no policy has been."""
-    from puffer_policies.checks.probes.fresh_process import serve_forks
-
-    serve_forks()
-    if targets > 1:
-        # What compiles, exports and optimizes imports it: two seconds.
-        importlib.import_module("torch._dynamo")
 
 
 def _with_consent(names: list[str], registry: Registry) -> list[str]:

@@ -6,14 +6,17 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header, installed_version
-from puffer_policies.assembly.tensortable import TensorEntry, read_table
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import short
 from puffer_policies.files import checkpoint_of
 from puffer_policies.registry.explain import source_text
+
+if TYPE_CHECKING:
+    from puffer_policies.assembly.header import Header
+    from puffer_policies.assembly.tensortable import TensorEntry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what is in a checkpoint; without --verify neither weights nor torch are read."""
+    from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header, installed_version
+    from puffer_policies.assembly.tensortable import read_table
+
     path = checkpoint_of(options.checkpoint, best=options.best)
     line, tensors = read_table(path, key=METADATA_KEY)
     header = Header.from_json(line, path)
     weights = {name: each for name, each in tensors.items() if not name.startswith(GOLDEN)}
     has_sample = len(weights) < len(tensors)
+    installed = {name: installed_version(name) for name in header.packages}
     if options.verify:
         from puffer_policies.assembly.checkpoint import load_policy  # torch
 
@@ -56,17 +63,20 @@ def run(options: argparse.Namespace) -> int:
                 **json.loads(line),
                 "weights": {name: asdict(each) for name, each in weights.items()},
                 "golden_sample": has_sample,
-                "installed": {name: installed_version(name) for name in header.packages},
+                "installed": installed,
                 "verified": options.verify,
             }
         )
     else:
         verdict = _verdict(header, has_sample) if options.verify else ""
-        print_fields([("file", str(path)), *_fields(header, weights), ("verified", verdict)])
+        fields = _fields(header, weights, installed)
+        print_fields([("file", str(path)), *fields, ("verified", verdict)])
     return 0
 
 
-def _fields(header: Header, weights: Mapping[str, TensorEntry]) -> Iterator[tuple[str, str]]:
+def _fields(
+    header: Header, weights: Mapping[str, TensorEntry], installed: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     yield "policy", str(header.spec or "none: its weights are for a policy that was built by hand")
     numbers = sum(each.size for each in weights.values())
     dtypes = ", ".join(sorted({each.dtype for each in weights.values()}))
@@ -75,13 +85,17 @@ def _fields(header: Header, weights: Mapping[str, TensorEntry]) -> Iterator[tupl
     yield "action", header.action_space
     yield "env", str(header.config.get("env_name", ""))
     yield "training", ", ".join(f"{key} {short(each)}" for key, each in header.training.items())
-    yield "packages", "\n".join(_package(*each) for each in header.packages.items())
+    yield (
+        "packages",
+        "\n".join(
+            _package(name, version, installed[name]) for name, version in header.packages.items()
+        ),
+    )
     yield "imports", ", ".join(header.imports)
 
 
-def _package(name: str, version: str) -> str:
+def _package(name: str, version: str, installed: str) -> str:
     """Return a package of the file, and what is here instead of it."""
-    installed = installed_version(name)
     if installed == version or not version:
         return f"{name} {version}".rstrip()
     if installed:

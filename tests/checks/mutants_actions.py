@@ -231,14 +231,17 @@ MUTANTS_ACTIONS = (
         "A1",
         "extra-option",
         ExtraOption,
-        also={"S8": "a logit too many is its cause", "A3": "the likeliest action can be it too"},
+        also={"S8": "a logit too many is its cause"},
     ),
     Mutant(
         "A1",
         "one-based",
         typed("CountsFromOne", OneBased),
         OFFSET,
-        also=dict.fromkeys(("T2", "T3"), "the first option is never drawn, so never rewarded"),
+        also={
+            **dict.fromkeys(("T2", "T3"), "the first option is never drawn, so never rewarded"),
+            **dict.fromkeys(("A3", "A6"), "the options that are asked about are not its own"),
+        },
         note="SB3#913",
     ),
     Mutant(

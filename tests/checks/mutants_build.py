@@ -241,6 +241,26 @@ class PythonsDice(GoodMLP):
         self.encoder.weight.data.mul_(scale)
 
 
+class SharesItsEncoder(GoodMLP):
+    """A layer that is made when the class is, as the default of an argument would be."""
+
+    made_once = nn.Linear(4, 16)
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.encoder = self.made_once
+
+
+class SwitchesGradients(GoodMLP):
+    """Gradients are turned off for a step, and on afterwards, whatever they were."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> Any:
+        torch.set_grad_enabled(False)
+        answer = super().forward_eval(observations, state)
+        torch.set_grad_enabled(True)
+        return answer
+
+
 class LinksResources(GoodMLP):
     """PufferLib's import leaves a link in the working directory."""
 
@@ -361,12 +381,14 @@ MUTANTS_BUILD = (
     Mutant("B6", "wrong-slot", WrongSlot, note="7 of PufferLib's recurrent policies"),
     Mutant("B7", "reseeds", Reseeds),
     Mutant("B7", "python-dice", PythonsDice),
+    Mutant("B7", "shares-its-encoder", SharesItsEncoder),
     Mutant("B7", "links-resources", LinksResources, note="PufferLib, on import"),
     Mutant("B7", "announces", Announces),
     Mutant("B7", "sets-environment", SetsEnvironment),
     Mutant("B7", "sets-flags", SetsFlags),
     Mutant("B7", "silences-warnings", SilencesWarnings),
     Mutant("B8", "reseeds-while-acting", ReseedsWhileActing),
+    Mutant("B8", "switches-gradients", SwitchesGradients),
     Mutant("B8", "prints-shapes", PrintsShapes),
     Mutant("B8", "wants-determinism", WantsDeterminism),
 )

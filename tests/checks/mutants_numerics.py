@@ -253,6 +253,21 @@ class ActorDetached(GoodMLP):
         return super().logits(hidden.detach())
 
 
+class BothFactorsZero(GoodMLP):
+    """An adapter of two factors, of which each waits for the other."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        width = self.encoder.out_features
+        self.down, self.up = (nn.Linear(a, b, bias=False) for a, b in ((width, 2), (2, width)))
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.up.weight)
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden = super().encode_observations(observations, state)
+        return hidden + self.up(self.down(hidden))
+
+
 class HalfOfTheRows(GoodLSTM):
     """Some rows of a weight are taken out of the graph, as in a mask of what is pruned."""
 
@@ -421,6 +436,7 @@ MUTANTS_NUMERICS = (
     Mutant("N6", "detached-encoder", DetachedEncoder, also={"T1": "it moves nowhere"}),
     Mutant("N6", "left-over", LeftOver, also={"T1": "it moves nowhere"}),
     Mutant("N6", "actor-detached", ActorDetached),
+    Mutant("N6", "both-factors-zero", BothFactorsZero, also={"T1": "they stay at 0"}),
     Mutant("N6", "half-of-the-rows", HalfOfTheRows),
     Mutant("N6", "one-scale-stands-still", OneScaleStandsStill, CONTINUOUS),
     Mutant("N7", "tanh-on-logits", TanhOnLogits),

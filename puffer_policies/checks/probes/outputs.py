@@ -16,7 +16,7 @@ from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed
 from puffer_policies.checks.probes.subject import Subject, seeded
-from puffer_policies.nn.distributions import Distribution
+from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.spaces import ActionLayout
 
 FIXED_ACTIONS = 3
@@ -26,9 +26,15 @@ def tensors_of(logits: Any) -> list[Tensor] | None:
     """Return the tensors of logits, loc and scale of a Normal; None for a type of another kind."""
     if isinstance(logits, Tensor):
         return [logits]
-    if isinstance(logits, tuple | list) and all(isinstance(each, Tensor) for each in logits):
+    if is_choices(logits) and all(isinstance(each, Tensor) for each in logits):
         return list(logits)
     return [logits.loc, logits.scale] if isinstance(logits, Normal) else None
+
+
+def is_choices(logits: Any) -> bool:
+    """Whether logits are one tensor for each choice; a tuple that a package registered is not."""
+    kind = distribution.dispatch(type(logits))
+    return isinstance(logits, tuple | list) and kind is distribution.dispatch(tuple)
 
 
 def flatten_logits(logits: Any) -> Tensor:

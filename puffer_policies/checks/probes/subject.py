@@ -23,6 +23,7 @@ from puffer_policies.contract import (
     ACTION_MASK,
     EPISODE_START,
     LSTM_STATE,
+    NEEDS_MASK,
     NEEDS_PREVIOUS,
     PREV_ACTION,
     PREV_REWARD,
@@ -322,9 +323,11 @@ class Subject:
 
     def _find_required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         layout, required = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
-        if layout.nvec and self.capabilities is not None and self.capabilities.needs_mask:
+        declares = self.capabilities is not None and self.capabilities.needs_mask
+        modules = list(self.policy.modules())
+        if layout.nvec and (declares or any(getattr(m, NEEDS_MASK, False) for m in modules)):
             required[ACTION_MASK] = (sum(layout.nvec),), torch.bool
-        if any(getattr(module, NEEDS_PREVIOUS, False) for module in self.policy.modules()):
+        if any(getattr(module, NEEDS_PREVIOUS, False) for module in modules):
             number = torch.float32 if layout.is_continuous else torch.int64
             required[PREV_ACTION] = layout.policy_shape, number
             required[PREV_REWARD] = (), torch.float32

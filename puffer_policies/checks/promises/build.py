@@ -20,7 +20,7 @@ from puffer_policies.checks.probes.construction import (
 )
 from puffer_policies.checks.probes.cures import cure_of
 from puffer_policies.checks.probes.snippets import error_line, example
-from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.probes.subject import BATCH, Subject
 from puffer_policies.checks.probes.tolerances import is_equal
 from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.contract import missing_members
@@ -239,7 +239,15 @@ def building_is_pure(subject: Subject) -> None:
     """Build under watch, in an empty directory."""
     if not isinstance(policy_or_skip(subject), nn.Module):
         raise CheckSkipped("it is not an nn.Module (B4)")
-    first, second = (_weights(subject.fresh(3)) for _ in range(2))
+    builds = [subject.fresh(3) for _ in range(2)]
+    first, second = map(_weights, builds)
+    if shared := _shared(*builds):
+        raise CheckFailed(
+            "weights of its own in each build",
+            f"two builds share {', '.join(shared)}",
+            fix="Make every layer in the constructor: a default argument is made once for all.",
+            example="# build twice and compare the data_ptr() of their parameters",
+        )
     if differing := [name for name in first if not is_equal(first[name], second[name])]:
         raise CheckFailed(
             "equal weights from two builds under one seed",
@@ -271,6 +279,21 @@ def passes_are_pure(subject: Subject) -> None:
             subject.step(observations, policy=policy)
             subject.sequence(sequences, policy=policy, grad=True)
 
+        for enabled in (True, False):
+            with torch.set_grad_enabled(enabled):
+                state = subject.add_required(subject.state(BATCH, policy), observations)
+                policy.forward_eval(observations, state)  # type: ignore[operator]
+                switched = torch.is_grad_enabled() is not enabled
+            if switched:
+                raise CheckFailed(
+                    f"gradients {'on' if enabled else 'off'} after a step, as before it",
+                    "the step has switched them for the whole program",
+                    fix="Use `with torch.no_grad():`, which switches them back.",
+                    example=example(
+                        "policy.forward_eval(observations, state)",
+                        "print(torch.is_grad_enabled())",
+                    ),
+                )
         # The first pass may import, and what that changes is not the pass's doing.
         if side_effects(run) and (effects := side_effects(run)):
             raise CheckFailed(
@@ -366,6 +389,16 @@ def _require_effect(subject: Subject, default: int) -> None:
             f"hidden_size is {width}",
             example=f"print(type(policy)(spaces, hidden_size={2 * default}).hidden_size)",
         )
+
+
+def _shared(one: nn.Module, other: nn.Module) -> list[str]:
+    """Return the names of trained parameters that are one tensor in two builds."""
+    places = {each.data_ptr() for each in other.parameters() if not is_lazy(each)}
+    return [
+        name
+        for name, each in one.named_parameters()
+        if each.requires_grad and not is_lazy(each) and each.numel() and each.data_ptr() in places
+    ]
 
 
 def _weights(policy: nn.Module) -> dict[str, Tensor]:

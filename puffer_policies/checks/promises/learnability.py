@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
-from puffer_policies.checks.probes.outputs import describe, tensors_of
+from puffer_policies.checks.probes.outputs import describe, is_choices, tensors_of
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import GAIN, ORTHOGONALITY, difference, magnitude
@@ -48,6 +48,9 @@ GATES: tuple[tuple[type[nn.Module], int], ...] = (
 FIRST_ENTROPY, FIRST_VALUE = 0.99, 5.0
 """Share of the largest entropy, and mean size of a value. The latter also holds where observations
 are not scaled, as ids and counts are."""
+
+FIRST_UPDATES = 4
+"""Updates within which a weight that starts at 0 gets its first gradient, however deep it lies."""
 
 FIT_STEPS, FIT_RATE = 120, 2e-2
 """Most steps of Adam towards one goal. A policy of 16 units takes some 20."""
@@ -285,6 +288,7 @@ def every_parameter_learns(subject: Subject) -> None:
 
     Then move what got no gradient: outputs that follow show a gradient that is cut.
     """
+    _require_start(subject)
     # Perturbed, as a branch behind a weight that starts at 0 has no gradient yet.
     # In train mode where that differs, as noise may have parameters that nothing else reads.
     policy = perturbed_copy(subject, training="train_differs" in subject.declared)
@@ -311,6 +315,32 @@ def every_parameter_learns(subject: Subject) -> None:
     _require_every_scale(subject, policy)
 
 
+def _require_start(subject: Subject) -> None:
+    """Fail if weights that start at 0 get no gradient in the first updates, for each other's sake.
+
+    A branch whose last layer starts at 0 lets its other layers learn from the next update on.
+    """
+    policy = subject.copy_policy(training="train_differs" in subject.declared)
+    parameters = trained_parameters(subject, policy)
+    still = {name for name, each in parameters.items() if each.ndim > 1 and not bool(each.any())}
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.1) if still else None
+    observations = subject.observations(steps=STEPS)
+    for _ in range(FIRST_UPDATES):
+        if not still or optimizer is None:
+            return
+        optimizer.zero_grad()
+        torch.autograd.backward(first_epoch_loss(subject, policy, observations))
+        optimizer.step()
+        still = {name for name in still if not bool(parameters[name].any())}
+    if still:
+        raise CheckFailed(
+            f"weights that start at 0 to move within {FIRST_UPDATES} updates",
+            f"still 0: {', '.join(sorted(still))}",
+            fix="Let one factor of a product start at random, and only the other at 0.",
+            example=example(f"print(policy.get_parameter({min(still)!r}))"),
+        )
+
+
 def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -> None:
     """Fail if numbers of a weight move outputs, and no gradient of these outputs reaches them."""
     observations = subject.observations(steps=STEPS)
@@ -318,8 +348,12 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
     detached = subject.declared.get("detached", ())
 
     def run(*, grad: bool = False) -> tuple[Tensor, Tensor]:
-        with seeded(3):  # in train mode noise has to be the same
+        # In train mode the noise has to be the same, and so have statistics that a pass moves.
+        buffers = {each: each.clone() for each in policy.buffers()}
+        with seeded(3):
             logits, values = subject.sequence(observations, starts=starts, policy=policy, grad=grad)
+        for buffer, value in buffers.items():
+            buffer.data = value
         actions = describe(subject, logits).double()
         return actions, torch.cat([actions, values.reshape(len(actions), 1).double()], 1)
 
@@ -342,11 +376,14 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
         unreached = {name: mask for name, mask in unreached.items() if bool(mask.any())}
         if not _matters(parameters, unreached, lambda: run()[part]):  # noqa: B023
             continue
+        # Moved together they may bend what none of them moves alone, such as a norm.
         cut = [
             name
             for name, mask in unreached.items()
             if _matters(parameters, {name: mask}, lambda: run()[part])  # noqa: B023
         ]
+        if not cut:
+            continue
         counts = [f"{int(unreached[n].sum())} of {unreached[n].numel()} in {n}" for n in cut]
         raise CheckFailed(
             f"a gradient of {what} for every number of a weight that moves its outputs",
@@ -568,7 +605,7 @@ def _require_apart(subject: Subject) -> None:
     logits, _ = subject.sequence(subject.observations(MANY), policy=policy, grad=True)
     if isinstance(logits, Normal):
         columns = list(logits.loc.reshape(MANY, -1).unbind(1))
-    elif isinstance(logits, tuple | list):
+    elif is_choices(logits):
         columns = [each[:, 0] for each in logits]
     else:
         return

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import select, to_double
@@ -230,6 +230,7 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     "gradients.",
     fix="Clamp log_std before exp, for instance to [-5, 2], in one place that both passes call.",
     applies=lambda s: "" if s.layout.is_continuous else "its actions are choices",
+    level=Level.ADVICE,
     needs=("R6",),
 )
 def scale_bounded_in_log_space(subject: Subject) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
-from puffer_policies.checks.probes.outputs import fixed_actions, tensors_of
+from puffer_policies.checks.probes.outputs import fixed_actions, is_choices, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     in_sequence,
     one_step,
@@ -145,7 +145,7 @@ def _misfit(subject: Subject) -> tuple[str, str] | None:
     actual = "Normal"
     if isinstance(logits, Tensor):
         actual = "Tensor"
-    elif isinstance(logits, tuple | list):
+    elif is_choices(logits):
         actual = "tuple"
     counts = [each.numel() for each in tensors]
     if (actual, counts) == (kind, sizes):
