@@ -63,6 +63,7 @@ def test_another_version_of_a_package_is_told(path, capsys):
     assert "acme-nets 2.0, which is not installed." in out
 
 
+@pytest.mark.trainer  # the env's bounds are those of a later gymnasium
 def test_a_file_of_format_1_is_verified_with_its_env(project, capsys):
     status, _, err = run(capsys, "inspect", str(FORMAT_1), "--verify")
     assert (status, "as texts only" in err) == (2, True)

@@ -72,6 +72,16 @@ class ActsInInferenceMode(GoodLSTM):
 # -- R6 -------------------------------------------------------------------------------------------
 
 
+class ClearsTheCallersState(GoodLSTM):
+    """A reset in place, in the tensors of whoever called."""
+
+    def reset(self, h: Tensor, c: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        if start is None or h.grad_fn is not None:
+            return super().reset(h, c, start)
+        rows = start.bool().unsqueeze(-1)
+        return h.masked_fill_(rows, 0.0), c.masked_fill_(rows, 0.0)
+
+
 class CachedByIdentity(GoodMLP):
     """A cache on the encoder: a buffer that is filled anew is answered with its old features."""
 
@@ -200,6 +210,7 @@ MUTANTS_STATE = (
         CachedByIdentity,
         also={"N7": "the second update has the graph of the first"},
     ),
+    Mutant("S7", "clears-the-callers-state", ClearsTheCallersState),
     Mutant("R6", "folded-once", FoldedOnce),
     Mutant("R6", "needs-a-state", NeedsAState, also=NOT_THERE),
     Mutant("R6", "shared-default", SharedDefault),

@@ -25,8 +25,8 @@ from puffer_policies.checks.probes.weights import perturbed_copy, trained_parame
 from puffer_policies.checks.promises.segments import counts_steps
 from puffer_policies.spaces.nested import map_nested
 
-SHORT, LONG = 4, 300
-"""Updates of PPO."""
+SHORT, LONG = 4, 120
+"""Updates of PPO. Of all policies and memories here the slowest takes 30 for a problem."""
 
 RECALL_STEPS = 4
 

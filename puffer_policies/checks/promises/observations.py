@@ -152,7 +152,8 @@ def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
         if steps is not None and subject.reads_rows_only:
             continue
         observations = subject.observations(steps=steps)
-        state = subject.state(BATCH, policy)
+        # Of a step before: in a state of zeros nobody sees what is set to zero.
+        _, _, state = subject.step(subject.observations(), policy=policy)
         state = state if steps is None else sequence_state(policy, state)
         state = subject.add_required(dict(state), observations)
         if subject.recurrent:
