@@ -260,7 +260,7 @@ MUTANTS_ACTIONS = (
         "random-mode",
         typed("RandomMode", MoodyNormal),
         CONTINUOUS,
-        also={"T3": "what it learned is judged by its mode"},
+        also=dict.fromkeys(("N7", "T3"), "what it learned is judged by its mode"),
         note="SB3#851",
     ),
     Mutant("A3", "epsilon-greedy-mode", typed("ExploresAlways", GreedyChoices), SEVERAL),

@@ -54,6 +54,10 @@ def test_a_mutant_is_caught_by_its_own_check_alone(mutant, request):
 
 
 @pytest.mark.parametrize("good", GOOD, ids=str)
-def test_a_correct_policy_of_any_style_passes(good: Good):
-    results = outcomes(QUICK, good.subject())
+def test_a_correct_policy_of_any_style_passes(good: Good, request):
+    # Each style stands here with several spaces, so that the two halves of the checks meet it.
+    turn = 1 if request.config.getoption("--exhaustive") else 2
+    place = GOOD.index(good)
+    checks = [each for number, each in enumerate(QUICK, place) if number % turn == 0]
+    results = outcomes(checks, good.subject())
     assert {code: each for code, each in results.items() if each[0] in BAD} == {}
