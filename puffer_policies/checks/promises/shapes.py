@@ -33,8 +33,8 @@ from puffer_policies.checks.probes.tolerances import (
     magnitude,
 )
 from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.promises import coverage
 from puffer_policies.checks.promises import observations as inputs
-from puffer_policies.checks.promises import reading
 
 STEP = "policy.forward_eval(observations, state)"
 SEQUENCE = "policy(observations, state)"
@@ -356,5 +356,5 @@ CHECKS = (
     logits_fit_actions,
     inputs.pixels_read_right,
     inputs.key_order_free,
-    reading.every_number_matters,
+    coverage.every_number_matters,
 )

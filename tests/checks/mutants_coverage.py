@@ -71,7 +71,7 @@ class Glimpse(ConvPolicy):
 
 NUMBERED = Spaces(gym.Discrete(6, start=-1), FOUR)
 
-MUTANTS_READING = (
+MUTANTS_COVERAGE = (
     Mutant("S11", "last-number-dropped", LastNumberDropped),
     Mutant("S11", "key-forgotten", KeyForgotten, DICT, also={"N6": "its layer gets no gradient"}),
     Mutant("S11", "last-frame-only", LastFrameOnly, IMAGE),
