@@ -71,12 +71,13 @@ def save_checkpoint(
         weights: `weights_of` the policy at another moment; its present ones if None.
         registry: where the names of the spec came from; the default registry if None.
     """
+    spaces = spaces_of(env)  # once: an id makes an env
     tensors, aliases = _distinct(weights_of(policy) if weights is None else weights)
-    header = header_of(policy, env=env, config=config, training=training, registry=registry)
+    header = header_of(policy, env=spaces, config=config, training=training, registry=registry)
     if weights is not None:
-        names = _names_of_weights(policy)
+        names = _names_of_weights(policy.state_dict())
         weights = {names.get(name, name): tensor for name, tensor in weights.items()}
-    sample = take_sample(policy, spaces_of(env), weights)
+    sample = take_sample(policy, spaces, weights)
     tensors |= {f"{GOLDEN}{name}": tensor for name, tensor in sample.items()}
     text = replace(header, aliases=aliases, digest=digest_of(tensors)).to_json()
     return write_tensors(path, tensors, header=text, key=METADATA_KEY)
@@ -132,7 +133,8 @@ class Checkpoint:
             )
         if env is None:
             env = require_spaces(header, self.path)
-        require_same_spaces(header, spaces_of(env), self.path)
+        spaces = spaces_of(env)
+        require_same_spaces(header, spaces, self.path)
         try:
             with limited_by(self.tensors.values()):
                 policy = get_policy(header.spec, env, registry=registry)
@@ -143,17 +145,18 @@ class Checkpoint:
             ) from error
         put_weights(policy, self.tensors, path=self.path, owner=header.spec)
         if verify and self.sample:
-            self._require_answers(policy, spaces_of(env))
+            self._require_answers(policy, spaces)
         return policy
 
     def _require_answers(self, policy: nn.Module, spaces: Spaces) -> None:
         """Refuse a policy that answers to the golden sample otherwise than when it was saved."""
+        limit = tolerance(policy)
         try:
             gap = deviation(policy, spaces, self.sample)
-            problem = f"are off by {gap:.2g} of their size, and {tolerance(policy):g} are rounding"
+            problem = f"are off by {gap:.2g} of their size, and {limit:g} are rounding"
         except Exception as error:
             gap, problem = math.inf, f"can't be had: {error_text(error)}"
-        if not gap <= tolerance(policy):
+        if not gap <= limit:
             raise CheckpointError(
                 f"The policy of {self.path} does not answer as it did when it was saved: its "
                 f"answers to the inputs in the file {problem}.",
@@ -234,7 +237,8 @@ def put_weights(
         CheckpointError: names, shapes or dtypes differ, which are all in one error, or a parameter
             is not finite.
     """
-    own, names = policy.state_dict(), _names_of_weights(policy)
+    own = policy.state_dict()
+    names = _names_of_weights(own)
     problems = _differences(tensors, {name: own[key] for name, key in names.items()})
     if problems:
         raise CheckpointError(
@@ -246,12 +250,11 @@ def put_weights(
     policy.load_state_dict({names[name]: tensor for name, tensor in tensors.items()})
 
 
-def _names_of_weights(policy: nn.Module) -> dict[str, str]:
-    """Return the names of a policy's weights in checkpoints -> their names in the policy.
+def _names_of_weights(own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of a policy's weights in checkpoints -> their names in its state_dict.
 
     The keys of a compiled or distributed policy have a prefix, those of checkpoints do not.
     """
-    own = policy.state_dict()
     return dict(zip(_stripped(own), own, strict=True))
 
 

@@ -323,22 +323,23 @@ def _require_start(subject: Subject) -> None:
     policy = subject.copy_policy(training="train_differs" in subject.declared)
     parameters = trained_parameters(subject, policy)
     still = {name for name, each in parameters.items() if each.ndim > 1 and not bool(each.any())}
-    optimizer = torch.optim.SGD(parameters.values(), lr=0.1) if still else None
+    if not still:
+        return
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
     observations = subject.observations(steps=STEPS)
     for _ in range(FIRST_UPDATES):
-        if not still or optimizer is None:
-            return
         optimizer.zero_grad()
         torch.autograd.backward(first_epoch_loss(subject, policy, observations))
         optimizer.step()
         still = {name for name in still if not bool(parameters[name].any())}
-    if still:
-        raise CheckFailed(
-            f"weights that start at 0 to move within {FIRST_UPDATES} updates",
-            f"still 0: {', '.join(sorted(still))}",
-            fix="Let one factor of a product start at random, and only the other at 0.",
-            example=example(f"print(policy.get_parameter({min(still)!r}))"),
-        )
+        if not still:
+            return
+    raise CheckFailed(
+        f"weights that start at 0 to move within {FIRST_UPDATES} updates",
+        f"still 0: {', '.join(sorted(still))}",
+        fix="Let one factor of a product start at random, and only the other at 0.",
+        example=example(f"print(policy.get_parameter({min(still)!r}))"),
+    )
 
 
 def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -> None:
