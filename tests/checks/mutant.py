@@ -64,6 +64,11 @@ def subject_of(
     )
 
 
+def in_turn(checks: Iterable[Check], place: int, turn: int) -> list[Check]:
+    """Return every `turn`-th check, beginning elsewhere at each `place` of a list of policies."""
+    return [check for number, check in enumerate(checks, place) if number % turn == 0]
+
+
 def outcomes(
     checks: Iterable[Check], subject: Subject, *, trainability: bool = False
 ) -> dict[str, tuple[Status, str]]:

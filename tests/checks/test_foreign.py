@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from good_foreign import FOREIGN
-from mutant import outcomes, subject_of
+from mutant import in_turn, outcomes, subject_of
 
 from puffer_policies.checks.engine.suite import all_checks, select_checks
 from puffer_policies.checks.model import BAD
@@ -20,7 +20,7 @@ TURN = 4
 def test_a_correct_policy_of_a_foreign_style_raises_no_alarm(cls, spaces, request):
     turn = 1 if request.config.getoption("--exhaustive") else TURN
     place = [each for each, _ in FOREIGN].index(cls)
-    checks = [check for number, check in enumerate(CHECKS) if (number + place) % turn == 0]
+    checks = in_turn(CHECKS, place, turn)
     declared = dict(getattr(cls, "conformance", {}))
     results = outcomes(checks, subject_of(cls, spaces, declared=declared))
     assert {code: each for code, each in results.items() if each[0] in BAD} == {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 from good_policies import GOOD, Good
-from mutant import Mutant, outcomes
+from mutant import Mutant, in_turn, outcomes
 from tool_files import load_tool
 
 from puffer_policies.checks.engine.suite import all_checks, select_checks
@@ -34,11 +34,11 @@ def checks_for(mutant: Mutant, expected: set[str], *, exhaustive: bool):
 
     if exhaustive:
         return [each for each in CHECKS if each in QUICK or is_kin(each)]
-    turn = MUTANTS.index(mutant)
+    others = in_turn(CHECKS, MUTANTS.index(mutant), TURN)
     return [
         each
-        for number, each in enumerate(CHECKS, turn)
-        if each.code == mutant.code or (each in QUICK and (is_kin(each) or number % TURN == 0))
+        for each in CHECKS
+        if each.code == mutant.code or (each in QUICK and (is_kin(each) or each in others))
     ]
 
 
@@ -58,6 +58,5 @@ def test_a_correct_policy_of_any_style_passes(good: Good, request):
     # Each style stands here with several spaces, so that the two halves of the checks meet it.
     turn = 1 if request.config.getoption("--exhaustive") else 2
     place = GOOD.index(good)
-    checks = [each for number, each in enumerate(QUICK, place) if number % turn == 0]
-    results = outcomes(checks, good.subject())
+    results = outcomes(in_turn(QUICK, place, turn), good.subject())
     assert {code: each for code, each in results.items() if each[0] in BAD} == {}
