@@ -130,6 +130,7 @@ ZOO = [
     *inside("cartpole", 475, "NormalizeObservationWrapper(Default)"),
     *inside("cartpole", 475, "PrevActionRewardWrapper(Default)", "SeparateCriticWrapper(Default)"),
     *inside("cartpole", 475, "MLPTanh", "MLPWide", "MLPLayerNorm", "SimBa", "BroNet"),
+    *inside("cartpole", 475, "PufferNet"),
     *inside("pendulum", -250, "SquashedGaussianWrapper(Continuous)"),
     *inside("masked_recall", 0.95, "ActionMaskWrapper(DiscreteEmbed)"),
     *inside(

@@ -24,6 +24,7 @@ from puffer_policies.models import (
 )
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import Spaces
+from puffer_policies.zoo.puffer import PufferNet
 
 ATARI = Spaces(PIXELS, spaces.Discrete(4))
 BOX = Spaces(VECTOR, ACTIONS["box"])
@@ -41,6 +42,17 @@ def test_default_has_the_published_sizes() -> None:
 
 def test_convolutional_has_the_published_size() -> None:
     assert parameters(Convolutional(ATARI)) == 1_686_693
+
+
+def test_puffernet_has_pufferlibs_size() -> None:
+    assert parameters(PufferNet("CartPole-v1")) == 197_504
+    assert parameters(PufferNet(BOX, 16, num_layers=2)) == 16 * (8 + 2 + 1) + 2 + 2 * 3 * 16 * 16
+    assert not [name for name, _ in PufferNet(BOX, 16).named_parameters() if "bias" in name]
+
+
+def test_a_policy_with_a_memory_of_its_own_takes_no_second_one() -> None:
+    with pytest.raises(BuildError, match="'PufferNet' has a memory already"):
+        LSTMWrapper(REFERENCE, PufferNet(REFERENCE, 16))
 
 
 def test_default_with_lstm_has_the_published_size() -> None:

@@ -35,7 +35,8 @@ class InputLinear(nn.Linear):
             return nn.functional.linear(x, weight, self.bias)
         # The same sum. For a weight laid out as (size, H) autograd multiplies (size, N) by (N, H)
         # instead of (H, N) by (N, size), which MKL does 6 times slower for 4 features of 1024 rows.
-        return torch.addmm(self.bias, x, weight.t().contiguous())
+        transposed = weight.t().contiguous()
+        return x @ transposed if self.bias is None else torch.addmm(self.bias, x, transposed)
 
 
 MAX_LAYERS = 1_000

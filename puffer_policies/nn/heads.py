@@ -44,11 +44,18 @@ class CategoricalHead(LinearHead):
 
     is_continuous = False
 
-    def __init__(self, layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD) -> None:
+    def __init__(
+        self,
+        layout: ActionLayout,
+        hidden_size: int,
+        *,
+        std: float = ACTOR_STD,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.sizes = list(layout.nvec)
         self.single = layout.kind == "discrete"
-        self.linear = layer_init(nn.Linear(hidden_size, sum(layout.nvec)), std)
+        self.linear = layer_init(nn.Linear(hidden_size, sum(layout.nvec), bias=bias), std)
 
     def logits(self, outputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, sum of nvec) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
@@ -60,11 +67,18 @@ class GaussianHead(LinearHead):
 
     is_continuous = True
 
-    def __init__(self, layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD) -> None:
+    def __init__(
+        self,
+        layout: ActionLayout,
+        hidden_size: int,
+        *,
+        std: float = ACTOR_STD,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.shape = layout.shape
         self.log_std = nn.Parameter(torch.zeros(layout.shape))
-        self.linear = layer_init(nn.Linear(hidden_size, self.log_std.numel()), std)
+        self.linear = layer_init(nn.Linear(hidden_size, self.log_std.numel(), bias=bias), std)
 
     def logits(self, outputs: Tensor) -> Normal:
         """(N, size) -> Normal with loc and scale (N, *shape)."""
@@ -99,20 +113,20 @@ class StateGaussianHead(LinearHead):
 class ValueHead(nn.Linear):
     """(N, H) -> the value of each row, (N, 1)."""
 
-    def __init__(self, hidden_size: int, *, std: float = 1.0) -> None:
-        super().__init__(hidden_size, 1)
+    def __init__(self, hidden_size: int, *, std: float = 1.0, bias: bool = True) -> None:
+        super().__init__(hidden_size, 1, bias=bias)
         layer_init(self, std)
 
 
 def decode_jointly(actor: LinearHead, critic: ValueHead, hidden: Tensor) -> tuple[Any, Tensor]:
     """(N, H) -> logits, values (N, 1): both layers as one, on their own weights.
 
-    A product with so few columns costs the call and the reading of `hidden`, forward and backward,
-    so one product is cheaper than two.
+    Either both have a bias or none. A product with so few columns costs the call and the reading of
+    `hidden`, forward and backward, so one product is cheaper than two.
     """
     layer = actor.linear
     weight = torch.cat([layer.weight, critic.weight])  # (n + 1, H)
-    bias = torch.cat([layer.bias, critic.bias])
+    bias = None if critic.bias is None else torch.cat([layer.bias, critic.bias])
     outputs, values = nn.functional.linear(hidden, weight, bias).split_with_sizes(
         [layer.out_features, 1], -1
     )
@@ -128,6 +142,12 @@ def make_head(action_space: Any, hidden_size: int, *, std: float = ACTOR_STD) ->
     Raises:
         IncompatibleSpace: no head serves the space.
     """
-    layout = action_layout(action_space)
+    return make_linear_head(action_layout(action_space), hidden_size, std=std)
+
+
+def make_linear_head(
+    layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD, bias: bool = True
+) -> LinearHead:
+    """Return the head of one Linear layer for a layout: choices, or means with free deviations."""
     head = GaussianHead if layout.is_continuous else CategoricalHead
-    return head(layout, hidden_size, std=std)
+    return head(layout, hidden_size, std=std, bias=bias)

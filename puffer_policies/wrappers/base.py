@@ -18,6 +18,7 @@ from puffer_policies.contract import EPISODE_START, State
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.cores.base import Core
 from puffer_policies.nn.observations import (
+    BatchLayout,
     Shape,
     batch_layout,
     require_readable,
@@ -111,15 +112,74 @@ class PolicyWrapper(nn.Module):
         return self.transform_logits(logits, state), values
 
 
-class RecurrentWrapper(PolicyWrapper):
-    """A memory between a policy's encoder and its heads: the recurrent forward pass of every core.
+class RecurrentPass(nn.Module):
+    """The recurrent forward pass of every core, between an encoder and heads.
 
     The state dict is PufferLib's: mutated in place, other keys left alone; a core's key that is
     missing or None means the initial state. ``state["episode_start"]``, if there, is true where an
     observation is the first of its episode, and resets the row *before* the step. PufferLib's own
     trainer never sends it and never resets. State is written back detached: gradients do not flow
     from one segment of a rollout into the one before.
+
+    A subclass has `encode_observations`, `decode_actions` and these parts.
     """
+
+    core: Core
+    _layout: BatchLayout
+
+    def finish_logits(self, logits: Any, state: State | None) -> Any:
+        """Return the logits for the caller: here those of `decode_actions`."""
+        return logits
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        """Return the state before the first step: tensors with `batch_size` rows."""
+        return self.core.initial_state(batch_size, device)
+
+    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
+        state = {} if state is None else state
+        hidden = self.encode_observations(observations, state)  # type: ignore[operator]  # (B, I)
+        carried = self._read_state(state, len(hidden), hidden.device)
+        starts = episode_starts(state, (len(hidden),), hidden.device)
+        if starts is not None:
+            carried = self.core.reset(carried, starts)
+        hidden, carried = self.core.step(hidden, carried)  # (B, H)
+        _write_state(state, carried)
+        logits, values = self.decode_actions(hidden)  # type: ignore[operator]
+        return self.finish_logits(logits, state), values
+
+    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
+        """Training: (B, *obs) or (B, T, *obs) -> logits of B*T rows, values (B, T); row b*T + t."""
+        state = {} if state is None else state
+        rows, batch = self._layout.flatten(observations)  # (N, *obs)
+        batch_size, time = batch if len(batch) == 2 else (*batch, 1)
+        hidden = self.encode_observations(rows, state)  # type: ignore[operator]  # (N, I)
+        hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
+        carried = self._read_state(state, batch_size, hidden.device)
+        starts = episode_starts(state, (batch_size, time), hidden.device)
+        hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
+        _write_state(state, carried)
+        logits, values = self.decode_actions(hidden.flatten(0, 1))  # type: ignore[operator]  # (N, ...)
+        return self.finish_logits(logits, state), values.reshape(batch_size, time)
+
+    def _read_state(
+        self, state: State | None, batch_size: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        shapes = self.core.state_shapes(batch_size)
+        # PufferLib's trainer starts with None under its two keys, others with an empty dict.
+        carried = {key: state[key] for key in shapes if state and state.get(key) is not None}
+        if not carried:
+            return self.core.initial_state(batch_size, device)
+        _require_state(carried, shapes)
+        return carried
+
+
+class RecurrentWrapper(RecurrentPass, PolicyWrapper):
+    """A memory between a policy's encoder and its heads."""
+
+    finish_logits = PolicyWrapper.finish_logits  # as there may be wrappers inside
 
     def __init__(self, env: Any, policy: nn.Module, core: Core) -> None:
         super().__init__(env, policy)
@@ -133,50 +193,6 @@ class RecurrentWrapper(PolicyWrapper):
         self.core = core
         self.hidden_size = core.hidden_size
         self._layout = batch_layout(self.spaces.observation)
-
-    def initial_state(
-        self, batch_size: int, device: torch.device | str | None = None
-    ) -> dict[str, Tensor]:
-        """Return the state before the first step: tensors with `batch_size` rows."""
-        return self.core.initial_state(batch_size, device)
-
-    def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
-        """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
-        state = {} if state is None else state
-        hidden = self.encode_observations(observations, state)  # (B, I)
-        carried = self._read_state(state, len(hidden), hidden.device)
-        starts = episode_starts(state, (len(hidden),), hidden.device)
-        if starts is not None:
-            carried = self.core.reset(carried, starts)
-        hidden, carried = self.core.step(hidden, carried)  # (B, H)
-        _write_state(state, carried)
-        logits, values = self.decode_actions(hidden)
-        return self.finish_logits(logits, state), values
-
-    def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
-        """Training: (B, *obs) or (B, T, *obs) -> logits of B*T rows, values (B, T); row b*T + t."""
-        state = {} if state is None else state
-        rows, batch = self._layout.flatten(observations)  # (N, *obs)
-        batch_size, time = batch if len(batch) == 2 else (*batch, 1)
-        hidden = self.encode_observations(rows, state)  # (N, I)
-        hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
-        carried = self._read_state(state, batch_size, hidden.device)
-        starts = episode_starts(state, (batch_size, time), hidden.device)
-        hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
-        _write_state(state, carried)
-        logits, values = self.decode_actions(hidden.flatten(0, 1))  # (N, ...)
-        return self.finish_logits(logits, state), values.reshape(batch_size, time)
-
-    def _read_state(
-        self, state: State | None, batch_size: int, device: torch.device
-    ) -> dict[str, Tensor]:
-        shapes = self.core.state_shapes(batch_size)
-        # PufferLib's trainer starts with None under its two keys, others with an empty dict.
-        carried = {key: state[key] for key in shapes if state and state.get(key) is not None}
-        if not carried:
-            return self.core.initial_state(batch_size, device)
-        _require_state(carried, shapes)
-        return carried
 
 
 class MemoryWrapper(RecurrentWrapper):
