@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import nn
 from puffer_policies.assembly.checkpoint import read_checkpoint
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.files import checkpoint_of
+from puffer_policies.location import Location, checkpoint_of
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_trained_policy
@@ -73,7 +72,7 @@ class Agent:
     @classmethod
     def load(
         cls,
-        path: Path | str,
+        path: Location,
         env: Any = None,
         *,
         best: bool = False,
@@ -86,7 +85,7 @@ class Agent:
         Neither the env nor its package is needed: the file holds the spaces.
 
         Args:
-            path: the checkpoint, or the folder.
+            path: the checkpoint, the folder, ``hf://org/name@revision`` or ``pretrained://name``.
             env: whatever `spaces_of` reads, to compare its spaces; needed only for a file that
                 holds its spaces as texts, and was not written by a run.
             best: the run's best checkpoint instead of its last.
@@ -98,7 +97,7 @@ class Agent:
             CheckpointError: the file can't be read, or holds neither spaces nor the name of an env
                 and `env` is None.
         """
-        path = checkpoint_of(path, best=best)
+        path = checkpoint_of(path, best=best, registry=registry)
         checkpoint = read_checkpoint(path)
         spaces = checkpoint.header.spaces
         if env is None and spaces is None and "env_name" in checkpoint.header.config:

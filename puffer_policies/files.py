@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean, short
+from puffer_policies.errors import CheckpointError, ConfigError, short
 
 LATEST = "latest.safetensors"
 """The policy at the last checkpoint."""
@@ -127,29 +127,6 @@ def shipped_file(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def checkpoint_of(path: Path | str, *, best: bool = False) -> Path:
-    """Return the checkpoint at `path`: a file itself, or the last one in the folder of a run.
-
-    Args:
-        path: a checkpoint, or the folder of a run.
-        best: the run's best checkpoint instead of its last.
-
-    Raises:
-        CheckpointError: no such file or folder, or the folder holds no such checkpoint.
-    """
-    path = user_path(path)
-    if not path.exists():
-        raise CheckpointError(f"There is neither a run nor a checkpoint {path}.", fix=_near(path))
-    if not path.is_dir():
-        if best:
-            raise CheckpointError(
-                f"{path} is a single checkpoint, not a run with a best one.",
-                fix="Give the folder of the run, or leave --best out.",
-            )
-        return path
-    return file_of_run(path, BEST if best else LATEST)
-
-
 def file_of_run(folder: Path, name: str) -> Path:
     """Return the path of a file in the folder of a run.
 
@@ -159,12 +136,6 @@ def file_of_run(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise CheckpointError(f"{folder} holds no {name}.", fix=contents_hint(folder))
     return folder / name
-
-
-def _near(path: Path) -> str:
-    if not path.parent.is_dir():
-        return NO_RUN
-    return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN
 
 
 def contents_hint(folder: Path) -> str:

@@ -50,12 +50,12 @@ def prepare(
     `get_policy`.
     """
     if isinstance(policy, type):
-        inner, outer = _component(_class_record(policy, PolicyRecord, registry), kwargs or {}), []
+        inner, outer = _Component(_class_record(policy, PolicyRecord, registry), kwargs or {}), []
     else:
         spec = spec_of(policy, registry).with_kwargs(kwargs or {})
         record = registry.get(spec.name, kind="policy")
         assert isinstance(record, PolicyRecord)
-        inner, outer = _component(record, spec.kwargs), [*spec.wrappers]
+        inner, outer = _Component(record, spec.kwargs), [*spec.wrappers]
     # A string is iterable, but its characters are not wrappers.
     if isinstance(wrappers, str | Mapping) or not isinstance(wrappers, Iterable):
         raise BuildError(
@@ -76,10 +76,23 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, slots=True)
 class _Component(Generic[R]):
-    """A record and the arguments to build it with, defaults of the record included."""
+    """A record and the arguments to build it with."""
 
     record: R
-    kwargs: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    """Those that the caller gave."""
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments with the defaults of the record."""
+        return {**self.record.defaults, **self.arguments}
+
+    def argument(self, key: str, kwargs: Mapping[str, Any]) -> Any:
+        """Return what an argument is in a component built with `kwargs`, by default too."""
+        if key in kwargs:
+            return kwargs[key]
+        parameter = inspect.signature(self.record.load()).parameters.get(key)
+        return parameter.default if parameter is not None else inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,12 @@ class Blueprint:
         return PolicySpec(self.record.qualified_name, self.policy.kwargs, tuple(wrappers))
 
     @property
+    def request(self) -> PolicySpec:
+        """The stack with the arguments alone that were given."""
+        wrappers = [WrapperSpec(w.record.qualified_name, w.arguments) for w in self.wrappers]
+        return PolicySpec(self.record.qualified_name, self.policy.arguments, tuple(wrappers))
+
+    @property
     def record(self) -> PolicyRecord:
         """The record of the policy inside all wrappers."""
         return self.policy.record
@@ -110,6 +129,19 @@ class Blueprint:
         """What the record declares, with the flags that wrappers add, such as a memory."""
         provided = {trait for wrapper in self.wrappers for trait in wrapper.record.provides}
         return self.record.capabilities.with_traits(provided)
+
+    def differences(self, spec: PolicySpec) -> list[str]:
+        """Return how a stack differs from this one, apart from arguments that were not given."""
+        stored = [(spec.name, spec.kwargs), *((each.name, each.kwargs) for each in spec.wrappers)]
+        components: list[_Component[Any]] = [self.policy, *self.wrappers]
+        if [name for name, _ in stored] != [each.record.qualified_name for each in components]:
+            return [f"the stack is {spec}"]
+        return [
+            f"{key} of {name} is {short(value)}, not {short(given)}"
+            for each, (name, kwargs) in zip(components, stored, strict=True)
+            for key, given in each.arguments.items()
+            if (value := each.argument(key, kwargs)) != given
+        ]
 
     def require_consent(self) -> None:
         """Refuse a stack with code that the user has not consented to. Nothing is imported.
@@ -139,6 +171,13 @@ class Blueprint:
         return module
 
 
+def build_policy(blueprint: Blueprint, registry: Registry, *, strict: bool = True) -> nn.Module:
+    """Build a policy and tell the plug-ins; arguments and errors are those of `Blueprint.build`."""
+    module = blueprint.build(strict=strict)
+    registry.hooks.policy_built(module, blueprint.spec)
+    return module
+
+
 def spec_of(policy: str | PolicySpec, registry: Registry) -> PolicySpec:
     """Return the spec of an expression, a preset or a name, without looking up the names in it."""
     if isinstance(policy, PolicySpec):
@@ -154,13 +193,9 @@ def spec_of(policy: str | PolicySpec, registry: Registry) -> PolicySpec:
 # -- components ------------------------------------------------------------------------------------
 
 
-def _component(record: R, kwargs: Mapping[str, Any]) -> _Component[R]:
-    return _Component(record, {**record.defaults, **kwargs})
-
-
 def _wrapper_component(wrapper: WrapperLike, registry: Registry) -> _Component[WrapperRecord]:
     if isinstance(wrapper, type):
-        return _component(_class_record(wrapper, WrapperRecord, registry), {})
+        return _Component(_class_record(wrapper, WrapperRecord, registry), {})
     if isinstance(wrapper, str):
         spec = PolicySpec.parse(wrapper)
         if spec.wrappers:
@@ -177,7 +212,7 @@ def _wrapper_component(wrapper: WrapperLike, registry: Registry) -> _Component[W
         )
     record = registry.get(wrapper.name, kind="wrapper")
     assert isinstance(record, WrapperRecord)
-    return _component(record, wrapper.kwargs)
+    return _Component(record, wrapper.kwargs)
 
 
 def _class_record(cls: type, kind: type[R], registry: Registry) -> R:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.assembly.factory import get_policy
+from puffer_policies.assembly.blueprint import build_policy, prepare
 from puffer_policies.assembly.golden import deviation, take_sample, tolerance
 from puffer_policies.assembly.header import (
     GOLDEN,
@@ -35,8 +35,8 @@ from puffer_policies.assembly.tensorfile import (
     write_tensors,
 )
 from puffer_policies.errors import CheckpointError, PolicyError, joined
-from puffer_policies.files import checkpoint_of
 from puffer_policies.foreign import error_text
+from puffer_policies.location import Location, checkpoint_of
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.imports import user_imports
 from puffer_policies.registry.specs import PolicySpec
@@ -121,10 +121,19 @@ class Checkpoint:
     """The golden sample, as `take_sample` returns it."""
 
     def build_policy(
-        self, env: Any = None, *, registry: Registry | None = None, verify: bool = True
+        self,
+        env: Any = None,
+        *,
+        registry: Registry | None = None,
+        verify: bool = True,
+        strict: bool = True,
     ) -> nn.Module:
-        """Build the policy with its weights. Arguments and errors are those of `load_policy`."""
+        """Build the policy with its weights. Arguments and errors are those of `load_policy`.
+
+        `strict` compares its class with the contract, as `get_policy` does.
+        """
         header = self.header
+        registry = default_registry() if registry is None else registry
         if header.spec is None:
             raise CheckpointError(
                 f"{self.path} holds weights without a spec, because its policy was not built by "
@@ -137,7 +146,8 @@ class Checkpoint:
         require_same_spaces(header, spaces, self.path)
         try:
             with limited_by(self.tensors.values()):
-                policy = get_policy(header.spec, env, registry=registry)
+                blueprint = prepare(header.spec, env, registry=registry)
+                policy = build_policy(blueprint, registry, strict=strict)
         except PolicyError as error:
             raise CheckpointError(
                 f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
@@ -166,16 +176,16 @@ class Checkpoint:
             )
 
 
-def read_checkpoint(path: Path | str) -> Checkpoint:
+def read_checkpoint(location: Location, *, registry: Registry | None = None) -> Checkpoint:
     """Read a checkpoint once, for callers that need its header and its policy.
 
     A run that is training replaces its checkpoints: a header and weights that are read one after
-    the other can be of two policies.
+    the other can be of two policies. Arguments are those of `checkpoint_of`.
 
     Raises:
         CheckpointError: the file is missing, damaged, or not a checkpoint.
     """
-    path = checkpoint_of(path)
+    path = checkpoint_of(location, registry=registry)
     tensors, text = read_tensors(path, key=METADATA_KEY)
     header = Header.from_json(text, path)
     require_intact(header, tensors, path)
@@ -186,7 +196,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def load_policy(
-    path: Path | str,
+    path: Location,
     env: Any = None,
     *,
     registry: Registry | None = None,
@@ -195,7 +205,8 @@ def load_policy(
     """Rebuild a checkpoint's policy with its weights, and compare its answers with those it gave.
 
     Args:
-        path: a checkpoint, or the folder of a run, for its last one.
+        path: a checkpoint, the folder of a run, for its last one, ``hf://org/name@revision``, or
+            ``pretrained://name``.
         env: whatever `spaces_of` reads. If None, the policy is built for the spaces in the file,
             so that neither the env nor its package is needed.
         registry: where the policy's names are looked up; the default registry if None.
@@ -208,10 +219,11 @@ def load_policy(
             or the policy answers otherwise than before; or `env` is None and the file does not hold
             the spaces.
     """
-    return read_checkpoint(path).build_policy(env, registry=registry, verify=verify)
+    checkpoint = read_checkpoint(path, registry=registry)
+    return checkpoint.build_policy(env, registry=registry, verify=verify)
 
 
-def load_weights(path: Path | str, policy: nn.Module) -> Header:
+def load_weights(path: Location, policy: nn.Module) -> Header:
     """Put a checkpoint's weights into `policy` and return the header.
 
     Raises:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from torch import nn
 
-from puffer_policies.assembly.blueprint import PolicyLike, WrapperLike, prepare
-from puffer_policies.errors import BuildError, did_you_mean
+from puffer_policies.assembly.blueprint import (
+    Blueprint,
+    PolicyLike,
+    WrapperLike,
+    build_policy,
+    prepare,
+)
+from puffer_policies.assembly.checkpoint import read_checkpoint
+from puffer_policies.errors import BuildError, CheckpointError, PolicyNotFound, did_you_mean
+from puffer_policies.location import PRETRAINED, Location
 from puffer_policies.registry import Registry, default_registry
 
 Validation = Literal["static", "off"]
@@ -28,6 +37,7 @@ def get_policy(
     wrappers: Iterable[WrapperLike] = (),
     registry: Registry | None = None,
     validate: Validation = "static",
+    pretrained: Location | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a policy for an environment, and tell the plug-ins.
@@ -42,6 +52,9 @@ def get_policy(
         validate: ``"static"`` compares the class with the contract before the policy is built, and
             its attributes afterwards; ``"off"`` does neither. `puffer_policies.checks` has
             `require_shapes` and `require_conformance`, which run the policy.
+        pretrained: trained weights for the policy: one of ``puffer-policies list --pretrained``,
+            ``hf://org/name``, or the `Path` of a checkpoint or of a run. Arguments that are not
+            given are those of its policy; a stack, an argument or spaces of others are refused.
         **kwargs: arguments of the policy's constructor.
 
     Returns:
@@ -53,13 +66,46 @@ def get_policy(
         ContractError: it does not keep the policy contract.
         IncompatibleSpace: it does not fit the spaces of `env`.
         BuildError: wrong arguments, an impossible stack, or a constructor that raised.
+        CheckpointError: `pretrained` can't be read, or is of another policy or other spaces.
     """
     registry = default_registry() if registry is None else registry
     _require_validation(validate)
     blueprint = prepare(policy, env, wrappers=wrappers, registry=registry, kwargs=kwargs)
-    module = blueprint.build(strict=validate == "static")
-    registry.hooks.policy_built(module, blueprint.spec)
-    return module
+    strict = validate == "static"
+    if pretrained is None:
+        return build_policy(blueprint, registry, strict=strict)
+    return _trained(blueprint, pretrained, env, registry, strict=strict)
+
+
+def _trained(
+    blueprint: Blueprint, pretrained: Location, env: Any, registry: Registry, *, strict: bool
+) -> nn.Module:
+    """Build the policy of a checkpoint, if it is the one that was asked for."""
+    checkpoint = read_checkpoint(_location(pretrained, registry), registry=registry)
+    spec = checkpoint.header.spec
+    problems = [] if spec is None else blueprint.differences(spec)
+    if problems:
+        raise CheckpointError(
+            f"{pretrained} is not a {blueprint.request}: {'; '.join(problems)}.",
+            fix=f"load_policy builds what the file holds, {spec}.",
+        )
+    return checkpoint.build_policy(env, registry=registry, strict=strict)
+
+
+def _location(pretrained: Location, registry: Registry) -> Location:
+    """Return where a checkpoint is: a text without a scheme is the name of a pretrained policy."""
+    if not isinstance(pretrained, str) or "://" in pretrained:
+        return pretrained
+    try:
+        registry.pretrained_policy(pretrained)
+    except PolicyNotFound as error:
+        # Names and paths look alike, and neither is ever taken for the other.
+        if os.path.exists(pretrained):
+            raise PolicyNotFound(
+                error.problem, fix=f"For the file, give Path({pretrained!r})."
+            ) from error
+        raise
+    return f"{PRETRAINED}{pretrained}"
 
 
 def _require_validation(validate: str) -> None:

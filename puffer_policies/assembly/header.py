@@ -19,7 +19,7 @@ import gymnasium
 
 from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
-from puffer_policies.files import checkpoint_of
+from puffer_policies.location import Location, checkpoint_of
 from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
@@ -208,15 +208,15 @@ class Header:
             return cls(**_fields(data))
 
 
-def read_header(path: Path | str) -> Header:
-    """Return the header of a checkpoint, or of the last one in the folder of a run.
+def read_header(location: Location) -> Header:
+    """Return the header of a checkpoint; `location` is as for `checkpoint_of`.
 
     Its tensors are not read, however many there are.
 
     Raises:
         CheckpointError: the file is missing, damaged, or not a checkpoint.
     """
-    path = checkpoint_of(path)
+    path = checkpoint_of(location)
     text, _ = read_table(path, key=METADATA_KEY)
     return Header.from_json(text, path)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import short
-from puffer_policies.files import checkpoint_of
+from puffer_policies.location import checkpoint_of
 from puffer_policies.registry.explain import source_text
 
 if TYPE_CHECKING:

@@ -254,6 +254,10 @@ def _add_declared(registry: Registry, package: Package) -> None:
             path = manifest_path(entry.value)
             read_catalog(path, package.place(str(path))).add_to(registry)
     _add_records(registry, package, package.records())
+    if not registry.blocks_distribution(package.distribution):
+        for each in package.pretrained():
+            with _errors_of(package, registry):
+                registry.add_pretrained(each)
 
 
 def _add_records(registry: Registry, package: Package, records: Iterable[Record]) -> None:

@@ -15,7 +15,7 @@ from puffer_policies.registry import Registry
 from puffer_policies.registry.explain import package
 from puffer_policies.registry.imports import import_env_module
 from puffer_policies.registry.names import BUILTIN
-from puffer_policies.registry.packages import extras_of, installed_version
+from puffer_policies.registry.packages import extras_of, installed_version, pretrained_path
 from puffer_policies.registry.records import Record
 from puffer_policies.registry.specs import PolicySpec
 
@@ -70,6 +70,7 @@ def examine(registry: Registry, *, slow_seconds: float = 1.0) -> list[Finding]:
         *_of_discovery(registry),
         *_of_pointers(registry),
         *_of_presets(registry),
+        *_of_pretrained(registry),
         *_of_envs(registry),
         *(
             finding
@@ -141,6 +142,14 @@ def _of_presets(registry: Registry) -> Iterator[Finding]:
             if reason := _dead_end(registry, name):
                 detail = f"{preset.policy!r} ({preset.provenance.origin}): {reason}"
                 yield Finding(preset.qualified_name, "broken", detail)
+
+
+def _of_pretrained(registry: Registry) -> Iterator[Finding]:
+    for record in {id(each): each for each in registry.pretrained.values()}.values():
+        try:
+            pretrained_path(record)
+        except PluginError as error:
+            yield Finding(record.qualified_name, "broken", str(error))
 
 
 def _of_envs(registry: Registry) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from puffer_policies.registry.records import (
     Layer,
     Pointer,
     Preset,
+    Pretrained,
     Provenance,
     Record,
 )
@@ -34,6 +35,8 @@ from puffer_policies.registry.resolution import MAX_ALIASES, Entry, Resolution, 
 
 _EXAMPLES = ("Default", "LSTMWrapper")
 """Names to suggest first in an example, as every user meets them."""
+OWN_PRETRAINED = "puffer-policies-pretrained"
+"""Our own package of pretrained policies."""
 _UNTRUSTED = "Its code does not run before you trust it"
 
 
@@ -144,6 +147,24 @@ def preset_explanation(preset: Preset, name: str) -> Explanation:
         f"{preset.policy}"
     )
     return _explanation_of_other(name, "preset", line)
+
+
+def pretrained_error(name: str, records: Sequence[Pretrained]) -> PolicyError:
+    """Return the error of a name that leads to none of the pretrained policies, or to several."""
+    rivals = sorted(each.qualified_name for each in records if each.name == name)
+    if rivals:
+        return AmbiguousName(
+            f"{name!r} is brought by {len(rivals)} installed packages: {', '.join(rivals)}.",
+            fix=f"Use {rivals[0]!r}.",
+        )
+    problem = f"No installed package brings a pretrained policy {name!r}."
+    distribution, _ = split_name(name)
+    owners = {each.provenance.distribution for each in records}
+    if (distribution or OWN_PRETRAINED) not in owners:
+        return PolicyNotFound(problem, fix=source_text(distribution or OWN_PRETRAINED))
+    names = [*(each.name for each in records), *(each.qualified_name for each in records)]
+    hint = did_you_mean(name, names)
+    return PolicyNotFound(problem, fix=hint or "'puffer-policies list --pretrained' lists them.")
 
 
 def env_explanation(env: EnvModule) -> Explanation:

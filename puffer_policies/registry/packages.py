@@ -20,18 +20,26 @@ from typing import Any, NamedTuple, Protocol
 from puffer_policies.errors import PluginError, PolicyError
 from puffer_policies.registry.names import BUILTIN, normalize
 from puffer_policies.registry.plugins import Plugin
-from puffer_policies.registry.records import Layer, PolicyRecord, Provenance, Record, WrapperRecord
+from puffer_policies.registry.records import (
+    Layer,
+    PolicyRecord,
+    Pretrained,
+    Provenance,
+    Record,
+    WrapperRecord,
+)
 from puffer_policies.registry.source import find_package
 
 POLICIES = "puffer_policies.policies"
 WRAPPERS = "puffer_policies.wrappers"
 MANIFEST = "puffer_policies.manifest"
 PLUGINS = "puffer_policies.plugins"
-GROUPS = (MANIFEST, POLICIES, WRAPPERS, PLUGINS)
+PRETRAINED = "puffer_policies.pretrained"
+GROUPS = (MANIFEST, POLICIES, WRAPPERS, PLUGINS, PRETRAINED)
 
 # "Object reference" in the entry points specification: module:attr [extra1, extra2].
 _VALUE = re.compile(r"(?P<target>[^\[\]]*?)\s*(?:\[\s*(?P<extra>[^\],]*).*\])?\s*")
-_MANIFEST = re.compile(r"(?P<package>\w+(?:\.\w+)*)\s*:\s*(?P<file>[\w-]+(?:[./][\w-]+)*\.toml)")
+_FILE = re.compile(r"(?P<package>\w+(?:\.\w+)*)\s*:\s*(?P<file>[\w-]+(?:[./][\w-]+)*)")
 
 
 # A line without '=' that is neither empty, a comment nor the head of a section; or one with the
@@ -123,6 +131,13 @@ class Package:
             for entry in self.values(PLUGINS)
         ]
 
+    def pretrained(self) -> list[Pretrained]:
+        """Return the pretrained policies that entry points name."""
+        return [
+            Pretrained(name=each.name, target=each.value, provenance=self.place(_origin(each)))
+            for each in self.values(PRETRAINED)
+        ]
+
     def top_level(self) -> set[str]:
         """Return the top-level packages that the entry points lie in."""
         return {_top_level(entry) for entry in self.entries}
@@ -201,19 +216,23 @@ def _with_extras(name: str, extras: Iterable[str], owner: str) -> list[str]:
     return [own, *(each for extra in sorted(extras) for each in offered.get(extra, ()))]
 
 
-def manifest_path(value: str) -> Path:
-    """Return the file that a manifest entry point such as ``acme.data:registry.toml`` names.
+def package_file(value: str, kind: str, example: str) -> Path:
+    """Return the file that an entry point such as ``acme.data:registry.toml`` names.
 
     Only the top-level package is looked for, which imports nothing.
+
+    Args:
+        value: that of the entry point.
+        kind: what the file is.
+        example: a value of the right form; the file must end as its file does.
 
     Raises:
         PluginError: the value is malformed, or there is no such package or file.
     """
-    match = _MANIFEST.fullmatch(value.strip())
-    if match is None:
+    match = _FILE.fullmatch(value.strip())
+    if match is None or Path(match["file"]).suffix != Path(example).suffix:
         raise PluginError(
-            f"the manifest entry point {value!r} can't be read.",
-            fix="Write it as 'package:registry.toml'.",
+            f"the {kind} entry point {value!r} can't be read.", fix=f"Write it as {example!r}."
         )
     top, *folders = match["package"].split(".")
     tried = [Path(place, *folders, match["file"]) for place in _folders(top)]
@@ -222,9 +241,32 @@ def manifest_path(value: str) -> Path:
             return path
     looked = ", ".join(map(str, tried)) or f"there is no package {top!r}"
     raise PluginError(
-        f"the manifest {value!r} was not found ({looked}).",
+        f"the {kind} {value!r} was not found ({looked}).",
         fix="Is the file among the package's data?",
     )
+
+
+def manifest_path(value: str) -> Path:
+    """Return the file of a manifest; errors are those of `package_file`."""
+    return package_file(value, "manifest", "package:registry.toml")
+
+
+def pretrained_path(record: Pretrained) -> Path:
+    """Return the checkpoint of a pretrained policy.
+
+    Raises:
+        PluginError: the package does not hold it.
+    """
+    try:
+        return package_file(record.target, "checkpoint", "package:name.safetensors")
+    except PluginError as error:
+        place = record.provenance
+        raise PluginError(
+            f"{record.qualified_name} ({place.version}): {error.problem}",
+            fix=error.fix,
+            distribution=place.distribution,
+            version=place.version,
+        ) from error
 
 
 def _folders(package: str) -> list[str]:

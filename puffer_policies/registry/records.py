@@ -342,6 +342,21 @@ class Preset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """A trained policy that a package brings as a checkpoint, which tells the rest."""
+
+    name: str
+    target: str
+    """``package:file.safetensors``."""
+    provenance: Provenance
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution/name``, which never becomes ambiguous."""
+        return f"{self.provenance.distribution}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnvModule:
     """The module that registers an env with gymnasium, as a line under ``[envs]`` names it."""
 

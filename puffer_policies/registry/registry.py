@@ -6,9 +6,9 @@ import copy
 import importlib
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from puffer_policies.errors import NameTaken, PluginError, PolicyDeprecationWarning, PolicyError
 from puffer_policies.registry.explain import (
@@ -20,9 +20,15 @@ from puffer_policies.registry.explain import (
     lookup_error,
     preset_error,
     preset_explanation,
+    pretrained_error,
     wrong_kind,
 )
-from puffer_policies.registry.names import normalize, record_offences, split_name
+from puffer_policies.registry.names import (
+    normalize,
+    preset_name_offence,
+    record_offences,
+    split_name,
+)
 from puffer_policies.registry.plugins import PluginHooks, Timing
 from puffer_policies.registry.records import (
     EnvModule,
@@ -30,6 +36,7 @@ from puffer_policies.registry.records import (
     Layer,
     Pointer,
     Preset,
+    Pretrained,
     Provenance,
     Record,
 )
@@ -59,6 +66,7 @@ class Registry:
         """Env id -> the module that registers it; a project's line replaces the user's."""
         self._book = Book()
         self._presets: dict[str, Preset] = {}
+        self._pretrained: dict[str, Pretrained] = {}
         self._lock = threading.RLock()
         """Held while a name is checked and entered, and while the registry is pickled."""
 
@@ -147,14 +155,25 @@ class Registry:
     @property
     def presets(self) -> dict[str, Preset]:
         """The presets by name: bare where the strongest layer has one, and qualified."""
-        strongest: dict[str, list[Preset]] = {}
-        # As with policies, the strongest layer has the bare name, and two packages dispute it.
-        for preset in sorted(self._presets.values(), key=lambda p: -p.provenance.layer):
-            rivals = strongest.setdefault(preset.name, [])
-            if not rivals or rivals[0].provenance.layer == preset.provenance.layer:
-                rivals.append(preset)
-        bare = {name: rivals[0] for name, rivals in strongest.items() if len(rivals) == 1}
-        return dict(sorted({**self._presets, **bare}.items()))
+        return _by_name(self._presets)
+
+    @property
+    def pretrained(self) -> dict[str, Pretrained]:
+        """The pretrained policies by name: bare where one package has it, and qualified."""
+        return _by_name(self._pretrained)
+
+    def pretrained_policy(self, name: str) -> Pretrained:
+        """Return the pretrained policy of a name, bare or qualified.
+
+        Raises:
+            PolicyNotFound: no installed package brings it.
+            AmbiguousName: several do.
+        """
+        distribution, bare = split_name(name)
+        record = self.pretrained.get(f"{distribution}/{bare}" if distribution else bare)
+        if record is None:
+            raise pretrained_error(name, list(self._pretrained.values()))
+        return record
 
     # -- register --------------------------------------------------------------------------------
 
@@ -190,6 +209,18 @@ class Registry:
     def add_preset(self, preset: Preset) -> None:
         """Register a preset; a stronger layer's has the bare name."""
         self._presets[preset.qualified_name] = preset
+
+    def add_pretrained(self, record: Pretrained) -> None:
+        """Register a pretrained policy.
+
+        Raises:
+            PolicyError: its name can't be one.
+        """
+        if offence := preset_name_offence(record.name):
+            raise PolicyError(
+                f"Can't register {record.name!r} ({record.provenance.origin}): {offence}."
+            )
+        self._pretrained[record.qualified_name] = record
 
     def settle(self, name: str, distribution: str, *, origin: str) -> None:
         """Give a disputed bare name to one distribution, against every layer."""
@@ -286,6 +317,21 @@ class Registry:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = threading.RLock()
+
+
+_Named = TypeVar("_Named", Preset, Pretrained)
+
+
+def _by_name(entries: Mapping[str, _Named]) -> dict[str, _Named]:
+    """Return entries by their qualified names, and by the bare ones that lead to one alone."""
+    strongest: dict[str, list[_Named]] = {}
+    # As with policies, the strongest layer has the bare name, and two packages dispute it.
+    for entry in sorted(entries.values(), key=lambda each: -each.provenance.layer):
+        rivals = strongest.setdefault(entry.name, [])
+        if not rivals or rivals[0].provenance.layer == entry.provenance.layer:
+            rivals.append(entry)
+    bare = {name: rivals[0] for name, rivals in strongest.items() if len(rivals) == 1}
+    return dict(sorted({**entries, **bare}.items()))
 
 
 def _may_stand_beside(holder: Entry, entry: Entry) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
-from puffer_policies.files import checkpoint_of
+from puffer_policies.location import Location, checkpoint_of
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
@@ -263,7 +262,7 @@ def evaluate_config(
 
 
 def evaluate_checkpoint(
-    path: Path | str,
+    path: Location,
     *,
     overrides: Mapping[str, Any] | None = None,
     best: bool = False,
@@ -287,7 +286,7 @@ class TrainedPolicy:
 
 
 def load_trained_policy(
-    path: Path | str,
+    path: Location,
     *,
     overrides: Mapping[str, Any] | None = None,
     best: bool = False,
@@ -296,7 +295,8 @@ def load_trained_policy(
     """Rebuild the policy of a run with its weights, from the checkpoint alone.
 
     Args:
-        path: a checkpoint of a run, or the run's folder.
+        path: a checkpoint of a run, the run's folder, ``hf://org/name@revision`` or
+            ``pretrained://name``.
         overrides: values of the [eval] section to change, such as ``{"episodes": 10}``.
         best: the run's best checkpoint instead of its last.
         registry: where the policy's names are looked up; the default registry if None.
@@ -306,7 +306,7 @@ def load_trained_policy(
         ConfigError: wrong `overrides`.
         EnvError: the env can't be made.
     """
-    path = checkpoint_of(path, best=best)
+    path = checkpoint_of(path, best=best, registry=registry)
     checkpoint = read_checkpoint(path)
     if "env_name" not in checkpoint.header.config:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TextIO
 from puffer_policies.config.config import Config
 from puffer_policies.errors import ConfigError, MissingDependency, TrainingError
 from puffer_policies.files import METRICS
-from puffer_policies.runs.optional import import_optional
+from puffer_policies.optional import import_optional
 from puffer_policies.streams import json_text
 from puffer_policies.vector.faults import FAULTS, first_line, report_failure
 
