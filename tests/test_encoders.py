@@ -132,9 +132,10 @@ def test_another_shape_than_the_spaces_is_refused() -> None:
         ConvEncoder(PIXELS, 16)(torch.zeros(2, 84, 84, 4))
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [4, NARROW_INPUT + 1])
-def test_an_input_layer_has_the_gradients_of_a_linear_layer(size: int) -> None:
-    layer, reference = InputLinear(size, 8), nn.Linear(size, 8)
+def test_an_input_layer_has_the_gradients_of_a_linear_layer(size: int, bias: bool) -> None:
+    layer, reference = InputLinear(size, 8, bias=bias), nn.Linear(size, 8, bias=bias)
     reference.load_state_dict(layer.state_dict())
     rows = torch.randn(32, size)
     for each in (layer, reference):

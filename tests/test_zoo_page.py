@@ -48,6 +48,10 @@ def test_a_card_counts_what_its_weights_are(tool):
 
 def test_every_memory_of_the_page_steps_as_it_runs_sequences(tool):
     cards, records = tool.read_cards(tool.CARDS).cards, tool.records().values()
-    memories = {r.qualified_name for r in records if "recurrent" in getattr(r, "provides", ())}
+    memories = {
+        record.qualified_name
+        for record in records
+        if "recurrent" in record.features.get("provides", ()) or record.features.get("recurrent")
+    }
     assert {name for name, card in cards.items() if card.parity_error is not None} == memories
     assert all(cards[name].parity_error < 1e-5 for name in memories)

@@ -70,16 +70,17 @@ class MLPEncoder(nn.Module):
         hidden_sizes: Sequence[int],
         *,
         activation: type[nn.Module] = nn.Tanh,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         for size in hidden_sizes:
             require_width(size)
         self.features = make_features(space)
         self.hidden_size = hidden_sizes[-1]
-        first = layer_init(InputLinear(self.features.size, hidden_sizes[0]))
+        first = layer_init(InputLinear(self.features.size, hidden_sizes[0], bias=bias))
         layers: list[nn.Module] = [first, activation()]
         for size, width in pairwise(hidden_sizes):
-            layers += [layer_init(nn.Linear(size, width)), activation()]
+            layers += [layer_init(nn.Linear(size, width, bias=bias)), activation()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, observations: Any) -> Tensor:

@@ -9,32 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.cores.mingru import MinGRUCore
-from puffer_policies.nn.encoders import InputLinear, require_width
-from puffer_policies.nn.features import make_features
+from puffer_policies.nn.encoders import MLPEncoder
 from puffer_policies.nn.heads import ValueHead, make_linear_head
-from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import action_layout, spaces_of
 from puffer_policies.wrappers.base import RecurrentPass
-
-
-class PlainEncoder(nn.Module):
-    """One Linear layer over the features of any space, without bias and without activation."""
-
-    def __init__(self, space: Any, hidden_size: int) -> None:
-        super().__init__()
-        require_width(hidden_size)
-        self.hidden_size = hidden_size
-        self.features = make_features(space)
-        self.linear = layer_init(InputLinear(self.features.size, hidden_size, bias=False))
-
-    def forward(self, observations: Any) -> Tensor:
-        """(N, *obs) in any dtype of the space -> (N, H)."""
-        hidden: Tensor = self.linear(self.features(observations))
-        return hidden
 
 
 class PufferNet(RecurrentPass, ActorCritic):
@@ -52,7 +34,7 @@ class PufferNet(RecurrentPass, ActorCritic):
     def __init__(self, env: Any, hidden_size: int = 128, *, num_layers: int = 4) -> None:
         spaces = spaces_of(env)
         super().__init__(
-            PlainEncoder(spaces.observation, hidden_size),
+            MLPEncoder(spaces.observation, (hidden_size,), activation=nn.Identity, bias=False),
             spaces,
             actor=make_linear_head(action_layout(spaces.action), hidden_size, bias=False),
             critic=ValueHead(hidden_size, bias=False),
