@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from puffer_policies.checks import check_policy
 from puffer_policies.checks.engine.suite import all_checks
-from puffer_policies.checks.model import Report
+from puffer_policies.checks.model import Report, Scope
 from puffer_policies.spaces import Spaces
 
-SLOW = tuple(check.code for check in all_checks() if check.once)
+SLOW = tuple(check.code for check in all_checks() if check.scope is Scope.POLICY)
 
 
 def quick_report(policy: str, env: Spaces) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import importlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,20 @@ class Tier(enum.StrEnum):
     """Runs it on small random batches."""
     TRAINABILITY = "trainability"
     """Trains it for seconds; only when asked for."""
+
+
+class Scope(enum.StrEnum):
+    """What a verdict depends on; a run over several pairs of spaces tries each of it once."""
+
+    SPACES = "spaces"
+    """Both spaces: every pair is tried."""
+    OBSERVATIONS = "observations"
+    """What it makes of observations, behind heads of choices and of reals."""
+    MODULES = "modules"
+    """Modules and memory, not what observations and actions mean: the first `FEW` pairs are tried,
+    and the first alone if the policy is wrapped."""
+    POLICY = "policy"
+    """Nothing of the spaces: the first pair is tried."""
 
 
 class Level(enum.StrEnum):
@@ -117,11 +130,7 @@ class Check:
     """Codes of checks without which it can't be judged: if one fails too, it is one finding."""
     applies: Applies = always
     """Returns why the check does not concern a policy, or ''. It never runs the policy."""
-    once: bool = False
-    """Whether its verdict is the same for all spaces: a run over several tries only the first."""
-    few: bool = False
-    """Whether it looks at modules and memory, not at what observations and actions mean: a run over
-    several pairs of spaces tries the first `FEW`, and the first alone if the policy is wrapped."""
+    scope: Scope = Scope.SPACES
 
     def __post_init__(self) -> None:
         """Require sentences, as reports and the page of checks print the texts as they stand.
@@ -137,11 +146,9 @@ class Check:
                     fix="Begin it with a capital and end it with a full stop.",
                 )
 
-    def most_pairs(self, *, is_wrapped: bool) -> float:
-        """Return how many pairs of spaces a run over several tries."""
-        if self.once or (self.few and is_wrapped):
-            return 1
-        return FEW if self.few else math.inf
+    def most_verdicts(self, *, is_wrapped: bool) -> int:
+        """Return how many verdicts on spaces that are alike to its scope tell all it can."""
+        return FEW if self.scope is Scope.MODULES and not is_wrapped else 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.
@@ -164,13 +171,10 @@ def check(
     level: Level = Level.FAILURE,
     needs: tuple[str, ...] = (),
     applies: Applies = always,
-    once: bool = False,
-    few: bool = False,
+    scope: Scope = Scope.SPACES,
 ) -> Callable[[Run], Check]:
     """Turn a function of a `Subject` into a `Check`. A file lists its own under ``CHECKS``."""
-    return lambda run: Check(
-        code, name, promise, why, fix, run, tier, level, needs, applies, once, few
-    )
+    return lambda run: Check(code, name, promise, why, fix, run, tier, level, needs, applies, scope)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         select_checks,
     )
     from puffer_policies.checks.engine.targets import targets_for
-    from puffer_policies.checks.model import Report, by_code
+    from puffer_policies.checks.model import Report, Scope, by_code
     from puffer_policies.checks.probes.fresh_process import serve_forks
 
     registry = default_registry()
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         names = [fit.name for fit in fits(options.env, registry=registry) if fit.fits]
         names = _with_consent(names, registry)
     targets = [each for name in names for each in targets_for(name, options.env, registry=registry)]
-    if any(check.once for check in checks):
+    if any(check.scope is Scope.POLICY for check in checks):
         # Once for all workers, as long as no policy has been imported.
         serve_forks()
         if len(targets) > 1:  # what compiles, exports and optimizes imports it, for two seconds

@@ -10,9 +10,9 @@ from good_foreign import FOREIGN
 from mutant import in_turn, outcomes, subject_of
 
 from puffer_policies.checks.engine.suite import all_checks, select_checks
-from puffer_policies.checks.model import BAD
+from puffer_policies.checks.model import BAD, Scope
 
-CHECKS = [each for each in select_checks(all_checks()) if not each.once]
+CHECKS = [each for each in select_checks(all_checks()) if each.scope is not Scope.POLICY]
 TURN = 4
 
 

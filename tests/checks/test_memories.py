@@ -16,7 +16,7 @@ from puffer_policies.checks.engine.matrix import kinds, spaces_for
 from puffer_policies.checks.engine.report import render
 from puffer_policies.checks.engine.suite import all_checks, run_suite, select_checks
 from puffer_policies.checks.engine.targets import targets_for
-from puffer_policies.checks.model import BAD, Report, Status, by_code
+from puffer_policies.checks.model import BAD, Report, Scope, Status, by_code
 from puffer_policies.registry import discover
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces, observation_kind
@@ -29,8 +29,8 @@ ENCODERS = {
     for kind, name in {"vector": "Default", "image": "Convolutional", "dict": "MultiInput"}.items()
 }
 SMALLEST = 36  # pixels that Convolutional needs
-CHECKS = [check for check in select_checks(all_checks()) if not check.once]
-OF_MEMORY = [check for check in CHECKS if check.few]
+CHECKS = [check for check in select_checks(all_checks()) if check.scope is not Scope.POLICY]
+OF_MEMORY = [check for check in CHECKS if check.scope is Scope.MODULES]
 
 PAIRS = spaces_for(Capabilities(min_image_size=SMALLEST))
 # The first of each kind, in the order of ENCODERS.

@@ -20,7 +20,7 @@ from process_states import is_running
 from torch import nn
 
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.checks.model import CheckFailed, Status
+from puffer_policies.checks.model import CheckFailed, Scope, Status
 from puffer_policies.checks.probes import fresh_process
 from puffer_policies.checks.probes.subject import Subject, copy_module
 from puffer_policies.checks.promises import recurrence
@@ -32,8 +32,8 @@ from puffer_policies.checks.promises.persistence import (
 )
 from puffer_policies.spaces import Spaces
 
-QUICK = tuple(check for check in CHECKS if not check.once)
-SLOW = tuple(check for check in CHECKS if check.once)
+QUICK = tuple(check for check in CHECKS if check.scope is not Scope.POLICY)
+SLOW = tuple(check for check in CHECKS if check.scope is Scope.POLICY)
 FROM_SOURCE = """\
 from good import GoodLSTM
 policy = GoodLSTM(here)

@@ -13,14 +13,14 @@ from mutant import assert_passes, outcomes, subject_of
 from mutants_recurrence import MUTANTS_RECURRENCE, GuidesWrapper
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckSkipped, Status
+from puffer_policies.checks.model import CheckSkipped, Scope, Status
 from puffer_policies.checks.promises import persistence
 from puffer_policies.checks.promises.recurrence import CHECKS
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Default
 
-QUICK = (*CHECKS, *(check for check in persistence.CHECKS if not check.once))
+QUICK = (*CHECKS, *(check for check in persistence.CHECKS if check.scope is not Scope.POLICY))
 
 
 class ResettingPufferForm(GuidesWrapper):

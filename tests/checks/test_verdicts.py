@@ -13,7 +13,7 @@ from mutant import Mutant, in_turn, outcomes
 from tool_files import load_tool
 
 from puffer_policies.checks.engine.suite import all_checks, select_checks
-from puffer_policies.checks.model import BAD, Tier
+from puffer_policies.checks.model import BAD, Scope, Tier
 
 MUTANTS = load_tool("write_checks_page").mutants()
 LAZY = "its copies have no weights before their first batch, and then each its own"
@@ -22,7 +22,8 @@ OVERLAPS = {"B5-lazy-encoder": dict.fromkeys(SEEING_COPIES, LAZY)}
 """Other checks that catch a mutant as well, as each is given a copy -> why."""
 
 CHECKS = select_checks(all_checks(), tiers=list(Tier))
-QUICK = [each for each in CHECKS if not each.once and each.tier is not Tier.TRAINABILITY]
+SLOW = {Scope.POLICY, Tier.TRAINABILITY}
+QUICK = [each for each in CHECKS if not {each.scope, each.tier} & SLOW]
 TURN = 6
 
 

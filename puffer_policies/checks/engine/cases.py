@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from puffer_policies.checks.engine.causes import Causes
-from puffer_policies.checks.engine.matrix import kinds
+from puffer_policies.checks.engine.matrix import kinds, likeness_of
 from puffer_policies.checks.engine.report import details, in_a_line
 from puffer_policies.checks.engine.suite import (
     DEFAULT_TIERS,
@@ -33,6 +33,7 @@ from puffer_policies.checks.model import (
     Level,
     Report,
     Result,
+    Scope,
     Status,
     by_code,
 )
@@ -148,8 +149,10 @@ def cases_of_distribution(
     around = {r.qualified_name for r in records if r.kind == "wrapper"} | {A_MEMORY}
     names = [record.qualified_name for record in usable if record.kind == "policy"]
     wrapped = [t for n in names for t in wrapped_targets(n, registry, wrappers=around)]
-    told, quick = Told(by_code(existing)), [each for each in checks if not each.once]
-    return [*_cases(targets, checks, told), *_cases(wrapped, quick, told)]
+    # What either makes of observations is tried without the other.
+    together = [c for c in checks if c.scope not in (Scope.OBSERVATIONS, Scope.POLICY)]
+    told = Told(by_code(existing))
+    return [*_cases(targets, checks, told), *_cases(wrapped, together, told)]
 
 
 def cases_of_policies(policies: Sequence[str]) -> list[Case]:
@@ -166,18 +169,18 @@ def cases_of_policies(policies: Sequence[str]) -> list[Case]:
 
 def _cases(targets: Sequence[Target], checks: Sequence[Check], told: Told) -> list[Case]:
     counts: Counter[str] = Counter()
+    verdicts: Counter[tuple[str, ...]] = Counter()
     cases = []
     for target in targets:
-        place = counts[target.name]
         name = _QUALIFIER.sub("", target.name)
         label = f"{name}-{kinds(target.spaces).replace('/', '-')}"
-        counts.update((target.name, label))
+        counts[label] += 1
         unique = label if counts[label] == 1 else f"{label}{counts[label]}"
-        cases += [
-            Case(f"{unique}-{check.code}-{check.name}", target, check, told)
-            for check in checks
-            if place < check.most_pairs(is_wrapped=target.is_wrapped)
-        ]
+        for check in checks:
+            verdict = (target.name, check.code, likeness_of(target.spaces, check.scope))
+            if verdicts[verdict] < check.most_verdicts(is_wrapped=target.is_wrapped):
+                verdicts[verdict] += 1
+                cases.append(Case(f"{unique}-{check.code}-{check.name}", target, check, told))
     return cases
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from puffer_policies.assembly.fit import misfits, require_stack
+from puffer_policies.checks.model import Scope
 from puffer_policies.errors import BuildError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.records import Capabilities, PolicyRecord, WrapperRecord
@@ -68,6 +69,15 @@ def wrappers_for(record: PolicyRecord, registry: Registry) -> list[str]:
 def kinds(pair: Spaces) -> str:
     """Return the kinds of a pair of spaces, such as ``image/discrete``."""
     return f"{observation_kind(pair.observation)}/{action_layout(pair.action).kind}"
+
+
+def likeness_of(pair: Spaces, scope: Scope) -> str:
+    """Return what pairs of spaces share where one verdict of a check of `scope` is that of all."""
+    if scope is Scope.SPACES:
+        return repr(pair)
+    if scope is Scope.OBSERVATIONS:
+        return f"{pair.observation!r} {action_layout(pair.action).is_continuous}"
+    return ""
 
 
 def _observations(capabilities: Capabilities) -> list[Space]:

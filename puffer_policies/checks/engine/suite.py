@@ -12,6 +12,7 @@ from typing import TypeVar
 from puffer_policies.checks import promises
 from puffer_policies.checks.engine.causes import Causes
 from puffer_policies.checks.engine.isolation import TIME_LIMIT, run_here, run_isolated
+from puffer_policies.checks.engine.matrix import likeness_of
 from puffer_policies.checks.engine.runner import EXPECTED, error_result, in_place_of, not_judged
 from puffer_policies.checks.engine.targets import Target
 from puffer_policies.checks.model import (
@@ -20,6 +21,7 @@ from puffer_policies.checks.model import (
     ExpectedFailures,
     Level,
     Result,
+    Scope,
     Status,
     Tier,
     by_code,
@@ -138,7 +140,7 @@ def run_suite(
     """Run checks on targets one after the other, and yield each result as it comes.
 
     A check that says the same for all spaces, or for many, runs on the first pairs of each policy
-    that it applies to (`Check.most_pairs`). Whether a policy runs is tried before any other dynamic
+    that it applies to (`Check.scope`). Whether a policy runs is tried before any other dynamic
     check, selected or not. Results of one cause have one name of it.
 
     Args:
@@ -150,7 +152,8 @@ def run_suite(
         causes: those of earlier runs, if results are to be held against them.
     """
     run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
-    verdicts: Counter[tuple[str, str]] = Counter()
+    verdicts: Counter[tuple[str, ...]] = Counter()
+    scopes = {check.code: check.scope for check in checks}
     bad: set[str] = set()
     causes = Causes() if causes is None else causes
     causes.learn(checks)
@@ -161,7 +164,8 @@ def run_suite(
         trials = _with_trial(target, remaining, partial(run, expected=expected))
         for result in map(causes.named, trials) if remaining else ():
             if result.status is not Status.SKIPPED:
-                verdicts[target.name, result.code] += 1
+                likeness = likeness_of(target.spaces, scopes.get(result.code, Scope.SPACES))
+                verdicts.update([(target.name, result.code), (target.name, result.code, likeness)])
             if result.status in BAD:
                 bad.add(target.name)
             yield result
@@ -215,12 +219,14 @@ def _run(
 
 
 def _is_settled(
-    check: Check, target: Target, verdicts: Counter[tuple[str, str]], bad: set[str]
+    check: Check, target: Target, verdicts: Counter[tuple[str, ...]], bad: set[str]
 ) -> bool:
     """Whether earlier targets have told all that `check` can tell of this one."""
     if target.group:
         return target.group in bad or verdicts[target.group, check.code] > 0
-    return verdicts[target.name, check.code] >= check.most_pairs(is_wrapped=target.is_wrapped)
+    likeness = likeness_of(target.spaces, check.scope)
+    most = check.most_verdicts(is_wrapped=target.is_wrapped)
+    return verdicts[target.name, check.code, likeness] >= most
 
 
 _SETTLED = "its verdict does not depend on these spaces, and it ran on others"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.assembly.fit import misfits
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Tier, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, Tier, check
 from puffer_policies.checks.probes.construction import (
     needs_constructor,
     policy_or_skip,
@@ -92,6 +92,7 @@ def has_the_members(subject: Subject) -> None:
     why="A wrapper puts a core of width hidden_size between the two; a lie about it surfaces as a "
     "matrix multiplication deep inside.",
     fix="Set self.hidden_size to the width of the encoder's output.",
+    scope=Scope.OBSERVATIONS,
 )
 def widths_agree(subject: Subject) -> None:
     """Probe both halves. In a recurrent policy the core's input may have another width."""
@@ -141,7 +142,7 @@ def modules_registered(subject: Subject) -> None:
     "the update scores what the rollout did.",
     fix="Read sizes from the spaces instead of LazyLinear; build no layer in a forward pass, and "
     "bound a weight where it is used, not in place.",
-    few=True,
+    scope=Scope.MODULES,
     level=Level.ERROR,
 )
 def parameters_there_at_once(subject: Subject) -> None:
@@ -233,7 +234,7 @@ def arguments_mean_something(subject: Subject) -> None:
     fix="Draw initial weights from torch's global generator without seeding it; leave printing, "
     "files and settings to the caller.",
     tier=Tier.STATIC,
-    few=True,
+    scope=Scope.MODULES,
 )
 def building_is_pure(subject: Subject) -> None:
     """Build under watch, in an empty directory."""
@@ -266,7 +267,7 @@ def building_is_pure(subject: Subject) -> None:
     "rollout draw the same actions; one that sets a flag or prints changes what others run.",
     fix="Draw from the global generator without seeding it; set flags where the program starts, "
     "and log from there.",
-    few=True,
+    scope=Scope.MODULES,
     needs=("R6",),
 )
 def passes_are_pure(subject: Subject) -> None:

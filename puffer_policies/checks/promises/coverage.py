@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces as gym
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, check
+from puffer_policies.checks.model import CheckFailed, Scope, check
 from puffer_policies.checks.probes.construction import constructor, rebuild
 from puffer_policies.checks.probes.edges import bounds_of
 from puffer_policies.checks.probes.outputs import numbers
@@ -59,6 +59,7 @@ TRIES = 6
     fix="Read the whole observation; scale by finite bounds only. What is left out on purpose is "
     'declared: {"unread": ["where.2", "inside.*"]}.',
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def every_number_matters(subject: Subject) -> None:
     """Exchange one number after the other between two observations, and look for a change."""

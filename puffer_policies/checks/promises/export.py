@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.construction import needs_constructor
 from puffer_policies.checks.probes.outputs import numbers, tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -64,7 +64,7 @@ class _Step(nn.Module):
     why="A deployed policy whose memory is frozen in the graph, or never reset, plays badly.",
     fix="Keep the step a function of observations, episode_start and state: tensors only, and no "
     "branch on torch.compiler.is_exporting().",
-    once=True,
+    scope=Scope.POLICY,
     needs=("R6",),
 )
 def export_parity(subject: Subject) -> None:
@@ -112,7 +112,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     "works on one machine only. An env that the policy keeps is copied with it, or can't be.",
     fix="Hold no lambdas, locks, open files or envs, only the spaces or sizes that are needed; "
     "write torch.zeros(..., device=x.device); keep fixed tensors as buffers.",
-    few=True,
+    scope=Scope.MODULES,
     needs=("B4", "B5", "R6"),
 )
 def copies_and_devices(subject: Subject) -> None:
@@ -227,7 +227,7 @@ def _require_one_device(subject: Subject, policy: nn.Module) -> None:
     "than without.",
     fix="Branch on shapes only, keep no changing Python numbers on the module, and do not treat "
     "torch.compiler.is_compiling() as another policy.",
-    once=True,
+    scope=Scope.POLICY,
     needs=("R6",),
 )
 def compile_parity(subject: Subject) -> str:

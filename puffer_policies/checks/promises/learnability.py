@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
 from puffer_policies.checks.probes.outputs import describe, is_choices, tensors_of
 from puffer_policies.checks.probes.snippets import example
@@ -90,7 +90,7 @@ def needs_first_weights(subject: Subject) -> str:
     "the first policy is far from uniform.",
     fix="Initialize only the wrapper's own layers.",
     applies=needs_first_weights,
-    few=True,
+    scope=Scope.MODULES,
 )
 def init_survives_wrapping(subject: Subject) -> None:
     """Build while watching what is put into what, then measure what is declared."""
@@ -452,7 +452,7 @@ def _require_every_scale(subject: Subject, policy: nn.Module) -> None:
     fix="Give logits, means and values as a layer makes them, without softmax, tanh or ReLU; scale "
     "a tanh to the middle and half the width of the Box; a head for each choice. What is bounded "
     'on purpose is declared: {"bounded": ["values"]}, "actions" or "choices".',
-    few=True,
+    scope=Scope.MODULES,
     level=Level.ERROR,
     needs=("S2", "S8", "R6"),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import select, to_double
@@ -56,6 +56,7 @@ DRIVE = 200.0
     why="A NaN that is turned into an ordinary action hides a broken sensor or a diverged run.",
     fix="Drop nan_to_num and its like; raise with the name of the layer, or let the NaN through.",
     needs=("S8", "R6"),
+    scope=Scope.OBSERVATIONS,
 )
 def nan_stays_visible(subject: Subject) -> None:
     """Poison the first row of each observation leaf, then each weight.
@@ -173,6 +174,7 @@ def _poison_example(where: str) -> str:
     "epsilon to what divides, give attention over nothing an answer, and subtract the start of a "
     "Discrete.",
     needs=("S2", "R6"),
+    scope=Scope.OBSERVATIONS,
 )
 def finite_at_extremes(subject: Subject) -> None:
     """Run and differentiate at the edges of the space, then over T = 1024 if there is memory."""
@@ -348,6 +350,7 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
     fix="Use a stable formula (centered variance, log-space sums), and leave precision to callers; "
     'or declare {"half_precision": "why"}.',
     needs=("S2", "S8", "R6"),
+    scope=Scope.OBSERVATIONS,
 )
 def float32_near_float64(subject: Subject) -> None:
     """Run a sequence in both precisions."""

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.construction import needs_spaces_only, rebuild
 from puffer_policies.checks.probes.outputs import tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -75,6 +75,7 @@ TINY = 5
     "the losses into float64 (DLR-RM/stable-baselines3#675).",
     fix="Cast where features enter: observations.to(self.encoder.weight.dtype).",
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def dtypes_cast(subject: Subject) -> None:
     """Run the same numbers in both dtypes."""
@@ -119,6 +120,7 @@ def _require_float32(subject: Subject, policy: nn.Module, observations: Any) -> 
     fix="Use reshape instead of view, and no operation that ends in an underscore on inputs; get "
     "from a dict, never pop, and write new entries into a dict of your own.",
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def inputs_left_alone(subject: Subject) -> None:
     """Run on strided copies, and compare what was passed before and after."""
@@ -242,6 +244,7 @@ def reads_pixels(subject: Subject) -> str:
     "building.",
     applies=reads_pixels,
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def pixels_read_right(subject: Subject) -> None:
     """Give constant images, gradients and rising shades, then build for tiny images.
@@ -464,6 +467,7 @@ def has_keys(subject: Subject) -> str:
     fix="Concatenate in sorted order of keys, at construction and in every pass.",
     applies=has_keys,
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def key_order_free(subject: Subject) -> None:
     """Reverse the keys of observations, then those of the space that the policy is built for."""

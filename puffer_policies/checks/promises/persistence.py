@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from puffer_policies.assembly.checkpoint import load_policy, load_weights, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.header import read_header
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
 from puffer_policies.checks.probes.fresh_process import CannotRebuild, outputs_of_new_process
 from puffer_policies.checks.probes.rollouts import (
@@ -48,7 +48,7 @@ UPDATES = 2
     why="A policy evaluated in another mode than it was trained in is another policy.",
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
     "Never call train() or eval() inside forward.",
-    few=True,
+    scope=Scope.MODULES,
     needs=("S5", "R6"),
 )
 def modes_do_not_matter(subject: Subject) -> None:
@@ -101,7 +101,7 @@ def _require_constant(policy: nn.Module, before: dict[str, Tensor]) -> None:
     "when the process ends.",
     fix="Keep what outputs depend on in parameters, persistent buffers, and the constructor's "
     "plain arguments.",
-    once=True,
+    scope=Scope.POLICY,
     needs=("R6", "P3"),
 )
 def survives_a_fresh_process(subject: Subject) -> str | None:
@@ -140,7 +140,7 @@ def needs_registered_name(subject: Subject) -> str:
     fix="Leave the attribute `spec` to get_policy, which puts it there; a module around a "
     "policy must not hand on the inner one's.",
     applies=needs_registered_name,
-    few=True,
+    scope=Scope.MODULES,
 )
 def absent_plugin_is_named(subject: Subject) -> None:
     """Save it, and load it with an empty registry."""
@@ -195,7 +195,7 @@ def _require_own_spec(subject: Subject, policy: nn.Module, spec: PolicySpec) -> 
     "before every key; a policy that rewrites keys loses weights.",
     fix="Rename no keys in state_dict or load hooks, or honor their `prefix` and change the start "
     "of a key only.",
-    few=True,
+    scope=Scope.MODULES,
     needs=("R6",),
 )
 def prefixes_are_harmless(subject: Subject) -> None:
@@ -252,7 +252,7 @@ def _require_equal(actual: Mapping[str, Any], expected: Mapping[str, Any], where
     "is a layer that was never loaded.",
     fix="Leave state_dict and load_state_dict to nn.Module, keep plain tensors in them, and share "
     "modules instead of parameters (or declare {'tied': [names]}).",
-    few=True,
+    scope=Scope.MODULES,
 )
 def strict_state_dict(subject: Subject) -> None:
     """Load what it saves into another, with a key more and a key less, and look for twins."""
@@ -310,7 +310,7 @@ def _through_bytes(data: Any) -> Any:
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, those of update_statistics included, "
     "and register parameters in one order.",
-    few=True,
+    scope=Scope.MODULES,
     needs=("S2", "R6"),
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:

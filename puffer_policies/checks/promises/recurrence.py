@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.outputs import numbers, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
@@ -87,7 +87,7 @@ def _stack(subject: Subject) -> Subject:
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
     "forward; forward sees the past only, and row b at time t is b*T + t.",
     applies=needs_memory_around,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6"),
 )
 def step_equals_sequence(subject: Subject) -> None:
@@ -146,7 +146,7 @@ def _both_paths(batch: int, steps: int) -> str:
     fix="Zero the rows of the state where episode_start is true before the step, at every step of "
     "the sequence and for every row alone.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6", "R1"),
 )
 def step_equals_sequence_with_resets(subject: Subject) -> None:
@@ -189,7 +189,7 @@ def _patterns(subject: Subject) -> dict[str, Tensor]:
     fix="Where state['episode_start'] is true replace every tensor of that row by its initial "
     "value before the step; keep the other rows.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S5", "R6"),
 )
 def reset_forgets(subject: Subject) -> None:
@@ -230,7 +230,7 @@ def reset_forgets(subject: Subject) -> None:
     "and the last step of an episode is forgotten.",
     fix="Reset, then step: episode_start[t] belongs to observation t, and is done[t-1].",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6"),
 )
 def reset_on_time(subject: Subject) -> None:
@@ -289,7 +289,7 @@ def _require_first_remembered(subject: Subject, policy: nn.Module, starts: Tenso
     fix="Let forward begin from the tensors in `state`, and write a step's result as new tensors "
     "into the dict, never into the old ones; run steps under no_grad, not inference_mode.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6", "R1"),
 )
 def replay_from_stored_state(subject: Subject) -> None:
@@ -388,7 +388,7 @@ def _is_equal(one: Any, other: Any) -> bool:
     "the graph of the last segment breaks replay, evaluation and memory.",
     fix="Keep nothing on self between calls. initial_state(batch_size, device) returns a dict of "
     "tensors (B, ...) on that device; write tensors of the same form into `state`, detached.",
-    few=True,
+    scope=Scope.MODULES,
 )
 def state_is_explicit(subject: Subject) -> None:
     """Look at the initial state, at that after steps and after forward, and at repeated calls."""
@@ -637,7 +637,7 @@ def _require_detached(subject: Subject, policy: nn.Module) -> None:
     fix="Put the batch first in every tensor, and transpose for layers-first kernels: reshape "
     "mixes rows.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6"),
 )
 def state_has_rows(subject: Subject) -> None:
@@ -674,7 +674,7 @@ def state_has_rows(subject: Subject) -> None:
     fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "
     "to a dict, a tensor or another module. A wrapper passes `state` to what it holds.",
     applies=needs_memory_around,
-    few=True,
+    scope=Scope.MODULES,
     needs=("R6",),
 )
 def state_through_wrappers(subject: Subject) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.checks.probes.rollouts import (
@@ -46,7 +46,7 @@ EXTRA_ROWS = 3
     "nothing.",
     fix="Decode from the memory's output, and detach the state between sequences only.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S2", "R6"),
 )
 def memory_is_used(subject: Subject) -> None:
@@ -114,7 +114,7 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
     why="Attention and windows that look across the boundary mix episodes in training only.",
     fix="Mask every pair of steps with a start between them, and drop the carried memory there.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6", "R2", "R3", "R4"),
 )
 def no_look_across_episodes(subject: Subject) -> None:
@@ -154,7 +154,7 @@ def require_forgotten(one: Tensor, two: Tensor, path: str) -> None:
     fix="Let a step see its past only, mask padding in norms and attention, and undo any sorting "
     "of rows.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S4", "S5", "R6", "R1"),
 )
 def padding_is_inert(subject: Subject) -> None:
@@ -233,7 +233,7 @@ def _pad(real: Tensor, padding: Tensor, lengths: Tensor) -> Tensor:
     fix="See R1, R2 and R5; and let nothing that outputs depend on change during a rollout, "
     "such as running statistics or dropout.",
     applies=needs_memory,
-    few=True,
+    scope=Scope.MODULES,
     needs=("S2", "S4", "S5", "R6", "R1", "R2", "R4", "R5"),
 )
 def first_ratio_is_one(subject: Subject) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import fixed_actions, is_choices, tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -167,6 +167,7 @@ def _misfit(subject: Subject) -> tuple[str, str] | None:
     fix="Never squeeze or average over the batch; name the axis: squeeze(-1). Let forward and "
     "forward_eval call one function; a wrapper transforms in both.",
     needs=("R6", "S5", "S4"),
+    scope=Scope.OBSERVATIONS,
 )
 def any_batch_size(subject: Subject) -> None:
     """Run the first rows of a large batch alone, as a step and as a sequence of one step."""
@@ -234,6 +235,7 @@ def _size_failure(size: int, expected: str, actual: str) -> CheckFailed:
     fix="Merge with reshape(B*T, ...) of a (B, T, ...) tensor; transpose back what an nn.LSTM "
     "without batch_first returns.",
     needs=("R6",),
+    scope=Scope.OBSERVATIONS,
 )
 def rows_in_order(subject: Subject) -> None:
     """Change one observation, and look which outputs change."""
@@ -281,6 +283,7 @@ def _changes(reference: Tensor, changed: Tensor) -> list[int]:
     fix="Use layer norm, or declare batch statistics: declared={'train_differs': 'why'}; check the "
     "axes of recurrent and attention layers, and of positions that are added.",
     needs=("R6", "S4"),
+    scope=Scope.OBSERVATIONS,
 )
 def rows_independent(subject: Subject) -> None:
     """Change one row of a step, and one of a sequence, in both modes; then move the rows."""
