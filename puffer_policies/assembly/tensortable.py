@@ -117,8 +117,12 @@ def line_of(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> s
     return header
 
 
+FORM = "a .safetensors file, or the folder of a run that holds one"
+"""What is read where nothing else is asked for."""
+
+
 @contextmanager
-def explained(path: Path | str) -> Iterator[None]:
+def explained(path: Path | str, *, expected: str = FORM) -> Iterator[None]:
     """Turn what reading a file raises into an error that names it, and what it is instead.
 
     Raises:
@@ -129,7 +133,7 @@ def explained(path: Path | str) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be read: {error}.",
-            fix="Give a .safetensors file, or the folder of a run that holds one.",
+            fix=f"Give {expected}.",
         ) from error
     except (safetensors.SafetensorError, StructureError) as error:
         if kind := _other_kind(path):

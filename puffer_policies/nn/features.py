@@ -38,6 +38,10 @@ class Features(nn.Module):
         super().__init__()
         self.size = size
 
+    def scales(self) -> Tensor:
+        """Return (size,), by what `gymnasium.spaces.flatten`'s numbers are multiplied: here 1."""
+        return torch.ones(self.size)
+
 
 class BoxFeatures(Features):
     """A Box, flattened; pixels of an image are scaled from 0..255 to 0..1."""
@@ -53,6 +57,10 @@ class BoxFeatures(Features):
         rows = observations.reshape(len(observations), self.size)
         # The one place where a flattened image is scaled; PufferLib's Default leaves it at 0..255.
         return (rows / MAX_PIXEL).float() if self.scaled else rows.float()
+
+    def scales(self) -> Tensor:
+        """Return (size,), 1 / 255 for pixels."""
+        return torch.full((self.size,), 1 / MAX_PIXEL if self.scaled else 1.0)
 
 
 class OneHotFeatures(Features):
@@ -113,6 +121,10 @@ class DictFeatures(Features):
         # An empty part may be a dict without a tensor, which does not tell how many rows there are.
         return torch.cat([part(observations[key]) for key, part in pairs if part.size], -1)
 
+    def scales(self) -> Tensor:
+        """Return (size,), those of each part."""
+        return _scales_of(self.parts)
+
 
 class TupleFeatures(Features):
     """The features of every member side by side."""
@@ -127,6 +139,14 @@ class TupleFeatures(Features):
         require_members(observations, len(self.parts))
         pairs = zip(self.parts, observations, strict=True)
         return torch.cat([part(member) for part, member in pairs if part.size], -1)
+
+    def scales(self) -> Tensor:
+        """Return (size,), those of each member."""
+        return _scales_of(self.parts)
+
+
+def _scales_of(parts: nn.ModuleList) -> Tensor:
+    return torch.cat([torch.ones(0), *(part.scales() for part in parts)])  # type: ignore[operator]
 
 
 def _features_at(key: object, space: Any) -> Features:

@@ -39,4 +39,5 @@ class PufferNet(RecurrentPass, ActorCritic):
             actor=make_linear_head(action_layout(spaces.action), hidden_size, bias=False),
             critic=ValueHead(hidden_size, bias=False),
         )
+        self.num_layers = num_layers
         self.core = MinGRUCore(hidden_size, hidden_size, num_layers=num_layers, highway=True)

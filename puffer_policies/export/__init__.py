@@ -1,0 +1,1 @@
+"""Export: trained policies for programs that run without this package."""
