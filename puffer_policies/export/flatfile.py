@@ -169,9 +169,9 @@ def export_puffer(
         lost = int(np.count_nonzero(numbers[layout.count :]))
         if lost:
             warnings.warn(
-                f"{path} lacks the last {lost} weights of {layout.tensors[-1].name}, which count "
-                "as 0 from now on: PufferLib's files have no room for them where an action has "
-                "real numbers. complete=True keeps them.",
+                f"{path} lacks the last {lost} of the weights of {layout.tensors[-1].name}: "
+                "PufferLib's files have no room for them where actions are real numbers, and "
+                "whoever reads one takes 0 in their place. complete=True keeps them.",
                 RuntimeWarning,
                 stacklevel=2,
             )
