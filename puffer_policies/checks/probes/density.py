@@ -17,8 +17,8 @@ from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
-POINTS = 401
-"""Points of a grid over three times the range of the samples: about 20 for a standard deviation,
+POINTS = 201
+"""Points of a grid over three times the range of the samples: about 10 for a standard deviation,
 where the trapezoid rule is exact to float32 for a Gaussian."""
 
 SAMPLES = 2000

@@ -379,16 +379,16 @@ def copy_module(module: nn.Module) -> nn.Module:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block under a seed of torch and NumPy; afterwards the generators are as before."""
-    numpy_state = np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed every device, and formats a traceback each time where CUDA is
-        # not in use yet: a tenth of the suite's time. Checks draw on the CPU.
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
+    # torch.manual_seed would seed every device, and formats a traceback each time where CUDA is not
+    # in use yet: a tenth of the suite's time. Checks draw on the CPU.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
 
 
 def _within(leaf: Tensor, played: np.ndarray) -> Tensor:
