@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +15,7 @@ from environments import make_environment, write_commands
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"(?:#|;) (\S+\.(?:py|ini|toml))\n")
+FILE_NAME = re.compile(r"(?:#|;|//) (\S+\.(?:py|ini|toml|c))\n")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -68,6 +69,8 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 @pytest.mark.trainer
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_runs(page, variables, forks, tmp_path):
+    if "$ cc " in page.read_text() and shutil.which("cc") is None:
+        pytest.skip("no C compiler: there is no cc")
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
     environ = {**variables, "PYTHONPATH": str(tmp_path)}

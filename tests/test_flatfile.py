@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from gymnasium import spaces
 from specimens import ACTIONS, OBSERVATIONS, VECTOR, observation_batch
 
 from puffer_policies import Spaces, get_policy
-from puffer_policies.assembly.checkpoint import load_policy, save_checkpoint
+from puffer_policies.assembly.checkpoint import load_policy, read_checkpoint, save_checkpoint
 from puffer_policies.errors import BuildError, CheckpointError, IncompatibleSpace
 from puffer_policies.export.flatfile import export_puffer, flat_layout, read_puffer
 from puffer_policies.zoo.puffer import PufferNet
@@ -213,3 +216,20 @@ def test_a_width_of_which_pufferlib_loses_too_much_is_refused(tmp_path: Path) ->
         export_puffer(policy, tmp_path / "w.bin")
     path = export_puffer(policy, tmp_path / "w.bin", complete=True)
     assert read_puffer(path, env, hidden_size=5, num_layers=2) is not None
+
+
+def test_the_command_line_makes_a_checkpoint(tmp_path: Path, capsys: Any) -> None:
+    env = "CartPole-v1"
+    policy = get_policy("ActionMaskWrapper(PufferNet)", env, **SMALL)
+    path = export_puffer(policy, tmp_path / "w.bin", alignment=4)
+    flags = ["--env", env, "--hidden-size", "16", "--num-layers", "2", "--float"]
+    code, output, _ = run(capsys, "import", str(path), *flags, "--masked", "--json")
+    saved = json.loads(output)
+    assert (code, saved["path"]) == (0, str(tmp_path / "w.safetensors"))
+    checkpoint = read_checkpoint(saved["path"])
+    assert checkpoint.header.config["env_name"] == env
+    weights = checkpoint.build_policy(env).state_dict()
+    assert all(torch.equal(weights[name], each) for name, each in policy.state_dict().items())
+    code, _, error = run(capsys, "import", str(path), "--env", env, "-o", str(tmp_path / "other"))
+    assert (code, "hidden_size=16, num_layers=2 would have as many" in error) == (2, True)
+    assert not (tmp_path / "other").exists()

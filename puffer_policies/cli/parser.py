@@ -44,6 +44,7 @@ VERBS = {
     "show-config": "print a config with every value filled in, as TOML",
     "train": "train a policy on an environment",
     "eval": "play episodes with a trained policy",
+    "import": "make a checkpoint of PufferLib 5's file of weights",
     "inspect": "show what a checkpoint holds, and whether it still answers as it did",
     "plot": "plot the learning curves of runs",
     "compare": "train several policies on one environment",
@@ -58,7 +59,8 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 IMPORTING = (
-    *("list", "show", "check", "show-config", "train", "eval", "inspect", "compare", "sweep"),
+    *("list", "show", "check", "show-config", "train", "eval", "import", "inspect"),
+    *("compare", "sweep"),
 )
 """The verbs that take ``--import``."""
 
