@@ -9,7 +9,7 @@ RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
 EXTRAS := train,hub,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
-PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory)
+PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory pretrained)
 
 export OMP_NUM_THREADS ?= 1
 # Without bytecode every process that a test starts would compile the package anew.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         set_default_registry,
     )
     from puffer_policies.registry.specs import PolicySpec, WrapperSpec
+    from puffer_policies.runs.share import push_to_hub
     from puffer_policies.spaces import Spaces
 
 # The docs and plug-ins import these names from here; their modules may move.
@@ -45,6 +46,7 @@ _HOMES = {
     "list_policies": "registry",
     "list_wrappers": "registry",
     "load_policy": "assembly.checkpoint",
+    "push_to_hub": "runs.share",
     "register_policy": "registry",
     "register_wrapper": "registry",
     "save_checkpoint": "assembly.checkpoint",
@@ -67,6 +69,7 @@ __all__ = [
     "list_policies",
     "list_wrappers",
     "load_policy",
+    "push_to_hub",
     "register_policy",
     "register_wrapper",
     "save_checkpoint",

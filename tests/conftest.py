@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium
 import pytest
 from fork_server import ForkServer
+from hub_server import serving
 from packaging.version import Version
 
 from puffer_policies.registry import set_default_registry
@@ -66,6 +67,19 @@ def forks():
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Serve an empty Hub, whose files are kept in a cache of this test."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        yield server
 
 
 def pytest_report_header() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from commands import run
 from gymnasium import spaces as gym
-from hub_server import TOKEN, serving
+from hub_server import TOKEN
 
 from puffer_policies import load_policy
 from puffer_policies.assembly.checkpoint import save_checkpoint
@@ -30,19 +29,6 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("policy") / "m.safetensors"
     policy = get_policy("Default(hidden_size=8)", SPACES)
     return save_checkpoint(path, policy, env=SPACES).read_bytes()
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """Serve an empty Hub, whose files are kept in a cache of this test."""
-    constants = importlib.import_module("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with serving() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.address)
-        yield server
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import stat
 import struct
@@ -28,6 +29,8 @@ from puffer_policies.structure import (
 
 LENGTH = "<Q"
 """The first bytes of the file: how long the table is that follows."""
+_ALIGNMENT = 8
+"""Bytes at whose multiples the tensors begin, as safetensors writes them."""
 MAX_HEADER = 2**26
 """Bytes of that table; a run's is rarely longer than a thousandth of it."""
 
@@ -100,6 +103,17 @@ def entries_of(data: bytes) -> dict[str, Any]:
     text = data[start : start + length].decode("utf-8", errors="replace")
     entries: dict[str, Any] = read_json(text, _ENTRIES)
     return entries
+
+
+def with_line(data: bytes, line: str, *, key: str) -> bytes:
+    """Return the bytes of a safetensors file with another line of JSON under `key`."""
+    table = entries_of(data)
+    start = struct.calcsize(LENGTH)
+    (length,) = struct.unpack_from(LENGTH, data)
+    table["__metadata__"] = {**table.get("__metadata__", {}), key: line}
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack(LENGTH, len(text)) + text + data[start + length :]
 
 
 def line_of(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> str:

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, location_of
 from puffer_policies.cli.main import FAILED
 from puffer_policies.cli.numbers import count, seed
 from puffer_policies.cli.output import print_fields, print_json
@@ -17,9 +18,7 @@ from puffer_policies.streams import write_note
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint, and how it plays."""
     as_in_training = "(default: as in the run's final evaluation)"
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or the folder of a run"
-    )
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--episodes", type=count, metavar="N", help=f"episodes to play {as_in_training}"
     )
@@ -36,11 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stochastic",
         action="store_true",
         help="sample the actions, instead of taking the most likely one",
-    )
-    parser.add_argument(
-        "--best",
-        action="store_true",
-        help="play with the run's best checkpoint instead of its last one",
     )
     parser.add_argument(
         "--video", type=text, metavar="FILE", help="also record a video, as .mp4 or .gif"
@@ -66,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         # Pictures need no screen; without one SDL, with which gymnasium draws, complains.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     trained = load_trained_policy(
-        options.checkpoint, overrides=_overrides(options), best=options.best
+        location_of(options), overrides=_overrides(options), best=options.best
     )
     policy, config = trained.policy, trained.config
     progress = Progress(config.train.total_timesteps, config.base.env_name, write_note)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, location_of
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import short
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file, and whether the policy is built."""
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or the folder of a run"
-    )
-    parser.add_argument(
-        "--best", action="store_true", help="the run's best checkpoint instead of its last one"
-    )
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -46,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header, installed_version
     from puffer_policies.assembly.tensortable import read_table
 
-    path = checkpoint_of(options.checkpoint, best=options.best)
+    path = checkpoint_of(location_of(options), best=options.best)
     line, tensors = read_table(path, key=METADATA_KEY)
     header = Header.from_json(line, path)
     weights = {name: each for name, each in tensors.items() if not name.startswith(GOLDEN)}

@@ -1,21 +1,23 @@
-"""The verb list: the names that are installed, and with --fits those that fit an environment."""
+"""The verb list: installed names, those that fit an environment, and pretrained policies."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puffer_policies.cli.output import print_json, print_table, terminal_width
 from puffer_policies.cli.parser import text
+from puffer_policies.errors import PolicyError
 from puffer_policies.registry import Registry, default_registry
-from puffer_policies.registry.explain import package
+from puffer_policies.registry.explain import OWN_PRETRAINED, package, source_text
 from puffer_policies.registry.names import BUILTIN, matches
 from puffer_policies.registry.records import EnvModule, PolicyRecord, Record, WrapperRecord
 from puffer_policies.streams import write
 
 if TYPE_CHECKING:
     from puffer_policies.assembly.fit import Fit
+    from puffer_policies.runs.model_card import ModelCard
 
 WIDE = 160
 """Columns of a terminal from which on every column of the table has room."""
@@ -30,11 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="names to list, such as '*Conv*' (default: all)",
     )
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
         "--fits",
         type=text,
         metavar="ENV",
         help="list which policies fit this environment, and why the others do not",
+    )
+    kind.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="list the trained policies that installed packages bring",
     )
     parser.add_argument(
         "--source",
@@ -45,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the names that match."""
-    if options.fits is None:
+    if options.pretrained:
+        from puffer_policies.runs.model_card import pretrained_cards  # needs gymnasium
+
+        _list_pretrained(options, pretrained_cards(default_registry(), options.pattern))
+    elif options.fits is None:
         _list_names(options, default_registry())
     else:
         from puffer_policies.assembly.fit import fits  # needs gymnasium
@@ -96,6 +108,41 @@ def _list_fits(options: argparse.Namespace, fits: list[Fit]) -> None:
     fits.sort(key=lambda fit: not fit.fits)
     rows = [(fit.name, "yes" if fit.fits else "no", "; ".join(fit.reasons)) for fit in fits]
     print_table(f"Policies for {options.fits}", ("name", "fits", "why not"), rows)
+
+
+def _list_pretrained(
+    options: argparse.Namespace, cards: Mapping[str, ModelCard | PolicyError]
+) -> None:
+    if options.json:
+        print_json([{"name": name, **_pretrained_data(card)} for name, card in cards.items()])
+    elif cards:
+        columns = ("name", "env", "policy", "return", "weights", "package")
+        rows = [(name, *_pretrained_cells(card)) for name, card in cards.items()]
+        print_table("Pretrained policies", columns, rows)
+    else:
+        write(f"Nothing matches {options.pattern!r}.")
+        write(source_text(OWN_PRETRAINED))
+
+
+def _pretrained_data(card: ModelCard | PolicyError) -> dict[str, Any]:
+    if isinstance(card, PolicyError):
+        return {"error": str(card)}
+    return {
+        "env": card.env,
+        "policy": str(card.header.spec),
+        "evaluation": card.evaluation,
+        "training": dict(card.header.training),
+        "weights": card.weights,
+        "package": card.packages[0],
+    }
+
+
+def _pretrained_cells(card: ModelCard | PolicyError) -> tuple[str, ...]:
+    if isinstance(card, PolicyError):
+        return "", card.problem, "", "", ""
+    results = card.evaluation
+    mean = f"{results['mean']:,.2f} ± {results['std']:,.2f}" if results else ""
+    return card.env, card.policy, mean, f"{card.weights:,}", card.packages[0]
 
 
 def _print_records(records: dict[str, Record], *, source: bool) -> None:

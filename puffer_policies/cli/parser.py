@@ -35,7 +35,7 @@ from puffer_policies.streams import (
 )
 
 VERBS = {
-    "list": "list policies, wrappers and presets",
+    "list": "list policies, wrappers and presets, or pretrained policies",
     "show": "show all that is known about a name",
     "why": "explain what a name refers to, or why it refers to nothing",
     "doctor": "import every plug-in and report problems",
@@ -46,6 +46,8 @@ VERBS = {
     "eval": "play episodes with a trained policy",
     "import": "make a checkpoint of PufferLib 5's file of weights",
     "inspect": "show what a checkpoint holds, and whether it still answers as it did",
+    "card": "write the model card of a checkpoint",
+    "push": "share a checkpoint and its card on the Hugging Face Hub",
     "plot": "plot the learning curves of runs",
     "compare": "train several policies on one environment",
     "sweep": "search for good hyperparameters",
@@ -59,8 +61,8 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 IMPORTING = (
-    *("list", "show", "check", "show-config", "train", "eval", "import", "inspect"),
-    *("compare", "sweep"),
+    *("list", "show", "check", "show-config", "train", "eval", "import", "inspect", "card"),
+    *("push", "compare", "sweep"),
 )
 """The verbs that take ``--import``."""
 

@@ -157,14 +157,15 @@ def pretrained_error(name: str, records: Sequence[Pretrained]) -> PolicyError:
             f"{name!r} is brought by {len(rivals)} installed packages: {', '.join(rivals)}.",
             fix=f"Use {rivals[0]!r}.",
         )
-    problem = f"No installed package brings a pretrained policy {name!r}."
-    distribution, _ = split_name(name)
-    owners = {each.provenance.distribution for each in records}
-    if (distribution or OWN_PRETRAINED) not in owners:
-        return PolicyNotFound(problem, fix=source_text(distribution or OWN_PRETRAINED))
     names = [*(each.name for each in records), *(each.qualified_name for each in records)]
-    hint = did_you_mean(name, names)
-    return PolicyNotFound(problem, fix=hint or "'puffer-policies list --pretrained' lists them.")
+    owner = split_name(name)[0] or OWN_PRETRAINED
+    fix = did_you_mean(name, names)
+    if not fix and owner not in {each.provenance.distribution for each in records}:
+        fix = source_text(owner)
+    return PolicyNotFound(
+        f"No installed package brings a pretrained policy {name!r}.",
+        fix=fix or "'puffer-policies list --pretrained' lists them.",
+    )
 
 
 def env_explanation(env: EnvModule) -> Explanation:

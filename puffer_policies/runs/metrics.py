@@ -10,16 +10,60 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
 from puffer_policies.config.config import Config
-from puffer_policies.errors import ConfigError, MissingDependency, TrainingError
-from puffer_policies.files import METRICS
+from puffer_policies.errors import CheckpointError, ConfigError, MissingDependency, TrainingError
+from puffer_policies.files import METRICS, contents_hint
 from puffer_policies.optional import import_optional
 from puffer_policies.streams import json_text
+from puffer_policies.structure import (
+    Integer,
+    MapOf,
+    Number,
+    Plain,
+    StructureError,
+    Table,
+    read_json,
+)
 from puffer_policies.vector.faults import FAULTS, first_line, report_failure
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+
+_LINE = MapOf(Plain(depth=5))
+_UPDATE = Table({"SPS": Number(1e-6, 1e15), "agent_steps": Integer(0)}, others=Plain(depth=5))
+"""What a run writes of an update, besides its metrics."""
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics: one for each update, and others for how it ended.
+
+    Raises:
+        CheckpointError: there are none, or a line is damaged; one that a kill has torn is left out.
+    """
+    path = folder / METRICS
+    try:
+        *whole, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"{folder} holds no {METRICS}.", fix=contents_hint(folder)) from error
+    lines = []
+    for number, line in enumerate([*whole, last], start=1):
+        try:
+            # Bytes that are not UTF-8 are not JSON either, wherever text may not stand.
+            data = read_json(line.decode(errors="replace"), _LINE) if line else {}
+            if "SPS" in data:
+                _UPDATE.check(data, "")
+        except StructureError as error:
+            if number > len(whole):
+                break  # a kill has torn the line, whose end is missing
+            raise CheckpointError(
+                f"{path} is damaged: line {number}: {error}.",
+                fix="Remove the line, or use another copy of the run.",
+            ) from error
+        if data:
+            lines.append(data)
+    return lines
 
 
 class MetricsLog:

@@ -11,18 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from puffer_policies.config.load import load_run_config
-from puffer_policies.errors import CheckpointError, ConfigError, did_you_mean
-from puffer_policies.files import METRICS, contents_hint, user_path
+from puffer_policies.errors import ConfigError, did_you_mean
+from puffer_policies.files import user_path
+from puffer_policies.runs.metrics import read_metrics
 from puffer_policies.runs.statistics import interval_kind, mean_band, mean_text
-from puffer_policies.structure import (
-    Integer,
-    MapOf,
-    Number,
-    Plain,
-    StructureError,
-    Table,
-    read_json,
-)
 
 Axis = Literal["steps", "seconds"]
 
@@ -100,7 +92,7 @@ def read_curve(folder: Path | str, *, metric: str = RETURN, x: Axis = "steps") -
         ConfigError: the run has no such metric.
     """
     folder = user_path(folder)
-    lines = _lines(folder)
+    lines = [line for line in read_metrics(folder) if "SPS" in line]
     points = _points(lines, metric, x)
     if not points:
         raise _no_metric(folder, lines, metric)
@@ -139,37 +131,6 @@ def labels_of(curves: Sequence[Curve], *, by: str = "config") -> list[str]:
         return [f"{key}={_option(curve, key)}" for curve in curves]
     differing = {env: _differing([c for c in curves if c.env == env]) for env in _envs(curves)}
     return [_label(curve, differing[curve.env]) for curve in curves]
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the metrics of each update of a run."""
-    path = folder / METRICS
-    try:
-        *whole, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise CheckpointError(f"{folder} holds no {METRICS}.", fix=contents_hint(folder)) from error
-    lines = []
-    for number, line in enumerate([*whole, last], start=1):
-        try:
-            # Bytes that are not UTF-8 are not JSON either, wherever text may not stand.
-            data = read_json(line.decode(errors="replace"), _LINE) if line else {}
-            # Other lines hold the final evaluation, or an interrupt or an error.
-            if "SPS" in data:
-                _UPDATE.check(data, "")
-                lines.append(data)
-        except StructureError as error:
-            if number > len(whole):
-                break  # a kill has torn the line, whose end is missing
-            raise CheckpointError(
-                f"{path} is damaged: line {number}: {error}.",
-                fix="Remove the line, or use another copy of the run.",
-            ) from error
-    return lines
-
-
-_LINE = MapOf(Plain(depth=5))
-_UPDATE = Table({"SPS": Number(1e-6, 1e15), "agent_steps": Integer(0)}, others=Plain(depth=5))
-"""What a run writes of an update, besides its metrics."""
 
 
 def _points(lines: Iterable[Mapping[str, Any]], metric: str, x: Axis) -> list[tuple[float, float]]:

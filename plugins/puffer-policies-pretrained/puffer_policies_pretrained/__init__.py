@@ -1,0 +1,1 @@
+"""Trained policies, each a checkpoint and its card. This file imports nothing."""

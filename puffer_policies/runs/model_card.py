@@ -1,0 +1,294 @@
+"""Model cards: what a checkpoint is and what it reaches, for people and for the Hub's pages.
+
+The form is that of the field on the Hugging Face Hub: front matter with ``library_name``, tags and
+``model-index``, whose ``mean_reward`` is the mean return of whole episodes and its deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header
+from puffer_policies.assembly.tensortable import read_table
+from puffer_policies.config.command import training_command
+from puffer_policies.config.config import Config
+from puffer_policies.errors import CheckpointError, PolicyError
+from puffer_policies.files import LATEST
+from puffer_policies.hub import SCHEME
+from puffer_policies.location import PRETRAINED
+from puffer_policies.registry import Registry
+from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, matches, split_name
+from puffer_policies.registry.packages import pretrained_path
+from puffer_policies.runs.metrics import read_metrics
+from puffer_policies.structure import (
+    BOOLEAN,
+    Integer,
+    Number,
+    Optional,
+    Plain,
+    StructureError,
+    Table,
+)
+
+LIBRARY = BUILTIN
+"""The ``library_name`` of our cards."""
+EVALUATION = "evaluation"
+"""The key under which metrics and the training of a header hold `Evaluation.to_dict`."""
+
+SEEDS = "returns_of_seeds"
+"""The key of `Header.training` for the mean return of each seed among which this is the best."""
+_LABELS = {
+    "global_step": "steps",
+    "epoch": "updates",
+    "reward_factor": "factor of rewards",
+    SEEDS: "the best of these seeds, by mean return",
+}
+"""What numbers of `Header.training` are called on a card."""
+
+_RESULTS = Table(
+    {
+        **dict.fromkeys(("mean", "std", "min", "max", "length"), Optional(Number())),
+        **dict.fromkeys(("episodes", "seed"), Integer(0)),
+        "deterministic": BOOLEAN,
+    },
+    others=Plain(),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """The facts of a card; `text` writes it."""
+
+    header: Header
+    weights: int
+    """The number of weights."""
+    evaluation: Mapping[str, Any] | None
+    """`Evaluation.to_dict`; None where none is known."""
+    location: str
+    """Where others load it from."""
+    packages: tuple[str, ...] = ()
+    """What is to be installed for that."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The files beside the card -> what they are."""
+
+    @property
+    def policy(self) -> str:
+        """The stack by bare names, such as ``LSTMWrapper(Default)``."""
+        spec = self.header.spec
+        if spec is None:
+            return "A policy"
+        text = split_name(spec.name)[1]
+        for wrapper in spec.wrappers:
+            text = f"{split_name(wrapper.name)[1]}({text})"
+        return text
+
+    @property
+    def env(self) -> str:
+        """The env's id; '' if the file does not name one."""
+        return str(self.header.config.get("env_name") or "")
+
+    def text(self) -> str:
+        """Return the card, in Markdown."""
+        parts = (*self._head(), *self._results(), *self._training(), *self._use(), *self._facts())
+        return "\n".join([*_front_matter(self), *parts, ""])
+
+    def _head(self) -> Iterator[str]:
+        yield f"\n# {self.policy}{f' on {self.env}' if self.env else ''}\n"
+        yield f"A policy of `{LIBRARY}`, whose file rebuilds it by name and runs no code."
+
+    def _results(self) -> Iterator[str]:
+        yield "\n## Results\n"
+        results = self.evaluation
+        if results is None:
+            yield "No evaluation is recorded for this checkpoint."
+            return
+        kind = "the likeliest ones" if results["deterministic"] else "sampled"
+        yield "| return | lowest, highest | mean length | episodes | their seed | actions |"
+        yield "|---|---|---|---|---|---|"
+        yield (
+            f"| {results['mean']:,.2f} ± {results['std']:,.2f} "
+            f"| {results['min']:,.2f}, {results['max']:,.2f} | {results['length']:,.1f} "
+            f"| {results['episodes']:,} | {results['seed']} | {kind} |"
+        )
+        yield "\nThe mean over whole episodes and their standard deviation, repeated by\n"
+        yield from _block("sh", [f"puffer-policies eval {self._argument()}"])
+
+    def _training(self) -> Iterator[str]:
+        yield "\n## Training\n"
+        facts = {_LABELS.get(key, key): each for key, each in self.header.training.items()}
+        facts.pop(EVALUATION, None)
+        if self.env:
+            facts = {"seed": self.header.config.get("train", {}).get("seed"), **facts}
+            whole = "config.json" in self.files
+            command = self._command() or ["puffer-policies", "train", "config.json"] * whole
+            if command:
+                yield from (*_block("sh", [shlex.join(command)]), "")
+            if whole:
+                yield "`config.json` holds every value of its config.\n"
+        yield from (f"- {key}: {_number(value)}" for key, value in facts.items())
+
+    def _command(self) -> list[str]:
+        """Return the command that trained it; [] if no command is known to do it again."""
+        try:
+            return training_command(Config.from_args(self.header.config), self.header.imports)
+        except PolicyError:  # a config of another version
+            return []
+
+    def _use(self) -> Iterator[str]:
+        yield "\n## Use\n"
+        if self.packages:
+            names = " ".join(map(shlex.quote, self.packages))
+            yield from _block("sh", [f"pip install {names}"])
+            yield ""
+        yield from _block(
+            "python",
+            [
+                "from puffer_policies import Agent",
+                "",
+                f"agent = Agent.load({json.dumps(self.location)})",
+                "action = agent.act(observation)  # after agent.reset() at an episode's start",
+            ],
+        )
+        yield "\n`load_policy` returns the `torch.nn.Module` instead."
+        if self.files:
+            yield "\n## Files\n"
+            yield from (f"- `{name}`: {text}" for name, text in self.files.items())
+
+    def _facts(self) -> Iterator[str]:
+        header = self.header
+        yield "\n## Policy\n"
+        yield f"- stack: `{header.spec or 'built by hand'}`"
+        yield f"- weights: {self.weights:,}"
+        yield f"- observations: `{header.observation_space}`"
+        yield f"- actions: `{header.action_space}`"
+        names = (f"{name} {version}".strip() for name, version in header.packages.items())
+        yield f"- saved with {', '.join(names)}"
+
+    def _argument(self) -> str:
+        """Return what follows ``eval`` on the command line."""
+        if self.location.startswith(PRETRAINED):
+            return f"--pretrained {self.location.removeprefix(PRETRAINED)}"
+        return shlex.quote(self.location)
+
+
+def read_card(path: Path, *, location: str, files: Mapping[str, str] | None = None) -> ModelCard:
+    """Return the card of a checkpoint, with the results that are recorded for it.
+
+    Args:
+        path: the file, of `checkpoint_of`.
+        location: where others load it from.
+        files: the files beside the card -> what they are.
+
+    Raises:
+        CheckpointError: the file can't be read.
+    """
+    line, tensors = read_table(path, key=METADATA_KEY)
+    header = Header.from_json(line, path)
+    return ModelCard(
+        header=header,
+        weights=sum(each.size for name, each in tensors.items() if not name.startswith(GOLDEN)),
+        evaluation=recorded_evaluation(path, header),
+        location=location,
+        packages=tuple(_packages(header, location)),
+        files=files or {},
+    )
+
+
+def pretrained_cards(registry: Registry, pattern: str = "*") -> dict[str, ModelCard | PolicyError]:
+    """Return the cards of the pretrained policies whose names match, or why one can't be read.
+
+    Each is listed once: by its bare name where that leads to it, else by the qualified one.
+    """
+    records = registry.pretrained
+    cards: dict[str, ModelCard | PolicyError] = {}
+    for name, record in records.items():
+        is_second = name != record.name and records.get(record.name) is record
+        if is_second or not matches(name, pattern):
+            continue
+        place = record.provenance
+        try:
+            card = read_card(pretrained_path(record), location=f"{PRETRAINED}{name}")
+            others = tuple(each for each in card.packages if each != place.distribution)
+            cards[name] = replace(card, packages=(place.distribution, *others))
+        except PolicyError as error:
+            cards[name] = error
+    return cards
+
+
+def recorded_evaluation(path: Path, header: Header) -> dict[str, Any] | None:
+    """Return the evaluation that is recorded for a checkpoint, or None.
+
+    It stands in the file, or is the final one of the run whose last checkpoint the file is.
+    """
+    results: Any = header.training.get(EVALUATION)
+    if results is None and path.name == LATEST:
+        try:
+            lines = read_metrics(path.parent)
+        except CheckpointError:
+            return None
+        # A run that went on afterwards has other lines behind it.
+        results = lines[-1].get(EVALUATION) if lines else None
+    try:
+        _RESULTS.check(results, EVALUATION)
+    except StructureError:
+        return None
+    # JSON has no NaN, so that results of no episode hold None.
+    return dict(results) if results and results["mean"] is not None else None
+
+
+def is_model_card(text: str) -> bool:
+    """Return whether a text is a card of ours."""
+    return (
+        text.startswith("---\n") and f"\nlibrary_name: {LIBRARY}\n" in text.partition("\n---\n")[0]
+    )
+
+
+def _packages(header: Header, location: str) -> Iterator[str]:
+    if location.startswith(SCHEME):
+        yield f"{BUILTIN}[hub]"
+    elif not location.startswith(PRETRAINED):
+        yield BUILTIN
+    others = {each.distribution for each in header.origins}
+    yield from sorted(others - {BUILTIN, *LAYER_NAMES.values()})
+
+
+def _front_matter(card: ModelCard) -> Iterator[str]:
+    # A text of JSON is one of YAML, too.
+    yield from ("---", f"library_name: {LIBRARY}", "pipeline_tag: reinforcement-learning", "tags:")
+    tags = [card.env] if card.env else []
+    tags += ["deep-reinforcement-learning", "reinforcement-learning", LIBRARY]
+    yield from (f"- {json.dumps(each)}" for each in tags)
+    if card.env and card.evaluation:
+        mean, std = card.evaluation["mean"], card.evaluation["std"]
+        yield from (
+            "model-index:",
+            f"- name: {json.dumps(card.policy)}",
+            "  results:",
+            "  - task:",
+            "      type: reinforcement-learning",
+            "      name: reinforcement-learning",
+            "    dataset:",
+            f"      name: {json.dumps(card.env)}",
+            f"      type: {json.dumps(card.env)}",
+            "    metrics:",
+            "    - type: mean_reward",
+            f"      value: {mean:.2f} +/- {std:.2f}",
+            "      name: mean_reward",
+            "      verified: false",
+        )
+    yield "---"
+
+
+def _block(language: str, lines: Iterable[str]) -> Iterator[str]:
+    yield from (f"```{language}", *lines, "```")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_number(each)}" for key, each in value.items())
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
