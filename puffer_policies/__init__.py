@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from puffer_policies.assembly.factory import get_policy
     from puffer_policies.checks import check_policy
     from puffer_policies.errors import PolicyError
+    from puffer_policies.export.api import export_policy
     from puffer_policies.hookspecs import hookimpl
     from puffer_policies.registry import (
         Registry,
@@ -41,6 +42,7 @@ _HOMES = {
     "check_policy": "checks",
     "default_registry": "registry",
     "discover": "registry",
+    "export_policy": "export.api",
     "get_policy": "assembly.factory",
     "hookimpl": "hookspecs",
     "list_policies": "registry",
@@ -64,6 +66,7 @@ __all__ = [
     "check_policy",
     "default_registry",
     "discover",
+    "export_policy",
     "get_policy",
     "hookimpl",
     "list_policies",

@@ -14,6 +14,7 @@ PolicyError
 ├── EnvError            no such environment, or one that can't be read
 ├── ConfigError         a config or registry file (with file:line) or a command-line value
 ├── CheckpointError     a checkpoint that can't be read, or does not fit
+├── ExportError         a policy that can't become a file of another runtime
 └── TrainingError       a run that can't go on (a NaN, arithmetic that does not divide)
 """
 
@@ -101,6 +102,10 @@ class ConfigError(PolicyError):
 
 class CheckpointError(PolicyError):
     """A checkpoint that can't be written, read or fitted."""
+
+
+class ExportError(PolicyError):
+    """A policy that can't be exported to a kind of file."""
 
 
 class TrainingError(PolicyError):

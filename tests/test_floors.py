@@ -149,8 +149,8 @@ def test_forward_of_a_policy_is_written_once(house):
     parts |= {name for name in house if name.startswith("puffer_policies.nn.cores.")}
     parts |= {f"puffer_policies.nn.{part}" for part in ("multi_input", "sets")}
     parts.add("puffer_policies.wrappers.frame_stack")  # gives the base's values a memory's form
-    parts.add(
-        "puffer_policies.checks.promises.export"
-    )  # what is exported is a module around a policy
+    # What is exported is a module around a policy.
+    parts.add("puffer_policies.checks.promises.export")
+    parts |= {f"puffer_policies.export.{part}" for part in ("graph", "step", "styles")}
     writers = {name for name, tree in house.items() if forwards(tree)}
     assert writers - interfaces - parts <= homes

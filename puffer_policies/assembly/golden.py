@@ -57,7 +57,7 @@ def take_sample(
         twin = copy.deepcopy(policy).cpu()
         if weights is not None:
             twin.load_state_dict(dict(weights))
-        sample = _inputs(spaces)
+        sample = sample_inputs(spaces)
         return sample | _answers(twin, spaces, sample)
     except Exception:  # a policy may raise anything; where it does not answer, there is no sample
         return {}
@@ -69,7 +69,7 @@ def deviation(policy: nn.Module, spaces: Spaces, sample: Mapping[str, Tensor]) -
     Whatever the policy raises is raised.
     """
     answers = _answers(copy.deepcopy(policy).cpu(), spaces, sample)
-    return max(_difference(answers[name], sample[name]) for name in ANSWERS)
+    return max(difference(answers[name], sample[name]) for name in ANSWERS)
 
 
 def tolerance(policy: nn.Module) -> float:
@@ -101,7 +101,7 @@ def _answers(policy: nn.Module, spaces: Spaces, sample: Mapping[str, Tensor]) ->
     return dict(zip((ACTION, *ANSWERS), columns, strict=True))
 
 
-def _inputs(spaces: Spaces) -> dict[str, Tensor]:
+def sample_inputs(spaces: Spaces) -> dict[str, Tensor]:
     """Return all that a policy may read, (R, T, ...): each takes what it knows."""
     observations = random_observations(spaces.observation, (ROWS, STEPS), seed=SEED)
     starts = torch.zeros(ROWS, STEPS, dtype=torch.bool)
@@ -129,7 +129,8 @@ def _initial_state(policy: nn.Module) -> dict[str, Any]:
     return {key: torch.zeros(ROWS, size) for key in LSTM_STATE}
 
 
-def _difference(answer: Tensor, expected: Tensor) -> float:
+def difference(answer: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, as a share of the size of what is expected, or of 1."""
     same = (answer == expected) | (answer.isnan() & expected.isnan())
     gap = (answer - expected).abs() / expected.abs().clamp(min=1)
     return float(torch.where(same, 0.0, gap.nan_to_num(torch.inf)).max())

@@ -46,6 +46,7 @@ VERBS = {
     "eval": "play episodes with a trained policy",
     "import": "make a checkpoint of PufferLib 5's file of weights",
     "inspect": "show what a checkpoint holds, and whether it still answers as it did",
+    "export": "write a trained policy as a file of another runtime, such as ONNX",
     "card": "write the model card of a checkpoint",
     "push": "share a checkpoint and its card on the Hugging Face Hub",
     "plot": "plot the learning curves of runs",
@@ -62,7 +63,7 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 IMPORTING = (
     *("list", "show", "check", "show-config", "train", "eval", "import", "inspect", "card"),
-    *("push", "compare", "sweep"),
+    *("export", "push", "compare", "sweep"),
 )
 """The verbs that take ``--import``."""
 

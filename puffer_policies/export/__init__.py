@@ -1,1 +1,1 @@
-"""Export: trained policies for programs that run without this package."""
+"""Export: trained policies as files of other runtimes, one module for each kind of file."""

@@ -19,6 +19,7 @@ from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from puffer_policies.errors import ContractError
+from puffer_policies.nn.tracing import is_exporting
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 """The constant of a Normal's log-density."""
@@ -177,8 +178,8 @@ def full_precision(values: Tensor) -> Tensor:
 def _log_softmax(logits: Tensor) -> Tensor:
     """Normalize the last axis, in float32 at least, also under autocast."""
     full = logits if logits.dtype in FULL_PRECISION else logits.float()
-    few = full.ndim == 2 and full.shape[1] <= FEW_OPTIONS
-    if few and full.is_cpu and full.shape[0] >= MANY_ROWS:
+    few = full.ndim == 2 and full.shape[1] <= FEW_OPTIONS and full.is_cpu
+    if few and not is_exporting() and full.shape[0] >= MANY_ROWS:
         return torch.log_softmax(full.t().contiguous(), 0).t()  # (n, N) -> (N, n)
     return torch.log_softmax(full, -1)
 

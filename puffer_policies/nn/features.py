@@ -54,7 +54,7 @@ class BoxFeatures(Features):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
         observations = require_shape(observations, self.shape)
-        rows = observations.reshape(len(observations), self.size)
+        rows = observations.reshape(observations.shape[0], self.size)
         # The one place where a flattened image is scaled; PufferLib's Default leaves it at 0..255.
         return (rows / MAX_PIXEL).float() if self.scaled else rows.float()
 
@@ -83,7 +83,7 @@ class OneHotFeatures(Features):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
         observations = require_shape(observations, self.shape)
-        options = observations.reshape(len(observations), self.num_choices)
+        options = observations.reshape(observations.shape[0], self.num_choices)
         if self.num_choices > 1:
             options = options.index_select(1, self.choice)  # (N, size)
         # Compared, not scattered: a number outside the space gives zeros instead of an error that
@@ -101,7 +101,7 @@ class BinaryFeatures(Features):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, size) float32."""
         observations = require_shape(observations, self.shape)
-        return observations.reshape(len(observations), self.size).float()
+        return observations.reshape(observations.shape[0], self.size).float()
 
 
 class DictFeatures(Features):

@@ -82,7 +82,7 @@ class GaussianHead(LinearHead):
 
     def logits(self, outputs: Tensor) -> Normal:
         """(N, size) -> Normal with loc and scale (N, *shape)."""
-        loc = outputs.reshape(len(outputs), *self.shape)
+        loc = outputs.reshape(outputs.shape[0], *self.shape)
         scale = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
         # Validation would read the tensors back to the host at every step.
         return Normal(loc, scale, validate_args=False)
@@ -104,7 +104,7 @@ class StateGaussianHead(LinearHead):
 
     def logits(self, outputs: Tensor) -> Normal:
         """(N, 2 * size), means before log deviations -> Normal with loc and scale (N, *shape)."""
-        both = outputs.reshape(len(outputs), 2, *self.shape)
+        both = outputs.reshape(outputs.shape[0], 2, *self.shape)
         loc, log_std = both.unbind(1)
         scale = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         return Normal(loc, scale, validate_args=False)

@@ -79,7 +79,7 @@ class ChoiceEmbedding(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *shape) of any dtype -> (N, K, D)."""
         observations = require_shape(observations, self.shape)
-        choices = observations.reshape(len(observations), self.num_choices)
+        choices = observations.reshape(observations.shape[0], self.num_choices)
         option = choices.long() - self.start  # (N, K), counted from 0
         # The last test refuses fractions, which long() would round to an option.
         valid = (option >= 0) & (option < self.counts) & (option + self.start == choices)

@@ -141,8 +141,9 @@ class RecurrentPass(nn.Module):
         """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
         state = {} if state is None else state
         hidden = self.encode_observations(observations, state)  # type: ignore[operator]  # (B, I)
-        carried = self._read_state(state, len(hidden), hidden.device)
-        starts = episode_starts(state, (len(hidden),), hidden.device)
+        rows = hidden.shape[0]  # not len(hidden), which would fix the rows of an export
+        carried = self._read_state(state, rows, hidden.device)
+        starts = episode_starts(state, (rows,), hidden.device)
         if starts is not None:
             carried = self.core.reset(carried, starts)
         hidden, carried = self.core.step(hidden, carried)  # (B, H)

@@ -125,7 +125,7 @@ class FrameStackWrapper(PolicyWrapper):
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """(B, *S) or (B, T, *S) -> logits of N rows, values (B, T): the form of a memory."""
         logits, values = super().forward(observations, state)
-        return logits, values.reshape(len(next(leaves(observations))), -1)
+        return logits, values.reshape(next(leaves(observations)).shape[0], -1)
 
     def update_statistics(self, observations: Any) -> None:
         """Update the policy inside with stacks of one frame repeated, as rows have no past here."""

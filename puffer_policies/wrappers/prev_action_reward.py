@@ -105,7 +105,8 @@ class PrevActionRewardWrapper(PolicyWrapper):
         if starts is None:
             return None
         # Inside a memory rows are B*T, and only the starts tell how many of them are one sequence.
-        batch = (len(starts), rows // max(len(starts), 1))
+        count = starts.shape[0]
+        batch = (count, 1 if rows == count else rows // max(count, 1))
         starts = episode_starts(state, batch, device)
         return None if starts is None else starts.reshape(rows)
 

@@ -61,7 +61,7 @@ def flat(space: Any, observations: Any) -> Tensor:
     if isinstance(space, gym.Tuple):
         pairs = zip(space.spaces, observations, strict=True)
         return torch.cat([flat(member, each) for member, each in pairs], -1)
-    rows = observations.reshape(len(observations), -1)
+    rows = observations.reshape(observations.shape[0], -1)
     if isinstance(space, gym.Discrete):
         return functional.one_hot(rows[:, 0].long() - int(space.start), int(space.n)).float()
     if isinstance(space, gym.MultiDiscrete):
@@ -114,7 +114,7 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor) -> Any:
         out = self.linear(hidden)
         if self.layout.is_continuous:
-            loc = out.reshape(len(hidden), *self.layout.shape)
+            loc = out.reshape(hidden.shape[0], *self.layout.shape)
             scale = self.log_std.clamp(-5.0, 2.0).exp().expand_as(loc)
             return Normal(loc, scale, validate_args=False)
         return out if self.layout.kind == "discrete" else out.split(self.sizes, -1)
@@ -208,7 +208,7 @@ class GoodLSTM(GoodMLP):
 
     def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
         hidden = self.encode_observations(observations, state=state)
-        h, c = self.read(state, len(hidden))
+        h, c = self.read(state, hidden.shape[0])
         h, c = self.reset(h, c, None if state is None else state.get("episode_start"))
         h, c = self.advance(hidden, h, c)
         self.write(state, h, c)

@@ -125,7 +125,7 @@ class Attention(GoodMLP):
         hidden = self.encode_observations(observations)
         state = {} if state is None else state
         carried = {
-            **self.initial_state(len(hidden)),
+            **self.initial_state(hidden.shape[0]),
             **{k: v for k, v in state.items() if v is not None},
         }
         filled = self.expire(carried["filled"], state.get("episode_start"))

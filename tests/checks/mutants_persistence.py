@@ -285,6 +285,14 @@ class CountNotSaved(StatisticsNotSaved):
         self.mean += (observations.to(self.mean.dtype) - self.mean).sum(0) / self.count
 
 
+class CountsItsRows(GoodMLP):
+    """It tells a batch from a single row, by a length that an export takes for a constant."""
+
+    def features(self, observations: Any) -> Tensor:
+        features = super().features(observations)
+        return features.expand(len(observations), -1)
+
+
 class KeepsTheEnv(GoodMLP):
     """The env is at hand, for whatever may be needed."""
 
@@ -328,6 +336,7 @@ MUTANTS_PERSISTENCE: tuple[Mutant, ...] = (
     Mutant("P6", "CountNotSaved", CountNotSaved),
     Mutant("P7", "ExportsWithoutResets", ExportsWithoutResets),
     Mutant("P7", "ExportsOtherHeads", ExportsOtherHeads),
+    Mutant("P7", "CountsItsRows", CountsItsRows),
     Mutant("P8", "OneDevice", OneDevice),
     Mutant("P8", "HoldsLambda", HoldsLambda),
     Mutant("P8", "KeepsTheEnv", KeepsTheEnv),

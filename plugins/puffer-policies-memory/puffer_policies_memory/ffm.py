@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ from puffer_policies_memory.stack import (
     as_halves,
     carried_in,
     carried_out,
+    from_real,
+    polar,
     recur,
 )
 
@@ -72,18 +75,18 @@ class FFMLayer(MemoryLayer):
         """(T, B, H) -> (T, B, H), with the traces after the last step."""
         values, skip, gate_in, gate_out = self.input(x).split(self.sizes, -1)
         before = carried_in(carry, KEYS)
-        drive = (values * torch.sigmoid(gate_in)).to(before.dtype)  # (T, B, M)
-        drive = drive.unsqueeze(-1).expand(*drive.shape, self.traces[1])  # (T, B, M, C)
+        drive = from_real(values * torch.sigmoid(gate_in), before)  # (T, B, M)
+        drive = drive.unsqueeze(-1).expand(*values.shape, self.traces[1])  # (T, B, M, C)
         states = recur(self.decay(), drive, before=before, starts=starts)
         output = self.output(as_halves(states.flatten(2)))  # (T, B, H)
         output = functional.layer_norm(output, output.shape[-1:])
         return torch.lerp(skip, output, torch.sigmoid(gate_out)), carried_out(states, KEYS)
 
-    def decay(self) -> Tensor:
+    def decay(self) -> Any:
         """Return the factor of every trace over one step, (M, C) complex128."""
         # In float64: an error of one rounding in a phase is a thousand roundings 1,000 steps later.
         modulus = torch.exp(-self.log_rate.double().exp()).unsqueeze(-1).expand(self.traces)
-        return torch.polar(modulus, self.frequency.double().expand(self.traces))
+        return polar(modulus, self.frequency.double().expand(self.traces))
 
 
 class FFMCore(StackCore):

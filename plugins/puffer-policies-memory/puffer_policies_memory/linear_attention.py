@@ -87,7 +87,9 @@ class LinearAttentionLayer(MemoryLayer):
 def times_of(before: Tensor, starts: Tensor) -> Tensor:
     """Return how many steps of its episode lie before each step: (B,), bool (T, B) -> (T, B)."""
     count = torch.arange(len(starts), device=starts.device).unsqueeze(-1)
-    last = torch.where(starts, count, -1).cummax(0).values  # the start before each step, or -1
+    last = torch.where(starts, count, -1)
+    if len(last) > 1:  # onnxruntime, which runs single steps, has no such operator
+        last = last.cummax(0).values  # the start before each step, or -1
     return torch.where(last < 0, before + count, (count - last).to(before.dtype))
 
 

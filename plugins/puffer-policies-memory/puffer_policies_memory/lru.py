@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,9 @@ from puffer_policies_memory.stack import (
     as_halves,
     carried_in,
     carried_out,
+    polar,
     recur,
+    times,
 )
 
 KEYS = LSTM_STATE
@@ -72,16 +75,17 @@ class LRULayer(MemoryLayer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(T, B, H) -> (T, B, H), with the state after the last step."""
         before = carried_in(carry, KEYS)
-        drive = as_complex(self.input(x).to(self.skip.dtype)) * torch.exp(self.gamma_log)
+        drive = as_complex(self.input(x).to(self.skip.dtype))
+        drive = times(drive, torch.exp(self.gamma_log))
         states = recur(self.decay(), drive, before=before, starts=starts)
         y = self.output(as_halves(states)) + self.skip * x
         y = functional.leaky_relu(functional.layer_norm(y, y.shape[-1:]))
         return y, carried_out(states, KEYS)
 
-    def decay(self) -> Tensor:
+    def decay(self) -> Any:
         """Return lambda, (H,) complex128."""
         modulus = torch.exp(-self.nu_log.double().exp())
-        return torch.polar(modulus, self.theta_log.double().exp())
+        return polar(modulus, self.theta_log.double().exp())
 
 
 class LRUCore(StackCore):

@@ -22,6 +22,7 @@ from torch.nn import functional
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
+from puffer_policies.nn.tracing import is_exporting
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
@@ -54,6 +55,8 @@ def selective_scan(
         y (T, B, D) and the state after the last step (B, D, N).
     """
     keep = None if starts is None else (~starts).to(rate.dtype)
+    if is_exporting():
+        return _unrolled(selected, rate, before, keep)
     with torch.autocast(rate.device.type, enabled=False):
         y, last = _SelectiveScan.apply(*selected, rate, before, keep)  # type: ignore[no-untyped-call]
     return y, last
@@ -104,6 +107,19 @@ class _SelectiveScan(torch.autograd.Function):
             d_step[t] = entered * u[t] - (decayed * rate).sum(-1)
             by_rate.addcmul_(decayed, step[t].unsqueeze(-1))
         return d_step, d_u, d_enter, d_leave, -by_rate.sum(0), flow, None
+
+
+def _unrolled(
+    selected: Selected, rate: Tensor, before: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return what `selective_scan` does, without writing in place, which would fix the rows."""
+    step, u, enter, leave = selected
+    outputs, h = [], before
+    for t in range(u.shape[0]):
+        entering = (step[t] * u[t]).unsqueeze(-1) * enter[t].unsqueeze(-2)
+        h = _decay(step, rate, keep, t) * h + entering
+        outputs.append((h @ leave[t].unsqueeze(-1)).squeeze(-1))
+    return torch.stack(outputs), h
 
 
 def _decay(step: Tensor, rate: Tensor, keep: Tensor | None, t: int) -> Tensor:

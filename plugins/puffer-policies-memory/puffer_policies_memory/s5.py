@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,11 @@ from puffer_policies_memory.stack import (
     as_halves,
     carried_in,
     carried_out,
+    complex_of,
+    exp,
+    held,
     recur,
+    times,
 )
 
 RATE = 0.5
@@ -77,18 +82,19 @@ class StateSpace(nn.Module):
         self.skip = nn.Parameter(torch.randn(hidden_size))
         self._begin(vectors.to(torch.complex64))
 
-    def forward(self, u: Tensor, before: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, before: Any, starts: Tensor | None) -> tuple[Tensor, Any]:
         """(T, B, H), (B, P) complex -> outputs (T, B, H), states (T, B, P) complex."""
         decay, scale = self.discrete()
         drive = as_complex(self.input(u).to(self.skip.dtype))
-        states = recur(decay, drive * scale.to(drive.dtype), before=before, starts=starts)
+        drive = times(drive, scale.to(drive.dtype))
+        states = recur(decay, drive, before=before, starts=starts)
         return 2 * self.output(as_halves(states)) + self.skip * u, states
 
-    def discrete(self) -> tuple[Tensor, Tensor]:
+    def discrete(self) -> tuple[Any, Any]:
         """Return lambda_bar and the factor of B, (P,) complex128, by zero-order hold."""
-        rates = torch.complex(-self.log_rate.double().exp(), self.frequency.double())
-        decay = torch.exp(rates * self.log_step.double().exp())
-        return decay, (decay - 1) / rates
+        rates = complex_of(-self.log_rate.double().exp(), self.frequency.double())
+        decay = exp(times(rates, self.log_step.double().exp()))
+        return decay, held(decay, rates)
 
     @torch.no_grad()
     def _begin(self, vectors: Tensor) -> None:

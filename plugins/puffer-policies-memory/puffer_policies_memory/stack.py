@@ -11,6 +11,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.scan import linear_scan
 from puffer_policies.nn.init import layer_init
+from puffer_policies.nn.tracing import is_exporting
 
 
 class MemoryLayer(nn.Module):
@@ -89,20 +91,100 @@ class StackCore(Core):
         return {key: torch.stack([each[key] for each in after], 1) for key in after[0]}
 
 
-def recur(decay: Tensor, drive: Tensor, *, before: Tensor, starts: Tensor | None) -> Tensor:
+class Pair:
+    """Complex numbers as two real tensors of one shape, with the arithmetic that layers need.
+
+    Torch's complex tensors are faster, but other runtimes have none. So while a step is exported,
+    the functions below make pairs.
+    """
+
+    def __init__(self, real: Tensor, imag: Tensor) -> None:
+        self.real, self.imag = real, imag
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of both parts."""
+        return self.real.dtype
+
+    def to(self, dtype: torch.dtype) -> Pair:
+        """Return both parts in another dtype."""
+        return Pair(self.real.to(dtype), self.imag.to(dtype))
+
+    def unsqueeze(self, axis: int) -> Pair:
+        """Return both parts with one more axis."""
+        return Pair(self.real.unsqueeze(axis), self.imag.unsqueeze(axis))
+
+    def expand(self, *shape: int) -> Pair:
+        """Return both parts in a larger shape."""
+        return Pair(self.real.expand(*shape), self.imag.expand(*shape))
+
+    def flatten(self, axis: int) -> Pair:
+        """Return both parts with the axes from one on as one."""
+        return Pair(self.real.flatten(axis), self.imag.flatten(axis))
+
+
+def complex_of(real: Tensor, imag: Tensor) -> Any:
+    """Return ``real + i imag``."""
+    return Pair(real, imag) if is_exporting() else torch.complex(real, imag)
+
+
+def from_real(numbers: Tensor, like: Any) -> Any:
+    """Return real numbers as complex ones in the form and dtype of `like`."""
+    if isinstance(like, Pair):
+        return Pair(numbers.to(like.dtype), torch.zeros_like(numbers, dtype=like.dtype))
+    return numbers.to(like.dtype)
+
+
+def polar(modulus: Tensor, angle: Tensor) -> Any:
+    """Return ``modulus * exp(i angle)``."""
+    if is_exporting():
+        return Pair(modulus * angle.cos(), modulus * angle.sin())
+    return torch.polar(modulus, angle)
+
+
+def times(numbers: Any, factor: Any) -> Any:
+    """Return the product of complex numbers with complex or real ones."""
+    # Functions, and no operators of the class, which torch.export does not trace.
+    if not isinstance(numbers, Pair):
+        return numbers * factor
+    if not isinstance(factor, Pair):
+        return Pair(numbers.real * factor, numbers.imag * factor)
+    real = numbers.real * factor.real - numbers.imag * factor.imag
+    return Pair(real, numbers.real * factor.imag + numbers.imag * factor.real)
+
+
+def held(decay: Any, rates: Any) -> Any:
+    """Return ``(decay - 1) / rates``, the factor of an input that is held over a step."""
+    if not isinstance(decay, Pair):
+        return (decay - 1) / rates
+    square = rates.real.square() + rates.imag.square()
+    inverse = Pair(rates.real / square, -rates.imag / square)
+    return times(Pair(decay.real - 1, decay.imag), inverse)
+
+
+def exp(numbers: Any) -> Any:
+    """Return the exponential of complex numbers."""
+    if isinstance(numbers, Pair):
+        return polar(numbers.real.exp(), numbers.imag)
+    return torch.exp(numbers)
+
+
+def recur(decay: Any, drive: Any, *, before: Any, starts: Tensor | None) -> Any:
     """Return every state of ``h = decay * h + drive``, or of ``h = drive`` where `starts`.
 
     Args:
         decay: as `drive`, or without its first axes where it is the same for all. One that turns is
             best made in float64 and is rounded once, here: a phase that is wrong by one rounding
             is wrong by a thousand after a thousand steps.
-        drive: (T, B, ...), real or complex.
+        drive: (T, B, ...), real or complex; all three are a `Pair` or none is.
         before: (B, ...) in the dtype of `drive`, the state before the first step.
         starts: bool (T, B), true where an episode starts: the decay there is exactly 0.
 
     Returns:
         (T, B, ...)
     """
+    if isinstance(drive, Pair):
+        return _recur_in_pairs(decay.to(drive.dtype), drive, before, starts)
     decay = decay.to(drive.dtype).expand_as(drive)
     if starts is not None:
         decay = decay * ~starts.reshape(*starts.shape, *[1] * (drive.ndim - 2))
@@ -111,22 +193,34 @@ def recur(decay: Tensor, drive: Tensor, *, before: Tensor, starts: Tensor | None
     return linear_scan(decay, drive, before)
 
 
-def as_complex(halves: Tensor) -> Tensor:
+def _recur_in_pairs(decay: Pair, drive: Pair, before: Pair, starts: Tensor | None) -> Pair:
+    states = [before]
+    for t in range(drive.real.shape[0]):
+        last = states[-1]
+        if starts is not None:
+            gone = starts[t].reshape(-1, *[1] * (last.real.ndim - 1))
+            last = Pair(last.real.masked_fill(gone, 0.0), last.imag.masked_fill(gone, 0.0))
+        turned = times(last, decay)
+        states.append(Pair(drive.real[t] + turned.real, drive.imag[t] + turned.imag))
+    real = torch.stack([each.real for each in states[1:]])
+    return Pair(real, torch.stack([each.imag for each in states[1:]]))
+
+
+def as_complex(halves: Tensor) -> Any:
     """(..., 2N) real -> (..., N) complex: the real parts stand before the imaginary ones."""
-    return torch.complex(*halves.chunk(2, -1))
+    return complex_of(*halves.chunk(2, -1))
 
 
-def as_halves(numbers: Tensor) -> Tensor:
+def as_halves(numbers: Any) -> Tensor:
     """(..., N) complex -> (..., 2N) real, as `as_complex` takes them."""
     return torch.cat([numbers.real, numbers.imag], -1)
 
 
-def carried_in(carry: Mapping[str, Tensor], keys: tuple[str, str]) -> Tensor:
+def carried_in(carry: Mapping[str, Tensor], keys: tuple[str, str]) -> Any:
     """Return the complex state whose parts `carry` holds under two keys."""
-    return torch.complex(carry[keys[0]], carry[keys[1]])
+    return complex_of(carry[keys[0]], carry[keys[1]])
 
 
-def carried_out(states: Tensor, keys: tuple[str, str]) -> dict[str, Tensor]:
+def carried_out(states: Any, keys: tuple[str, str]) -> dict[str, Tensor]:
     """Return the parts of the last of complex states (T, B, ...), as tensors of their own."""
-    last = states[-1]
-    return {keys[0]: last.real.contiguous(), keys[1]: last.imag.contiguous()}
+    return {keys[0]: states.real[-1].contiguous(), keys[1]: states.imag[-1].contiguous()}

@@ -82,7 +82,7 @@ def describe(subject: Subject, logits: Any) -> Tensor:
         "fixed actions",
         lambda: [fixed_actions(subject.layout, 1, seed=i) for i in range(FIXED_ACTIONS)],
     )
-    actions = [each.expand(len(entropy), *each.shape[1:]) for each in few]
+    actions = [each.expand(entropy.shape[0], *each.shape[1:]) for each in few]
     columns = [dist.log_prob(action) for action in actions]
     return torch.stack([*columns, entropy], 1)
 

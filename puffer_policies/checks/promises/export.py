@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.construction import needs_constructor
 from puffer_policies.checks.probes.outputs import numbers, tensors_of
 from puffer_policies.checks.probes.rollouts import (
@@ -32,6 +32,8 @@ from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import require_same
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.contract import EPISODE_START
+from puffer_policies.nn.tracing import record
+from puffer_policies.spaces.nested import map_nested
 
 WARM_UP = 2
 """Steps that may each be compiled: the second finds what changes, such as numbers."""
@@ -43,27 +45,27 @@ RECOMPILES = 1
 class _Step(nn.Module):
     """One step as a function of tensors: the state comes in and goes out."""
 
-    def __init__(self, subject: Subject, policy: nn.Module, keys: list[str], extras: State) -> None:
+    def __init__(self, subject: Subject, policy: nn.Module) -> None:
         super().__init__()
-        self.subject, self.policy, self.keys, self.extras = subject, policy, keys, extras
+        self.subject, self.policy = subject, policy
 
-    def forward(
-        self, observations: Any, starts: Tensor, *state: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        carry: State = {**self.extras, **dict(zip(self.keys, state, strict=True))}
-        carry[EPISODE_START] = starts
+    def forward(self, observations: Any, extras: State, state: State) -> tuple[Tensor, State]:
+        carry = {**extras, **state}
         logits, values = self.policy.forward_eval(observations, carry)  # type: ignore[operator]
-        outputs = numbers(self.subject, logits, values, len(starts))
-        return outputs, tuple(carry[key] for key in self.keys)
+        outputs = numbers(self.subject, logits, values, extras[EPISODE_START].shape[0])
+        return outputs, {key: carry[key] for key in state}
 
 
 @check(
     "P7",
     "export-parity",
-    promise="Exported with its state as input and output, it acts the same, resets included.",
-    why="A deployed policy whose memory is frozen in the graph, or never reset, plays badly.",
+    promise="Exported with its state as input and output, it acts the same with any number of "
+    "rows, resets included.",
+    why="A deployed policy whose memory is frozen in the graph, or never reset, plays badly; and "
+    "who deploys it has one row, or a thousand.",
     fix="Keep the step a function of observations, episode_start and state: tensors only, and no "
-    "branch on torch.compiler.is_exporting().",
+    "branch on torch.compiler.is_exporting(). tensor.shape[0] is any number of rows, "
+    "len(tensor) that of the export.",
     scope=Scope.POLICY,
     needs=("R6",),
 )
@@ -73,31 +75,59 @@ def export_parity(subject: Subject) -> None:
     state = subject.state(BATCH, policy)
     starts = subject.starts(at=[(0, 0), (1, 2), (2, 2), (3, STEPS - 1)])
     expected, _ = step_through(subject, policy, observations, state=state, starts=starts)
-    inputs = [(select(observations, (slice(None), t)), starts[:, t].clone()) for t in range(STEPS)]
-    carry = tuple(copy_state(state).values())
-    extras = subject.add_required({}, inputs[0][0])
-    program = _export(_Step(subject, policy, list(state), extras), (*inputs[0], *carry))
-    rows = []
+    inputs = [
+        _with_extras(subject, select(observations, (slice(None), t)), starts[:, t].clone())
+        for t in range(STEPS)
+    ]
+    step, example = _Step(subject, policy), (*inputs[0], copy_state(state))
+    any_rows = map_nested(lambda leaf: {0: ROWS} if leaf.ndim else {}, example)
+    fixed_by = None
+    try:
+        program = record(step, example, any_rows)
+    except Exception as error:
+        program, fixed_by = _export(step, example), error
+    for rows in (BATCH,) if fixed_by else (BATCH, BATCH - 1):
+        outputs = _run(program.module(), inputs, state, rows)
+        require_same(
+            outputs,
+            expected[:rows],
+            "the exported step equals forward_eval over episodes with resets",
+            where=f"in the exported program, with {rows} rows",
+        )
+    if fixed_by:
+        raise CheckFailed(
+            "an exported step for any number of rows",
+            f"torch.export fixes them: {error_line(fixed_by)}",
+            level=Level.ADVICE,
+        )
+
+
+ROWS = torch.export.Dim("rows")
+
+
+def _with_extras(subject: Subject, observations: Any, starts: Tensor) -> tuple[Any, State]:
+    """Return observations and all else that a step reads besides the state."""
+    return observations, {**subject.add_required({}, observations), EPISODE_START: starts}
+
+
+def _run(program: nn.Module, inputs: list[tuple[Any, State]], state: State, rows: int) -> Tensor:
+    """Return the outputs (rows, T, n) of an exported step, with the first rows of its inputs."""
+    outputs, carry = [], select(copy_state(state), slice(rows))
     for each in inputs:
         try:
             with torch.no_grad():
-                outputs, carry = program(*each, *carry)
+                output, carry = program(*select(each, slice(rows)), carry)
         except (RuntimeError, AssertionError) as error:
-            raise CheckFailed("the exported step to run", error_line(error)) from error
-        rows.append(outputs)
-    require_same(
-        torch.stack(rows, 1),
-        expected,
-        "the exported step equals forward_eval over episodes with resets",
-        where="in the exported program",
-    )
+            raise CheckFailed(
+                f"the exported step to run with {rows} rows", error_line(error)
+            ) from error
+        outputs.append(output)
+    return torch.stack(outputs, 1)
 
 
 def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(step, inputs).module()
+        return record(step, inputs, None)
     except Exception as error:
         # Control flow that depends on data is allowed; only a wrong program is a defect.
         raise CheckSkipped(f"torch.export refuses it: {error_line(error)}") from error

@@ -89,9 +89,14 @@ class Core(nn.Module):
         Rows are filled, not multiplied by zero: a NaN of the last episode must not survive.
         """
         return {
-            key: value.masked_fill(episode_start.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
+            key: _filled(value, episode_start.reshape(-1, *[1] * (value.ndim - 1)))
             for key, value in state.items()
         }
+
+
+def _filled(value: Tensor, where: Tensor) -> Tensor:
+    # Exported, a fill of bools would be an operator that onnxruntime lacks.
+    return value & ~where if value.dtype is torch.bool else value.masked_fill(where, 0.0)
 
 
 HEAD_SIZE = 32

@@ -105,7 +105,7 @@ class FusedCore(Core):
 
     def step(self, x: Tensor, state: State) -> After:
         """(B, I) -> (B, H), with the state after it."""
-        if len(x) >= FUSED_STEP_ROWS and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and x.shape[0] >= FUSED_STEP_ROWS:
             hidden, after = self._run(x.unsqueeze(1), state)  # (B, 1, H)
             return hidden.squeeze(1), after
         layers, keys = self.layers, self.layers.keys

@@ -202,7 +202,7 @@ def _episodes(valid: Tensor, episode_start: Tensor | None, time: int) -> Tensor:
     """Number the episodes of what a sequence may look at, (B, M + T); -1 where nothing is."""
     past = valid.long() - 1  # 0 or -1
     if episode_start is None:
-        return torch.cat([past, past.new_zeros(len(valid), time)], 1)
+        return torch.cat([past, past.new_zeros(valid.shape[0], time)], 1)
     return torch.cat([past, episode_start.long().cumsum(1)], 1)
 
 

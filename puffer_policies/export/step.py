@@ -1,0 +1,195 @@
+"""One step of a policy as a function of named tensors, which every exported file computes.
+
+Nothing is remembered inside: the state comes in and goes out, and every output ``next_NAME`` is the
+input ``NAME`` of the step that follows. `B` rows, any number of them; `A` options of all choices.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from puffer_policies.assembly.golden import OBSERVATION, sample_inputs
+from puffer_policies.contract import (
+    ACTION_MASK,
+    EPISODE_START,
+    NEEDS_MASK,
+    NEEDS_PREVIOUS,
+    PREV_ACTION,
+    PREV_REWARD,
+)
+from puffer_policies.errors import ContractError
+from puffer_policies.export.graph import Graph, Port, Tensors
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.observations import leaf_spaces, to_tensor
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces.nested import leaves, map_nested, names_of
+
+OBS, STATE, NEXT = "obs", "state.", "next_"
+VALUE, ACTION = "value", "action"
+
+
+class Step(Graph):
+    """A policy's step: a dict of inputs (B, ...) -> a dict of outputs (B, ...).
+
+    Inputs are ``obs``, or ``obs.KEY`` for each leaf of a Dict or Tuple; ``action_mask``, true where
+    an option is allowed, and ``prev_action`` and ``prev_reward``, of policies that read them; and
+    for policies with a memory ``episode_start``, true where the observation is the first of an
+    episode, and ``state.KEY`` for each tensor of the state. Outputs are `named_logits`; ``value``;
+    ``action``, the likeliest one, as a member of the env's action space; and what the next step
+    takes. ``next_prev_action`` is that action as the policy counts it.
+
+    Args:
+        policy: it is copied, to the CPU and into evaluation mode.
+        spaces: those that it was built for.
+    """
+
+    reset = (
+        "Set episode_start to true in the rows whose observation is the first of an episode. What "
+        "their state holds does not matter then: zeros will do."
+    )
+    low: Tensor
+    high: Tensor
+    start: Tensor
+
+    def __init__(self, policy: nn.Module, spaces: Spaces) -> None:
+        super().__init__()
+        self.policy = copy.deepcopy(policy).cpu().eval()
+        self.layout = action_layout(spaces.action)
+        self.spaces = spaces
+        tree = leaf_spaces(spaces.observation)
+        self.observations = tuple(
+            Port(name, tuple(leaf.shape), to_tensor(np.zeros(0, leaf.dtype)).dtype)
+            for name, leaf in zip(names_of(tree, OBS), leaves(tree), strict=True)
+        )
+        self.mask = _mask_port(self.policy, self.layout)
+        self.previous = _previous_ports(self.policy, self.layout)
+        self.state = _state_ports(self.policy)
+        starts = (Port(EPISODE_START, (), torch.bool),) if self.state or self.previous else ()
+        self.inputs = (*self.observations, *starts, *self.mask, *self.previous, *self.state)
+        self.carried = {port.name: NEXT + port.name for port in (*self.previous[:1], *self.state)}
+        names = iter([port.name for port in self.observations])
+        self._tree = map_nested(lambda _: next(names), tree)
+        for name in ("low", "high", "start"):
+            bound = getattr(self.layout, name)
+            if bound is not None:
+                self.register_buffer(name, torch.from_numpy(np.array(bound)), persistent=False)
+        # Options may be equally likely, and then rounding decides.
+        ties = () if self.layout.is_continuous else (ACTION, NEXT + PREV_ACTION)
+        self.outputs = self.find_outputs(not_fixed=ties)
+
+    def example(self) -> Tensors:
+        """Return zeros as inputs, with every option allowed."""
+        inputs = super().example()
+        for port in self.mask:
+            inputs[port.name] = torch.ones_like(inputs[port.name])
+        return inputs
+
+    def feed(self, inputs: Tensors) -> Tensors:
+        """Return the inputs by their names here, as they are."""
+        return inputs
+
+    def sample(self) -> Tensors:
+        """Return the inputs of a few steps, (T, R, ...), without those of the state."""
+        drawn = {name: each.transpose(0, 1) for name, each in sample_inputs(self.spaces).items()}
+        drawn = {
+            OBS + name.removeprefix(OBSERVATION) if name.startswith(OBSERVATION) else name: each
+            for name, each in drawn.items()
+        }
+        dtypes = {port.name: port.dtype for port in self.inputs if port not in self.state}
+        kept = {name: each.to(dtypes[name]) for name, each in drawn.items() if name in dtypes}
+        return {EPISODE_START: drawn[EPISODE_START], **kept}
+
+    def run_policy(self, inputs: Tensors) -> tuple[Any, Tensor, Mapping[str, Tensor]]:
+        """Return the policy's own logits and values, and what its state holds after the step."""
+        observations = map_nested(lambda name: inputs[name], self._tree)
+        state = {port.name.removeprefix(STATE): inputs[port.name] for port in self.state}
+        for port in (*self.mask, *self.previous):
+            state[port.name] = inputs[port.name]
+        if EPISODE_START in inputs:
+            state[EPISODE_START] = inputs[EPISODE_START]
+        logits, values = self.policy.forward_eval(observations, state)  # type: ignore[operator]
+        return logits, values, state
+
+    def forward(self, inputs: Tensors) -> Tensors:
+        """Run the step."""
+        logits, values, state = self.run_policy(inputs)
+        action = distribution(logits).mode()
+        outputs = {**named_logits(logits), VALUE: values.reshape(-1), ACTION: self.member(action)}
+        if self.previous:
+            outputs[NEXT + PREV_ACTION] = action
+        for port in self.state:
+            outputs[NEXT + port.name] = state[port.name.removeprefix(STATE)]
+        return outputs
+
+    def member(self, action: Tensor) -> Tensor:
+        """Return actions as members of the space, by the rule of `ActionLayout.to_env`."""
+        members = action.reshape(-1, *self.layout.shape)
+        if self.layout.is_continuous:
+            return torch.minimum(torch.maximum(members, self.low), self.high)
+        return members + self.start
+
+
+@singledispatch
+def named_logits(logits: Any) -> Tensors:
+    """Return the numbers of logits by name: ``logits``, or ``mean`` and ``std``.
+
+    Those of several choices are side by side, (B, A), as in an action mask. Those of a squashed
+    Normal are before tanh. A package with logits of its own registers their names:
+    ``named_logits.register``.
+
+    Raises:
+        ContractError: logits of another type.
+    """
+    raise ContractError(
+        f"Its logits are of type {type(logits).__name__!r}, whose numbers have no names.",
+        fix="Register the type with puffer_policies.export.step.named_logits.register.",
+    )
+
+
+@named_logits.register
+def _(logits: Tensor) -> Tensors:
+    return {"logits": logits}
+
+
+@named_logits.register(tuple)
+@named_logits.register(list)
+def _(logits: Any) -> Tensors:
+    return {"logits": torch.cat(tuple(logits), -1)}
+
+
+@named_logits.register
+def _(logits: Normal) -> Tensors:
+    return {"mean": logits.loc, "std": logits.scale}
+
+
+def _mask_port(policy: nn.Module, layout: ActionLayout) -> tuple[Port, ...]:
+    """Return the port of the mask, if a module reads one that is not in the observation."""
+    readers = [each for each in policy.modules() if getattr(each, NEEDS_MASK, False)]
+    # ActionMaskWrapper(key=...) finds it there.
+    if all(getattr(each, "key", None) is not None for each in readers):
+        return ()
+    return (Port(ACTION_MASK, (sum(layout.nvec),), torch.bool),)
+
+
+def _previous_ports(policy: nn.Module, layout: ActionLayout) -> tuple[Port, ...]:
+    if not any(getattr(each, NEEDS_PREVIOUS, False) for each in policy.modules()):
+        return ()
+    number = torch.float32 if layout.is_continuous else torch.int64
+    action = Port(PREV_ACTION, layout.policy_shape, number)
+    return action, Port(PREV_REWARD, (), torch.float32)
+
+
+def _state_ports(policy: nn.Module) -> tuple[Port, ...]:
+    initial_state = getattr(policy, "initial_state", None)
+    state: Mapping[str, Tensor] = initial_state(1) if callable(initial_state) else {}
+    return tuple(
+        Port(STATE + key, tuple(each.shape[1:]), each.dtype) for key, each in state.items()
+    )
