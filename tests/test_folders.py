@@ -12,7 +12,7 @@ import pytest
 from fake_packages import site_in, write_files
 from torch import nn
 
-from puffer_policies.checks.engine.targets import class_at
+from puffer_policies.checks.engine.places import class_at
 from puffer_policies.errors import MissingDependency, PluginError
 from puffer_policies.registry import Registry, default_registry, discover, set_default_registry
 from puffer_policies.registry.folders import plain_name

@@ -15,7 +15,7 @@ from training_toys import Clock
 from puffer_policies import PolicySpec, Spaces, get_policy, load_policy, pufferl
 from puffer_policies.agent import Agent
 from puffer_policies.assembly.checkpoint import read_checkpoint, save_checkpoint
-from puffer_policies.checks.engine.targets import class_at
+from puffer_policies.checks.engine.places import class_at
 from puffer_policies.config.load import load_config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from puffer_policies.checks.engine.suite import all_checks
-from puffer_policies.checks.model import Check
+from puffer_policies.checks.model import Check, Scope
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "checks.md"
@@ -109,15 +109,23 @@ Each check of each name on each pair of spaces is a test of its own. The pairs a
   vector with choices as actions, and a nested Dict with real ones. It stands between the encoder
   and the heads and sees a batch of hidden vectors, so further spaces would prove nothing new.
 - Any other wrapper may change observations or actions. It is tried around `Default` on every kind
-  that `Default` serves, and once around `Default` with a memory.
-- Every wrapper is tried around `Default` with an action mask, too, which it has to hand on.
+  that `Default` serves, and around `Default` with a memory.
+- Every wrapper is tried around `Default` with an action mask, too. Both have to be handed on: the
+  checks run there that did not apply to it around `Default`.
 - A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on two of its
   pairs with unlike actions. Both parts are tried on all others by themselves.
 
-Checks that take seconds and give the same verdict for all spaces ({once}) run on the first
-pair only, and not inside wrappers. Those that look at modules and memory, whatever observations and
-actions mean ({few}), run on the first three pairs, and on the first inside a wrapper. A policy is
-built once for each pair, and every check gets a copy.
+A check says what its verdict depends on (its `scope`), and runs on as many pairs as tell more:
+
+- `Scope.POLICY`, which takes seconds and says the same for all spaces ({policy}), on the first pair
+  only, and not inside wrappers;
+- `Scope.MODULES`, which looks at modules and memory, whatever observations and actions mean
+  ({modules}), on the first three pairs, and on the first inside a wrapper;
+- `Scope.OBSERVATIONS`, which looks at what the policy makes of observations ({observations}), once
+  for each observation space with choices and with real actions, and not inside wrappers;
+- `Scope.SPACES`, all others, on every pair.
+
+A policy is built once for each pair, and every check gets a copy.
 
 A cause fails one test. Further tests that meet it are skipped, and name the test that tells it;
 with workers of pytest-xdist each of them fails once. Advice fails no test: it is the reason of a
@@ -160,9 +168,10 @@ not as declared are advice.
 def page() -> str:
     """Return the text of docs/checks.md."""
     checks = all_checks()
-    once = ", ".join(each.code for each in checks if each.once)
-    few = ", ".join(each.code for each in checks if each.few)
-    introduction = INTRODUCTION.replace("{once}", once).replace("{few}", few)
+    codes = {scope: [each.code for each in checks if each.scope is scope] for scope in Scope}
+    introduction = INTRODUCTION
+    for scope, members in codes.items():
+        introduction = introduction.replace(f"{{{scope}}}", ", ".join(members))
     parts = [introduction, _overview(checks)]
     for letter, members in groupby(checks, key=lambda each: each.code.rstrip("0123456789")):
         parts.append(f"## {FAMILIES[letter]}\n")

@@ -16,7 +16,7 @@ from puffer_policies import get_policy
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.base import PolicyWrapper
 
-# -- R1, R12: wrappers ----------------------------------------------------------------------------
+# -- R7: wrappers ---------------------------------------------------------------------------------
 
 
 class DropsState(PolicyWrapper):
@@ -40,10 +40,10 @@ class GoesThroughTheHalves(PolicyWrapper):
 
 
 def wrapped(cls: type) -> Any:
-    """Return a function of spaces that puts a wrapper around Default."""
+    """Return a function of spaces that puts a wrapper around Default with a memory."""
 
     def make(spaces: Spaces) -> Any:
-        return get_policy("Default", spaces, wrappers=[cls])
+        return get_policy("Default", spaces, wrappers=["LSTMWrapper", cls], validate="off")
 
     return make
 
@@ -191,17 +191,22 @@ class LowestIsNothing(GoodLSTM):
         return super().forward_eval(observations.masked_fill(is_off, 0.0), state)
 
 
-LOST = {"A5": "the mask is lost as well"}
+AT_ONCE = ("R1", "R2", "R5", "R8", "R11")
 NOT_THERE = dict.fromkeys(("B2", "P7", "P9"), "its signature asks for a state")
 
 MUTANTS_STATE = (
     Mutant(
-        "R1",
+        "R7",
         "drops-state",
         wrapped(DropsState),
-        also={"R12": "nothing is remembered", **LOST},
+        also=dict.fromkeys(AT_ONCE, "a step begins anew, and a sequence goes on within itself"),
     ),
-    Mutant("R12", "goes-through-the-halves", wrapped(GoesThroughTheHalves), also=LOST),
+    Mutant(
+        "R7",
+        "goes-through-the-halves",
+        wrapped(GoesThroughTheHalves),
+        also={"S1": "it has the values of a policy without memory", "N6": "no part of it runs"},
+    ),
     Mutant("R5", "state-of-the-first-step", StateOfTheFirstStep),
     Mutant("R5", "acts-in-inference-mode", ActsInInferenceMode),
     Mutant(

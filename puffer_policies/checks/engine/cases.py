@@ -35,6 +35,7 @@ from puffer_policies.checks.model import (
     Result,
     Scope,
     Status,
+    always,
     by_code,
 )
 from puffer_policies.checks.pytest_plugin import ADVICE
@@ -151,8 +152,14 @@ def cases_of_distribution(
     wrapped = [t for n in names for t in wrapped_targets(n, registry, wrappers=around)]
     # What either makes of observations is tried without the other.
     together = [c for c in checks if c.scope not in (Scope.OBSERVATIONS, Scope.POLICY)]
+    # What every policy promises is tried around the first.
+    conditional = [c for c in together if c.applies is not always]
     told = Told(by_code(existing))
-    return [*_cases(targets, checks, told), *_cases(wrapped, together, told)]
+    return [
+        *_cases([each for each in targets if not each.group], checks, told),
+        *_cases([each for each in targets if each.group], conditional, told),
+        *_cases(wrapped, together, told),
+    ]
 
 
 def cases_of_policies(policies: Sequence[str]) -> list[Case]:

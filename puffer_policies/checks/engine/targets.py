@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib
-import importlib.util
 import inspect
-import pickle
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any, cast
 
 from torch import nn
@@ -29,66 +24,33 @@ from torch import nn
 from puffer_policies.assembly.blueprint import Blueprint, PolicyLike, WrapperLike, prepare
 from puffer_policies.checks.engine.causes import WRAPPED
 from puffer_policies.checks.engine.matrix import spaces_for, spaces_for_memory, wrappers_for
+from puffer_policies.checks.engine.places import (
+    PLACE,
+    SEPARATOR,
+    class_at,
+    classes_hint,
+    definition,
+    looks_like_wrapper,
+    object_at,
+    place_and_name,
+    place_and_wrappers,
+)
+from puffer_policies.checks.engine.scenes import Scene, scene_of
 from puffer_policies.checks.model import Result
-from puffer_policies.checks.probes.play import play
 from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
-from puffer_policies.envs.factory import make_for_spaces
-from puffer_policies.errors import BuildError, PluginError, PolicyError, did_you_mean
-from puffer_policies.files import user_path
-from puffer_policies.foreign import error_text, foreign_code
+from puffer_policies.errors import BuildError, PolicyError
 from puffer_policies.registry import Registry
-from puffer_policies.registry.folders import import_name
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
-from puffer_policies.spaces import Spaces, action_layout, spaces_of, with_four_names
+from puffer_policies.spaces import Spaces, action_layout, with_four_names
 from puffer_policies.wrappers.base import PolicyWrapper, RecurrentWrapper
 
 CheckedPolicy = PolicyLike | nn.Module
 
-SEPARATOR = "::"
-"""Stands between the file and the class of ``path/to/file.py::Class``."""
-
 _MORE_WRAPPED = ("LSTMWrapper(Default(hidden_size=32))", "ActionMaskWrapper(Default)")
 """Stacks that a wrapper is tried around as well: it has to hand on a state and a mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a policy is built for and meets in its checks."""
-
-    spaces: Spaces
-    env: Any
-    """The first argument of constructors: the env where one was given, else the spaces."""
-    played: Any = None
-    """Observations that the env sent; see `play`."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A spawned worker gets no env that can't be pickled.
-        try:
-            pickle.dumps(self.env)
-        except Exception:
-            return Scene, (self.spaces, self.spaces, self.played)
-        return Scene, (self.spaces, self.env, self.played)
-
-
-def _scene_of(env: Any) -> Scene:
-    if isinstance(env, str):
-        return _scene_of_id(env)
-    spaces = spaces_of(env)
-    return Scene(spaces, env, play(env, spaces))
-
-
-@lru_cache(maxsize=4)
-def _scene_of_id(env_id: str) -> Scene:
-    """Make and play an env once for the many policies that a run may check on it."""
-    env = make_for_spaces(env_id)
-    try:
-        spaces = spaces_of(env)
-        return Scene(spaces, spaces, play(env, spaces))
-    finally:
-        env.close()
 
 
 @dataclass(eq=False)
@@ -144,11 +106,11 @@ def targets_for(
     wrappers = tuple(wrappers)
     if isinstance(policy, nn.Module):
         return [_built_target(policy, env, wrappers)]
-    if isinstance(policy, str) and _PLACE.search(policy):
-        place, around = _place_and_wrappers(policy)
+    if isinstance(policy, str) and PLACE.search(policy):
+        place, around = place_and_wrappers(policy)
         return _placed_targets(place, env, (*around, *wrappers), registry)
     if isinstance(policy, str) and policy.endswith(".py"):
-        raise BuildError(f"{policy!r} is a file, not a policy.", fix=_classes_hint(policy))
+        raise BuildError(f"{policy!r} is a file, not a policy.", fix=classes_hint(policy))
     more: list[tuple[PolicyLike, tuple[WrapperLike, ...]]] = []
     if isinstance(policy, str):
         stack = stack_around(policy, registry)
@@ -166,7 +128,7 @@ def targets_for(
 
 
 def _scenes(env: Any, declared: Callable[[], list[Spaces]]) -> list[Scene]:
-    return [Scene(pair, pair) for pair in declared()] if env is None else [_scene_of(env)]
+    return [Scene(pair, pair) for pair in declared()] if env is None else [scene_of(env)]
 
 
 def _more_targets(
@@ -198,8 +160,7 @@ def targets_for_record(name: str, registry: Registry) -> list[Target]:
     two pairs prove as much as nine. All others are tried on every pair that they declare.
     """
     pairs = spaces_for_memory() if _is_memory(registry.get(name)) else [None]
-    targets = [each for pair in pairs for each in targets_for(name, pair, registry=registry)]
-    return [each for each in targets if not each.group]
+    return [each for pair in pairs for each in targets_for(name, pair, registry=registry)]
 
 
 def wrapped_targets(
@@ -402,7 +363,7 @@ def _built_target(policy: nn.Module, env: Any, wrappers: tuple[WrapperLike, ...]
             f"{name!r} does not say for which spaces it was built.",
             fix="Pass the env or Spaces(observation, action) as the second argument.",
         )
-    scene = _scene_of(env)
+    scene = scene_of(env)
     make = partial(subject_of_module, policy, scene.spaces, played=scene.played)
     return Target(name, scene.spaces, make)
 
@@ -426,51 +387,14 @@ def subject_of_module(policy: nn.Module, spaces: Spaces, *, played: Any = None) 
 
 # -- a class or a factory in a file or a module ----------------------------------------------------
 
-_PUFFERLIB = "pufferlib"
-_STAND_INS = ("models", "pytorch", "spaces")
-"""Modules of ours that take the place of PufferLib's where it is not installed."""
-
 BUILT = "a factory made it, and perhaps loaded its weights"
-
-
-def class_at(text: str) -> type:
-    """Return the class of ``path/to/file.py::Class``; see `object_at`."""
-    value = object_at(text)
-    if not isinstance(value, type):
-        raise BuildError(f"{text!r} is not a class.", fix="Write path/to/file.py::Class.")
-    return value
-
-
-def object_at(text: str) -> Any:
-    """Import the file of ``path/to/file.py::Class``, or a module, and return the class or factory.
-
-    The file can import those beside it, as when it is run as a script.
-
-    Raises:
-        BuildError: there is no such file, or nothing of this name in it.
-        PluginError: the import failed.
-    """
-    place, name = _place_and_name(text)
-    module = _import_file(place.absolute()) if isinstance(place, Path) else _import_module(place)
-    value = getattr(module, name, None)
-    if not callable(value):
-        names = [key for key, each in vars(module).items() if _is_own(each, module)]
-        raise BuildError(
-            f"There is no class or function {name!r} in {place}.",
-            fix=did_you_mean(name, names) or f"It has {', '.join(names) or 'none'}.",
-        )
-    return value
-
-
-def _is_own(value: Any, module: ModuleType) -> bool:
-    return isinstance(value, type | FunctionType) and value.__module__ == module.__name__
 
 
 def _placed_targets(
     text: str, env: Any, wrappers: tuple[WrapperLike, ...], registry: Registry
 ) -> list[Target]:
-    place, name = _place_and_name(text)
-    node = _definition(place, name)
+    place, name = place_and_name(text)
+    node = definition(place, name)
     if isinstance(node, ast.FunctionDef) and env is None:
         raise BuildError(
             f"{text!r} is a function, which does not say for which spaces it builds a policy.",
@@ -485,7 +409,7 @@ def _placed_targets(
     scenes = _scenes(env, lambda: spaces_for(None))
     targets = [Target(outside, each.spaces, partial(make, outside, each)) for each in scenes]
     first = scenes[0]
-    for stack in _MORE_WRAPPED if _looks_like_wrapper(place, node) and not wrappers else ():
+    for stack in _MORE_WRAPPED if looks_like_wrapper(place, node) and not wrappers else ():
         if not _masks_reals(stack, first.spaces):
             around = f"{label}({re.sub(_ARGUMENTS, '', stack)})"
             subject = partial(make, around, first, inside=stack)
@@ -519,7 +443,7 @@ def _placed_subject(
 
     imports = (
         "from puffer_policies import Spaces, get_policy\n"
-        f"from {__name__} import {class_at.__name__}"
+        f"from {class_at.__module__} import {class_at.__name__}"
     )
     around = f", wrappers=[{', '.join(map(expression, wrappers))}]" if wrappers else ""
     call = f'get_policy({expression(policy)}, spaces{around}, validate="off")'
@@ -553,7 +477,7 @@ def _factory_subject(
     policy = factory(*map(with_four_names, arguments))
     if not isinstance(policy, nn.Module):
         raise BuildError(f"{text!r} returned a {type(policy).__name__}, not a policy.")
-    imports = f"from puffer_policies import Spaces\nfrom {__name__} import {object_at.__name__}"
+    imports = f"from puffer_policies import Spaces\nfrom {object_at.__module__} import object_at"
     call = f"object_at({text!r})({'spaces' if arguments else ''})"
     subject = subject_of_module(policy, scene.spaces, played=scene.played)
     return replace(
@@ -563,143 +487,3 @@ def _factory_subject(
         source=snippet(scene.spaces, imports=imports, policy=call),
         declared=subject.declared | {"built": BUILT},
     )
-
-
-def _definition(place: Path | str, name: str) -> ast.AST | None:
-    """Return how a file defines a name, which is not imported; None if it can't be told."""
-    if isinstance(place, str):
-        return None
-    try:
-        tree = ast.parse(place.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return None
-    defined = {
-        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    }
-    return defined.get(name)
-
-
-def _looks_like_wrapper(place: Path | str, node: ast.AST | None) -> bool:
-    """Whether a class of a file derives from `PolicyWrapper`, by its text."""
-    bases = [ast.unparse(each) for each in node.bases] if isinstance(node, ast.ClassDef) else []
-    names = [base.rpartition(".")[2] for base in bases]
-    if any(name == PolicyWrapper.__name__ for name in names):
-        return True
-    return any(_looks_like_wrapper(place, _definition(place, name)) for name in names)
-
-
-_PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""``path/to/file.py::Class`` or ``module:factory`` in an expression."""
-_STAND_IN = "FileClass"
-
-
-def _place_and_wrappers(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the class or factory of an expression, and the wrappers around it as expressions.
-
-    Raises:
-        BuildError: the class is not the innermost, or has arguments.
-    """
-    if "(" not in text.partition(SEPARATOR if SEPARATOR in text else ":")[0]:
-        return text, ()
-    match = _PLACE.search(text)
-    spec = PolicySpec.parse(_PLACE.sub(_STAND_IN, text, count=1))
-    if match is None or spec.name != _STAND_IN or spec.kwargs:
-        raise BuildError(
-            f"{text!r}: the class of a file stands in the innermost brackets, without arguments.",
-            fix="Write 'Wrapper(path/to/file.py::Class)'.",
-        )
-    return match[0], tuple(str(PolicySpec(each.name, each.kwargs)) for each in spec.wrappers)
-
-
-def _classes_hint(path: str) -> str:
-    """Return how the classes of a file are written, which is not imported."""
-    try:
-        tree = ast.parse(user_path(path).read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return "Write path/to/file.py::Class."
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    names = " or ".join(f"{path}{SEPARATOR}{name}" for name in classes[:5])
-    return f"Write {names}." if names else "It defines no class."
-
-
-def _place_and_name(text: str) -> tuple[Path | str, str]:
-    """Return the file or the module of a place, and the name in it."""
-    path, separator, name = text.partition(SEPARATOR)
-    if not separator:
-        module, _, name = text.partition(":")
-        return module, name
-    if not name.isidentifier():
-        raise BuildError(f"{text!r} does not name a class.", fix="Write path/to/file.py::Class.")
-    file = user_path(path)
-    if not file.is_file():
-        problem = "is a folder" if file.is_dir() else f"is not a file in {Path.cwd()}"
-        raise BuildError(f"{text!r}: {path!r} {problem}.", fix="Write path/to/file.py::Class.")
-    return file, name
-
-
-def _import_module(name: str) -> ModuleType:
-    def failure(error: BaseException) -> PluginError:
-        return PluginError(f"Importing {name} failed: {error_text(error)}")
-
-    with foreign_code(f"importing {name}", failure), _pufferlib():
-        return importlib.import_module(name)
-
-
-def _import_file(path: Path) -> ModuleType:
-    def failure(error: BaseException) -> PluginError:
-        return PluginError(f"Importing {path} failed: {error_text(error)}")
-
-    if path.suffix != ".py" or "." in path.stem:
-        raise BuildError(f"{path} is not a Python file.")
-    # By its place, so that it never takes the place of an installed module of the same name, nor
-    # that of a file elsewhere that is called like it.
-    with foreign_code(f"importing {path}", failure), _pufferlib():
-        return importlib.import_module(import_name(path.stem, str(path.parent)))
-
-
-@contextmanager
-def _pufferlib() -> Iterator[None]:
-    """Let a file that was written for PufferLib import what it needs where that is not installed.
-
-    Our modules of the same names stand in for its own, during the import only.
-    """
-    if importlib.util.find_spec(_PUFFERLIB) is not None:
-        yield
-        return
-    package = _StandIn(_PUFFERLIB)
-    package.__path__ = []
-    modules = {_PUFFERLIB: package}
-    for name in (*_STAND_INS, *_ABSENT):
-        module = _StandIn(f"{_PUFFERLIB}.{name}")
-        if name in _STAND_INS:
-            ours = importlib.import_module(f"puffer_policies.{name}")
-            vars(module).update({key: getattr(ours, key) for key in ours.__all__})
-        setattr(package, name, module)
-        modules[module.__name__] = module
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        for name in modules:
-            del sys.modules[name]
-
-
-_ABSENT = ("emulation", "vector", "environments", "ocean", "utils")
-"""Modules of PufferLib that we have nothing for; a file may import them and use little of them."""
-
-
-class _StandIn(ModuleType):
-    """A module of PufferLib where it is not installed: what is missing fails when it is called."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        full = f"{self.__name__}.{name}"
-
-        def absent(*_: Any, **__: Any) -> Any:
-            raise BuildError(
-                f"{full} is called, and PufferLib is not installed.",
-                fix="Install PufferLib 3.0, or give the checker a policy that does not need it.",
-            )
-
-        return absent

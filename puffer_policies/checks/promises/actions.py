@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from puffer_policies.checks.probes.density import (
     sampling_gap,
     total_mass,
 )
-from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.outputs import draw, log_probs
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, Subject, seeded
 from puffer_policies.checks.probes.tolerances import (
@@ -258,7 +259,7 @@ def density_integrates(subject: Subject) -> None:
     _require_entropy_of_spread(subject)
     logits, dist = _step(subject)
     _require_own_density(logits, dist)
-    slices = Slices(dist, subject.layout)
+    slices = Slices(dist, subject.layout, partial(log_probs, subject, logits))
     try:
         mass = total_mass(slices)
     except InterdependentError:
@@ -289,8 +290,8 @@ def _require_consistent_choices(subject: Subject) -> None:
     if len(options) < math.prod(subject.layout.nvec):
         raise CheckSkipped("it has too many actions to sum up")
     actions = [torch.tensor(each).expand(BATCH, -1) for each in options]
-    log_probs = torch.stack([dist.log_prob(_as_actions(subject, each)) for each in actions], 1)
-    probabilities = log_probs.detach().exp().double()  # (B, all actions)
+    scores = torch.stack([dist.log_prob(_as_actions(subject, each)) for each in actions], 1)
+    probabilities = scores.detach().exp().double()  # (B, all actions)
     draws = draw(dist, CHOICE_DRAWS).reshape(CHOICE_DRAWS, BATCH, 1, -1).long()
     is_drawn = (draws == torch.tensor(options)).all(-1)  # (draws, B, all actions)
     gap = float((is_drawn.double().mean(0) - probabilities).abs().max())

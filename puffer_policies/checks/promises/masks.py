@@ -14,16 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.outputs import draw, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import each_step, select
 from puffer_policies.checks.probes.snippets import example
-from puffer_policies.checks.probes.stacks import (
-    A_MASK,
-    around,
-    is_bare_wrapper,
-    reported_around,
-)
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import ENTROPY, PROBABILITY, difference
 from puffer_policies.checks.probes.weights import flat_gradients
@@ -88,14 +82,6 @@ def masked_actions_never_happen(subject: Subject) -> None:
 )
 def mask_in_rollout_and_update(subject: Subject) -> None:
     """Compare probabilities of stepping with those of the sequence, each under the same masks."""
-    if is_bare_wrapper(subject) and (stack := around(subject, A_MASK)):
-        with reported_around(subject, A_MASK):
-            _require_one_mask(stack, must_read=True)
-            return
-    _require_one_mask(subject, must_read=False)  # A4 says who has to
-
-
-def _require_one_mask(subject: Subject, *, must_read: bool) -> None:
     policy, observations = subject.copy_policy(), subject.observations(steps=STEPS)
     mask = random_mask(subject.layout, (BATCH, STEPS))
     by_step = torch.stack(
@@ -114,9 +100,7 @@ def _require_one_mask(subject: Subject, *, must_read: bool) -> None:
         not _heeds(subject, policy, first, mask[:, 0])
         and difference(sequence, unmasked) < PROBABILITY
     ):
-        if must_read:
-            raise CheckFailed("answers that heed the mask", "neither pass does")
-        raise CheckSkipped(READS_NO_MASK)
+        raise CheckSkipped(READS_NO_MASK)  # A4 says who has to
     gap = difference(by_step, sequence)
     if gap > PROBABILITY:
         raise CheckFailed(
@@ -233,7 +217,10 @@ def _require_refusal(subject: Subject, policy: nn.Module) -> None:
     except Exception:
         return
     raise CheckFailed(
-        "an error where a row allows nothing", "an action was drawn", example=_mask_example()
+        "an error where a row allows nothing",
+        "an action was drawn",
+        example=_mask_example(),
+        level=Level.ADVICE,  # no env that keeps its own rules sends such a row
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
+from puffer_policies.checks.model import CheckFailed, Scope, check
 from puffer_policies.checks.probes.outputs import numbers, sum_of_outputs
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
@@ -36,12 +36,6 @@ from puffer_policies.checks.probes.rollouts import (
     warm_state,
 )
 from puffer_policies.checks.probes.snippets import error_line, example
-from puffer_policies.checks.probes.stacks import (
-    A_MEMORY,
-    around,
-    is_bare_wrapper,
-    reported_around,
-)
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
@@ -58,23 +52,6 @@ LONG = 40
 """Steps of a sequence beyond what a memory of a few observations, such as a window, holds."""
 
 
-def needs_memory_around(subject: Subject) -> str:
-    """Return why a check of memory does not apply, not even to what a wrapper hands on, or ''."""
-    reason = needs_memory(subject)
-    try:
-        return "" if reason and is_bare_wrapper(subject) else reason
-    except Exception:  # the build's matter
-        return reason
-
-
-def _stack(subject: Subject) -> Subject:
-    """Return a wrapper without memory around one."""
-    stack = around(subject, A_MEMORY)
-    if stack is None:
-        raise CheckSkipped(f"it can't go around {A_MEMORY}")
-    return stack
-
-
 # -- steps and sequences ---------------------------------------------------------------------------
 
 
@@ -86,20 +63,12 @@ def _stack(subject: Subject) -> Subject:
     "than it acted by.",
     fix="Run the same layers, norms and residual paths in the same order in forward_eval and in "
     "forward; forward sees the past only, and row b at time t is b*T + t.",
-    applies=needs_memory_around,
+    applies=needs_memory,
     scope=Scope.MODULES,
     needs=("S4", "S5", "R6"),
 )
 def step_equals_sequence(subject: Subject) -> None:
     """Compare both paths, without ``episode_start`` and with it all false."""
-    if subject.recurrent:
-        _require_equal_paths(subject)
-        return
-    with reported_around(subject, A_MEMORY):
-        _require_equal_paths(_stack(subject))
-
-
-def _require_equal_paths(subject: Subject) -> None:
     policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
     steps, _ = step_through(subject, policy, observations)
     none = subject.starts()
@@ -673,23 +642,12 @@ def state_has_rows(subject: Subject) -> None:
     "compiled policies rebuild the dict and run in copies.",
     fix="Read the state's tensors by their keys, leave unknown keys alone, and keep no reference "
     "to a dict, a tensor or another module. A wrapper passes `state` to what it holds.",
-    applies=needs_memory_around,
+    applies=needs_memory,
     scope=Scope.MODULES,
     needs=("R6",),
 )
 def state_through_wrappers(subject: Subject) -> None:
-    """Run one step from the state as others hand it on; put a wrapper around a memory first."""
-    if not subject.recurrent:
-        stack = _stack(subject)
-        with reported_around(subject, A_MEMORY):
-            for each in (segments.memory_is_used, reset_forgets, step_equals_sequence_with_resets):
-                each.run(stack)
-            _require_hand_on(stack)
-        return
-    _require_hand_on(subject)
-
-
-def _require_hand_on(subject: Subject) -> None:
+    """Run one step from the state as others hand it on."""
     policy = perturbed_copy(subject)
     state = warm_state(subject, policy, BATCH)
     # What PufferLib's trainer puts beside the state.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
-from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.outputs import describe, draw
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
     State,
@@ -94,7 +94,8 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
 
     sequences = subject.map(differentiable, observations)
     logits, values = subject.sequence(sequences, policy=policy, grad=True)
-    outputs = subject.distribution(logits).entropy() + values.reshape(-1)
+    # The entropy of a Normal does not show a mean that remembers.
+    outputs = describe(subject, logits).sum(1) + values.reshape(-1)
     last = outputs.reshape(BATCH, STEPS)[:, -1].sum()
     if not inputs or not last.requires_grad:
         return  # one-hot and integer observations have no gradient
