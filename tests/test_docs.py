@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from environments import make_environment, write_commands
+from hub_server import TOKEN, serving
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -47,6 +48,10 @@ def installs(page: Path) -> bool:
     return any(language == "console" and "pip install" in text for language, text in blocks(page))
 
 
+def asks_the_hub(page: Path) -> bool:
+    return any("hf://" in text for language, text in blocks(page) if language == "console")
+
+
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory, forks):
     """Return a folder with our command in it."""
@@ -58,9 +63,17 @@ def commands(tmp_path_factory, forks):
 @pytest.fixture
 def variables(request, commands, forks, tmp_path):
     """Return the shell variables for a page; one that installs has an environment of its own."""
-    if installs(request.getfixturevalue("page")):
-        return make_environment(tmp_path / "env", forks).variables
-    return {**os.environ, "PATH": os.pathsep.join([str(commands), os.environ["PATH"]])}
+    page = request.getfixturevalue("page")
+    if installs(page):
+        yield make_environment(tmp_path / "env", forks).variables
+        return
+    variables = {**os.environ, "PATH": os.pathsep.join([str(commands), os.environ["PATH"]])}
+    if not asks_the_hub(page):
+        yield variables
+        return
+    with serving() as hub:
+        place = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hub")}
+        yield {**variables, **place, "HF_TOKEN": TOKEN}
 
 
 WITH_CODE = [page for page in PAGES if blocks(page)]
