@@ -18,14 +18,21 @@ from torch import nn
 
 from puffer_policies import discover, files
 from puffer_policies.assembly import checkpoint, tensorfile
-from puffer_policies.assembly.checkpoint import load_policy, load_weights, save_checkpoint
+from puffer_policies.assembly.checkpoint import (
+    load_policy,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.assembly.header import read_header
+from puffer_policies.assembly.header import installed_version, read_header
+from puffer_policies.assembly.tensorfile import digest_of
 from puffer_policies.errors import CheckpointError, PolicyNotFound
 from puffer_policies.spaces import Spaces, spaces_of
 
 BOX, DISCRETE = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 SPACES = Spaces(BOX(-1, 1, (3,)), DISCRETE(2))
+VERSION = installed_version("puffer-policies")
 
 
 def same(one, other):
@@ -131,6 +138,39 @@ def test_a_file_of_format_1_is_still_read(options):
     with pytest.raises(CheckpointError, match="an earlier version wrote it"):
         load_policy(FORMAT_1)
     assert load_weights(FORMAT_1, policy).training == {"global_step": 64, "epoch": 2}
+
+
+FORMAT_2 = Path(__file__).parent / "checkpoint_of_format_2.safetensors"
+"""LSTMWrapper(NormalizeObservationWrapper(MultiInput(hidden_size=2), clip=5.0)) for these spaces,
+by version 0.1.0, with statistics of 64 observations and a golden sample."""
+PARTS = Spaces(
+    gymnasium.spaces.Dict(
+        {
+            "numbers": BOX(-_CART, _CART),
+            "code": DISCRETE(3, start=-1),
+            "pixels": BOX(0, 255, (2, 3, 3), np.uint8),
+        }
+    ),
+    gymnasium.spaces.MultiDiscrete([2, 3]),
+)
+
+
+def test_a_file_of_format_2_is_still_read_and_answers_as_it_did(tmp_path):
+    policy = load_policy(FORMAT_2)
+    header = read_header(FORMAT_2)
+    assert (header.observation, header.action) == (PARTS.observation, PARTS.action)
+    assert (header.training, header.config) == ({"global_step": 64}, {"env_name": "Parts-v0"})
+    assert header.spec.wrappers[0].kwargs == {"clip": 5.0}
+    assert same(policy, load_policy(FORMAT_2, PARTS))
+    assert read_checkpoint(FORMAT_2).sample["value"].shape == (2, 4)
+    changed = bytearray(FORMAT_2.read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "m").write_bytes(changed)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_policy(tmp_path / "m")
+    safetensors.torch.save_file({}, tmp_path / "m", {"puffer_policies": header.to_json()})
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_policy(tmp_path / "m")
 
 
 def test_other_spaces_are_refused_and_both_sides_shown(tmp_path):
@@ -297,6 +337,32 @@ def test_a_policy_that_is_not_installed_is_named_with_its_package(
     # A shell obeys more than names, and other policies would not fit the weights.
     assert ("pip install" in str(caught.value)) is (distribution == "acme-nets")
     assert "Default" not in str(caught.value)
+
+
+def other_version(path, spec=None, tensor=None):
+    """Let a checkpoint be of an earlier version of this package, of a spec and with a tensor."""
+    header = json.loads(read_header(path).to_json())
+    header["versions"]["puffer-policies"] = header["origins"][0]["version"] = "0.0.7"
+    header["spec"] |= spec or {}
+    tensors = safetensors.torch.load_file(path) | (tensor or {})
+    header["digest"] = digest_of(tensors)
+    safetensors.torch.save_file(tensors, path, {"puffer_policies": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("problem", "changes"),
+    [
+        ("Gone", {"spec": {"name": "puffer-policies/Gone"}}),
+        ("old_option", {"spec": {"kwargs": {"old_option": 1}}}),
+        ("do not fit", {"tensor": {"old_layer.weight": torch.zeros(1)}}),
+    ],
+)
+def test_a_policy_that_its_package_no_longer_builds_names_both_versions(tmp_path, problem, changes):
+    path = save_checkpoint(tmp_path / "m", get_policy("Default", SPACES), env=SPACES)
+    other_version(path, **changes)
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        load_policy(path)
+    assert f"It was saved with puffer-policies 0.0.7; {VERSION} is installed." in caught.value.fix
 
 
 @pytest.mark.trainer

@@ -153,7 +153,11 @@ class Checkpoint:
                 f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
                 fix=header.training_text(error),
             ) from error
-        put_weights(policy, self.tensors, path=self.path, owner=header.spec)
+        try:
+            put_weights(policy, self.tensors, path=self.path, owner=header.spec)
+        except CheckpointError as error:
+            changes = header.version_changes(header.distributions)
+            raise CheckpointError(error.problem, fix="\n".join([error.fix, *changes])) from error
         if verify and self.sample:
             self._require_answers(policy, spaces)
         return policy

@@ -7,7 +7,7 @@ the spaces as texts only.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -138,6 +138,8 @@ class Header:
         packages = {(each.distribution, each.version) for each in self.origins}
         labels = ", ".join(f"{name} {version}".strip() for name, version in sorted(packages))
         lines = [f"It was trained with {labels}."] if labels else []
+        # One that is not installed at all is named below, with how to get it.
+        lines += self.version_changes({name for name, _ in packages if installed_version(name)})
         if isinstance(error, PolicyNotFound):
             # Near names would be other policies.
             lines += [
@@ -153,12 +155,21 @@ class Header:
         origins = {each.distribution: each.version for each in self.origins}
         return dict(sorted({**origins, **self.versions}.items()))
 
-    def version_changes(self) -> list[str]:
-        """Return a line for each package that is installed in another version than the file's."""
+    @property
+    def distributions(self) -> set[str]:
+        """The packages that brought the names of the spec."""
+        return {each.distribution for each in self.origins}
+
+    def version_changes(self, names: Container[str] | None = None) -> list[str]:
+        """Return a line for each package that is installed in another version than the file's.
+
+        Args:
+            names: the packages that matter; all of the file if None.
+        """
         changes = []
         for name, version in self.packages.items():
             installed = installed_version(name)
-            if version and installed != version:
+            if version and installed != version and (names is None or name in names):
                 here = f"{installed} is" if installed else "none is"
                 changes.append(f"It was saved with {name} {version}; {here} installed.")
         return changes
