@@ -50,6 +50,7 @@ BUILTINS = [
     "EntityAttention",
     "MultiDiscrete",
     "MultiInput",
+    "PufferNet",
     "Structured",
 ]
 OURS = "puffer-policies-"
