@@ -59,6 +59,14 @@ class ExplodingMemory(GoodLSTM):
         return h, c * 2.5
 
 
+class GrowingMemory(GoodLSTM):
+    """A linear recurrence whose factor is a little above 1; what it shows of it is bounded."""
+
+    def advance(self, hidden: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        h, _ = super().advance(hidden, h, c.tanh())
+        return h, 1.02 * c + 0.1 * h
+
+
 class Sharpened(nn.Module):
     """The share of each number's eighth power in their sum: infinity of infinity at extremes."""
 
@@ -414,6 +422,7 @@ MUTANTS_NUMERICS = (
     Mutant("N1", "infinity-is-nothing", InfinityIsNothing),
     Mutant("N2", "exponential", Exponential, UNBOUNDED),
     Mutant("N2", "exploding-memory", ExplodingMemory),
+    Mutant("N2", "growing-memory", GrowingMemory),
     Mutant("N2", "sharpened", Sharp, UNBOUNDED),
     Mutant("N2", "divides-by-its-norm", DividesByItsNorm, UNBOUNDED),
     Mutant("N2", "pools-over-present", PoolsOverPresent, Spaces(MATRIX, FOUR)),

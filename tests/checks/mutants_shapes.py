@@ -208,6 +208,14 @@ class ScalesWithBatch(GoodMLP):
         return hidden / len(hidden)
 
 
+class GuessesBytes(ConvPolicy):
+    """Divides by 255 where a pixel of the batch is larger than 1."""
+
+    def features(self, observations: Any) -> Tensor:
+        pixels = (observations.movedim(-1, 1) if self.last else observations).float()
+        return self.conv(torch.where(pixels.max() > 1, pixels / 255, pixels))
+
+
 class NormInTrainingOnly(GoodMLP):
     """forward runs a norm that forward_eval forgot."""
 
@@ -443,6 +451,7 @@ MUTANTS_SHAPES = (
     Mutant("S3", "squeezes", Squeezes),
     Mutant("S3", "scales-with-batch", ScalesWithBatch, also=LARGER),
     Mutant("S3", "norm-in-training-only", NormInTrainingOnly),
+    Mutant("S3", "guesses-bytes", GuessesBytes, IMAGE),
     Mutant("S3", "clips-one-path", ClipsOnePath, UNBOUNDED),
     Mutant("S4", "time-first", TimeFirst, also=STEPS_DIFFER),
     Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS, also=MOVED_ROWS),

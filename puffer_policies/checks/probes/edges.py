@@ -1,4 +1,4 @@
-"""Observations at the edges of their space: zeros, lowest and highest numbers, first and last code.
+"""Observations at the edges of their space: ones, zeros, lowest and highest numbers and codes.
 
 Random samples of a space hardly ever show them, and an env sends them all the time: an empty set,
 a sensor that is off, the last code of a Discrete.
@@ -19,7 +19,14 @@ from puffer_policies.spaces.nested import map_nested
 MODERATE = 50.0
 """Stands for the edge of what has no bound; N2 tries larger numbers."""
 
-EDGES = {"zeros": 0.0, "the lowest numbers": -MODERATE, "the highest numbers": MODERATE}
+EDGES = {
+    "ones": 1.0,
+    "zeros": 0.0,
+    "the lowest numbers": -MODERATE,
+    "the highest numbers": MODERATE,
+}
+"""Ones are the darkest pixels that are not black: who guesses from them alone whether pixels are
+bytes or shares of one guesses wrong, and so they come first."""
 
 
 @singledispatch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
-from puffer_policies.checks.probes.rollouts import select, to_double
+from puffer_policies.checks.probes.rollouts import select, sequence_state, to_double
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
 from puffer_policies.checks.probes.tolerances import (
@@ -40,6 +40,9 @@ LONG, LONG_IMAGES = 1024, 64
 MANY_NUMBERS = 1000
 """Observations of more numbers than this get `LONG_IMAGES` steps instead of `LONG`: a convolution
 over 1024 images takes seconds."""
+
+MOST_GROWTH = 100.0
+"""By how much a state may grow in the second half of a long sequence. What counts steps doubles."""
 
 DRIVE = 200.0
 """What is added to the parameters of a scale: exp(200) and exp(-200) leave the range of float32."""
@@ -167,7 +170,8 @@ def _poison_example(where: str) -> str:
     "finite-at-extremes",
     promise="Runs, with finite log-probabilities, entropy, values and gradients, for the largest "
     "and smallest observations (1e6 where the space has no bound), first and last codes, zeros "
-    "and empty sets, alone and among others, and over long sequences.",
+    "and empty sets, alone and among others, and over long sequences, in which the state does not "
+    "grow without end.",
     why="One large observation, one set without a member, or one long segment makes every weight "
     "NaN; a code that never came before ends the run after hours.",
     fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans; add an "
@@ -189,7 +193,35 @@ def finite_at_extremes(subject: Subject) -> None:
     if subject.recurrent:
         size = sum(leaf[0, 0].numel() for leaf in leaves(observations))
         steps = LONG if size <= MANY_NUMBERS else LONG_IMAGES
-        _require_finite(subject, subject.observations(1, steps=steps), f"after {steps} steps")
+        long = subject.observations(1, steps=steps)
+        _require_finite(subject, long, f"after {steps} steps")
+        _require_steady(subject, long, steps // 2)
+
+
+def _require_steady(subject: Subject, observations: Any, half: int) -> None:
+    """Fail if the state grows by a factor: it will leave the range of float32 in time."""
+    policy = subject.copy_policy()
+    initial = sequence_state(policy, subject.state(1, policy))
+    carry, sizes = subject.add_required(dict(initial), observations), []
+    for part in (slice(half), slice(half, None)):
+        with torch.no_grad():
+            policy(map_nested(torch.clone, select(observations, (slice(None), part))), carry)
+        sizes.append({key: _size(carry.get(key)) for key in initial})
+    for key, before in sizes[0].items():
+        after = sizes[1][key]
+        if after > MOST_GROWTH * max(1.0, before):
+            raise CheckFailed(
+                "a state that stays about as large as it is",
+                f"the largest number of {key!r} is {before:.2g} after {half} steps and {after:.2g} "
+                f"after {2 * half}",
+                fix="Bound the factor of the old state by 1: a sigmoid, or exp(-softplus(...)).",
+                example=example("# run hundreds of steps and print the state"),
+            )
+
+
+def _size(state: Any) -> float:
+    is_real = isinstance(state, Tensor) and state.is_floating_point() and state.numel() > 0
+    return float(state.abs().max()) if is_real else 0.0
 
 
 def _require_finite(subject: Subject, observations: Any, when: str) -> None:
