@@ -14,7 +14,7 @@ from gymnasium import spaces
 from specimens import ACTIONS, OBSERVATIONS, VECTOR, map_tensors, observation_batch, tensors_of
 
 from puffer_policies import Spaces, get_policy
-from puffer_policies.errors import BuildError
+from puffer_policies.errors import ExportError
 from puffer_policies.export.c import export_c
 from puffer_policies.export.flatfile import action_sizes, export_puffer
 from puffer_policies.nn.distributions import distribution
@@ -212,7 +212,7 @@ def test_headers_compile_with_any_space_and_any_name(tmp_path: Path) -> None:
     first = get_policy("PufferNet(hidden_size=8)", Spaces(nested, spaces.Discrete(3, start=-4)))
     box = spaces.Box(-0.5, np.inf, (2, 2))
     second = get_policy("PufferNet(hidden_size=8)", Spaces(VECTOR, box))
-    assert export_c(first, tmp_path / "9 lives") == tmp_path / "9 lives.h"
+    assert export_c(first, tmp_path / "9 lives.h") == tmp_path / "9 lives.h"
     export_c(second, tmp_path / "second.h")
     source = tmp_path / "main.c"
     source.write_text(PROGRAM)
@@ -222,6 +222,8 @@ def test_headers_compile_with_any_space_and_any_name(tmp_path: Path) -> None:
 
 
 def test_the_name_of_the_reader_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"puffernet\.h is the name of the reader"):
+    with pytest.raises(ExportError, match=r"puffernet\.h is the reader's name"):
         export_c(get_policy("PufferNet", CARTPOLE), tmp_path / "puffernet.h")
+    with pytest.raises(ExportError, match="is not a header's name"):
+        export_c(get_policy("PufferNet", CARTPOLE), tmp_path / "cartpole.bin")
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from specimens import ACTIONS, OBSERVATIONS, VECTOR, observation_batch
 
 from puffer_policies import Spaces, get_policy
 from puffer_policies.assembly.checkpoint import load_policy, read_checkpoint, save_checkpoint
-from puffer_policies.errors import BuildError, CheckpointError, IncompatibleSpace
+from puffer_policies.errors import BuildError, CheckpointError, ExportError, IncompatibleSpace
+from puffer_policies.export.api import export_policy
 from puffer_policies.export.flatfile import export_puffer, flat_layout, read_puffer
 from puffer_policies.zoo.puffer import PufferNet
 
@@ -195,7 +197,7 @@ class Changed(PufferNet):
 )
 def test_other_policies_are_refused_by_name(tmp_path: Path, policy: str | type) -> None:
     name = policy if isinstance(policy, str) else policy.__name__
-    with pytest.raises(BuildError, match=f"nothing else, not .*{name.split('(')[0]}"):
+    with pytest.raises(ExportError, match=f"nothing else, not .*{name.split('(')[0]}"):
         export_puffer(get_policy(policy, CARTPOLE, validate="off"), tmp_path / "w.bin")
     assert not list(tmp_path.iterdir())
 
@@ -211,7 +213,7 @@ def test_a_width_of_which_pufferlib_loses_too_much_is_refused(tmp_path: Path) ->
     env = Spaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(3))
     policy = get_policy("PufferNet", env, hidden_size=5, num_layers=2)
     with pytest.raises(
-        BuildError, match=r"hidden_size=5 .* gaps of \d+ numbers.*\n.*multiple of 8"
+        ExportError, match=r"hidden_size=5 .* gaps of \d+ numbers.*\n.*multiple of 8"
     ):
         export_puffer(policy, tmp_path / "w.bin")
     path = export_puffer(policy, tmp_path / "w.bin", complete=True)
@@ -233,3 +235,26 @@ def test_the_command_line_makes_a_checkpoint(tmp_path: Path, capsys: Any) -> Non
     code, _, error = run(capsys, "import", str(path), "--env", env, "-o", str(tmp_path / "other"))
     assert (code, "hidden_size=16, num_layers=2 would have as many" in error) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_is_exported_by_the_table_of_targets(tmp_path: Path, capsys: Any) -> None:
+    policy = get_policy("PufferNet", BOX, **SMALL)
+    checkpoint = str(save_checkpoint(tmp_path / "w.safetensors", policy, env=BOX))
+    for style, alignment in (("default", 8), ("float", 4)):
+        with pytest.warns(RuntimeWarning, match="e.bin lacks the last"):
+            expected = export_puffer(policy, tmp_path / "e.bin", alignment=alignment).read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            flags = ["--to", "puffer", "--style", style]
+            code, _, error = run(capsys, "export", checkpoint, *flags)
+        assert (code, "w.bin lacks the last" in error) == (0, True)
+        assert (tmp_path / "w.bin").read_bytes() == expected
+    assert run(capsys, "export", checkpoint, "--to", "c")[0] == 0
+    assert (tmp_path / "w.h").read_text().startswith("/* w: the sizes of the PufferNet in w.bin")
+    assert len((tmp_path / "w.bin").read_bytes()) == 4 * flat_layout(BOX, **SMALL).end
+    other = save_checkpoint(tmp_path / "d.safetensors", get_policy("Default", BOX), env=BOX)
+    for target in ("puffer", "c"):
+        with pytest.raises(ExportError, match=r"nothing else, not .*Default"):
+            export_policy(other, to=target)
+    code, _, error = run(capsys, "eval", str(tmp_path / "w.bin"))
+    assert (code, "puffer-policies import FILE" in error) == (2, True)

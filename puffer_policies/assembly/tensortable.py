@@ -157,9 +157,13 @@ def explained(path: Path | str, *, expected: str = FORM) -> Iterator[None]:
                 "of get_policy by load_state_dict, and save_checkpoint(path, policy, env=env) "
                 "writes it.",
             ) from error
+        puffer = user_path(path).suffix == ".bin"
         raise CheckpointError(
             f"{path} is damaged, or not a safetensors file: {error}.",
-            fix="Use an earlier checkpoint. Ours are written at once or not at all.",
+            fix="If PufferLib 5 wrote it, make a checkpoint of it: puffer-policies import FILE "
+            "--env ENV."
+            if puffer
+            else "Use an earlier checkpoint. Ours are written at once or not at all.",
         ) from error
 
 

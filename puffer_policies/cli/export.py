@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--style",
         choices=[*styles],
         default=DEFAULT_STYLE,
-        help="names of inputs and outputs that a deployer knows (default: ours)",
+        help="names of inputs and outputs that a deployer knows (default: ours); float: for "
+        "PufferLib's float build",
     )
     parser.add_argument(
         "--best", action="store_true", help="the run's best checkpoint instead of its last one"

@@ -28,14 +28,15 @@ def export_policy(
 ) -> Path:
     """Write a policy as a file of another runtime, and return its path.
 
-    The file holds one step with everything inside: the normalizer, the memory with its resets, the
-    masks. Its answers to a sample are compared with the policy's before it is left there.
+    ONNX and torch.export hold one step with everything inside: the normalizer, the memory with its
+    resets, the masks. Its answers to a sample are compared with the policy's before the file is
+    left there. PufferLib's file and C are for a `PufferNet` alone.
 
     Args:
         policy_or_path: a policy; or a checkpoint, wherever one is taken.
         path: the file; if None, it stands beside the checkpoint, with its name.
         to: one of `TARGETS`.
-        style: names of inputs and outputs; the target lists those that it has.
+        style: names of inputs and outputs, or the build of PufferLib; the target lists its styles.
         env: whatever `spaces_of` reads; needed only where neither the policy nor the file has
             spaces.
         best: the run's best checkpoint instead of its last.
@@ -43,6 +44,7 @@ def export_policy(
 
     Raises:
         ExportError: there is no such target or style, or the policy can't be exported to it.
+        IncompatibleSpace: PufferLib would take the actions for others than they are.
         MissingDependency: the extra that the target needs is not installed.
         CheckpointError: the checkpoint can't be read.
     """

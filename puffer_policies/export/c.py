@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from puffer_policies.errors import BuildError
+from puffer_policies.errors import ExportError
 from puffer_policies.export.flatfile import action_sizes, export_puffer, layout_of, puffernet_of
+from puffer_policies.export.source import Source
 from puffer_policies.files import replace_file, user_path
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
@@ -30,20 +31,31 @@ def export_c(policy: nn.Module, path: Path | str) -> Path:
         path: the header, whose name is also that of the constants in it; its folder must exist.
 
     Raises:
-        BuildError: another policy, or the path of the reader itself.
+        ExportError: another policy, or a path that is not of a header, or is the reader's own.
         IncompatibleSpace: PufferLib would take the actions for others than they are.
     """
-    net, header = puffernet_of(policy), user_path(path).with_suffix(".h")
+    net, header = puffernet_of(policy), user_path(path)
     reader = header.with_name(READER)
-    if header == reader:
-        raise BuildError(
-            f"{header} is the name of the reader, which lies beside the header of a policy.",
-            fix="Give another name, such as cartpole.h.",
+    if header.suffix != ".h" or header == reader:
+        kind = "the reader's" if header == reader else "not a header's"
+        raise ExportError(
+            f"{header} is {kind} name, and the header of a policy lies beside its weights and the "
+            "reader.",
+            fix="Give a name such as cartpole.h.",
         )
     weights = export_puffer(net, header.with_suffix(".bin"), complete=True)
     replace_file(reader, Path(__file__).with_name(READER).read_bytes())
     replace_file(header, _header(net, header.stem, weights.name).encode())
     return header
+
+
+def write(source: Source, path: Path, *, style: str) -> None:
+    """Write the three files of a policy, as a target of `export_policy`.
+
+    Raises:
+        ExportError, IncompatibleSpace: as `export_c`.
+    """
+    export_c(source.policy, path)
 
 
 def _header(net: PufferNet, stem: str, weights: str) -> str:

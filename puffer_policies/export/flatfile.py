@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from puffer_policies.assembly.checkpoint import put_weights
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.tensortable import explained, regular_file
-from puffer_policies.errors import BuildError, CheckpointError, IncompatibleSpace
+from puffer_policies.errors import BuildError, CheckpointError, ExportError, IncompatibleSpace
+from puffer_policies.export.source import Source
+from puffer_policies.export.targets import FLOAT_BUILD
 from puffer_policies.files import replace_file, user_path
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count, require_width
 from puffer_policies.nn.features import make_features
@@ -155,7 +157,7 @@ def export_puffer(
             the C reader of this package read them; its trainer may refuse the file.
 
     Raises:
-        BuildError: another policy, or one of a width of which PufferLib loses too much.
+        ExportError: another policy, or one of a width of which PufferLib loses too much.
         IncompatibleSpace: PufferLib would take the actions for others than they are.
     """
     net = puffernet_of(policy)
@@ -179,6 +181,16 @@ def export_puffer(
     path = user_path(path)
     replace_file(path, numbers.tobytes())
     return path
+
+
+def write(source: Source, path: Path, *, style: str) -> None:
+    """Write the file of a policy, as a target of `export_policy`; style `FLOAT_BUILD` aligns to 4.
+
+    Raises:
+        ExportError, IncompatibleSpace: as `export_puffer`.
+    """
+    alignment = FLOAT if style == FLOAT_BUILD else DEFAULT
+    export_puffer(source.policy, path, alignment=alignment)
 
 
 def read_puffer(
@@ -228,14 +240,14 @@ def puffernet_of(policy: nn.Module) -> PufferNet:
     """Return the `PufferNet` of a policy that a file can hold.
 
     Raises:
-        BuildError: it is another policy, or something around one that the file has no place for.
+        ExportError: it is another policy, or something around one that the file has no place for.
     """
     inner = policy
     while isinstance(inner, ActionMaskWrapper):
         inner = inner.policy
     if type(inner) is not PufferNet:
         name = getattr(policy, "spec", None) or type(policy).__name__
-        raise BuildError(
+        raise ExportError(
             f"PufferLib 5's file of weights holds a PufferNet and nothing else, not {name}.",
             fix="Train one (puffer-policies train NAME --policy-name PufferNet), or export the "
             "policy as ONNX or by torch.export.",
@@ -314,7 +326,7 @@ def _layers(net: PufferNet) -> Iterator[tuple[str, str]]:
 def _require_few_lost(layout: FlatLayout, hidden_size: int) -> None:
     lost = layout.end - layout.count
     if lost > MOST_LOST:
-        raise BuildError(
+        raise ExportError(
             f"With hidden_size={hidden_size} the tensors leave gaps of {lost} numbers, and "
             f"PufferLib plays no file that lacks more than {MOST_LOST}.",
             fix=f"Use a hidden_size that is a multiple of {DEFAULT}. complete=True writes a file "

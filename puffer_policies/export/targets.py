@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_STYLE = "default"
+FLOAT_BUILD = "float"
+"""The style of files for PufferLib's float build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Target:
     """``module:function``, called as ``function(source, path, style=style)``, which writes the
     whole file at once or raises an `ExportError`."""
     styles: tuple[str, ...] = (DEFAULT_STYLE,)
-    """Sets of names for inputs and outputs, the default one first."""
+    """Sets of names for inputs and outputs, or builds of the reader; the default one first."""
 
 
 TARGETS = {
@@ -32,5 +34,16 @@ TARGETS = {
         summary="torch.export, for a program that has torch alone",
         suffix=".pt2",
         writer="puffer_policies.export.torch_file:write",
+    ),
+    "puffer": Target(
+        summary="PufferLib 5's file of weights, of a PufferNet",
+        suffix=".bin",
+        writer="puffer_policies.export.flatfile:write",
+        styles=(DEFAULT_STYLE, FLOAT_BUILD),
+    ),
+    "c": Target(
+        summary="C99, a PufferNet's weights with a header and a reader beside it",
+        suffix=".h",
+        writer="puffer_policies.export.c:write",
     ),
 }
