@@ -15,8 +15,9 @@ from specimens import ACTIONS, OBSERVATIONS, VECTOR, map_tensors, observation_ba
 
 from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import ExportError
+from puffer_policies.export.api import export_policy
 from puffer_policies.export.c import export_c
-from puffer_policies.export.flatfile import action_sizes, export_puffer
+from puffer_policies.export.flatfile import action_sizes, export_puffer, read_puffer
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.features import make_features
 
@@ -140,6 +141,31 @@ def _rows(members: Any, rows: slice) -> Any:
 def _numbers(logits: Any) -> list[torch.Tensor]:
     """Logits, or the means of real numbers."""
     return [logits.loc] if hasattr(logits, "loc") else tensors_of(logits)
+
+
+@pytest.mark.exhaustive
+def test_c_and_onnxruntime_and_pytorch_agree_on_one_file(driver: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    weights = export_puffer(get_policy("PufferNet", CARTPOLE), tmp_path / "w.bin")
+    policy = read_puffer(weights, CARTPOLE)
+    session = runtime.InferenceSession(export_policy(policy, tmp_path / "w.onnx"))
+    observations, starts = torch.randn(STEPS, ROWS, 4), torch.rand(STEPS, ROWS) < 0.1
+    results, *_ = played(driver, weights, policy, observations, starts)
+    state, carried = policy.initial_state(ROWS), np.zeros((ROWS, 4, 128), np.float32)
+    for t in range(STEPS):
+        state["episode_start"] = starts[t]
+        with torch.no_grad():
+            logits, values = policy.forward_eval(observations[t], state)
+        inputs = {"obs": observations[t].numpy(), "episode_start": starts[t].numpy()}
+        outputs = session.run(None, {**inputs, "state.lstm_h": carried})
+        names = [each.name for each in session.get_outputs()]
+        answers = dict(zip(names, outputs, strict=True))
+        carried = answers["next_state.lstm_h"]
+        mine = np.concatenate([logits, values], -1)
+        other = np.concatenate([answers["logits"], answers["value"].reshape(-1, 1)], -1)
+        assert np.abs(mine - results[t]).max() < 1e-4
+        assert np.abs(other - results[t]).max() < 1e-4
 
 
 def test_a_reset_forgets_what_is_not_a_number(driver: Path, tmp_path: Path) -> None:

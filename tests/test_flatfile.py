@@ -256,5 +256,5 @@ def test_a_checkpoint_is_exported_by_the_table_of_targets(tmp_path: Path, capsys
     for target in ("puffer", "c"):
         with pytest.raises(ExportError, match=r"nothing else, not .*Default"):
             export_policy(other, to=target)
-    code, _, error = run(capsys, "eval", str(tmp_path / "w.bin"))
+    code, _, error = run(capsys, "inspect", str(tmp_path / "w.bin"))
     assert (code, "puffer-policies import FILE" in error) == (2, True)
