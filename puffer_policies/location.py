@@ -46,7 +46,9 @@ def checkpoint_of(
         return _fetched(text, match[1].lower(), best=best, registry=registry)
     path = user_path(text)
     if not path.exists():
-        raise CheckpointError(f"There is neither a run nor a checkpoint {path}.", fix=_near(path))
+        raise CheckpointError(
+            f"There is neither a run nor a checkpoint {path}.", fix=_near(path, registry)
+        )
     if path.is_dir():
         return file_of_run(path, BEST if best else LATEST)
     if best:
@@ -82,7 +84,10 @@ def _single(text: str) -> CheckpointError:
     )
 
 
-def _near(path: Path) -> str:
+def _near(path: Path, registry: Registry | None) -> str:
+    registry = default_registry() if registry is None else registry
+    if str(path) in registry.pretrained:
+        return f"A pretrained policy has this name: {PRETRAINED}{path}, or --pretrained {path}."
     if not path.parent.is_dir():
         return NO_RUN
     return did_you_mean(path.name, (each.name for each in path.parent.iterdir())) or NO_RUN

@@ -141,8 +141,15 @@ def test_a_name_and_a_path_are_never_taken_for_each_other(acme, project, data):
     with pytest.raises(PolicyNotFound, match="For the file, give Path"):
         get_policy("LSTMWrapper(Default)", SPACES, pretrained="m.safetensors")
     get_policy("LSTMWrapper(Default)", SPACES, pretrained=Path("m.safetensors"))
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+    with pytest.raises(CheckpointError, match="has this name: pretrained://corridor"):
         load_policy("corridor")
+
+
+def test_the_name_of_weights_is_not_that_of_a_class(acme, capsys):
+    with pytest.raises(PolicyNotFound, match=r"load_policy\('pretrained://corridor'\)"):
+        get_policy("corridor", SPACES)
+    status, out, _ = run(capsys, "why", "corridor")
+    assert (status, "is a pretrained policy of acme-zoo 1.0" in out) == (0, True)
 
 
 def test_a_missing_name_is_told(acme):

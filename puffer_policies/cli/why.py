@@ -13,7 +13,9 @@ from puffer_policies.streams import write
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name."""
     parser.add_argument(
-        "name", metavar="NAME", help="a policy, a wrapper, a preset or an env of a registry.toml"
+        "name",
+        metavar="NAME",
+        help="a policy, a wrapper, a preset, a pretrained policy or an env of a registry.toml",
     )
 
 
@@ -32,4 +34,4 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         write("\n".join(explanation.lines))
-    return 0 if explanation.verdict in (*USABLE, "preset", "env") else 1
+    return 0 if explanation.verdict in (*USABLE, "preset", "pretrained", "env") else 1

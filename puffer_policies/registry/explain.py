@@ -149,6 +149,25 @@ def preset_explanation(preset: Preset, name: str) -> Explanation:
     return _explanation_of_other(name, "preset", line)
 
 
+def pretrained_as_name(record: Pretrained, name: str) -> PolicyNotFound:
+    """Return the error of a pretrained policy whose name is used as that of a class."""
+    return PolicyNotFound(
+        f"{_pretrained_line(record, name)}, and not the name of a policy or wrapper.",
+        fix=f"load_policy('pretrained://{name}') builds it; on the command line, --pretrained "
+        f"{name} takes it for a checkpoint.",
+    )
+
+
+def pretrained_explanation(record: Pretrained, name: str) -> Explanation:
+    """Return what is known about a pretrained policy."""
+    return _explanation_of_other(name, "pretrained", f"{_pretrained_line(record, name)}.")
+
+
+def _pretrained_line(record: Pretrained, name: str) -> str:
+    place = record.provenance
+    return f"{name!r} is a pretrained policy of {package(place)} ({record.target}, {place.origin})"
+
+
 def pretrained_error(name: str, records: Sequence[Pretrained]) -> PolicyError:
     """Return the error of a name that leads to none of the pretrained policies, or to several."""
     rivals = sorted(each.qualified_name for each in records if each.name == name)

@@ -20,7 +20,9 @@ from puffer_policies.registry.explain import (
     lookup_error,
     preset_error,
     preset_explanation,
+    pretrained_as_name,
     pretrained_error,
+    pretrained_explanation,
     wrong_kind,
 )
 from puffer_policies.registry.names import (
@@ -87,6 +89,8 @@ class Registry:
         # A preset is looked for last, so that it can never hide a policy of the same name.
         if resolution.verdict == "not found" and name in self.presets:
             raise preset_error(self.presets[name])
+        if resolution.verdict == "not found" and name in self.pretrained:
+            raise pretrained_as_name(self.pretrained[name], name)
         error = lookup_error(
             resolution,
             names=self._candidates(kind),
@@ -119,6 +123,8 @@ class Registry:
             return preset_explanation(self.presets[name], name)
         if resolution.verdict == "not found" and name in self.envs:
             return env_explanation(self.envs[name])
+        if resolution.verdict == "not found" and name in self.pretrained:
+            return pretrained_explanation(self.pretrained[name], name)
         return explanation(
             resolution,
             names=self._candidates(None),

@@ -26,6 +26,7 @@ Verdict = Literal[
     "blocked",
     "broken",
     "preset",
+    "pretrained",
     "env",
     "not found",
 ]
