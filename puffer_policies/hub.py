@@ -190,8 +190,9 @@ def _explained(api: Any, location: HubLocation) -> Iterator[None]:
             fix="Check the network, and HF_ENDPOINT and HF_HUB_OFFLINE if they are set.",
         ) from error
     except errors.EntryNotFoundError as error:
+        at = f" at {location.revision}" if location.revision else ""
         raise CheckpointError(
-            f"{location} holds no {location.file}.", fix=_files_hint(api, location)
+            f"{repo}{at} holds no {location.file}.", fix=_files_hint(api, location)
         ) from error
     except errors.HfHubHTTPError as error:
         raise _refusal(api, location, error) from error
