@@ -276,6 +276,15 @@ class BothFactorsZero(GoodMLP):
         return hidden + self.up(self.down(hidden))
 
 
+class OneUnitManyTimes(GoodMLP):
+    """Weights are constants, for the sake of repeatable runs."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        for weight in (self.encoder.weight, self.actor.linear.weight, self.critic.weight):
+            nn.init.constant_(weight, 0.1)
+
+
 class HalfOfTheRows(GoodLSTM):
     """Some rows of a weight are taken out of the graph, as in a mask of what is pruned."""
 
@@ -446,6 +455,7 @@ MUTANTS_NUMERICS = (
     Mutant("N6", "left-over", LeftOver, also={"T1": "it moves nowhere"}),
     Mutant("N6", "actor-detached", ActorDetached),
     Mutant("N6", "both-factors-zero", BothFactorsZero, also={"T1": "they stay at 0"}),
+    Mutant("N6", "one-unit-many-times", OneUnitManyTimes),
     Mutant("N6", "half-of-the-rows", HalfOfTheRows),
     Mutant("N6", "one-scale-stands-still", OneScaleStandsStill, CONTINUOUS),
     Mutant("N7", "tanh-on-logits", TanhOnLogits),

@@ -544,7 +544,12 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
         LastWindowOnly,
         also={"R1": "steps have no window, which a long sequence shows"},
     ),
-    Mutant("R10", "SortsByLength", SortsByLength),
+    Mutant(
+        "R10",
+        "SortsByLength",
+        SortsByLength,
+        also={"S3": "zeros are such a length, as a row alone"},
+    ),
     Mutant(
         "R11",
         "MovingStatistics",

@@ -265,14 +265,14 @@ class Subject:
     ) -> tuple[Any, Tensor, dict[str, Tensor]]:
         """Run ``forward_eval`` without gradient -> logits, values, the state after it.
 
-        `state` is not mutated, as the policy gets a copy of the dict.
+        `state` and `observations` keep their entries, as the policy gets copies of the dicts.
         """
         policy = self._running if policy is None else policy
         carry = dict(state) if state is not None else self._initial_for(observations, policy)
         keys = list(carry)
         self._add_inputs(carry, observations, starts, mask)
         with torch.no_grad():
-            logits, values = policy.forward_eval(observations, carry)  # type: ignore[operator]
+            logits, values = policy.forward_eval(_same(observations), carry)  # type: ignore[operator]
         return logits, values, {key: carry[key] for key in keys}
 
     def sequence(
@@ -300,7 +300,7 @@ class Subject:
             carry = dict.fromkeys(carry)  # PufferLib's trainer starts every segment from None
         self._add_inputs(carry, observations, starts, mask)
         with torch.set_grad_enabled(grad):
-            logits, values = policy(observations, carry)
+            logits, values = policy(_same(observations), carry)
         return logits, values
 
     def distribution(self, logits: Any) -> Distribution:
@@ -389,6 +389,11 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
+
+
+def _same(observations: Any) -> Any:
+    """Return the same tensors in dicts and tuples of their own."""
+    return map_nested(lambda leaf: leaf, observations)
 
 
 def _within(leaf: Tensor, played: np.ndarray) -> Tensor:

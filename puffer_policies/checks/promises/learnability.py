@@ -65,6 +65,9 @@ FREE, MARGIN = 2.0, 0.05
 """How far means have to reach where a Box has no bounds; and, as a share of its width, how near to
 them where it has some."""
 
+EQUAL_UNITS = 1e-6
+"""Up to which rows of a weight or of its gradient are equal: a share of the largest number."""
+
 MANY, FEW_ROWS, SEVERAL = 32, 3, 8
 """Rows in which a number that is cut off shows, how many of those are looked at, and how many
 choices or dimensions are compared with each other."""
@@ -276,7 +279,8 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "N6",
     "every-parameter-learns",
     promise="Every parameter gets a gradient from PPO's loss, unless it has requires_grad=False or "
-    "is declared frozen; every number of it that moves the actions gets one from the actor's loss.",
+    "is declared frozen; every number of it that moves the actions gets one from the actor's loss; "
+    "units of a layer do not start and move alike.",
     why="A detached or forgotten layer stays as it was drawn, and nobody notices. One that only "
     "the critic trains never learns what the actor needs.",
     fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}, or '
@@ -289,6 +293,7 @@ def every_parameter_learns(subject: Subject) -> None:
     Then move what got no gradient: outputs that follow show a gradient that is cut.
     """
     _require_start(subject)
+    _require_unlike_units(subject)
     # Perturbed, as a branch behind a weight that starts at 0 has no gradient yet.
     # In train mode where that differs, as noise may have parameters that nothing else reads.
     policy = perturbed_copy(subject, training="train_differs" in subject.declared)
@@ -340,6 +345,35 @@ def _require_start(subject: Subject) -> None:
         fix="Let one factor of a product start at random, and only the other at 0.",
         example=example(f"print(policy.get_parameter({min(still)!r}))"),
     )
+
+
+def _require_unlike_units(subject: Subject) -> None:
+    """Fail if units of a layer that start alike move alike: they are one unit for ever."""
+    policy = subject.copy_policy(training="train_differs" in subject.declared)
+    alike = {
+        name: parameter
+        for name, parameter in trained_parameters(subject, policy).items()
+        if parameter.ndim > 1 and len(parameter) > 1 and _has_equal_rows(parameter)
+    }
+    if not alike:
+        return
+    observations = subject.observations(steps=STEPS)
+    torch.autograd.backward(first_epoch_loss(subject, policy, observations))
+    for name, parameter in alike.items():
+        grad = parameter.grad
+        # Without a gradient it does not learn at all, or not yet.
+        if grad is not None and bool(grad.ne(0).any()) and _has_equal_rows(grad):
+            raise CheckFailed(
+                "units of a layer that learn apart",
+                f"all {len(parameter)} of {name} start alike and have the same gradient",
+                fix="Draw first weights at random, such as orthogonal ones.",
+                example=example(f"print(policy.get_parameter({name!r}))"),
+            )
+
+
+def _has_equal_rows(tensor: Tensor) -> bool:
+    rows = tensor.detach().flatten(1)
+    return bool((rows - rows[:1]).abs().max() <= EQUAL_UNITS * rows.abs().max())
 
 
 def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -> None:

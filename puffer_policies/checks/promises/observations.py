@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -114,11 +114,11 @@ def _require_float32(subject: Subject, policy: nn.Module, observations: Any) -> 
     "S7",
     "inputs-left-alone",
     promise="Reads inputs of any strides, and writes into none: observations, state, hidden. Dicts "
-    "keep their keys, and inputs in the state their values.",
+    "keep their keys, and inputs in the state their values. Outputs stay as they were returned.",
     why="Rollout buffers are views, and are read again in training: an update in place corrupts "
-    "them after the action was drawn.",
+    "them after the action was drawn. Values that a later step overwrites are those of the last.",
     fix="Use reshape instead of view, and no operation that ends in an underscore on inputs; get "
-    "from a dict, never pop, and write new entries into a dict of your own.",
+    "from a dict, never pop, and write new entries into a dict of your own. Return new tensors.",
     needs=("R6",),
     scope=Scope.OBSERVATIONS,
 )
@@ -140,6 +140,35 @@ def inputs_left_alone(subject: Subject) -> None:
             tolerance=subject.tolerance(KERNELS),
         )
     _require_unwritten(subject, policy)
+    _require_own_outputs(subject, policy)
+
+
+def _require_own_outputs(subject: Subject, policy: nn.Module) -> None:
+    """Fail if a later call overwrites what an earlier one returned."""
+    runs: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+        "forward_eval": lambda each: subject.step(each[0], policy=policy)[:2],
+        "forward": lambda each: subject.sequence(each[1], policy=policy),
+    }
+    first, second = (
+        (subject.observations(seed=seed), subject.observations(steps=STEPS, seed=seed))
+        for seed in (0, 1)
+    )
+    for method, run in runs.items():
+        logits, values = run(first)
+        outputs = [*(tensors_of(logits) or []), values]
+        before = [each.clone() for each in outputs]
+        run(second)
+        if not all(map(torch.equal, map(torch.nan_to_num, before), map(torch.nan_to_num, outputs))):
+            raise CheckFailed(
+                f"what {method} returned to stay as it was",
+                "a later call of it has overwritten that",
+                example=example(
+                    "logits, values = policy.forward_eval(observations, state)",
+                    "before = values.clone()",
+                    "policy.forward_eval(subject.observations(seed=1), state)",
+                    "print(before, values)",
+                ),
+            )
 
 
 def _reverse_strides(leaf: Tensor) -> Tensor:
