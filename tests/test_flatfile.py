@@ -111,6 +111,8 @@ def test_weights_without_a_place_in_the_file_are_told(tmp_path: Path) -> None:
     assert expected[-5:].all()
     expected[-5:] = 0
     assert torch.equal(last, expected)
+    again = export_puffer(read_puffer(path, BOX, **SMALL), tmp_path / "again.bin", complete=True)
+    assert again.read_bytes() == path.read_bytes()
     with pytest.warns(RuntimeWarning, match="lacks the last 1 of the weights of layer 1"):
         export_puffer(policy, path, alignment=4)
 

@@ -153,8 +153,9 @@ def export_puffer(
         policy: a `PufferNet`, alone or in an `ActionMaskWrapper`, as PufferLib masks by itself.
         path: the file, which PufferLib calls ``.bin``; its folder must exist.
         alignment: 8, or 4 for PufferLib's float build.
-        complete: whether the file also holds the numbers that PufferLib loses. Its CPU program and
-            the C reader of this package read them; its trainer may refuse the file.
+        complete: whether the file also holds the numbers that PufferLib loses, where they are not
+            0. Its CPU program and the C reader of this package read them; its trainer may refuse
+            such a file.
 
     Raises:
         ExportError: another policy, or one of a width of which PufferLib loses too much.
@@ -166,9 +167,9 @@ def export_puffer(
     weights = _to_file(net)
     for tensor in layout.tensors:
         numbers[tensor.places] = weights[tensor.name].float().numpy().reshape(-1)
+    lost = int(np.count_nonzero(numbers[layout.count :]))
     if not complete:
         _require_few_lost(layout, net.hidden_size)
-        lost = int(np.count_nonzero(numbers[layout.count :]))
         if lost:
             warnings.warn(
                 f"{path} lacks the last {lost} of the weights of {layout.tensors[-1].name}: "
@@ -177,7 +178,8 @@ def export_puffer(
                 RuntimeWarning,
                 stacklevel=2,
             )
-        numbers = numbers[: layout.count]
+    # A policy that was read from a file has zeros there, and its file stays one of PufferLib's.
+    numbers = numbers if complete and lost else numbers[: layout.count]
     path = user_path(path)
     replace_file(path, numbers.tobytes())
     return path
