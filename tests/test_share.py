@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -171,14 +172,14 @@ def test_a_config_that_no_flags_give_has_no_command():
 
 def test_a_run_is_pushed_and_loads_as_it_was(folder, policy, hub, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for name in ("replay.mp4", "policy.onnx", "best.onnx", "notes.txt", ".env"):
+    for name in ("replay.mp4", "latest.onnx", "best.onnx", "notes.txt", ".env"):
         (folder / name).write_bytes(b"x")
     status, out, err = run(capsys, "push", str(folder), "anna/cartpole", "--private")
     assert status == 0, err
     commit, files = hub.files("anna/cartpole")
     assert f"hf://anna/cartpole@{commit}" in out
     assert sorted(files) == [
-        *("README.md", "config.json", "model.safetensors", "policy.onnx", "replay.mp4"),
+        *("README.md", "config.json", "model.onnx", "model.safetensors", "replay.mp4"),
         "results.json",
     ]
     assert "anna/cartpole" in hub.private
@@ -199,13 +200,24 @@ def test_a_run_is_pushed_and_loads_as_it_was(folder, policy, hub, monkeypatch, c
 
 
 def test_a_push_takes_away_what_belonged_to_the_push_before(folder, hub):
-    (folder / "policy.onnx").write_bytes(b"x")
+    (folder / "latest.onnx").write_bytes(b"x")
     first = push_to_hub(folder, "anna/cartpole", token=TOKEN)
     assert push_to_hub(folder, "anna/cartpole", token=TOKEN, best=True) != first
     files = hub.files("anna/cartpole")[1]
-    assert "policy.onnx" not in files
+    assert "model.onnx" not in files
     assert "results.json" not in files
     assert load_policy(first) is not None
+
+
+def test_an_export_that_is_older_than_the_weights_is_not_sent(folder, hub):
+    path = folder / "latest.onnx"
+    path.write_bytes(b"x")
+    before = (folder / "latest.safetensors").stat().st_mtime - 1
+    os.utime(path, (before, before))
+    with pytest.raises(CheckpointError, match=r"latest.onnx in .* was made before latest.safeten"):
+        push_to_hub(folder, "anna/cartpole", token=TOKEN)
+    assert hub.requests == []
+    push_to_hub(folder, "anna/cartpole", token=TOKEN, best=True)
 
 
 def test_a_single_file_is_pushed_with_the_exports_of_its_name(project, policy, hub):
@@ -214,7 +226,7 @@ def test_a_single_file_is_pushed_with_the_exports_of_its_name(project, policy, h
         (project / name).write_bytes(b"x")
     push_to_hub(path, "anna/pole", token=TOKEN)
     files = hub.files("anna/pole")[1]
-    assert sorted(files) == ["README.md", "model.safetensors", "pole.onnx", "replay.mp4"]
+    assert sorted(files) == ["README.md", "model.onnx", "model.safetensors", "replay.mp4"]
     assert "LSTMWrapper(Default)" in files["README.md"].decode()
 
 

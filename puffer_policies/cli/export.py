@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, location_of
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.export.targets import DEFAULT_STYLE, TARGETS
@@ -11,11 +12,7 @@ from puffer_policies.export.targets import DEFAULT_STYLE, TARGETS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint, and what it becomes."""
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="a .safetensors file, the folder of a run, hf://... or pretrained://...",
-    )
+    add_checkpoint_arguments(parser)
     kinds = "; ".join(f"{name}: {target.summary}" for name, target in TARGETS.items())
     parser.add_argument("--to", required=True, choices=[*TARGETS], help=kinds)
     parser.add_argument(
@@ -33,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "PufferLib's float build",
     )
     parser.add_argument(
-        "--best", action="store_true", help="the run's best checkpoint instead of its last one"
-    )
-    parser.add_argument(
         "--env",
         type=text,
         metavar="ENV",
@@ -48,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from puffer_policies.export.api import export_policy  # torch
 
     path = export_policy(
-        options.checkpoint,
+        location_of(options),
         options.out,
         to=options.to,
         style=options.style,

@@ -20,8 +20,9 @@ from puffer_policies.assembly.tensortable import (
 )
 from puffer_policies.config.command import without_places
 from puffer_policies.config.load import CONFIG_FILE
-from puffer_policies.errors import ConfigError
-from puffer_policies.files import BEST, replace_file, user_path
+from puffer_policies.errors import CheckpointError, ConfigError
+from puffer_policies.export.targets import TARGETS
+from puffer_policies.files import replace_file, user_path
 from puffer_policies.hub import MODEL, SCHEME, HubLocation, require_repo, upload
 from puffer_policies.location import Location, checkpoint_of
 from puffer_policies.registry import Registry
@@ -34,14 +35,18 @@ if TYPE_CHECKING:
 CARD, RESULTS = "README.md", "results.json"
 
 EXPORTS = {
-    ".onnx": "the same policy for ONNX runtimes",
-    ".pt2": "the same policy as a program of torch.export",
-    ".bin": "the same weights as a file of PufferLib 5",
+    target.suffix: target.summary
+    for name, target in TARGETS.items()
+    if name != "c"  # of several files
 }
 """Endings of files beside a checkpoint that are shared with it -> what they are."""
 VIDEOS = ("replay.mp4", "replay.gif")
 
-OURS = (MODEL, CARD, RESULTS, CONFIG_FILE, *VIDEOS, *(f"*{suffix}" for suffix in EXPORTS))
+_MODEL = Path(MODEL)
+OURS = (
+    *(MODEL, CARD, RESULTS, CONFIG_FILE, *VIDEOS),
+    *(_MODEL.with_suffix(suffix).name for suffix in EXPORTS),
+)
 """Files of a repo that a push replaces: an export of earlier weights must not stay beside new ones.
 """
 
@@ -77,11 +82,12 @@ def push_to_hub(
 
     Raises:
         MissingDependency: huggingface_hub is not installed.
-        CheckpointError: there is no such checkpoint, `repo` is not the name of a repo, there is no
-            token, or the Hub refuses.
+        CheckpointError: there is no such checkpoint, an export or a video is older than it, `repo`
+            is not the name of a repo, there is no token, or the Hub refuses.
     """
     require_repo(repo)
     path = checkpoint_of(run, best=best, registry=registry)
+    _require_later(path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         card = card_of(path, location=str(HubLocation(repo)), evaluation=evaluation)
@@ -167,22 +173,26 @@ def write_card(path: Path | str, card: ModelCard) -> Path:
 def _companions(path: Path) -> Iterator[tuple[Path, str]]:
     """Yield the files that are shared with a checkpoint, each with its name in the repo.
 
-    Those beside a run's last checkpoint are taken for its own, those beside any other only if they
-    have its name.
+    Exports have its name, as `export` gives it to them; so has the video, but in a run.
     """
+    pairs = [(path.with_suffix(suffix), _MODEL.with_suffix(suffix).name) for suffix in EXPORTS]
     in_run = (path.parent / CONFIG_FILE).is_file()
-    for each in sorted(path.parent.iterdir()):
-        own = each.stem == path.stem or (in_run and path.name != BEST and each.stem != _stem(BEST))
-        if own and each.suffix in EXPORTS and each.is_file():
-            yield each, each.name
     for name in VIDEOS:
         film = path.parent / name if in_run else path.with_suffix(Path(name).suffix)
-        if film.is_file():
-            yield film, name
+        pairs.append((film, name))
+    yield from ((source, target) for source, target in pairs if source.is_file())
 
 
-def _stem(name: str) -> str:
-    return Path(name).stem
+def _require_later(path: Path) -> None:
+    """Refuse files that were made before the checkpoint, as before a run was resumed."""
+    saved = path.stat().st_mtime_ns
+    older = [each.name for each, _ in _companions(path) if each.stat().st_mtime_ns < saved]
+    if older:
+        raise CheckpointError(
+            f"{', '.join(older)} in {path.parent} was made before {path.name}, and may be of other "
+            "weights.",
+            fix="Make it again, or move it away.",
+        )
 
 
 def _write_json(path: Path, data: Mapping[str, Any] | None) -> None:
