@@ -125,6 +125,27 @@ def test_results_can_be_played_for_a_card(folder, capsys):
     assert value.split()[0] == f"{json.loads(out)['mean']:.2f}"
 
 
+@pytest.mark.parametrize(
+    ("config", "training"),
+    [
+        ({"train": [1]}, {}),
+        ({"train": {"seed": "x"}, "unknown": 1}, {"a\n# b": "c\n# d", "e": [None, {}]}),
+        ({}, {"evaluation": {**RESULTS, "mean": 10**400}}),
+        ({}, {"evaluation": {**RESULTS, "std": None}}),
+        ({}, {"evaluation": 3}),
+    ],
+)
+def test_a_card_is_made_of_a_stranger_s_header(project, policy, config, training, capsys):
+    path = project / "m.safetensors"
+    env = {"env_name": "X-v0"}
+    save_checkpoint(path, policy, env="CartPole-v1", config=env | config, training=training)
+    status, text, err = run(capsys, "card", str(path), "-o", "-")
+    assert status == 0, err
+    assert "No evaluation is recorded" in text
+    assert "\n# b" not in text
+    assert "\n# d" not in text
+
+
 def test_a_card_replaces_cards_alone(folder, capsys):
     (folder / "README.md").write_text("# Mine\n")
     status, _, err = run(capsys, "card", str(folder))

@@ -17,7 +17,7 @@ from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header
 from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.config.command import training_command
 from puffer_policies.config.config import Config
-from puffer_policies.errors import CheckpointError, PolicyError
+from puffer_policies.errors import CheckpointError, PolicyError, short
 from puffer_policies.files import LATEST
 from puffer_policies.hub import SCHEME
 from puffer_policies.location import PRETRAINED
@@ -50,9 +50,10 @@ _LABELS = {
 }
 """What numbers of `Header.training` are called on a card."""
 
+_FIGURES = ("mean", "std", "min", "max", "length")
 _RESULTS = Table(
     {
-        **dict.fromkeys(("mean", "std", "min", "max", "length"), Optional(Number())),
+        **dict.fromkeys(_FIGURES, Optional(Number(-1e300, 1e300))),
         **dict.fromkeys(("episodes", "seed"), Integer(0)),
         "deterministic": BOOLEAN,
     },
@@ -90,7 +91,7 @@ class ModelCard:
     @property
     def env(self) -> str:
         """The env's id; '' if the file does not name one."""
-        return str(self.header.config.get("env_name") or "")
+        return " ".join(str(self.header.config.get("env_name") or "").split())
 
     def text(self) -> str:
         """Return the card, in Markdown."""
@@ -123,21 +124,23 @@ class ModelCard:
         facts = {_LABELS.get(key, key): each for key, each in self.header.training.items()}
         facts.pop(EVALUATION, None)
         if self.env:
-            facts = {"seed": self.header.config.get("train", {}).get("seed"), **facts}
+            config = self._config()
+            facts = {"seed": config.train.seed, **facts} if config else facts
             whole = "config.json" in self.files
-            command = self._command() or ["puffer-policies", "train", "config.json"] * whole
+            command = training_command(config, self.header.imports) if config else []
+            command = command or ["puffer-policies", "train", "config.json"] * whole
             if command:
                 yield from (*_block("sh", [shlex.join(command)]), "")
             if whole:
                 yield "`config.json` holds every value of its config.\n"
-        yield from (f"- {key}: {_number(value)}" for key, value in facts.items())
+        yield from (f"- {' '.join(key.split())}: {_number(each)}" for key, each in facts.items())
 
-    def _command(self) -> list[str]:
-        """Return the command that trained it; [] if no command is known to do it again."""
+    def _config(self) -> Config | None:
+        """Return the config of its training; None if it is that of another version."""
         try:
-            return training_command(Config.from_args(self.header.config), self.header.imports)
-        except PolicyError:  # a config of another version
-            return []
+            return Config.from_args(self.header.config)
+        except PolicyError:
+            return None
 
     def _use(self) -> Iterator[str]:
         yield "\n## Use\n"
@@ -238,7 +241,7 @@ def recorded_evaluation(path: Path, header: Header) -> dict[str, Any] | None:
     except StructureError:
         return None
     # JSON has no NaN, so that results of no episode hold None.
-    return dict(results) if results and results["mean"] is not None else None
+    return None if any(results[each] is None for each in _FIGURES) else dict(results)
 
 
 def is_model_card(text: str) -> bool:
@@ -291,4 +294,7 @@ def _block(language: str, lines: Iterable[str]) -> Iterator[str]:
 def _number(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_number(each)}" for key, each in value.items())
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    # The file may come from a stranger, and its texts stay in their line.
+    return " ".join(short(value).split())
