@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gymnasium
 import pytest
-from fork_server import ForkServer
+from fork_server import Forks, ForkServer
 from hub_server import serving
 from packaging.version import Version
 
@@ -61,12 +61,33 @@ def project(tmp_path, monkeypatch):
     set_default_registry(None)
 
 
+SERVER = pytest.StashKey[ForkServer]()
+
+
 @pytest.fixture(scope="session")
-def forks():
+def forks(request):
     """Return the server that runs Python programs in forks."""
-    server = ForkServer()
+    inputs = getattr(request.config, "workerinput", None)
+    server = Forks(inputs["forks"]) if inputs else ForkServer()
+    server.wait()
     yield server
-    server.close()
+    if isinstance(server, ForkServer):
+        server.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Start one server for all workers of pytest-xdist, while they collect."""
+    stash = node.config.stash
+    if SERVER not in stash:
+        stash[SERVER] = ForkServer()
+    node.workerinput["forks"] = stash[SERVER].address
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End that server."""
+    if SERVER in config.stash:
+        config.stash[SERVER].close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from fork_server import ForkServer
+from fork_server import Forks
 
 _SCRIPT = """#!{python}
 import sys
@@ -62,7 +62,7 @@ class Environment:
         )
 
 
-def make_environment(folder: Path, forks: ForkServer) -> Environment:
+def make_environment(folder: Path, forks: Forks) -> Environment:
     """Make one without pip of its own; the tests' pip and packages are seen through a .pth file.
 
     Its commands of ours, its ``pytest`` and its ``python`` run in forks; its ``pip`` starts anew.
@@ -78,7 +78,7 @@ def make_environment(folder: Path, forks: ForkServer) -> Environment:
     return made
 
 
-def write_commands(folder: Path, forks: ForkServer, *, python: Path, site: str = "") -> None:
+def write_commands(folder: Path, forks: Forks, *, python: Path, site: str = "") -> None:
     """Write ``python``, and as pip does ``puffer-policies`` and ``pytest``, which run in forks."""
     forks.write_python(folder / "python", python=python, site=site)
     for name in ("puffer-policies", "pytest"):

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,29 +50,32 @@ exec {in_fork} "$@"
 """
 
 
-class ForkServer:
-    """A server process, which ends with ``close`` or with the process that made it."""
+START_LIMIT = 300
+"""Seconds until a server has imported what it preloads."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="fork-")  # the path of a socket has to be short
-        self.address = f"{self._folder}/socket"
-        self._nothing = os.open(os.devnull, os.O_RDONLY)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, self.address],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline(), "the fork server of the tests did not start"
+
+class Forks:
+    """A server at an address, which runs programs in forks."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def wait(self) -> None:
+        """Return once the server answers."""
+        deadline = time.monotonic() + START_LIMIT
+        while not Path(self.address).exists():
+            assert time.monotonic() < deadline, "the fork server of the tests did not start"
+            time.sleep(0.05)
 
     def run(
         self, program: Path, *arguments: str, cwd: Path, env: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
         """Run a file of Python with arguments, and return what it printed."""
-        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        with (
+            open(os.devnull) as nothing,
+            tempfile.TemporaryFile("w+") as output,
+            tempfile.TemporaryFile("w+") as errors,
+        ):
             code = run_in_fork(
                 self.address,
                 "",
@@ -79,7 +83,7 @@ class ForkServer:
                 [str(program), *arguments],
                 cwd=str(cwd),
                 env=env,
-                fds=[self._nothing, output.fileno(), errors.fileno()],
+                fds=[nothing.fileno(), output.fileno(), errors.fileno()],
             )
             output.seek(0)
             errors.seek(0)
@@ -101,10 +105,24 @@ class ForkServer:
         path.write_text(_PYTHON.format(anew=anew, in_fork=in_fork))
         path.chmod(0o755)
 
+
+class ForkServer(Forks):
+    """A server process, which ends with ``close`` or with the process that made it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="fork-")  # the path of a socket has to be short
+        super().__init__(f"{self._folder}/socket")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, self.address],
+            stdin=subprocess.PIPE,
+            cwd="/",
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            start_new_session=True,
+        )
+
     def close(self) -> None:
         """End the server, and every program that is still running."""
         self._process.communicate()
-        os.close(self._nothing)
         shutil.rmtree(self._folder)
 
 
@@ -117,9 +135,9 @@ def serve(path: str) -> None:
             importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        listener.bind(f"{path}.new")
         listener.listen(32)
-        print("ready", flush=True)
+        os.rename(f"{path}.new", path)  # which tells that it answers
         while True:
             if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
                 os.killpg(os.getpid(), signal.SIGKILL)
@@ -156,7 +174,8 @@ def _answer(connection: socket.socket) -> None:
     for fd in fds:
         os.close(fd)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    connection.sendall(str(code).encode())
+    with suppress(BrokenPipeError):  # who asked was killed
+        connection.sendall(str(code).encode())
     os._exit(0)
 
 

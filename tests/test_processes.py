@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fork_server import ForkServer
+from fork_server import Forks
 from torch import nn
 
 from puffer_policies.assembly.header import read_header
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.trainer
 ROWS = 64
 
 
-def torchrun(forks: ForkServer, script: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(forks: Forks, script: Path) -> subprocess.CompletedProcess[str]:
     """Run a script under torchrun; it and the two processes that it starts are forks."""
     python, program = script.with_name("python"), script.with_name("torchrun.py")
     forks.write_python(python, python=Path(sys.executable))
@@ -49,7 +49,7 @@ def torchrun(forks: ForkServer, script: Path) -> subprocess.CompletedProcess[str
 
 
 def run_twice(
-    forks: ForkServer, script: Path, *arguments: str
+    forks: Forks, script: Path, *arguments: str
 ) -> tuple[subprocess.CompletedProcess[str], ...]:
     """Run a script in two processes with the variables that torchrun sets, without its imports."""
     with socket.socket() as free:
