@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
-EXTRAS := train,hub,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
+EXTRAS := train,hub,export,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
 PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory pretrained)
 
@@ -73,6 +73,7 @@ docs: setup  ## Generate the pages and pictures of docs/ that are made from the 
 	$(BIN)/python tools/draw_house.py
 	$(BIN)/python tools/write_checks_page.py
 	$(BIN)/python tools/write_zoo_page.py
+	$(BIN)/python tools/write_export_page.py
 
 bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -34,12 +34,17 @@ def write(source: Source, path: Path, *, style: str) -> None:
     for package in PACKAGES:
         import_optional(package, extra="export", purpose="ONNX")
     recording = record_step(source, style)
-    data = _converted(recording, opset=OPSETS.get(style))
-    recording.require_same(_session(data, recording), "onnxruntime")
+    data = converted(recording)
+    recording.require_same(open_session(data, recording), "onnxruntime")
     replace_file(path, data)
 
 
-def _converted(recording: Recording, *, opset: int | None) -> bytes:
+def converted(recording: Recording) -> bytes:
+    """Return the bytes of the file of a recording, with its metadata.
+
+    Raises:
+        ExportError: the step has no form in ONNX.
+    """
     graph = recording.graph
     with quiet_torch():
         program = _or_refuse(
@@ -50,19 +55,30 @@ def _converted(recording: Recording, *, opset: int | None) -> bytes:
                 dynamic_shapes=(recording.rows,),
                 dynamo=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=OPSETS.get(recording.style),
                 external_data=False,
                 input_names=[port.name for port in graph.inputs],
                 output_names=[port.name for port in graph.outputs],
             ),
         )
+    _make_unique(program.model.graph)
     program.model.metadata_props[METADATA_KEY] = recording.metadata()
     buffer = io.BytesIO()
     program.save(buffer)
     return buffer.getvalue()
 
 
-def _session(data: bytes, recording: Recording) -> Call:
+def _make_unique(graph: Any) -> None:
+    """Rename inner values that have the name of an input or an output, such as a norm's mean."""
+    ports = [*graph.inputs, *graph.outputs]
+    names = {each.name for each in ports}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in names and not any(value is each for each in ports):
+                value.name = f"{value.name}_of_{node.name}"
+
+
+def open_session(data: bytes, recording: Recording) -> Call:
     """Return the call of a file in onnxruntime."""
     onnxruntime = import_optional("onnxruntime", extra="export", purpose="ONNX")
     session = _or_refuse(

@@ -111,21 +111,26 @@ class Recording:
         return self.graph.max_rows is None and (name not in ports or ports[name].has_rows)
 
 
-def record_step(source: Source, style: str) -> Recording:
+def record_step(source: Source, style: str, *, strict: bool = False) -> Recording:
     """Record one step of a policy, with the inputs and outputs of a style.
+
+    Args:
+        source: the policy.
+        style: one of `STYLES`.
+        strict: see `record`.
 
     Raises:
         ExportError: the step can't be recorded, or the style does not fit the policy.
     """
-    return exported(source, lambda: _recorded(source, style))  # type: ignore[no-any-return]
+    return exported(source, lambda: _recorded(source, style, strict=strict))  # type: ignore[no-any-return]
 
 
-def _recorded(source: Source, style: str) -> Recording:
+def _recorded(source: Source, style: str, *, strict: bool) -> Recording:
     step = Step(source.policy, source.spaces)
     graph = STYLES[style](step)
     batch = {0: torch.export.Dim(BATCH)}
     rows = {port.name: batch if port.has_rows else {} for port in graph.inputs}
-    program = record(graph, (graph.example(),), (rows,))
+    program = record(graph, (graph.example(),), (rows,), strict=strict)
     sample = graph.feed(step.sample())
     with torch.no_grad():
         answers = play(graph, graph, sample)

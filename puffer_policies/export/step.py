@@ -31,6 +31,7 @@ from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import leaf_spaces, to_tensor
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
+from puffer_policies.wrappers.action_mask import ActionMaskWrapper
 
 OBS, STATE, NEXT = "obs", "state.", "next_"
 VALUE, ACTION = "value", "action"
@@ -69,7 +70,9 @@ class Step(Graph):
             Port(name, tuple(leaf.shape), to_tensor(np.zeros(0, leaf.dtype)).dtype)
             for name, leaf in zip(names_of(tree, OBS), leaves(tree), strict=True)
         )
-        self.mask = _mask_port(self.policy, self.layout)
+        keys = _mask_keys(self.policy)
+        self.mask = _mask_port(self.layout) if None in keys else ()
+        self._observed_masks = {f"{OBS}.{key}" for key in keys}
         self.previous = _previous_ports(self.policy, self.layout)
         self.state = _state_ports(self.policy)
         starts = (Port(EPISODE_START, (), torch.bool),) if self.state or self.previous else ()
@@ -87,10 +90,7 @@ class Step(Graph):
 
     def example(self) -> Tensors:
         """Return zeros as inputs, with every option allowed."""
-        inputs = super().example()
-        for port in self.mask:
-            inputs[port.name] = torch.ones_like(inputs[port.name])
-        return inputs
+        return self._allowing(super().example())
 
     def feed(self, inputs: Tensors) -> Tensors:
         """Return the inputs by their names here, as they are."""
@@ -105,7 +105,14 @@ class Step(Graph):
         }
         dtypes = {port.name: port.dtype for port in self.inputs if port not in self.state}
         kept = {name: each.to(dtypes[name]) for name, each in drawn.items() if name in dtypes}
-        return {EPISODE_START: drawn[EPISODE_START], **kept}
+        return {EPISODE_START: drawn[EPISODE_START], **self._allowing(kept)}
+
+    def _allowing(self, inputs: Tensors) -> Tensors:
+        """Return inputs whose masks allow every option, also those in the observation."""
+        masks = self._observed_masks | {port.name for port in self.mask}
+        return {
+            name: torch.ones_like(each) if name in masks else each for name, each in inputs.items()
+        }
 
     def run_policy(self, inputs: Tensors) -> tuple[Any, Tensor, Mapping[str, Tensor]]:
         """Return the policy's own logits and values, and what its state holds after the step."""
@@ -170,12 +177,13 @@ def _(logits: Normal) -> Tensors:
     return {"mean": logits.loc, "std": logits.scale}
 
 
-def _mask_port(policy: nn.Module, layout: ActionLayout) -> tuple[Port, ...]:
-    """Return the port of the mask, if a module reads one that is not in the observation."""
+def _mask_keys(policy: nn.Module) -> set[str | None]:
+    """Return where modules read a mask: under a key of the observation, or None for the state."""
     readers = [each for each in policy.modules() if getattr(each, NEEDS_MASK, False)]
-    # ActionMaskWrapper(key=...) finds it there.
-    if all(getattr(each, "key", None) is not None for each in readers):
-        return ()
+    return {each.key if isinstance(each, ActionMaskWrapper) else None for each in readers}
+
+
+def _mask_port(layout: ActionLayout) -> tuple[Port, ...]:
     return (Port(ACTION_MASK, (sum(layout.nvec),), torch.bool),)
 
 
