@@ -16,7 +16,7 @@ import torch
 from plain_policies import Plain, PufferLSTM, Split
 from torch import nn
 
-from puffer_policies import discover, files
+from puffer_policies import Agent, discover, files
 from puffer_policies.assembly import checkpoint, tensorfile
 from puffer_policies.assembly.checkpoint import (
     load_policy,
@@ -470,3 +470,11 @@ def test_the_spaces_of_an_env_are_its_fingerprint(tmp_path):
     env = gymnasium.make_vec("CartPole-v1", 2)
     path = save_checkpoint(tmp_path / "m", get_policy("Default", env), env=env)
     checkpoint.require_same_spaces(read_header(path), spaces_of("CartPole-v1"), path)
+
+
+def test_an_agent_of_a_file_acts_without_what_the_trainer_needs(tmp_path):
+    # This file also runs with a gymnasium that the trainer refuses (make test-oldest).
+    spaces = Spaces(BOX(-1, 1, (3,)), DISCRETE(2, start=5))
+    policy = get_policy("LSTMWrapper(Default(hidden_size=8))", spaces)
+    agent = Agent.load(save_checkpoint(tmp_path / "m.safetensors", policy, env=spaces))
+    assert agent.act(np.zeros(3, np.float32)) in (5, 6)

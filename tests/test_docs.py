@@ -84,6 +84,8 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 def test_page_runs(page, variables, forks, tmp_path):
     if "$ cc " in page.read_text() and shutil.which("cc") is None:
         pytest.skip("no C compiler: there is no cc")
+    if "import onnxruntime" in page.read_text():
+        pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
     environ = {**variables, "PYTHONPATH": str(tmp_path)}

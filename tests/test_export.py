@@ -342,6 +342,24 @@ def test_a_policy_that_can_not_be_exported_is_refused_by_name_with_the_reason(pr
     assert not (project / "m.pt2").exists()
 
 
+class LacksOperator(Split):
+    """An operator that ONNX does not have."""
+
+    def forward_eval(self, observations, state=None):
+        return super().forward_eval(observations.cummax(1).values)
+
+
+@needs_onnx
+@pytest.mark.exhaustive
+def test_an_operator_that_onnx_lacks_is_named(project):
+    spaces = Spaces(VECTOR, gym.Discrete(3))
+    with pytest.raises(
+        ExportError, match=r"(?s)LacksOperator can't.*aten\.cummax.*--to torch"
+    ) as caught:
+        export_policy(LacksOperator(spaces), "m.onnx", env=spaces)
+    assert len(caught.value.problem) < 500
+
+
 @pytest.mark.parametrize("style", ["rsl_rl", "ml-agents"])
 def test_a_style_refuses_what_it_has_no_names_for(style):
     policy = noisy(f"PrevActionRewardWrapper({LSTM})")

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from puffer_policies.assembly.header import METADATA_KEY
 from puffer_policies.errors import ExportError
 from puffer_policies.export.graph import Call, Graph, Tensors
-from puffer_policies.export.recording import METADATA_KEY, Recording, record_step
+from puffer_policies.export.recording import Recording, record_step
 from puffer_policies.export.source import Source
 from puffer_policies.files import replace_file
 from puffer_policies.nn.tracing import quiet_torch

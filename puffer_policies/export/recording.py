@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 
 from puffer_policies.assembly.golden import difference, tolerance
-from puffer_policies.assembly.header import METADATA_KEY
 from puffer_policies.contract import EPISODE_START
 from puffer_policies.errors import ExportError
 from puffer_policies.export.graph import BATCH, Call, Graph, Tensors, play
-from puffer_policies.export.source import Source, exported
+from puffer_policies.export.source import Source, exported, refused
 from puffer_policies.export.step import Step
 from puffer_policies.export.styles import STYLES
 from puffer_policies.nn.tracing import record
@@ -30,8 +28,6 @@ FORMAT_VERSION = 1
 
 MAX_SAMPLE = 4_000_000
 """Bytes of a sample that stands in a file; of large images there is none."""
-
-__all__ = ["METADATA_KEY", "Recording", "record_step"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +87,11 @@ class Recording:
                 }
                 for part in (self.sample, self.answers)
             )
-            outputs = exported(self.source, partial(play, call, self.graph, sample))
+            try:
+                outputs = play(call, self.graph, sample)
+            except Exception as error:
+                problem = f"{runtime} can't run its step with {rows} rows"
+                raise refused(self.source, problem, error) from error
             gaps = {
                 port.name: difference(outputs[port.name].double(), answers[port.name].double())
                 for port in self.graph.outputs
@@ -103,7 +103,7 @@ class Recording:
                     f"{self.source.name} can't be exported: with {rows} rows, {runtime} gives "
                     f"{name!r} that is off by {gaps[name]:.2g} of its size from the policy's.",
                     fix="Something in its step is taken for a constant, or draws at random. "
-                    "`puffer-policies check NAME --select P7` shows more.",
+                    f"`puffer-policies check '{self.source.name}' --select P7` shows more.",
                 )
 
     def _has_rows(self, name: str) -> bool:

@@ -96,16 +96,17 @@ def exported(source: Source, make: Callable[[], Any]) -> Any:
     except KeyError as error:
         if error.args[:1] and error.args[0] in LSTM_STATE:
             raise unknown_memory(source.name) from error
-        raise _refused(source, error) from error
+        raise refused(source, "its step can't be recorded", error) from error
     except Exception as error:
-        raise _refused(source, error) from error
+        raise refused(source, "its step can't be recorded", error) from error
 
 
-def _refused(source: Source, error: Exception) -> ExportError:
+def refused(source: Source, problem: str, error: Exception) -> ExportError:
+    """Return the error for a step that can't be recorded, or not for any number of rows."""
     lines = [each.strip() for each in str(error).splitlines() if each.strip()]
     reason = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
     return ExportError(
-        f"{source.name} can't be exported: its step can't be recorded ({reason}).",
+        f"{source.name} can't be exported: {problem} ({reason}).",
         fix="Keep the step a function of tensors, without a branch on their numbers, and use "
         "tensor.shape[0] instead of len(tensor), which fixes the number of rows.",
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from puffer_policies.contract import ACTION_MASK, EPISODE_START, LSTM_STATE, PREV_ACTION
-from puffer_policies.errors import ExportError
+from puffer_policies.errors import BuildError
 from puffer_policies.export.graph import Graph, Port, Tensors
 from puffer_policies.export.step import ACTION, NEXT, STATE, Step
 from puffer_policies.export.targets import DEFAULT_STYLE
@@ -38,7 +38,7 @@ class RslRl(Graph):
         super().__init__()
         require_plain_state(step, "rsl_rl")
         if len(step.observations) > 1 or step.mask:
-            raise ExportError(
+            raise BuildError(
                 "The style 'rsl_rl' has one observation and no action mask, and the policy reads "
                 f"{', '.join(port.name for port in (*step.observations, *step.mask))}.",
                 fix="Leave the style out.",
@@ -184,9 +184,9 @@ def drawn(logits: Any) -> Tensor:
     """Return an action drawn at random, by operators that other runtimes have.
 
     Raises:
-        ExportError: logits of a type for which none are known.
+        BuildError: logits of a type for which none are known.
     """
-    raise ExportError(
+    raise BuildError(
         f"The style 'ml-agents' draws actions, and not from logits of type "
         f"{type(logits).__name__!r}.",
         fix="Use another style, or register the type with puffer_policies.export.styles.drawn.",
@@ -225,7 +225,7 @@ def require_plain_state(step: Step, style: str) -> None:
     elif step.state and any(each.any() for each in step.policy.initial_state(1).values()):  # type: ignore[operator]
         problem = "it starts episodes with a state of zeros, which the policy does not"
     if problem:
-        raise ExportError(f"The style {style!r} does not fit: {problem}.", fix="Leave it out.")
+        raise BuildError(f"The style {style!r} does not fit: {problem}.", fix="Leave it out.")
 
 
 def no_start(step: Step, rows: int) -> Tensors:

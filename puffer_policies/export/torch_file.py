@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from puffer_policies.export.recording import METADATA_KEY, record_step
+from puffer_policies.assembly.header import METADATA_KEY
+from puffer_policies.export.recording import record_step
 from puffer_policies.export.source import Source, exported
 from puffer_policies.files import replace_file
 from puffer_policies.nn.tracing import quiet_torch
