@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,7 +33,6 @@ from puffer_policies.export.targets import DEFAULT_STYLE
 from puffer_policies.nn.samples import random_observations
 from puffer_policies.nn.tracing import quiet_torch
 from puffer_policies.registry import default_registry
-from puffer_policies.registry.records import PolicyRecord
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.nested import leaves, names_of
 
@@ -85,17 +85,17 @@ def stacks() -> list[Stack]:
     registry = default_registry()
     expressions: dict[str, str] = {}
     policies, wrappers = registry.names("policy"), registry.names("wrapper")
+    pairs = {name: spaces_for(registry.get(name).capabilities) for name in policies}
     for i, name in enumerate(policies):
-        record = registry.get(name)
-        assert isinstance(record, PolicyRecord)
-        fitting = wrappers_for(record, registry)
+        fitting = wrappers_for(registry.get(name), registry)
+        start = i % len(fitting)
+        wrapper = next(w for w in fitting[start:] + fitting if _serves(w, pairs[name]))
         small = f"({SMALL})" if _takes(name, "hidden_size") else ""
-        expressions |= dict.fromkeys((name, f"{fitting[i % len(fitting)]}({name}{small})"), name)
+        expressions |= dict.fromkeys((name, f"{wrapper}({name}{small})"), name)
     for wrapper in wrappers:
         expressions[f"{wrapper}(Default({SMALL}))"] = "Default"
         if _takes(wrapper, "num_layers"):
             expressions[f"{wrapper}(Default({SMALL}), num_layers=2)"] = "Default"
-    pairs = {name: spaces_for(registry.get(name).capabilities) for name in policies}
     # In turn, so that each kind of space is exported often.
     return [
         Stack(expression, tuple(pairs[name][i % len(pairs[name]) :] + pairs[name]))
@@ -175,8 +175,23 @@ def read_data() -> dict[str, Parity]:
     return {name: Parity(**each) for name, each in data.items()}
 
 
+def _serves(wrapper: str, pairs: list[Spaces]) -> bool:
+    """Return whether a wrapper can change the spaces of one of these pairs, if it changes any."""
+    change = getattr(default_registry().get(wrapper).load(), "wrapped_spaces", id)
+    for pair in pairs:
+        with suppress(IncompatibleSpace):
+            change(pair)
+            return True
+    return False
+
+
 def _takes(name: str, argument: str) -> bool:
     return argument in inspect.signature(default_registry().get(name).load()).parameters
+
+
+def names_in(expression: str) -> set[str]:
+    """Return the names of a policy and of wrappers in an expression."""
+    return set(re.findall(r"[A-Z]\w*", expression))
 
 
 def selected(names: list[str]) -> Iterator[Stack]:
@@ -187,13 +202,15 @@ def selected(names: list[str]) -> Iterator[Stack]:
 
 
 def main() -> None:
-    """Measure, and keep the others of the file that are still there."""
+    """Measure, and keep the others of the file whose names are still there."""
     data = read_data()
     for stack in selected(sys.argv[1:]):
         data[stack.expression] = measure(stack)
         print(f"{stack.expression}: {data[stack.expression]}", flush=True)
-    current = [stack.expression for stack in stacks() if stack.expression in data]
-    text = json.dumps({name: asdict(data[name]) for name in current}, indent=1)
+    # Which stacks there are changes with every new name; what was measured of the others stays.
+    known = {*default_registry().names("policy"), *default_registry().names("wrapper")}
+    current = {name: asdict(each) for name, each in data.items() if names_in(name) <= known}
+    text = json.dumps(current, indent=1, sort_keys=True)
     DATA.write_text(text + "\n", encoding="utf-8")
 
 
