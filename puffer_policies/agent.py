@@ -14,7 +14,7 @@ from torch import nn
 from puffer_policies.assembly.checkpoint import read_checkpoint
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.evaluate import choose_actions, evaluation_mode, load_trained_policy

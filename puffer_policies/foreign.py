@@ -6,16 +6,17 @@ its own. Only the Ctrl-C of the user ends the program, which is told apart by th
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
-from puffer_policies.errors import short
+from puffer_policies.errors import MissingDependency, short
 from puffer_policies.streams import write_note
 
 IMPATIENCE = 10.0
@@ -126,3 +127,23 @@ def _watched_signal() -> Iterator[Callable[[], bool]]:
         # A package that has installed a handler of its own keeps it.
         if signal.getsignal(signal.SIGINT) is handle:
             signal.signal(signal.SIGINT, previous)
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: the module to import.
+        extra: the extra of this package that installs it.
+        purpose: what needs it, as the subject of a sentence.
+
+    Raises:
+        MissingDependency: it is not installed; the error names the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            f"{purpose} needs {module.partition('.')[0]}: {error}.",
+            fix=f'pip install "puffer-policies[{extra}]"',
+        ) from error

@@ -29,7 +29,7 @@ from puffer_policies.errors import (
     TrainingError,
 )
 from puffer_policies.files import file_of_run
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
 from puffer_policies.runs import video
 from puffer_policies.runs.evaluate import Evaluation, evaluate, load_trained_policy
 from puffer_policies.runs.statistics import interval_kind, mean_interval

@@ -16,8 +16,8 @@ from puffer_policies import load_policy
 from puffer_policies.assembly.checkpoint import save_checkpoint
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import CheckpointError, MissingDependency
-from puffer_policies.hub import HubLocation, upload
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
+from puffer_policies.hub.repository import HubLocation, upload
 from puffer_policies.spaces import Spaces
 
 SPACES = Spaces(gym.Box(-1, 1, (3,)), gym.Discrete(2))

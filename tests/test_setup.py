@@ -25,7 +25,7 @@ from puffer_policies.errors import (
     IncompatibleSpace,
     PolicyError,
 )
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
 from puffer_policies.runs.setup import policy_of
 from puffer_policies.train import distributed
 from puffer_policies.train.distributed import joined

@@ -36,7 +36,7 @@ from puffer_policies.assembly.tensorfile import (
 )
 from puffer_policies.errors import CheckpointError, PolicyError, joined
 from puffer_policies.foreign import error_text
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.imports import user_imports
 from puffer_policies.registry.specs import PolicySpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
@@ -9,18 +10,17 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from puffer_policies.assembly.blueprint import (
-    Blueprint,
     PolicyLike,
     WrapperLike,
     build_policy,
     prepare,
 )
-from puffer_policies.assembly.checkpoint import read_checkpoint
-from puffer_policies.errors import BuildError, CheckpointError, PolicyNotFound, did_you_mean
-from puffer_policies.location import PRETRAINED, Location
+from puffer_policies.errors import BuildError, did_you_mean
 from puffer_policies.registry import Registry, default_registry
 
 Validation = Literal["static", "off"]
+
+_PRETRAINED = "puffer_policies.assembly.pretrained"
 
 _CHECKS = {
     "shapes": "puffer_policies.checks.require_shapes",
@@ -37,7 +37,7 @@ def get_policy(
     wrappers: Iterable[WrapperLike] = (),
     registry: Registry | None = None,
     validate: Validation = "static",
-    pretrained: Location | None = None,
+    pretrained: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a policy for an environment, and tell the plug-ins.
@@ -74,38 +74,12 @@ def get_policy(
     strict = validate == "static"
     if pretrained is None:
         return build_policy(blueprint, registry, strict=strict)
-    return _trained(blueprint, pretrained, env, registry, strict=strict)
-
-
-def _trained(
-    blueprint: Blueprint, pretrained: Location, env: Any, registry: Registry, *, strict: bool
-) -> nn.Module:
-    """Build the policy of a checkpoint, if it is the one that was asked for."""
-    checkpoint = read_checkpoint(_location(pretrained, registry), registry=registry)
-    spec = checkpoint.header.spec
-    problems = [] if spec is None else blueprint.differences(spec)
-    if problems:
-        raise CheckpointError(
-            f"{pretrained} is not a {blueprint.request}: {'; '.join(problems)}.",
-            fix=f"load_policy builds what the file holds, {spec}.",
-        )
-    return checkpoint.build_policy(env, registry=registry, strict=strict)
-
-
-def _location(pretrained: Location, registry: Registry) -> Location:
-    """Return where a checkpoint is: a text without a scheme is the name of a pretrained policy."""
-    if not isinstance(pretrained, str) or "://" in pretrained:
-        return pretrained
-    try:
-        registry.pretrained_policy(pretrained)
-    except PolicyNotFound as error:
-        # Names and paths look alike, and neither is ever taken for the other.
-        if os.path.exists(pretrained):
-            raise PolicyNotFound(
-                error.problem, fix=f"For the file, give Path({pretrained!r})."
-            ) from error
-        raise
-    return f"{PRETRAINED}{pretrained}"
+    # Imported by name, as a policy is: what reads files stands above what builds from names.
+    reader = importlib.import_module(_PRETRAINED)
+    trained: nn.Module = reader.build_pretrained(
+        blueprint, pretrained, env, registry=registry, strict=strict
+    )
+    return trained
 
 
 def _require_validation(validate: str) -> None:

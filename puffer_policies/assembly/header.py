@@ -19,7 +19,7 @@ import gymnasium
 
 from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec

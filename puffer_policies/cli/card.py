@@ -9,7 +9,7 @@ from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, l
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import ConfigError
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
 from puffer_policies.streams import write
 
 STDOUT = "-"
@@ -43,7 +43,7 @@ def add_evaluate_argument(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the card, and print where it is."""
-    from puffer_policies.hub import HubLocation, require_repo
+    from puffer_policies.hub.repository import HubLocation, require_repo
     from puffer_policies.runs.share import CARD, card_of, write_card
 
     location = location_of(options)

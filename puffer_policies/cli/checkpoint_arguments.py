@@ -6,7 +6,7 @@ import argparse
 
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import ConfigError
-from puffer_policies.location import PRETRAINED
+from puffer_policies.hub.location import PRETRAINED
 
 LOCATIONS = "a .safetensors file, the folder of a run, or hf://org/name@revision"
 

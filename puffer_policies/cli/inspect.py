@@ -12,7 +12,7 @@ from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, l
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
 from puffer_policies.errors import short
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
 from puffer_policies.registry.explain import source_text
 
 if TYPE_CHECKING:

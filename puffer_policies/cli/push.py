@@ -8,7 +8,7 @@ from puffer_policies.cli.card import add_evaluate_argument
 from puffer_policies.cli.checkpoint_arguments import LOCATIONS, add_best_argument
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
-from puffer_policies.location import checkpoint_of
+from puffer_policies.hub.location import checkpoint_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Push, and print where it is and how others play it."""
-    from puffer_policies.hub import require_repo
+    from puffer_policies.hub.repository import require_repo
     from puffer_policies.runs.share import push_to_hub
 
     # Checked first: a wrong name should not be found after minutes of playing.

@@ -12,7 +12,7 @@ from puffer_policies.errors import ExportError, did_you_mean
 from puffer_policies.export.source import source_of
 from puffer_policies.export.targets import DEFAULT_STYLE, TARGETS, Target
 from puffer_policies.files import user_path
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry import Registry
 
 

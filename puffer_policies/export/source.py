@@ -13,7 +13,7 @@ from puffer_policies.assembly.checkpoint import header_of, read_checkpoint
 from puffer_policies.assembly.header import Header, require_spaces
 from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError, ExportError, PolicyError
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry import Registry
 from puffer_policies.spaces import Spaces, spaces_of
 

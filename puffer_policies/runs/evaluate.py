@@ -16,7 +16,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry

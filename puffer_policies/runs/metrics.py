@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TextIO
 from puffer_policies.config.config import Config
 from puffer_policies.errors import CheckpointError, ConfigError, MissingDependency, TrainingError
 from puffer_policies.files import METRICS, contents_hint
-from puffer_policies.optional import import_optional
+from puffer_policies.foreign import import_optional
 from puffer_policies.streams import json_text
 from puffer_policies.structure import (
     Integer,

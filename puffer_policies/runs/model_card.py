@@ -19,8 +19,8 @@ from puffer_policies.config.command import training_command
 from puffer_policies.config.config import Config
 from puffer_policies.errors import CheckpointError, PolicyError, short
 from puffer_policies.files import LATEST
-from puffer_policies.hub import SCHEME
-from puffer_policies.location import PRETRAINED
+from puffer_policies.hub.location import PRETRAINED
+from puffer_policies.hub.repository import SCHEME
 from puffer_policies.registry import Registry
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, matches, split_name
 from puffer_policies.registry.packages import pretrained_path

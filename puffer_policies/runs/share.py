@@ -23,8 +23,8 @@ from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import CheckpointError, ConfigError
 from puffer_policies.export.targets import TARGETS
 from puffer_policies.files import replace_file, user_path
-from puffer_policies.hub import MODEL, SCHEME, HubLocation, require_repo, upload
-from puffer_policies.location import Location, checkpoint_of
+from puffer_policies.hub.location import Location, checkpoint_of
+from puffer_policies.hub.repository import MODEL, SCHEME, HubLocation, require_repo, upload
 from puffer_policies.registry import Registry
 from puffer_policies.runs.model_card import EVALUATION, ModelCard, is_model_card, read_card
 from puffer_policies.streams import json_text

@@ -15,7 +15,7 @@ from puffer_policies.config.config import Config
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.files import user_path
-from puffer_policies.optional import import_optional
+from puffer_policies.foreign import import_optional
 from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.faults import FAULTS, closing, first_line

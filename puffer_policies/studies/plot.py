@@ -9,7 +9,7 @@ from typing import Any
 
 from puffer_policies.errors import ConfigError
 from puffer_policies.files import user_path
-from puffer_policies.optional import import_optional
+from puffer_policies.foreign import import_optional
 from puffer_policies.runs.folder import runs_in
 from puffer_policies.studies.curves import (
     RETURN,

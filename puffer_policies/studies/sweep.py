@@ -12,7 +12,7 @@ from typing import Any, Literal
 from puffer_policies.config.config import Config, config_to_toml
 from puffer_policies.errors import ConfigError, PolicyError
 from puffer_policies.files import user_path
-from puffer_policies.optional import import_optional
+from puffer_policies.foreign import import_optional
 from puffer_policies.registry import Registry
 from puffer_policies.runs.interrupts import INTERRUPT, signal_of
 from puffer_policies.runs.run import RunResult, train_from_config

@@ -16,8 +16,7 @@ from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from puffer_policies.errors import CheckpointError, did_you_mean, short
-from puffer_policies.foreign import error_text
-from puffer_policies.optional import import_optional
+from puffer_policies.foreign import error_text, import_optional
 
 SCHEME = "hf://"
 MODEL = "model.safetensors"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from puffer_policies.errors import CheckpointError, did_you_mean
 from puffer_policies.files import BEST, LATEST, NO_RUN, file_of_run, path_text, user_path
-from puffer_policies.hub import FORM, SCHEME, HubLocation, download
+from puffer_policies.hub.repository import FORM, SCHEME, HubLocation, download
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.packages import pretrained_path
 
