@@ -76,6 +76,26 @@ def test_a_stack_acts_alike_in_onnxruntime_and_in_a_recorded_program(stack):
     assert max(parity.onnx, parity.torch) < LIMIT, parity
 
 
+WIDE = {
+    np.dtype(kind).name: gym.Box(0, 1 if kind == "?" else 9, (2, 3), kind)
+    for kind in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "f2", "f4", "f8")
+}
+
+
+@needs_onnx
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("expression", "observation"),
+    [
+        ("FrameStackWrapper(Default(hidden_size=8))", gym.Dict(WIDE)),
+        *(("DeepSets(hidden_size=8, padding=0)", WIDE[name]) for name in ("bool", "int16")),
+    ],
+)
+def test_observations_of_every_dtype_are_stacked_and_emptied(expression, observation):
+    parity = TOOL.measure(TOOL.Stack(expression, (Spaces(observation, gym.Discrete(3)),)))
+    assert max(parity.onnx, parity.torch) < LIMIT, parity
+
+
 def test_a_step_is_recorded_strictly_for_any_number_of_rows():
     recording = TOOL.recorded(TOOL.Stack(SAMPLE, (Spaces(VECTOR, gym.MultiDiscrete([2, 3])),)))
     assert TOOL.gap(recording.program.module(), recording) < LIMIT

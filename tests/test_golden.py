@@ -16,6 +16,7 @@ from puffer_policies.assembly.factory import get_policy
 from puffer_policies.assembly.golden import STEPS, deviation, take_sample
 from puffer_policies.assembly.header import GOLDEN, read_header
 from puffer_policies.errors import CheckpointError
+from puffer_policies.nn.samples import random_observations
 from puffer_policies.registry import register_policy
 from puffer_policies.spaces import Spaces
 from puffer_policies.zoo.mlp import Default
@@ -142,3 +143,8 @@ def test_a_policy_that_does_not_answer_to_every_member_of_its_space_has_no_sampl
     path = save_checkpoint(tmp_path / "m", policy, env=spaces)
     assert not [key for key in safetensors.torch.load_file(path) if key.startswith(GOLDEN)]
     assert isinstance(load_policy(path), Codes)
+
+
+def test_half_precision_has_no_number_that_is_scaled_down():
+    observations = random_observations(gym.Box(-1, 1, (2,), np.float16), (3,), seed=0)
+    assert (observations.dtype, observations.shape) == (torch.float16, (3, 2))

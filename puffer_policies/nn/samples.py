@@ -40,9 +40,9 @@ def _scale_down(array: np.ndarray) -> np.ndarray:
     """Replace numbers that no env sends by their logarithms.
 
     Bounds such as the largest float, which CartPole has, are sampled evenly: every number would be
-    around 1e38.
+    around 1e38. Half precision has none as large.
     """
-    if not np.issubdtype(array.dtype, np.floating):
+    if not np.issubdtype(array.dtype, np.floating) or array.dtype.itemsize < 4:
         return array
     size = np.abs(array)
     logarithm = np.sign(array) * np.log10(np.maximum(size, 1))

@@ -19,6 +19,7 @@ from puffer_policies.nn.encoders import InputLinear, require_width
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.init import layer_init, orthogonal_gates
 from puffer_policies.nn.observations import is_empty, require_keys, require_shape, sorted_keys
+from puffer_policies.nn.tracing import zeroed
 from puffer_policies.spaces.entities import MASK, EntityLayout
 
 
@@ -53,7 +54,7 @@ class EntityInput(nn.Module):
         common = None
         if self.common is not None:
             common = self.common({key: observations[key] for key in self.common_keys})
-        return entities.masked_fill(~present.unsqueeze(-1), 0), present, common
+        return zeroed(entities, ~present.unsqueeze(-1)), present, common
 
     def _present(self, observations: Any, entities: Tensor) -> Tensor:
         """Return which rows are entities, (N, E)."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def is_exporting() -> bool:
@@ -20,6 +20,19 @@ def is_exporting() -> bool:
     """
     known: bool = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
     return known
+
+
+def zeroed(values: Tensor, where: Tensor) -> Tensor:
+    """Return values of any dtype with zeros where a mask is true.
+
+    They are filled, not multiplied by zero: a NaN must not survive.
+    """
+    # onnxruntime fills neither bools nor integers of 16 bits.
+    if is_exporting() and values.dtype is torch.bool:
+        return values & ~where
+    if is_exporting() and values.dtype is torch.int16:
+        return values.int().masked_fill(where, 0).to(torch.int16)
+    return values.masked_fill(where, 0)
 
 
 def record(module: nn.Module, inputs: tuple[Any, ...], rows: Any, *, strict: bool = False) -> Any:

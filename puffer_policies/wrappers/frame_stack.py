@@ -30,6 +30,7 @@ from puffer_policies.nn.observations import (
     space_of_leaves,
     to_tensor,
 )
+from puffer_policies.nn.tracing import zeroed
 from puffer_policies.spaces import (
     Image,
     Spaces,
@@ -153,9 +154,9 @@ def _stale(starts: Tensor, frames: int) -> list[Tensor]:
 
 
 def _emptied(windows: list[Tensor], stale: list[Tensor]) -> list[Tensor]:
-    """Zero the frames of earlier episodes: filled, as 0 * NaN would be NaN."""
+    """Zero the frames of earlier episodes."""
     return [
-        window.masked_fill(where.reshape(*where.shape, *[1] * (window.ndim - 2)), 0)
+        zeroed(window, where.reshape(*where.shape, *[1] * (window.ndim - 2)))
         for window, where in zip(windows, stale, strict=True)
     ]
 

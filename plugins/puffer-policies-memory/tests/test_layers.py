@@ -12,6 +12,7 @@ from gymnasium import spaces
 from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.registry import default_registry
+from puffer_policies_memory import mamba, stack
 from puffer_policies_memory.ffm import FFMCore, FFMWrapper
 from puffer_policies_memory.linear_attention import (
     LinearAttentionCore,
@@ -242,3 +243,18 @@ def test_the_selective_scans_gradient_is_that_of_finite_differences(with_starts:
         return selective_scan(Selected(*selected), rate, before=before, starts=starts)
 
     assert torch.autograd.gradcheck(run, [each.requires_grad_() for each in given])
+
+
+@pytest.mark.parametrize("name", ["S5Wrapper", "LRUWrapper", "FFMWrapper", "MambaWrapper"])
+def test_what_stands_in_while_a_pass_is_exported_gives_the_same(name, monkeypatch):
+    pair = Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2))
+    policy = get_policy(f"{name}(Default(hidden_size=16), num_layers=2)", pair)
+    observations, starts = torch.randn(3, 6, 4), torch.rand(3, 6) < 0.3
+    expected, states = policy(observations, {"episode_start": starts}), []
+    for exporting in (False, True):
+        for module in (stack, mamba):
+            monkeypatch.setattr(module, "is_exporting", lambda exporting=exporting: exporting)
+        states.append({"episode_start": starts})
+        logits, values = policy(observations, states[-1])
+        torch.testing.assert_close((logits, values), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
+from puffer_policies.nn.tracing import zeroed
 
 State = Mapping[str, Tensor]
 """The carry between steps; the batch is the first axis of every tensor."""
@@ -89,14 +90,9 @@ class Core(nn.Module):
         Rows are filled, not multiplied by zero: a NaN of the last episode must not survive.
         """
         return {
-            key: _filled(value, episode_start.reshape(-1, *[1] * (value.ndim - 1)))
+            key: zeroed(value, episode_start.reshape(-1, *[1] * (value.ndim - 1)))
             for key, value in state.items()
         }
-
-
-def _filled(value: Tensor, where: Tensor) -> Tensor:
-    # Exported, a fill of bools would be an operator that onnxruntime lacks.
-    return value & ~where if value.dtype is torch.bool else value.masked_fill(where, 0.0)
 
 
 HEAD_SIZE = 32
