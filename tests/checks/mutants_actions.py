@@ -220,6 +220,76 @@ class MirroredGaussian(Gaussian):
         return -9.0 * self.scale - self.loc
 
 
+class SeededChoices(tuple[Tensor, ...]):
+    """Samples by a generator that each distribution seeds anew, so that runs can be repeated."""
+
+    __slots__ = ()
+
+
+@distribution.register(SeededChoices)
+class SeededCategorical(MultiCategorical):
+    def __init__(self, logits: Any) -> None:
+        super().__init__(logits)
+        self.generator = torch.Generator().manual_seed(7)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(self.generator)
+
+
+class CommonNoise(Normal):
+    """One draw of noise for all rows, as of a single env."""
+
+
+@distribution.register(CommonNoise)
+class CommonGaussian(Gaussian):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.loc[:1].shape, generator=generator)
+        return (self.loc + self.scale * noise).detach()
+
+
+class JointNoise(Normal):
+    """One draw of noise for all dimensions of an action."""
+
+
+@distribution.register(JointNoise)
+class JointGaussian(Gaussian):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(len(self.loc), 1, generator=generator)
+        return (self.loc + self.scale * noise).detach()
+
+
+class MeanEntropy(Normal):
+    """The mean over dimensions where the sum was meant."""
+
+
+@distribution.register(MeanEntropy)
+class MeanEntropyGaussian(Gaussian):
+    def entropy(self) -> Tensor:
+        return super().entropy() / self.loc[0].numel()
+
+
+class DetachedEntropy(tuple[Tensor, ...]):
+    """An entropy for the log, which became the bonus of the loss."""
+
+    __slots__ = ()
+
+
+@distribution.register(DetachedEntropy)
+class DetachedCategorical(MultiCategorical):
+    def entropy(self) -> Tensor:
+        return super().entropy().detach()
+
+
+class FirstRowsMode(Normal):
+    """The mode of the first row for all."""
+
+
+@distribution.register(FirstRowsMode)
+class FirstRowsGaussian(Gaussian):
+    def mode(self) -> Tensor:
+        return self.loc[:1].expand_as(self.loc)
+
+
 ATOM = "an atom on a bound is no part of a density"
 MISSES: dict[str, str] = {}
 GREEDY: dict[str, str] = {}
@@ -260,7 +330,7 @@ MUTANTS_ACTIONS = (
         "random-mode",
         typed("RandomMode", MoodyNormal),
         CONTINUOUS,
-        also=dict.fromkeys(("N7", "T3"), "what it learned is judged by its mode"),
+        also={"T3": "what it learned is judged by its mode"},
         note="SB3#851",
     ),
     Mutant("A3", "epsilon-greedy-mode", typed("ExploresAlways", GreedyChoices), SEVERAL),
@@ -276,5 +346,11 @@ MUTANTS_ACTIONS = (
     Mutant("A6", "entropy-of-wrong-sign", typed("EntropyOfWrongSign", Eager), SEVERAL, also=GREEDY),
     Mutant("A6", "entropy-of-precision", typed("EntropyOfPrecision", WidensNormal), CONTINUOUS),
     Mutant("A6", "no-jacobian", typed("NoJacobian", TanhNoJacobian), CONTINUOUS),
+    Mutant("A6", "seeded-samples", typed("SeededSamples", SeededChoices), SEVERAL),
+    Mutant("A6", "common-noise", typed("HasCommonNoise", CommonNoise), CONTINUOUS),
+    Mutant("A6", "joint-noise", typed("HasJointNoise", JointNoise), CONTINUOUS),
+    Mutant("A6", "mean-entropy", typed("HasMeanEntropy", MeanEntropy), CONTINUOUS),
+    Mutant("A6", "detached-entropy", typed("HasDetachedEntropy", DetachedEntropy), SEVERAL),
+    Mutant("A3", "mode-of-the-first-row", typed("ModeOfFirstRow", FirstRowsMode), CONTINUOUS),
     Mutant("A6", "unused-density", typed("UnusedDensity", OwnDensity), CONTINUOUS),
 )

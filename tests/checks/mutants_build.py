@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from good import CONTINUOUS, FOUR, GoodLSTM, GoodMLP, layer
+from good_actions import typed
 from gymnasium import spaces as gym
 from mutant import Mutant
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nn.distributions import Gaussian, distribution
 from puffer_policies.registry.records import Capabilities
 from puffer_policies.spaces import Spaces
 
@@ -326,6 +329,17 @@ class UnitRows(GoodLSTM):
 # -- B8 --------------------------------------------------------------------------------------------
 
 
+class SeedingNormal(Normal):
+    """Samples under a fixed seed, so that an evaluation can be repeated."""
+
+
+@distribution.register(SeedingNormal)
+class SeedingGaussian(Gaussian):
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        torch.manual_seed(1234)
+        return super().sample()
+
+
 class ReseedsWhileActing(GoodMLP):
     """A pass that seeds, so that its dropout is reproducible."""
 
@@ -388,6 +402,7 @@ MUTANTS_BUILD = (
     Mutant("B7", "sets-flags", SetsFlags),
     Mutant("B7", "silences-warnings", SilencesWarnings),
     Mutant("B8", "reseeds-while-acting", ReseedsWhileActing),
+    Mutant("B8", "reseeds-while-sampling", typed("SeededNoise", SeedingNormal), CONTINUOUS),
     Mutant("B8", "switches-gradients", SwitchesGradients),
     Mutant("B8", "prints-shapes", PrintsShapes),
     Mutant("B8", "wants-determinism", WantsDeterminism),

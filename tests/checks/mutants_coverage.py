@@ -1,4 +1,4 @@
-"""Policies that leave a part of an observation unread, or use an infinite bound as a number."""
+"""Policies that leave a part of an observation unread, or take one number for another."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from good import DICT, FOUR, IMAGE, GoodLSTM, GoodMLP, flat
+from good import DICT, FOUR, IMAGE, GoodLSTM, GoodMLP, flat, layer
 from good_policies import ConvPolicy, EmbeddingPolicy, KeyedPolicy
 from gymnasium import spaces as gym
 from mutant import Mutant
-from torch import Tensor
+from torch import Tensor, nn
 
-from puffer_policies.spaces import Spaces
+from puffer_policies.spaces import Spaces, spaces_of
 
 
 class LastNumberDropped(GoodMLP):
@@ -69,6 +69,56 @@ class Glimpse(ConvPolicy):
         return super().features(observations[..., 4:, :])
 
 
+class OneTableForAll(GoodMLP):
+    """Codes of all numbers look up one table, each from a multiple of the first number's size."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        sizes = self.spaces.observation.nvec
+        self.register_buffer("offsets", torch.arange(len(sizes)) * int(sizes[0]))
+        self.table = nn.EmbeddingBag(int(sizes.sum()), self.hidden_size, mode="sum")
+        self.encoder = layer(nn.Linear(self.hidden_size, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.long() + self.offsets)
+
+
+class MixedRadix(EmbeddingPolicy):
+    """Two keys make one code, by a radix that is too small."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(Spaces(gym.Discrete(12), spaces_of(env).action))
+        self.spaces = spaces_of(env)
+
+    def features(self, observations: Any) -> Tensor:
+        row, column = (observations[key].reshape(-1).long() for key in ("row", "column"))
+        return self.table(row * 2 + column)
+
+
+class Rectified(GoodMLP):
+    """An activation before the first layer."""
+
+    def features(self, observations: Any) -> Tensor:
+        return torch.relu(super().features(observations))
+
+
+class Distances(KeyedPolicy):
+    """The size of each number, where its direction counts as well."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features({**observations, "where": observations["where"].abs()})
+
+
+class PooledFeatures(GoodMLP):
+    """A mean over the last axis, which was that of tokens in another model."""
+
+    def features(self, observations: Any) -> Tensor:
+        rows = super().features(observations)
+        return rows.mean(-1, keepdim=True).expand_as(rows)
+
+
+CODES = Spaces(gym.MultiDiscrete([3, 5, 2]), FOUR)
+PLACES = Spaces(gym.Dict({"row": gym.Discrete(3), "column": gym.Discrete(4)}), FOUR)
 NUMBERED = Spaces(gym.Discrete(6, start=-1), FOUR)
 
 MUTANTS_COVERAGE = (
@@ -78,4 +128,9 @@ MUTANTS_COVERAGE = (
     Mutant("S11", "last-code-clamped", LastCodeClamped, NUMBERED),
     Mutant("S11", "scaled-by-its-bounds", ScaledByItsBounds),
     Mutant("S11", "glimpse", Glimpse, IMAGE),
+    Mutant("S11", "one-table-for-all", OneTableForAll, CODES),
+    Mutant("S11", "mixed-radix", MixedRadix, PLACES),
+    Mutant("S11", "rectified", Rectified),
+    Mutant("S11", "distances", Distances, DICT),
+    Mutant("S11", "pooled-features", PooledFeatures),
 )

@@ -314,6 +314,8 @@ class Source:
         self.read = env
 
 
+MOVES = {"P1": "a pass of an update moves it"}
+
 MUTANTS_PERSISTENCE: tuple[Mutant, ...] = (
     Mutant("P1", "DropsOut", DropsOut),
     Mutant("P1", "EvaluatesItself", EvaluatesItself),
@@ -330,8 +332,8 @@ MUTANTS_PERSISTENCE: tuple[Mutant, ...] = (
     Mutant("P4", "PrefixBlind", PrefixBlind),
     Mutant("P5", "TwinTensors", TwinTensors, note="PufferLib 3.0's cell"),
     Mutant("P5", "LoadsLoosely", LoadsLoosely),
-    Mutant("P6", "CountsUpdates", CountsUpdates),
-    Mutant("P6", "CentredValues", CentredValues),
+    Mutant("P6", "CountsUpdates", CountsUpdates, also=MOVES),
+    Mutant("P6", "CentredValues", CentredValues, also=MOVES),
     Mutant("P6", "StatisticsNotSaved", StatisticsNotSaved, also={"P2": "no file has them"}),
     Mutant("P6", "CountNotSaved", CountNotSaved),
     Mutant("P7", "ExportsWithoutResets", ExportsWithoutResets),

@@ -95,6 +95,15 @@ class ReshapesBehindANorm(ConvPolicy):
         return self.conv(pixels.reshape(-1, channels, height, width))
 
 
+class PlanesReshaped(ConvPolicy):
+    """Real numbers (h, w, C), such as planes of features, are reshaped to (C, h, w)."""
+
+    def features(self, observations: Any) -> Tensor:
+        height, width, channels = self.spaces.observation.shape
+        planes = observations.reshape(-1, channels, height, width)
+        return self.conv(planes.to(self.critic.weight.dtype))
+
+
 class CentersBytes(ConvPolicy):
     """Takes 128 off the bytes before the cast: black becomes bright."""
 
@@ -134,6 +143,8 @@ class SpaceOrder(KeyedPolicy):
         return torch.relu(torch.cat(parts, -1))
 
 
+UNIT_IMAGE = Spaces(gym.Box(0.0, 1.0, (12, 14, 3), np.float32), FOUR)
+
 MUTANTS_IMAGES = (
     Mutant("S9", "unscaled", Unscaled, IMAGE),
     Mutant("S9", "scaled-twice", ScaledTwice, IMAGE_HWC),
@@ -143,6 +154,8 @@ MUTANTS_IMAGES = (
     Mutant("S9", "height-for-width", HeightForWidth, IMAGE_HWC),
     Mutant("S9", "reshapes-behind-a-norm", ReshapesBehindANorm, IMAGE_HWC),
     Mutant("S9", "centers-bytes", CentersBytes, IMAGE_HWC),
+    Mutant("S9", "unit-image-over-255", ConvPolicy, UNIT_IMAGE),
+    Mutant("S9", "planes-reshaped", PlanesReshaped, UNIT_IMAGE),
     Mutant("S9", "difference-of-frames", DifferenceOfFrames, IMAGE),
     Mutant("S10", "insertion-order", InsertionOrder, DICT),
     Mutant("S10", "space-order", SpaceOrder, DICT),

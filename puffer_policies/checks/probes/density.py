@@ -129,6 +129,14 @@ def sampling_gap(slices: Slices) -> float:
     return max(gaps)
 
 
+def largest_correlation(slices: Slices) -> float:
+    """Return the largest correlation of two dimensions over the samples of one row, absolute."""
+    centered = slices.samples - slices.samples.mean(0)
+    unit = centered / centered.norm(dim=0).clamp(min=1e-12)  # (S, B, D)
+    correlations = torch.einsum("sbi,sbj->bij", unit, unit).abs()
+    return float(correlations.triu(diagonal=1).max())
+
+
 def _require_sum(slices: Slices) -> None:
     """Compare log p(x) + log p(y) with the same after x and y exchanged a dimension."""
     x, y = slices.point, slices.samples[1]

@@ -118,7 +118,8 @@ def update_statistics(policy: nn.Module, observations: Any) -> None:
     """Let a policy that keeps statistics see observations (N, *obs), as trainers do."""
     update = getattr(policy, "update_statistics", None)
     if callable(update):
-        update(map_nested(torch.clone, observations))
+        with torch.no_grad():
+            update(map_nested(torch.clone, observations))
 
 
 # -- observations ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ or that trains, runs `Subject.copy_policy`, which has the weights of the policy 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.rollouts import update_statistics
 from puffer_policies.checks.probes.subject import Subject, seeded
 
 NOISE, RELATIVE_NOISE = 0.02, 0.1
 """Standard deviation of the noise on a parameter, and the share of the parameter's size in it: a
 layer of zeros wakes up, and a layer of large weights changes too, without another scale."""
 
+STATISTICS = 8
+"""Observations of which a perturbed copy has its statistics."""
 
 OPINIONATED, GROWTH, ROUNDS = 0.7, 1.5, 12
 """Share of equal samples at which choices differ enough; by what weights are multiplied until then,
@@ -29,9 +33,13 @@ def perturbed_copy(subject: Subject, *, training: bool = False, seed: int = 1) -
     """Return a copy with noise on every trained weight, in eval mode unless `training`.
 
     A fresh policy hides its defects: behind a head of gain 0.01, or a gate that starts at zero, a
-    leak changes no output and a memory looks unused.
+    leak changes no output and a memory looks unused. Nor do statistics of nothing normalize
+    anything, so they are of a few observations here.
     """
-    return perturb(subject.copy_policy(training=training), seed=seed)
+    policy = perturb(subject.copy_policy(training=training), seed=seed)
+    with suppress(Exception):  # P10's matter
+        update_statistics(policy, subject.observations(STATISTICS, seed=seed))
+    return policy
 
 
 def perturb(policy: nn.Module, *, seed: int = 1) -> nn.Module:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.density import (
     InterdependentError,
     Slices,
+    largest_correlation,
     sampling_gap,
     total_mass,
 )
@@ -30,16 +31,19 @@ from puffer_policies.checks.probes.subject import BATCH, Subject, seeded
 from puffer_policies.checks.probes.tolerances import (
     ATOM,
     CHANGE,
+    CORRELATION,
     DENSITY,
     ENTROPY,
     MASS,
+    PRECISION,
     SAMPLING_GAP,
     difference,
     is_same,
 )
-from puffer_policies.checks.probes.weights import opinionated_copy
+from puffer_policies.checks.probes.weights import opinionated_copy, perturbed_copy
 from puffer_policies.checks.promises import masks
 from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.spaces.nested import map_nested
 
 DRAWS = 200
 """Of B = 5 rows each: 1000 samples."""
@@ -54,11 +58,19 @@ LIKELIER = 1e-4
 TAIL = 0.02
 """Share of the samples beyond a mode that is nowhere near their middle."""
 
+MARKED, LEAST_SHARE, MOST_SHARE = 0.1, 0.3, 1.6
+"""A fall of the entropy, in nats, that is compared with that of the mean of -log_prob, and the
+shares of it that the latter may have: half, where a bound stands for the entropy of a mixture."""
+
 NARROWING = 0.3
 """How far weights are moved against the entropy: a log_std by as much."""
 
 OUTSIDE = 0.05
 """How far beyond a bound a sample lies whose density differs visibly from that of the bound."""
+
+ANEW, CERTAIN = 40, 0.3
+"""Distributions of equal logits that are sampled, and the entropy that such samples need to differ
+in some: of two options, one of which has 9 %."""
 
 REGISTER = "Register the type with puffer_policies.nn.distributions.distribution.register"
 
@@ -193,7 +205,23 @@ def deterministic_mode(subject: Subject) -> None:
             ),
         )
     _require_members(subject, modes[0], "dist.mode()")
+    _require_own_modes(subject, policy, modes[0])
     _require_likely(subject, subject.distribution(logits), modes[0])
+
+
+def _require_own_modes(subject: Subject, policy: nn.Module, modes: Tensor) -> None:
+    """Ask for the mode of each row alone, which no other row can have changed."""
+    observations = subject.observations()
+    for row, mode in enumerate(modes):
+        alone = map_nested(lambda leaf, at=row: leaf[at : at + 1].clone(), observations)
+        logits, _, _ = subject.step(alone, policy=policy)
+        other = subject.distribution(logits).mode().detach()[0]
+        if not is_same(other, mode, subject.tolerance(PRECISION)):
+            raise CheckFailed(
+                "the same most likely action of a row alone and among others",
+                f"they differ by {difference(other, mode):.3g} in row {row}",
+                example=_mode_example(),
+            )
 
 
 def _require_likely(subject: Subject, dist: Distribution, mode: Tensor) -> None:
@@ -253,6 +281,8 @@ def _mode_example() -> str:
 )
 def density_integrates(subject: Subject) -> None:
     """Integrate over a grid, one dimension after the other, and compare with samples."""
+    _require_new_draws(subject)
+    _require_entropy_gradient(subject)
     if subject.layout.nvec:
         _require_consistent_choices(subject)
         return
@@ -277,6 +307,69 @@ def density_integrates(subject: Subject) -> None:
             f"their cumulative distribution is off by {gap:.2f}",
             example=_score_example(),
         )
+    correlation = largest_correlation(slices)
+    if not correlation < CORRELATION:
+        raise CheckFailed(
+            "samples whose dimensions are independent, as in the density",
+            f"two of them have a correlation of {correlation:.2f}",
+            example=_score_example(),
+        )
+
+
+def _require_new_draws(subject: Subject) -> None:
+    """Sample from equal logits, each time by a new distribution, as one step after the other does.
+
+    The rows observe the same, and draw apart all the same.
+    """
+    first = subject.observations(1)
+    observations = map_nested(lambda leaf: leaf.expand(BATCH, *leaf.shape[1:]).clone(), first)
+    logits, _, _ = subject.step(observations, policy=subject.copy_policy())
+    dist = subject.distribution(logits)
+    if _is_ours(dist):
+        return
+    if subject.layout.nvec and not bool((dist.entropy() > CERTAIN).all()):
+        return  # of a certain choice there is but one draw
+    with seeded(0):
+        draws = torch.stack([subject.distribution(logits).sample() for _ in range(ANEW)])
+    for what, where, draw_of_other in (
+        ("a new draw at every step", "steps draw", draws[:1]),
+        ("a draw of its own for every row", "rows draw", draws[:, :1]),
+    ):
+        if bool((draws == draw_of_other).all()):
+            raise CheckFailed(
+                what,
+                f"all {where} the same from equal observations",
+                fix="Draw from torch's global generator, or the one that sample() is given, "
+                "numbers of the shape of the action, (N, ...).",
+                example=example(
+                    "for _ in range(5):",
+                    "    logits, values, _ = subject.step(observations)",
+                    "    print(subject.distribution(logits).sample())",
+                ),
+            )
+
+
+def _require_entropy_gradient(subject: Subject) -> None:
+    """Fail if the entropy follows the weights, and no gradient says so."""
+    observations, answers = subject.observations(), []
+    for policy in (subject.copy_policy(), perturbed_copy(subject)):
+        logits, _ = subject.sequence(observations, policy=policy, grad=True)
+        answers.append(subject.distribution(logits).entropy())
+    if not any(each.requires_grad for each in answers) and difference(*answers) > CHANGE:
+        raise CheckFailed(
+            "a gradient of the entropy",
+            "it follows the weights, and is detached from them",
+            fix="Compute the entropy from the logits with gradient: its bonus is a part of the "
+            "loss.",
+            example=example(
+                "logits, _ = subject.sequence(observations, grad=True)",
+                "print(subject.distribution(logits).entropy().requires_grad)",
+            ),
+        )
+
+
+def _is_ours(dist: Distribution) -> bool:
+    return type(dist).__module__ == distribution.__module__
 
 
 def _require_consistent_choices(subject: Subject) -> None:
@@ -284,7 +377,7 @@ def _require_consistent_choices(subject: Subject) -> None:
     policy = opinionated_copy(subject)
     logits, _, _ = subject.step(subject.observations(), policy=policy)
     dist = subject.distribution(logits)
-    if type(dist).__module__ == distribution.__module__:
+    if _is_ours(dist):
         raise CheckSkipped("its choices are sampled, scored and summed up by this package")
     options = list(itertools.product(*map(range, subject.layout.nvec)))[: OPTIONS**2]
     if len(options) < math.prod(subject.layout.nvec):
@@ -308,27 +401,47 @@ def _require_consistent_choices(subject: Subject) -> None:
 
 
 def _require_entropy_of_spread(subject: Subject) -> None:
-    """Move weights so that the entropy falls: the samples must not spread out."""
+    """Move weights so that the entropy falls: the samples must not spread out.
+
+    The deviation of samples with several modes may rise meanwhile. Their surprise tells, the mean
+    of -log_prob, which is an entropy too.
+    """
     policy = subject.copy_policy()
     observations = subject.observations()
 
-    def spread_and_entropy() -> tuple[float, Tensor]:
+    low, high = (torch.as_tensor(each) for each in (subject.layout.low, subject.layout.high))
+    is_bounded = True
+
+    def spread_and_entropy() -> tuple[float, float, Tensor]:
+        nonlocal is_bounded
         logits, _ = subject.sequence(observations, policy=policy, grad=True)
         dist = subject.distribution(logits)
-        return float(draw(dist, DRAWS).double().std(0).log().mean()), dist.entropy().mean()
+        actions = draw(dist, DRAWS)
+        is_bounded &= bool(((actions >= low) & (actions <= high)).all())
+        surprise = -log_probs(subject, logits, actions).detach().mean()
+        spread = actions.double().std(0).log().mean()
+        return float(spread), float(surprise), dist.entropy().mean()
 
-    spread, entropy = spread_and_entropy()
+    spread, surprise, entropy = spread_and_entropy()
     parameters = [p for p in policy.parameters() if p.requires_grad]
     if not entropy.requires_grad:
-        return
+        return  # a scale that is fixed, or _require_entropy_gradient has told
     grads = torch.autograd.grad(entropy, parameters, allow_unused=True)
     with torch.no_grad():
         for parameter, grad in zip(parameters, grads, strict=True):
             if grad is not None:
                 parameter.sub_(NARROWING * grad.sign() * (grad.abs() > CHANGE))
-    narrow, after = spread_and_entropy()
+    narrow, surprise_after, after = spread_and_entropy()
     fall = float((entropy - after).detach())
-    if fall > 0.05 and narrow > spread + 0.05:
+    # Of a bounded density the entropy before the bounds is a usual stand-in.
+    share = (surprise - surprise_after) / fall if fall > MARKED and not is_bounded else 1.0
+    if not LEAST_SHARE < share < MOST_SHARE:
+        raise CheckFailed(
+            "an entropy that moves with the mean of -log_prob",
+            f"it fell by {fall:.2g}, and that by {surprise - surprise_after:.2g}",
+            example=_score_example(),
+        )
+    if fall > 0.05 and narrow > spread + 0.05 and surprise_after > surprise + 0.05:
         raise CheckFailed(
             "an entropy that falls where samples come closer",
             f"it fell by {fall:.2g}, and their deviation rose "

@@ -262,7 +262,8 @@ def building_is_pure(subject: Subject) -> None:
 @check(
     "B8",
     "passes-are-pure",
-    promise="A pass changes nothing of the process: no seeds, settings, filters, files or output.",
+    promise="A pass and a sample change nothing of the process: no seeds, settings, filters, files "
+    "or output.",
     why="A pass runs millions of times inside someone else's program. One that reseeds makes every "
     "rollout draw the same actions; one that sets a flag or prints changes what others run.",
     fix="Draw from the global generator without seeding it; set flags where the program starts, "
@@ -271,14 +272,18 @@ def building_is_pure(subject: Subject) -> None:
     needs=("R6",),
 )
 def passes_are_pure(subject: Subject) -> None:
-    """Run both passes in both modes under watch, in an empty directory."""
+    """Run both passes and sample in both modes under watch, in an empty directory."""
     observations, sequences = subject.observations(), subject.observations(steps=2)
     for training in (False, True):
         policy = perturbed_copy(subject, training=training)
 
         def run(policy: nn.Module = policy) -> None:
-            subject.step(observations, policy=policy)
-            subject.sequence(sequences, policy=policy, grad=True)
+            logits, _, _ = subject.step(observations, policy=policy)
+            subject.distribution(logits).sample()
+            logits, _ = subject.sequence(sequences, policy=policy, grad=True)
+            dist = subject.distribution(logits)
+            dist.log_prob(dist.sample())
+            dist.entropy()
 
         for enabled in (True, False):
             with torch.set_grad_enabled(enabled):

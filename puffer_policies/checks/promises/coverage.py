@@ -28,6 +28,7 @@ from puffer_policies.checks.probes.edges import bounds_of
 from puffer_policies.checks.probes.outputs import numbers
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import Subject
+from puffer_policies.checks.probes.tolerances import CHANGE, difference, magnitude
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.spaces import Spaces, image_layout
@@ -42,6 +43,19 @@ BANDS = 4
 SEVERAL = 16
 """Numbers of a MultiDiscrete whose codes are tried one by one."""
 
+PAIRS, FEW_CODES = 24, 8
+"""Pairs of such numbers whose codes are tried together, and codes of each."""
+
+POINTS = (-0.9, -0.1, 0.1, 0.9)
+SIDES = {"below": (0, 1), "above": (2, 3), "mirrored": (0, 3)}
+"""Shares of its reach that are put into a number, and which of their answers are compared."""
+
+BOTH_SIDES = 32
+"""Numbers of a leaf that are tried so."""
+
+MIN_NUMBERS = 3
+"""Numbers of a vector of which each has a meaning of its own."""
+
 OTHERS = 8
 """Observations among which one is chosen that differs in the number."""
 
@@ -53,7 +67,8 @@ TRIES = 6
     "S11",
     "every-number-matters",
     promise="Every number of an observation changes some output or the memory, unless it is "
-    "declared unread; so does every code, and every channel and band of an image.",
+    "declared unread; so does every code, and every channel and band of an image. Codes of two "
+    "numbers do not stand for each other.",
     why="A slice that is off by one, a forgotten key, a frame that is never read or a number that "
     "is divided by an infinite bound costs what the env says there, and training only looks hard.",
     fix="Read the whole observation; scale by finite bounds only. What is left out on purpose is "
@@ -65,6 +80,9 @@ def every_number_matters(subject: Subject) -> None:
     """Exchange one number after the other between two observations, and look for a change."""
     _require_read(subject, perturbed_copy(subject))
     _require_codes(subject, perturbed_copy(subject))
+    _require_distinct(subject)
+    _require_both_signs(subject)
+    _require_places(subject)
     if other := _without_bounds(subject):
         _require_read(other, perturb(other.fresh()).eval(), "; its bounds are infinite here")
 
@@ -189,48 +207,214 @@ def _(space: gym.MultiDiscrete) -> Iterator[tuple[str, tuple[int, ...], int, int
         yield ".".join(map(str, place)), place, int(low[place]), int(high[place])
 
 
-def _require_codes(subject: Subject, policy: nn.Module) -> None:
-    """Fail if two neighboring codes, with the rest equal, are answered alike."""
+@dataclass(frozen=True)
+class _Code:
+    """A number of an observation that is a code, with its first and last one."""
+
+    name: str
+    leaf: int
+    place: tuple[int, ...]
+    low: int
+    high: int
+
+
+def _codes_of(subject: Subject) -> Iterator[_Code]:
+    """Yield the codes of an observation that have several values and are not declared unread."""
     for index, (name, (_, space)) in enumerate(_leaves_of(subject).items()):
         for label, place, low, high in _code_ranges(space):
             path = ".".join(each for each in (name, label) if each)
-            if high == low or _is_unread(subject, path):
-                continue
-            codes = torch.tensor(_spread(range(low, high + 1)))
-            is_alike = torch.ones(len(codes) - 1, dtype=torch.bool)
-            for seed in range(TRIES):
-                if not is_alike.any():
-                    break
-                observations = _with_codes(subject, index, place, codes, seed)
-                try:
-                    answers = _answers(subject, policy, observations)
-                except Exception:  # a code without an answer is N2's matter
-                    return
-                is_alike &= (answers[1:] == answers[:-1]).all(1)
-            if is_alike.any():
-                first = int(is_alike.int().argmax())
+            if high > low and not _is_unread(subject, path):
+                yield _Code(path, index, place, low, high)
+
+
+def _require_codes(subject: Subject, policy: nn.Module) -> None:
+    """Fail if two neighboring codes, with the rest equal, are answered alike."""
+    for code in _codes_of(subject):
+        codes = torch.tensor(_spread(range(code.low, code.high + 1)))
+        is_alike = torch.ones(len(codes) - 1, dtype=torch.bool)
+        for seed in range(TRIES):
+            if not is_alike.any():
+                break
+            observations = _with_codes(subject, code, codes, seed)
+            try:
+                answers = _answers(subject, policy, observations)
+            except Exception:  # a code without an answer is N2's matter
+                return
+            is_alike &= (answers[1:] == answers[:-1]).all(1)
+        if is_alike.any():
+            first = int(is_alike.int().argmax())
+            raise CheckFailed(
+                "every code to have an answer of its own",
+                f"codes {int(codes[first])} and {int(codes[first + 1])}"
+                f"{f' of {code.name}' if code.name else ''} are answered alike",
+                example=example("# give both codes and compare"),
+            )
+
+
+def _with_codes(subject: Subject, code: _Code, codes: Tensor, seed: int) -> Any:
+    """Return equal observations, one for each of `codes`, which stand in the place of `code`."""
+    observations = map_nested(
+        lambda leaf: leaf.expand(len(codes), *leaf.shape[1:]).clone(),
+        subject.observations(1, seed=seed),
+    )
+    _put_codes(observations, code, codes)
+    return observations
+
+
+def _put_codes(observations: Any, code: _Code, codes: Tensor) -> None:
+    """Write one of `codes` into each observation (N, *obs)."""
+    leaf = list(leaves(observations))[code.leaf]
+    leaf[(slice(None), *code.place)] = codes.to(leaf.dtype)
+
+
+def _require_distinct(subject: Subject) -> None:
+    """Fail if two pairs of codes are answered alike that differ in both, as in one table for two.
+
+    Codes of one range may well be exchanged or compared with each other, as those of a set are.
+    """
+    pairs = (
+        (one, two)
+        for one, two in itertools.combinations(_codes_of(subject), 2)
+        if one.high - one.low != two.high - two.low
+    )
+    for one, two in itertools.islice(pairs, PAIRS):
+        values = torch.cartesian_prod(*(_few_codes(each) for each in (one, two)))
+        is_alike = (values.unsqueeze(0) != values.unsqueeze(1)).all(-1)
+        for seed in range(TRIES):
+            if not is_alike.any():
+                break
+            observations = _with_codes(subject, one, values[:, 0], seed)
+            _put_codes(observations, two, values[:, 1])
+            try:
+                answers = _answers(subject, perturbed_copy(subject, seed=seed + 1), observations)
+            except Exception:  # a code without an answer is N2's matter
+                return
+            gaps = (answers.unsqueeze(0) - answers.unsqueeze(1)).abs().amax(-1)
+            is_alike &= gaps <= CHANGE * magnitude(answers)
+        if is_alike.any():
+            first, second = (values[int(row)].tolist() for row in is_alike.nonzero()[0])
+            raise CheckFailed(
+                "every pair of codes to have an answer of its own",
+                f"{tuple(first)} and {tuple(second)} of {one.name} and {two.name} are answered "
+                "alike",
+                fix="Give each number a table of its own, or an offset in a shared one that is the "
+                "sum of the sizes before it: np.cumsum([0, *nvec[:-1]]).",
+                example=example("# give both pairs of codes and compare"),
+            )
+
+
+def _few_codes(code: _Code) -> Tensor:
+    places = np.linspace(code.low, code.high, min(code.high - code.low + 1, FEW_CODES))
+    return torch.from_numpy(places.round().astype(np.int64))
+
+
+# -- amounts ---------------------------------------------------------------------------------------
+
+
+@singledispatch
+def _reaches(space: Any) -> tuple[Any, Any] | None:
+    """Return how far numbers reach below and above 0, where each reaches both ways; else None."""
+    return None
+
+
+@_reaches.register
+def _(space: gym.Box) -> tuple[Any, Any] | None:
+    if not np.issubdtype(space.dtype, np.floating) or image_layout(space):
+        return None
+    low, high = np.nan_to_num(space.low, neginf=-1.0), np.nan_to_num(space.high, posinf=1.0)
+    is_both = (low < 0) & (high > 0)
+    return (np.where(is_both, low, 0.0), np.where(is_both, high, 0.0)) if is_both.any() else None
+
+
+def _require_both_signs(subject: Subject) -> None:
+    """Fail if a number counts on one side of 0 only, or only by its size.
+
+    A number of which only the sign counts, such as a flag, is answered alike on both sides.
+    """
+    for index, (name, (leaf, space)) in enumerate(_leaves_of(subject).items()):
+        reaches = _reaches(space)
+        if reaches is None:
+            continue
+        parts = [
+            (".".join(each for each in (name, label) if each), place)
+            for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space)
+        ]
+        parts = [each for each in parts if reaches[1][each[1]] and not _is_unread(subject, each[0])]
+        parts = parts[:: 1 + len(parts) // BOTH_SIDES]
+        if not parts:
+            continue
+        alike = {key: torch.ones(len(parts), dtype=torch.bool) for key in SIDES}
+        for seed in range(TRIES // 2):
+            answers = _answers_on_sides(subject, index, parts, reaches, seed)
+            for key, (one, two) in SIDES.items():
+                gaps = (answers[one] - answers[two]).abs().amax(-1)
+                alike[key] &= gaps <= CHANGE * magnitude(answers)
+        for key, text in (
+            ("below", "all negative numbers are answered alike"),
+            ("above", "all positive numbers are answered alike"),
+            ("mirrored", "a number and its negative are answered alike"),
+        ):
+            lost = alike[key] & ~(alike["below"] & alike["above"])
+            if lost.any():
+                label = parts[int(lost.int().argmax())][0] or "the observation"
                 raise CheckFailed(
-                    "every code to have an answer of its own",
-                    f"codes {int(codes[first])} and {int(codes[first + 1])}"
-                    f"{f' of {path}' if path else ''} are answered alike",
-                    example=example("# give both codes and compare"),
+                    "numbers that are told apart on both sides of 0",
+                    f"{text}, in {label}",
+                    fix="Give observations to the first layer as they are, without relu, abs, "
+                    "clamp(min=0) or a norm over all of them.",
+                    example=example(
+                        "# change the sign or the size of one number and compare",
+                        "print(policy.forward_eval(observations, state))",
+                    ),
                 )
 
 
-def _with_codes(
-    subject: Subject, index: int, place: tuple[int, ...], codes: Tensor, seed: int
-) -> Any:
-    """Return equal observations, one for each code, with the codes at a place of one leaf."""
-    number = itertools.count()
+def _answers_on_sides(
+    subject: Subject, index: int, parts: list[tuple[str, Any]], reaches: Any, seed: int
+) -> Tensor:
+    """Put `POINTS` in turn into one number after the other -> answers (points, parts, n)."""
+    low, high = reaches
+    rows = len(POINTS) * len(parts)
+    observations = map_nested(
+        lambda leaf: leaf.expand(rows, *leaf.shape[1:]).clone(), subject.observations(1, seed=seed)
+    )
+    leaf = list(leaves(observations))[index]
+    for row, (point, (_, place)) in enumerate(itertools.product(POINTS, parts)):
+        # The same size on both sides, where both reach it.
+        least = min(-float(low[place]), float(high[place]))
+        leaf[row][place] = point * least
+    answers = _answers(subject, perturbed_copy(subject, seed=seed + 1), observations)
+    return answers.reshape(len(POINTS), len(parts), -1)
 
-    def put(leaf: Tensor) -> Tensor:
-        rows = leaf.expand(len(codes), *leaf.shape[1:]).clone()
-        if next(number) == index:
-            everywhere: Any = (slice(None), *place)
-            rows[everywhere] = codes.to(leaf.dtype)
-        return rows
 
-    return map_nested(put, subject.observations(1, seed=seed))
+def _require_places(subject: Subject) -> None:
+    """Fail if all numbers of a vector may be exchanged, as after a mean over the wrong axis."""
+    for index, (name, (leaf, space)) in enumerate(_leaves_of(subject).items()):
+        is_vector = leaf.ndim == 2 and _reaches(space) is not None
+        if not is_vector or not MIN_NUMBERS <= leaf.shape[1] <= MOST or _any_unread(subject, name):
+            continue
+        policy, rows = perturbed_copy(subject), leaf.shape[1] - 1
+        base = map_nested(
+            lambda leaf, rows=rows: leaf.expand(rows, *leaf.shape[1:]).clone(),
+            subject.observations(1),
+        )
+        changed = map_nested(torch.clone, base)
+        target = list(leaves(changed))[index]
+        for row in range(rows):
+            target[row, [row, row + 1]] = target[row, [row + 1, row]]
+        before, after = (_answers(subject, policy, each) for each in (base, changed))
+        if difference(before, after) <= CHANGE * magnitude(before):
+            raise CheckFailed(
+                "numbers that do not stand for each other",
+                f"any two neighbors of {name or 'the observation'} may be exchanged: they are "
+                "summed up before anything is made of them",
+                fix="Pool over the axis of tokens or of pixels, not over that of features.",
+                example=example("# exchange two numbers and compare"),
+            )
+
+
+def _any_unread(subject: Subject, name: str) -> bool:
+    return any(pattern.startswith(name) for pattern in subject.declared.get("unread", ()))
 
 
 # -- bounds ----------------------------------------------------------------------------------------

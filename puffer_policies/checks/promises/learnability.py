@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
-from puffer_policies.checks.probes.outputs import describe, is_choices, tensors_of
+from puffer_policies.checks.probes.outputs import describe, draw, is_choices, tensors_of
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import GAIN, ORTHOGONALITY, difference, magnitude
@@ -67,6 +67,9 @@ them where it has some."""
 
 EQUAL_UNITS = 1e-6
 """Up to which rows of a weight or of its gradient are equal: a share of the largest number."""
+
+AS_LIKELY = math.log(1.1)
+"""Nats by which the likeliest action may be likelier than what counts as another one."""
 
 MANY, FEW_ROWS, SEVERAL = 32, 3, 8
 """Rows in which a number that is cut off shows, how many of those are looked at, and how many
@@ -543,11 +546,12 @@ class _Goal:
         if self.subject.layout.is_continuous:
             mode = dist.mode().reshape(len(values.reshape(-1)), -1)  # (N, D)
             gap = torch.relu(self.sign * (self.target - mode)) * self.wants_actions
-            action = self.target.reshape(1, *self.subject.layout.shape)
             if mode.requires_grad:
                 losses.append(gap.mean())
             elif self.wants_actions:
-                losses.append(-dist.log_prob(action.expand(len(mode), *action.shape[1:])).mean())
+                # Such as the middle of the likeliest bin: what is as likely is as good.
+                gap = torch.where(self._is_likely(dist, mode), torch.zeros_like(gap), gap)
+                losses.append(-dist.log_prob(self._as_actions(self.target.expand_as(mode))).mean())
             distances.insert(0, gap.amax(0))
         else:
             rows = len(values.reshape(-1))
@@ -558,6 +562,21 @@ class _Goal:
             losses.append(torch.relu(gap + BEYOND * -least * self.wants_choices).mean())
             distances.insert(0, torch.relu(gap.mean()).reshape(1))
         return torch.stack(losses).sum(), torch.cat(distances).detach()
+
+    @torch.no_grad()
+    def _is_likely(self, dist: Any, mode: Tensor) -> Tensor:
+        """(N, D): whether the target is as likely as the mode and samples, in a dimension alone."""
+        actions = [self._as_actions(mode), *draw(dist, MANY)]
+        best = torch.stack([dist.log_prob(action) for action in actions]).amax(0)
+        columns = []
+        for number in range(mode.shape[1]):
+            action = mode.clone()
+            action[:, number] = self.target[number]
+            columns.append(dist.log_prob(self._as_actions(action)) > best - AS_LIKELY)
+        return torch.stack(columns, 1)
+
+    def _as_actions(self, rows: Tensor) -> Tensor:
+        return rows.reshape(len(rows), *self.subject.layout.shape)
 
     def is_stuck(self, distances: list[Tensor]) -> bool:
         """Whether nothing moved in some steps, neither nearer nor, for another's sake, away."""

@@ -159,8 +159,11 @@ def _probabilities(dist: Distribution, layout: ActionLayout, mask: Tensor) -> Te
 def _of_sequence(
     subject: Subject, policy: nn.Module, observations: Any, mask: Tensor, *, allowed: Tensor
 ) -> Tensor:
-    """Run ``forward`` under a mask (B, T, A) -> probabilities at allowed actions, (B*T, A)."""
-    logits, _ = subject.sequence(observations, mask=mask, policy=policy)
+    """Run ``forward`` under a mask (B, T, A) -> probabilities at allowed actions, (B*T, A).
+
+    It runs with gradients, as in an update.
+    """
+    logits, _ = subject.sequence(observations, mask=mask, policy=policy, grad=True)
     return _probabilities(subject.distribution(logits), subject.layout, allowed.flatten(0, 1))
 
 

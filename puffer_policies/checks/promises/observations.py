@@ -252,8 +252,8 @@ def reads_pixels(subject: Subject) -> str:
         is_image = observation_kind(space) == "image"
     except PolicyError:
         is_image = False
-    if not (is_image and holds_pixels(space)):
-        return "its observations are not pixels 0..255"
+    if not (is_image and (holds_pixels(space) or np.issubdtype(space.dtype, np.floating))):
+        return "its observations are neither pixels 0..255 nor images of real numbers"
     if subject.codes:
         return "it declares that its observations are codes"
     is_faint = subject.played is not None and subject.played.max() < FAINT
@@ -263,8 +263,9 @@ def reads_pixels(subject: Subject) -> str:
 @check(
     "S9",
     "pixels-read-right",
-    promise="Pixels are divided by 255 once and never wrap around as bytes; channels, height and "
-    "width lie where the space has them; an image that is too small is refused in words.",
+    promise="Pixels are divided by 255 once, real numbers within -1..1 not at all, and bytes never "
+    "wrap around; channels, height and width lie where the space has them; an image that is too "
+    "small is refused in words.",
     why="Unscaled, twice scaled or transposed images train, but badly "
     "(DLR-RM/stable-baselines3#1977); a byte less a larger one is a bright pixel; a shape error "
     "inside a convolution names no image.",
@@ -287,26 +288,41 @@ def pixels_read_right(subject: Subject) -> None:
     except CheckSkipped as skip:
         reason = str(skip)
     _require_axes(subject)
-    _require_no_jump(subject)
-    _require_words(subject)
+    space: Any = subject.spaces.observation
+    if holds_pixels(space):
+        _require_no_jump(subject)
+        _require_words(subject)
     if reason:
         raise CheckSkipped(reason)
 
 
 def _require_scale(subject: Subject) -> None:
-    shape = subject.spaces.observation.shape
-    black, faint, white = (
-        _first_input(subject, _two_images(subject, np.full(shape, pixel))) for pixel in (0, 1, 255)
+    space: Any = subject.spaces.observation
+    if not _is_scaled(space):
+        raise CheckSkipped("its numbers may have any scale")
+    shape, brightest = space.shape, float(space.high.max())
+    # A part of the image, as a norm over all of it may take the shade of a plain one away.
+    part = np.zeros(shape)
+    part[shape[0] // 2 :, shape[1] // 2 :] = 1
+    black, faint, white, mixed = (
+        _first_input(subject, _two_images(subject, image))
+        for image in (np.zeros(shape), part, np.full(shape, brightest), brightest * part)
     )
-    largest = float(white.abs().max())
-    if not LEAST <= largest <= MOST:
+    largest = float(torch.maximum(white.abs().max(), mixed.abs().max()))
+    if not largest >= LEAST:
         raise CheckFailed(
-            "a white image (255) enters the first layer as about 1",
-            f"its largest number there is {largest:.3g}",
-            example=_pixel_example(255),
+            f"a white image ({brightest:g}) enters the first layer as about 1",
+            f"its largest number there is {largest:.3g}: it is divided once too often",
+            example=_pixel_example(brightest),
+        )
+    if not float(white.abs().max()) <= MOST:
+        raise CheckFailed(
+            f"a white image ({brightest:g}) enters the first layer as about 1",
+            f"its largest number there is {float(white.abs().max()):.3g}",
+            example=_pixel_example(brightest),
             level=Level.ADVICE,
         )
-    if torch.equal(black, faint):
+    if holds_pixels(space) and torch.equal(black, faint):
         # uint8 // 255, or a cast that comes after the division.
         raise CheckFailed(
             "pixels of 0 and 1 are told apart",
@@ -315,9 +331,15 @@ def _require_scale(subject: Subject) -> None:
         )
 
 
-def _pixel_example(pixel: int) -> str:
+def _is_scaled(space: Any) -> bool:
+    """Whether it holds pixels, or real numbers within -1..1 of which some reach 1."""
+    is_unit = bool((space.high == 1).all() and (space.low >= -1).all())
+    return holds_pixels(space) or is_unit
+
+
+def _pixel_example(pixel: float) -> str:
     return example(
-        f"white = torch.full_like(observations, {pixel})",
+        f"white = torch.full_like(observations, {pixel:g})",
         "print(policy.encode_observations(white))",
         batch=1,
     )
@@ -329,14 +351,15 @@ def _require_axes(subject: Subject) -> None:
     layout, shape = image_layout(space), tuple(space.shape)
     axes = ("height", "width", "channels") if layout == "HWC" else ("channels", "height", "width")
     sizes = dict(zip(axes, shape, strict=True))
-    plain = _first_image(subject, _two_images(subject, np.full(shape, 128)))
+    low, high = (np.nan_to_num(each, posinf=1.0, neginf=-1.0) for each in (space.low, space.high))
+    plain = _first_image(subject, _two_images(subject, (low + high) / 2))
     if plain is None:
         return
     for axis, name in enumerate(axes):
-        shades = np.linspace(20, 250, shape[axis]).reshape(
+        shades = np.linspace(0.1, 0.95, shape[axis]).reshape(
             [-1 if i == axis else 1 for i in (0, 1, 2)]
         )
-        entry = _first_image(subject, _two_images(subject, np.broadcast_to(shades, shape)))
+        entry = _first_image(subject, _two_images(subject, low + shades * (high - low)))
         assert entry is not None
         # Padding at the border, and channels of coordinates, are there in both.
         change = _middle(entry) - _middle(plain)

@@ -1,7 +1,8 @@
 """P: what survives a change of mode, a file, a new process and an interruption of training.
 
 `B` rows, `T` steps. Weights are perturbed first, so that a policy can't pass by having been built
-under the same seed. Exported, copied, moved and compiled policies (P7 to P9) are in export.py.
+under the same seed. Exported, copied, moved and compiled policies (P7 to P9) are in export.py,
+statistics of observations (P10) in statistics.py.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import is_equal, require_same
 from puffer_policies.checks.probes.weights import perturbed_copy
-from puffer_policies.checks.promises import export
+from puffer_policies.checks.promises import export, statistics
 from puffer_policies.errors import CheckpointError, PolicyError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.specs import PolicySpec
@@ -40,14 +41,19 @@ from puffer_policies.registry.specs import PolicySpec
 UPDATES = 2
 """Updates before an interruption, and after it."""
 
+PASSES = 2
+"""Passes on other observations, in train mode, that must leave no trace."""
+
 
 @check(
     "P1",
     "modes-do-not-matter",
     promise="Outputs are equal in train and eval mode, and a run changes no mode or statistic.",
-    why="A policy evaluated in another mode than it was trained in is another policy.",
+    why="A policy evaluated in another mode than it was trained in is another policy, and so is "
+    "one whose statistics have moved between the rollout and its update.",
     fix="Use no dropout or batch statistics, or declare them: declared={'train_differs': 'why'}. "
-    "Never call train() or eval() inside forward.",
+    "Never call train() or eval() inside forward, and change running statistics in "
+    "update_statistics alone.",
     scope=Scope.MODULES,
     needs=("S5", "R6"),
 )
@@ -66,6 +72,7 @@ def modes_do_not_matter(subject: Subject) -> None:
         if not training:
             _require_constant(policy, before)
     if "train_differs" not in subject.declared:
+        _require_same_after_passes(subject, policy, outputs[True])
         require_same(
             outputs[True],
             outputs[False],
@@ -76,6 +83,28 @@ def modes_do_not_matter(subject: Subject) -> None:
                 "    print(policy.train(mode).forward_eval(observations, dict(state)))",
             ),
         )
+
+
+def _require_same_after_passes(subject: Subject, policy: nn.Module, before: Tensor) -> None:
+    """Run passes as rollouts and updates do: the outputs in train mode must be as before them."""
+    for seed in range(2, 2 + PASSES):
+        other = subject.observations(steps=STEPS, seed=seed)
+        run_both_ways(subject, policy, other)
+        in_sequence(subject, policy, other, grad=True)
+    with seeded(0):
+        outputs = run_both_ways(subject, policy, subject.observations(steps=STEPS))
+    require_same(
+        outputs,
+        before,
+        "outputs in train mode are the same after other passes",
+        where="after them",
+        example=example(
+            "policy.train()",
+            "for _ in range(3):",
+            "    print(policy.forward_eval(observations, dict(state)))",
+            f"    policy(subject.observations({BATCH}, seed=1) * 2, dict(state))",
+        ),
+    )
 
 
 def _require_modes(policy: nn.Module, before: dict[str, bool]) -> None:
@@ -374,4 +403,5 @@ CHECKS = (
     export.export_parity,
     export.copies_and_devices,
     export.compile_parity,
+    statistics.statistics_stay_sound,
 )

@@ -1,8 +1,8 @@
 """R: what a memory promises over time: steps equal sequences, and episodes begin anew.
 
 `B` rows, `T` steps. What forward promises of the segments of a trainer (R7, R8, R10, R11) is in
-segments.py. These checks run a policy in eval mode, so that dropout does not blur them; R11 runs it
-as a trainer does.
+segments.py, the last action and reward (R13) in previous.py. These checks run a policy in eval
+mode, so that dropout does not blur them; R11 runs it as a trainer does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import difference, is_same, require_same
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
-from puffer_policies.checks.promises import segments
+from puffer_policies.checks.promises import previous, segments
 from puffer_policies.checks.promises.masks import random_mask
 from puffer_policies.checks.promises.segments import require_forgotten
 from puffer_policies.contract import EPISODE_START
@@ -564,7 +564,7 @@ def _require_no_cache(subject: Subject, policy: nn.Module) -> None:
     last = select(observations, (slice(None), STEPS - 1))
     one_step(subject, policy, last)
     perturb(policy, seed=5)
-    other = subject.copy_policy()
+    other = perturbed_copy(subject)
     other.load_state_dict(policy.state_dict())
     for run, inputs in ((one_step, last), (in_sequence, observations)):
         with seeded(0):
@@ -694,4 +694,5 @@ CHECKS = (
     segments.padding_is_inert,
     segments.first_ratio_is_one,
     state_through_wrappers,
+    previous.previous_read_right,
 )

@@ -1,0 +1,137 @@
+"""P: running statistics of observations, which `update_statistics` alone changes.
+
+`N` rows. `persistence.CHECKS` lists this check with the others of the family.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
+from puffer_policies.checks.probes.edges import filled
+from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.probes.rollouts import differs, update_statistics
+from puffer_policies.checks.probes.snippets import error_line, example
+from puffer_policies.checks.probes.subject import BATCH, Subject
+from puffer_policies.checks.probes.tolerances import difference
+from puffer_policies.checks.probes.weights import perturb
+from puffer_policies.spaces.nested import leaves, map_nested
+from puffer_policies.wrappers.base import PolicyWrapper
+
+MANY = 32
+"""Observations of an ordinary update of the statistics."""
+
+
+@check(
+    "P10",
+    "statistics-stay-sound",
+    promise="Takes any number of rows in update_statistics, equal ones too, and outputs stay "
+    "finite; it changes neither these rows nor a weight, and a wrapper hands it on.",
+    why="The deviation of one row, or of a sensor that never moves, is NaN or 0, and so is every "
+    "answer after it. Statistics that never arrive at the policy inside normalize nothing.",
+    fix="Use the biased variance, and add an epsilon before the root; call super() or the "
+    "update_statistics of what a wrapper holds, with the observations that it sees.",
+    scope=Scope.MODULES,
+    needs=("S2", "R6"),
+)
+def statistics_stay_sound(subject: Subject) -> None:
+    """Update with one row, equal rows and ordinary ones; then look inside a wrapper."""
+    if not callable(getattr(subject.policy, "update_statistics", None)):
+        raise CheckSkipped("it has no update_statistics")
+    if isinstance(subject.policy, PolicyWrapper):
+        _require_handed_on(subject)
+    few, many = subject.observations(1, seed=1), subject.observations(MANY, seed=2)
+    equal = map_nested(lambda leaf: leaf.expand(MANY, *leaf.shape[1:]).clone(), few)
+    zeros = subject.admit(filled(subject.spaces.observation, many, 0.0))
+    for first, updates in {
+        "one row": (few, few),
+        "equal rows": (equal, equal),
+        "rows of zeros": (zeros, zeros),
+        "one row after others": (many, few),
+        "equal rows after others": (many, equal),
+    }.items():
+        _require_sound(subject, first, updates)
+
+
+def _require_sound(subject: Subject, rows: str, updates: tuple[Any, ...]) -> None:
+    policy = perturb(subject.copy_policy())
+    weights = {name: each.detach().clone() for name, each in policy.named_parameters()}
+    lines = example(
+        "policy.update_statistics(observations)",
+        "print(policy.forward_eval(observations, dict(state)))",
+        batch=1 if rows == "one row" else BATCH,
+    )
+    for observations in updates:
+        passed = map_nested(torch.clone, observations)
+        try:
+            with torch.no_grad():
+                policy.update_statistics(passed)  # type: ignore[operator]
+        except Exception as error:
+            raise CheckFailed(f"statistics of {rows}", error_line(error), example=lines) from error
+        if differs(passed, observations):
+            raise CheckFailed(
+                "update_statistics to leave its observations as they are",
+                "it wrote into them",
+                example=lines,
+            )
+    for name, each in policy.named_parameters():
+        if name in weights and not torch.equal(each.detach(), weights[name]):
+            raise CheckFailed(
+                "update_statistics to leave the weights as they are", f"it changed {name}"
+            )
+    logits, values, _ = subject.step(subject.observations(), policy=policy)
+    outputs = numbers(subject, logits, values, BATCH)
+    if not bool(torch.isfinite(outputs).all()):
+        raise CheckFailed(
+            f"finite outputs after statistics of {rows}",
+            f"{int((~torch.isfinite(outputs)).sum())} of {outputs.numel()} are not",
+            example=lines,
+        )
+
+
+def _require_handed_on(subject: Subject) -> None:
+    """Compare what the policy inside gets to count, if it wants to, with what it gets to see."""
+    policy = subject.copy_policy()
+    inside: Any = policy.policy
+    counts: list[Any] = []
+    sights: list[Any] = []
+    step = inside.forward_eval
+
+    def note_count(observations: Any, **_: Any) -> None:
+        counts.append(map_nested(torch.clone, observations))
+
+    def note_step(observations: Any, *arguments: Any, **options: Any) -> Any:
+        sights.append(map_nested(torch.clone, observations))
+        return step(observations, *arguments, **options)
+
+    inside.update_statistics, inside.forward_eval = note_count, note_step
+    observations = subject.observations()
+    update_statistics(policy, observations)
+    if not counts:
+        raise CheckFailed(
+            "the wrapped policy to get its update_statistics",
+            "it is never called",
+            example=example(
+                "policy.policy.update_statistics = print",
+                "policy.update_statistics(observations)",
+            ),
+        )
+    subject.step(map_nested(torch.clone, observations), policy=policy)
+    if not sights:
+        return
+    passed_raw = _is_alike(counts[0], observations)
+    if passed_raw and not _is_alike(sights[0], observations):
+        raise CheckFailed(
+            "statistics of what the wrapped policy sees",
+            "it counts the observations of the env, and sees others",
+        )
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Whether two nested observations have equal leaves, of whatever dtype."""
+    first, second = list(leaves(one)), list(leaves(other))
+    return len(first) == len(second) and all(
+        difference(a, b) == 0 for a, b in zip(first, second, strict=True)
+    )
