@@ -215,7 +215,12 @@ MUTANTS_STATE = (
         CachedByIdentity,
         also={"N7": "the second update has the graph of the first"},
     ),
-    Mutant("S7", "clears-the-callers-state", ClearsTheCallersState),
+    Mutant(
+        "S7",
+        "clears-the-callers-state",
+        ClearsTheCallersState,
+        also=dict.fromkeys(("R2", "R4"), "the step before a start is cleared with its state"),
+    ),
     Mutant("R6", "folded-once", FoldedOnce),
     Mutant("R6", "needs-a-state", NeedsAState, also=NOT_THERE),
     Mutant("R6", "shared-default", SharedDefault),

@@ -1,4 +1,4 @@
-"""R1-R12 catch what they name, in every style, and find no fault with correct memories."""
+"""R1-R13 catch what they name, in every style, and find no fault with correct memories."""
 
 from __future__ import annotations
 

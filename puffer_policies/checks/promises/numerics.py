@@ -212,10 +212,14 @@ def _require_steady(subject: Subject, observations: Any, half: int) -> None:
     """Fail if the state grows by a factor: it will leave the range of float32 in time."""
     policy = subject.copy_policy()
     initial = sequence_state(policy, subject.state(1, policy))
-    carry, sizes = subject.add_required(dict(initial), observations), []
+    carry: dict[str, Any] = dict(initial)
+    sizes = []
     for part in (slice(half), slice(half, None)):
+        some = map_nested(torch.clone, select(observations, (slice(None), part)))
+        # A mask of its own for each part.
+        carry = subject.add_required({key: carry.get(key) for key in initial}, some)
         with torch.no_grad():
-            policy(map_nested(torch.clone, select(observations, (slice(None), part))), carry)
+            policy(some, carry)
         sizes.append({key: _size(carry.get(key)) for key in initial})
     for key, before in sizes[0].items():
         after = sizes[1][key]
