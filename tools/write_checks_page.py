@@ -161,8 +161,8 @@ A *static* check looks at the policy without running it, a *dynamic* one runs it
 batches, and one of *trainability* trains it for seconds. The last only run when they are selected,
 by `--tier trainability` or by their code. Where a part of a promise is less grave than the rest,
 the level of a finding can be below that of the check: bytes that are not scaled, gains that are not
-as declared, a tensor under two names, an action where a mask allows none and an export for one number
-of rows are advice.
+as declared, a tensor under two names, an action where a mask allows none and an export for one
+number of rows are advice.
 """
 
 

@@ -128,6 +128,7 @@ def test_a_registered_policy_is_rebuilt_in_a_new_process_by_its_recipe(spaces: S
 def test_a_registered_policy_keeps_every_promise() -> None:
     subject = by_name("LSTMWrapper(Default(hidden_size=16))", CONTINUOUS)
     results = outcomes((*recurrence.CHECKS, *QUICK), subject)
+    assert results.pop("R13")[0] is Status.SKIPPED  # it does not read what came before
     assert {status for status, _ in results.values()} == {Status.PASSED}, results
 
 

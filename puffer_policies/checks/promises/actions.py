@@ -183,7 +183,7 @@ def _score_example() -> str:
     why="An evaluation that draws lots, leaves the space or takes an unlikely action measures "
     "another policy.",
     fix="Switch noise off in eval(), and let mode() return the likeliest action.",
-    needs=("S8", "A1", "R6"),
+    needs=("S8", "A1", "R6", "S5"),
 )
 def deterministic_mode(subject: Subject) -> None:
     """Ask twice for the mode, under two seeds, then for the likelihood of other actions."""

@@ -50,7 +50,7 @@ TRIES = 3
     fix="Read state['prev_action'] and state['prev_reward'] as they come, (B, ...) or (B, T, ...), "
     "and fill them with 0 where state['episode_start'] is true; set needs_previous = True.",
     scope=Scope.SPACES,
-    needs=("R6", "S4"),
+    needs=("R6", "S4", "S5"),
 )
 def previous_read_right(subject: Subject) -> None:
     """Change last actions and rewards at one step, and look which outputs follow."""
