@@ -135,6 +135,23 @@ def test_a_step_has_what_the_policy_reads_and_nothing_else():
     assert outputs == ["mean", "std", "value", "action", *(f"next_{name}" for name in state)]
 
 
+def test_parts_of_the_observation_need_names_of_their_own():
+    same = gym.Dict({"a.b": VECTOR, "a": gym.Dict({"b": VECTOR})})
+    with pytest.raises(ExportError, match=r"can't be exported: Two parts .*'obs\.a\.b'"):
+        record_step(source_of(noisy("Default", observation=same)), "default")
+
+
+def test_weights_of_half_precision_are_written_as_float32(project):
+    policy = noisy("NormalizeObservationWrapper(LSTMWrapper(Default(hidden_size=8)))").bfloat16()
+    graph = graph_of(policy)
+    assert {port.dtype for port in graph.state} == {torch.float32}
+    assert {each.dtype for each in policy.parameters()} == {torch.bfloat16}
+    outputs = graph(graph.example())
+    expected, _ = policy.forward_eval(torch.zeros(3, 3), policy.initial_state(3))
+    torch.testing.assert_close(outputs["logits"], expected.float(), atol=3e-2, rtol=3e-2)
+    assert export_policy(policy, "m.pt2", to="torch").exists()
+
+
 def test_a_mask_in_the_observation_is_no_input_of_its_own():
     observation = gym.Dict({"mask": gym.MultiBinary(3), "x": VECTOR})
     policy = noisy("ActionMaskWrapper(Default, key='mask')", observation=observation)

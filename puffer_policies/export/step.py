@@ -25,9 +25,9 @@ from puffer_policies.contract import (
     PREV_ACTION,
     PREV_REWARD,
 )
-from puffer_policies.errors import ContractError
+from puffer_policies.errors import ContractError, IncompatibleSpace
 from puffer_policies.export.graph import Graph, Port, Tensors
-from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.distributions import distribution, full_precision
 from puffer_policies.nn.observations import leaf_spaces, to_tensor
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
@@ -48,7 +48,8 @@ class Step(Graph):
     takes. ``next_prev_action`` is that action as the policy counts it.
 
     Args:
-        policy: it is copied, to the CPU and into evaluation mode.
+        policy: it is copied, to the CPU and into evaluation mode, with weights of half precision as
+            float32, which other runtimes have.
         spaces: those that it was built for.
     """
 
@@ -63,6 +64,9 @@ class Step(Graph):
     def __init__(self, policy: nn.Module, spaces: Spaces) -> None:
         super().__init__()
         self.policy = copy.deepcopy(policy).cpu().eval()
+        for each in (*self.policy.parameters(), *self.policy.buffers()):
+            if each.is_floating_point():
+                each.data = full_precision(each.data)
         self.layout = action_layout(spaces.action)
         self.spaces = spaces
         tree = leaf_spaces(spaces.observation)
@@ -70,6 +74,7 @@ class Step(Graph):
             Port(name, tuple(leaf.shape), to_tensor(np.zeros(0, leaf.dtype)).dtype)
             for name, leaf in zip(names_of(tree, OBS), leaves(tree), strict=True)
         )
+        _require_different(self.observations)
         keys = _mask_keys(self.policy)
         self.mask = _mask_port(self.layout) if None in keys else ()
         self._observed_masks = {f"{OBS}.{key}" for key in keys}
@@ -175,6 +180,16 @@ def _(logits: Any) -> Tensors:
 @named_logits.register
 def _(logits: Normal) -> Tensors:
     return {"mean": logits.loc, "std": logits.scale}
+
+
+def _require_different(ports: tuple[Port, ...]) -> None:
+    names = [port.name for port in ports]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise IncompatibleSpace(
+            f"Two parts of the observation are both called {twice[0]!r}, as a key has a dot in it.",
+            fix="Rename the key in the env.",
+        )
 
 
 def _mask_keys(policy: nn.Module) -> set[str | None]:
