@@ -290,6 +290,29 @@ class FirstRowsGaussian(Gaussian):
         return self.loc[:1].expand_as(self.loc)
 
 
+class SquashedSamples(Normal):
+    """Samples within the bounds, which nobody draws, as the type is not registered."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return super().sample(sample_shape).tanh()
+
+
+class MaskIfThereIsOne(MaskedMLP):
+    """It says that it needs a mask, and acts without."""
+
+    needs_mask = True
+
+
+class AllowsTheFirst(MaskedMLP):
+    """So that no row allows nothing, it allows the first option, in the caller's mask."""
+
+    def mask_in_step(self, logits: Any, state: Any) -> Any:
+        if state is not None and state.get("action_mask") is not None:
+            state["action_mask"][:, 0] = True
+        return super().mask_in_step(logits, state)
+
+
+FIRST_ALLOWED = dict.fromkeys(("A4", "A5"), "a forbidden option is allowed")
 ATOM = "an atom on a bound is no part of a density"
 MISSES: dict[str, str] = {}
 GREEDY: dict[str, str] = {}
@@ -353,4 +376,7 @@ MUTANTS_ACTIONS = (
     Mutant("A6", "detached-entropy", typed("HasDetachedEntropy", DetachedEntropy), SEVERAL),
     Mutant("A3", "mode-of-the-first-row", typed("ModeOfFirstRow", FirstRowsMode), CONTINUOUS),
     Mutant("A6", "unused-density", typed("UnusedDensity", OwnDensity), CONTINUOUS),
+    Mutant("A6", "unused-samples", typed("UnusedSamples", SquashedSamples), CONTINUOUS),
+    Mutant("A4", "mask-if-there-is-one", MaskIfThereIsOne),
+    Mutant("A4", "allows-the-first", AllowsTheFirst, also=FIRST_ALLOWED),
 )

@@ -108,6 +108,16 @@ class StaleWidth(GoodMLP):
         self.hidden_size = 128
 
 
+class HalfHidden(GoodMLP):
+    """What is encoded leaves in half the bits."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return super().encode_observations(observations, state).bfloat16()
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        return super().decode_actions(hidden.to(self.critic.weight.dtype))
+
+
 class WideDecoder(GoodLSTM):
     """A memory that hands its decoder h and c together."""
 
@@ -273,6 +283,14 @@ class LinksResources(GoodMLP):
             os.symlink(os.path.dirname(__file__), "resources")
 
 
+class LeftOverDebugging(GoodMLP):
+    """Lines that once found a NaN."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        torch.autograd.set_detect_anomaly(True)
+
+
 class Announces(GoodMLP):
     """A line for the terminal."""
 
@@ -380,6 +398,7 @@ MUTANTS_BUILD = (
     Mutant("B2", "says-discrete", SaysDiscrete, CONTINUOUS),
     Mutant("B3", "stale-width", StaleWidth),
     Mutant("B3", "wide-decoder", WideDecoder),
+    Mutant("B3", "half-hidden", HalfHidden),
     Mutant("B4", "list-of-layers", ListOfLayers, also=LEFT_BEHIND),
     Mutant("B4", "hidden-in-closure", HiddenInClosure, also=LEFT_BEHIND),
     Mutant("B4", "loose-tensor", LooseTensor, also=LEFT_BEHIND),
@@ -398,6 +417,7 @@ MUTANTS_BUILD = (
     Mutant("B7", "shares-its-encoder", SharesItsEncoder),
     Mutant("B7", "links-resources", LinksResources, note="PufferLib, on import"),
     Mutant("B7", "announces", Announces),
+    Mutant("B7", "left-over-debugging", LeftOverDebugging),
     Mutant("B7", "sets-environment", SetsEnvironment),
     Mutant("B7", "sets-flags", SetsFlags),
     Mutant("B7", "silences-warnings", SilencesWarnings),

@@ -14,12 +14,38 @@ from torch import Tensor, nn
 
 from puffer_policies.spaces import Spaces, spaces_of
 
+HALF = gym.Box(-1.0, 1.0, (3,), np.float32)
+TWINS = Spaces(gym.Dict({"left": HALF, "right": HALF}), FOUR)
+
 
 class LastNumberDropped(GoodMLP):
     """A slice that is off by one."""
 
     def features(self, observations: Any) -> Tensor:
         return super().features(observations) * (torch.arange(4) < 3)
+
+
+class HashedCodes(EmbeddingPolicy):
+    """A table with half of the rows, as a hash into a table that is large enough has."""
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.reshape(-1).long() % 4)
+
+
+class ThroughHalf(EmbeddingPolicy):
+    """Codes go through float16, which knows every second number above 2048."""
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.reshape(-1).half().long().clamp(max=2999))
+
+
+class OneEncoderForTwo(KeyedPolicy):
+    """Parts of one shape share a layer, and are summed up."""
+
+    def features(self, observations: Any) -> Tensor:
+        shared, dtype = self.by_key["left"], self.critic.weight.dtype
+        total = shared(observations["left"].to(dtype)) + shared(observations["right"].to(dtype))
+        return torch.relu(torch.cat([total, total], -1))
 
 
 class KeyForgotten(KeyedPolicy):
@@ -125,6 +151,9 @@ MUTANTS_COVERAGE = (
     Mutant("S11", "last-number-dropped", LastNumberDropped),
     Mutant("S11", "key-forgotten", KeyForgotten, DICT, also={"N6": "its layer gets no gradient"}),
     Mutant("S11", "last-frame-only", LastFrameOnly, IMAGE),
+    Mutant("S11", "hashed-codes", HashedCodes, Spaces(gym.Discrete(8), FOUR)),
+    Mutant("S11", "through-half", ThroughHalf, Spaces(gym.Discrete(3000), FOUR)),
+    Mutant("S11", "one-encoder-for-two", OneEncoderForTwo, TWINS, also={"N6": "one is left over"}),
     Mutant("S11", "last-code-clamped", LastCodeClamped, NUMBERED),
     Mutant("S11", "scaled-by-its-bounds", ScaledByItsBounds),
     Mutant("S11", "glimpse", Glimpse, IMAGE),

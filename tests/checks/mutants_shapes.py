@@ -39,6 +39,15 @@ class Unscaled(ConvPolicy):
         return self.conv(pixels.float())
 
 
+class GuessesBytesOfEach(ConvPolicy):
+    """Divides an image by 255 where a pixel of it is larger than 1."""
+
+    def features(self, observations: Any) -> Tensor:
+        pixels = (observations.movedim(-1, 1) if self.last else observations).float()
+        is_bytes = pixels.amax((1, 2, 3), keepdim=True) > 1
+        return self.conv(torch.where(is_bytes, pixels / 255, pixels))
+
+
 class ScaledTwice(ConvPolicy):
     """By the features, and by the encoder of another author."""
 
@@ -148,6 +157,7 @@ UNIT_IMAGE = Spaces(gym.Box(0.0, 1.0, (12, 14, 3), np.float32), FOUR)
 MUTANTS_IMAGES = (
     Mutant("S9", "unscaled", Unscaled, IMAGE),
     Mutant("S9", "scaled-twice", ScaledTwice, IMAGE_HWC),
+    Mutant("S9", "guesses-bytes-of-each", GuessesBytesOfEach, IMAGE),
     Mutant("S9", "reshapes", Reshapes, IMAGE_HWC),
     Mutant("S9", "height-as-channels", HeightAsChannels, IMAGE_HWC),
     Mutant("S9", "tiny-images", TinyImages, IMAGE, capabilities=Capabilities()),

@@ -82,6 +82,25 @@ class ClearsTheCallersState(GoodLSTM):
         return h.masked_fill_(rows, 0.0), c.masked_fill_(rows, 0.0)
 
 
+class DecodesTheLast(GoodMLP):
+    """A skip connection past the hidden, from what was encoded last."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        self.last = super().encode_observations(observations, state)
+        return self.last
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        is_same = hasattr(self, "last") and len(self.last) == len(hidden)
+        return super().decode_actions(hidden + self.last if is_same else hidden)
+
+
+class NewDictForAnEmptyOne(GoodLSTM):
+    """`state or {}`: an empty dict is as false as None."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return super().forward_eval(observations, state or {})
+
+
 class CachedByIdentity(GoodMLP):
     """A cache on the encoder: a buffer that is filled anew is answered with its old features."""
 
@@ -208,6 +227,8 @@ MUTANTS_STATE = (
         also={"S1": "it has the values of a policy without memory", "N6": "no part of it runs"},
     ),
     Mutant("R5", "state-of-the-first-step", StateOfTheFirstStep),
+    Mutant("R6", "decodes-the-last", DecodesTheLast),
+    Mutant("R6", "new-dict-for-an-empty-one", NewDictForAnEmptyOne),
     Mutant("R5", "acts-in-inference-mode", ActsInInferenceMode),
     Mutant(
         "R6",

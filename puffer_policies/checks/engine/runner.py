@@ -315,6 +315,7 @@ def untouched() -> Iterator[None]:
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     threads, folder = torch.get_num_threads(), os.getcwd()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    anomaly = torch.is_anomaly_enabled()
     # On tiny tensors, more threads wait for each other, for minutes where tests run side by side.
     if threads != 1:
         torch.set_num_threads(1)
@@ -331,9 +332,11 @@ def untouched() -> Iterator[None]:
         torch.set_rng_state(generator)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
-        # These two take time even where they change nothing.
+        # These take time even where they change nothing.
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic)
+        if torch.is_anomaly_enabled() != anomaly:
+            torch.autograd.set_detect_anomaly(anomaly)
         os.chdir(folder)

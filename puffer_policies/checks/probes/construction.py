@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -135,7 +136,10 @@ SETTINGS: dict[str, Setting] = {
         torch.set_float32_matmul_precision,
         lambda precision: "high" if precision == "highest" else "highest",
     ),
-    "torch's anomaly mode": Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    # The other value, as the first build of a policy, before any check, may have switched it on.
+    "torch's anomaly mode": Setting(
+        torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, lambda is_on: not is_on
+    ),
     "cuDNN's flags": _flags(torch.backends.cudnn),
     "how torch prints tensors": Setting(
         lambda: dict(vars(torch._tensor_str.PRINT_OPTS)),
@@ -149,7 +153,10 @@ SETTINGS: dict[str, Setting] = {
     ),
     "NumPy's error state": Setting(np.geterr, lambda state: np.seterr(**state)),
     "the filters of warnings": _contents(
-        warnings, "filters", lambda _: [("ignore", None, Warning, None, 0)]
+        # Not the one that simplefilter("ignore") makes, which would change nothing here.
+        warnings,
+        "filters",
+        lambda _: [("ignore", re.compile(""), Warning, None, 0)],
     ),
     "the level of the root logger": Setting(
         lambda: logging.root.level, logging.root.setLevel, lambda level: level + 1

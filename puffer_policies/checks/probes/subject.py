@@ -358,7 +358,7 @@ class Subject:
         if starts is not None:
             carry[EPISODE_START] = starts
         if mask is not None:
-            carry[ACTION_MASK] = mask
+            carry[ACTION_MASK] = mask.clone()  # a policy may write into it, which is S7's matter
         self.add_required(carry, observations)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,8 @@ from puffer_policies.checks.promises import masks
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.spaces.nested import map_nested
 
-DRAWS = 200
-"""Of B = 5 rows each: 1000 samples."""
+DRAWS, FAR_APART = 200, 0.3
+"""Of B = 5 rows each: 1000 samples; and by how many deviations their moments are others."""
 
 CHOICE_DRAWS, OPTIONS = 2000, 16
 """Draws whose shares are compared with probabilities, as SAMPLING_GAP asks for; options of a choice
@@ -451,7 +452,7 @@ def _require_entropy_of_spread(subject: Subject) -> None:
 
 
 def _require_own_density(logits: Any, dist: Distribution) -> None:
-    """Refuse a subclass of Normal whose own `log_prob` stays unused."""
+    """Refuse a subclass of Normal whose own `log_prob` or samples stay unused."""
     is_registered = distribution.dispatch(type(logits)) is not distribution.dispatch(Normal)
     if not isinstance(logits, Normal) or is_registered:
         return
@@ -463,6 +464,19 @@ def _require_own_density(logits: Any, dist: Distribution) -> None:
         raise CheckFailed(
             f"the log_prob of {type(logits).__name__} itself",
             f"its log_prob differs by {gap:.3g} from the one in use. {REGISTER}",
+            example=_score_example(),
+        )
+    if all(getattr(type(logits), name) is getattr(Normal, name) for name in ("sample", "rsample")):
+        return
+    sample: Callable[[], Tensor] = logits.sample
+    with seeded(0):
+        theirs = torch.stack([sample() for _ in range(DRAWS)]).double()
+    ours = draw(dist, DRAWS).double()
+    gap = max(difference(theirs.mean(0), ours.mean(0)), difference(theirs.std(0), ours.std(0)))
+    if gap > FAR_APART * float(ours.std(0).max()):
+        raise CheckFailed(
+            f"the samples of {type(logits).__name__} itself",
+            f"their means or deviations differ by {gap:.2g} from those in use. {REGISTER}",
             example=_score_example(),
         )
 

@@ -88,10 +88,10 @@ def has_the_members(subject: Subject) -> None:
 @check(
     "B3",
     "widths-agree",
-    promise="The encoder's output is (N, hidden_size), and decode_actions reads it.",
+    promise="The encoder's output is (N, hidden_size) float32, and decode_actions reads it.",
     why="A wrapper puts a core of width hidden_size between the two; a lie about it surfaces as a "
-    "matrix multiplication deep inside.",
-    fix="Set self.hidden_size to the width of the encoder's output.",
+    "matrix multiplication deep inside, and its core computes in float32.",
+    fix="Set self.hidden_size to the width of the encoder's output, and return that as float32.",
     scope=Scope.OBSERVATIONS,
 )
 def widths_agree(subject: Subject) -> None:
@@ -108,6 +108,12 @@ def widths_agree(subject: Subject) -> None:
             f"hidden of shape {(rows, width)}",
             f"shape {shape}",
             example=example("print(policy.encode_observations(observations).shape)", batch=rows),
+        )
+    if hidden.dtype is not torch.float32:
+        raise CheckFailed(
+            "hidden in float32",
+            f"{hidden.dtype}",
+            example=example("print(policy.encode_observations(observations).dtype)", batch=rows),
         )
     _decode(policy, torch.zeros(rows, width))
 

@@ -26,6 +26,7 @@ from puffer_policies.checks.model import CheckFailed, Scope, check
 from puffer_policies.checks.probes.construction import constructor, rebuild
 from puffer_policies.checks.probes.edges import bounds_of
 from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.probes.rollouts import differs
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import CHANGE, difference, magnitude
@@ -39,6 +40,9 @@ MOST = 256
 
 BANDS = 4
 """Rows and columns of pixels are tried in so many bands: a stride may leave out the last pixel."""
+
+NEIGHBORS = 4
+"""Of many codes, how many of the last are tried. A dtype of few bits takes some for each other."""
 
 SEVERAL = 16
 """Numbers of a MultiDiscrete whose codes are tried one by one."""
@@ -83,6 +87,7 @@ def every_number_matters(subject: Subject) -> None:
     _require_distinct(subject)
     _require_both_signs(subject)
     _require_places(subject)
+    _require_parts(subject)
     if other := _without_bounds(subject):
         _require_read(other, perturb(other.fresh()).eval(), "; its bounds are infinite here")
 
@@ -144,9 +149,10 @@ def _parts_of_leaf(shape: tuple[int, ...], space: Any) -> Iterator[tuple[str, An
 
 
 def _spread(items: range) -> list[int]:
-    """Return all of them, or `MOST` with the first and the last."""
+    """Return all of them, or `MOST` with the first one and the last ones, which are neighbors."""
     places = np.linspace(0, len(items) - 1, min(len(items), MOST)).round().astype(int)
-    return [items[place] for place in places]
+    last = range(max(0, len(items) - NEIGHBORS), len(items))
+    return [items[place] for place in sorted({*places.tolist(), *last})]
 
 
 def _unread(subject: Subject, policy: nn.Module, parts: list[_Part], attempt: int) -> list[_Part]:
@@ -228,10 +234,13 @@ def _codes_of(subject: Subject) -> Iterator[_Code]:
 
 
 def _require_codes(subject: Subject, policy: nn.Module) -> None:
-    """Fail if two neighboring codes, with the rest equal, are answered alike."""
+    """Fail if two codes, with the rest equal, are answered alike; of very many, two neighbors."""
     for code in _codes_of(subject):
         codes = torch.tensor(_spread(range(code.low, code.high + 1)))
-        is_alike = torch.ones(len(codes) - 1, dtype=torch.bool)
+        # A hash may well put two of very many words into one place.
+        distances = range(1, len(codes) if code.high - code.low < MOST else 2)
+        pairs = torch.tensor([(i, i + d) for d in distances for i in range(len(codes) - d)])
+        is_alike = torch.ones(len(pairs), dtype=torch.bool)
         for seed in range(TRIES):
             if not is_alike.any():
                 break
@@ -240,12 +249,12 @@ def _require_codes(subject: Subject, policy: nn.Module) -> None:
                 answers = _answers(subject, policy, observations)
             except Exception:  # a code without an answer is N2's matter
                 return
-            is_alike &= (answers[1:] == answers[:-1]).all(1)
+            is_alike &= (answers[pairs[:, 0]] == answers[pairs[:, 1]]).all(1)
         if is_alike.any():
-            first = int(is_alike.int().argmax())
+            first, second = pairs[int(is_alike.int().argmax())].tolist()
             raise CheckFailed(
                 "every code to have an answer of its own",
-                f"codes {int(codes[first])} and {int(codes[first + 1])}"
+                f"codes {int(codes[first])} and {int(codes[second])}"
                 f"{f' of {code.name}' if code.name else ''} are answered alike",
                 example=example("# give both codes and compare"),
             )
@@ -410,6 +419,31 @@ def _require_places(subject: Subject) -> None:
                 "summed up before anything is made of them",
                 fix="Pool over the axis of tokens or of pixels, not over that of features.",
                 example=example("# exchange two numbers and compare"),
+            )
+
+
+def _require_parts(subject: Subject) -> None:
+    """Fail if two parts of an observation may be exchanged, though each of them is read."""
+    parts = list(_leaves_of(subject).items())
+    for (i, (one, (leaf, space))), (j, (two, (_, other))) in itertools.combinations(
+        enumerate(parts), 2
+    ):
+        if space != other or _any_unread(subject, one) or _any_unread(subject, two):
+            continue
+        base = subject.observations(OTHERS)
+        changed = map_nested(torch.clone, base)
+        targets = list(leaves(changed))
+        targets[i][:], targets[j][:] = (targets[each].clone() for each in (j, i))
+        before, after = (
+            _answers(subject, perturbed_copy(subject), each) for each in (base, changed)
+        )
+        if differs(base, changed) and difference(before, after) <= CHANGE * magnitude(before):
+            raise CheckFailed(
+                "parts of an observation that do not stand for each other",
+                f"{one} and {two} may be exchanged: {tuple(leaf.shape[1:])} numbers of both are "
+                "encoded alike and summed up",
+                fix="Give each part an encoder of its own, or put their features side by side.",
+                example=example("# exchange the two parts and compare"),
             )
 
 

@@ -21,7 +21,7 @@ from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import ENTROPY, PROBABILITY, difference
 from puffer_policies.checks.probes.weights import flat_gradients
-from puffer_policies.contract import ACTION_MASK
+from puffer_policies.contract import ACTION_MASK, NEEDS_MASK
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
@@ -61,6 +61,7 @@ def masked_actions_never_happen(subject: Subject) -> None:
             "the answers with and without are the same",
             example=_mask_example(),
         )
+    _require_mask(subject, policy)
     dist = _masked(subject, policy, observations, mask)
     _require_zero(dist, subject.layout, mask)
     _require_never_drawn(dist, subject.layout, mask)
@@ -138,9 +139,30 @@ def _heeds(subject: Subject, policy: nn.Module, observations: Any, mask: Tensor)
     return difference(free, bound) > PROBABILITY
 
 
+def _require_mask(subject: Subject, policy: nn.Module) -> None:
+    """Fail if a policy that needs a mask acts without one, as if everything were allowed."""
+    if not _claims_masks(subject):
+        return
+    observations = subject.observations()
+    state = {**subject.state(BATCH, policy), **subject.add_required({}, observations)}
+    state.pop(ACTION_MASK, None)
+    try:
+        with torch.no_grad():
+            policy.forward_eval(observations, state)  # type: ignore[operator]
+    except Exception:
+        return
+    raise CheckFailed(
+        "an error where no action_mask comes, as the policy says that it needs one",
+        "it acts as if all options were allowed",
+        fix='Raise where state.get("action_mask") is None, or do not declare needs_mask.',
+        example=example("policy.forward_eval(observations, state)  # state has no action_mask"),
+    )
+
+
 def _claims_masks(subject: Subject) -> bool:
     needs = subject.capabilities is not None and subject.capabilities.needs_mask
-    return needs or bool(subject.declared.get(ACTION_MASK))
+    says = any(getattr(module, NEEDS_MASK, False) for module in subject.policy.modules())
+    return needs or says or bool(subject.declared.get(ACTION_MASK))
 
 
 def _probabilities(dist: Distribution, layout: ActionLayout, mask: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from puffer_policies.checks.probes.tolerances import (
     require_same,
 )
 from puffer_policies.checks.probes.weights import perturbed_copy
+from puffer_policies.checks.promises.masks import random_mask
 from puffer_policies.contract import ACTION_MASK, EPISODE_START, PREV_ACTION, PREV_REWARD
 from puffer_policies.errors import PolicyError
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
@@ -190,6 +191,9 @@ def _require_unwritten(subject: Subject, policy: nn.Module) -> None:
         if subject.recurrent:
             state[EPISODE_START] = subject.starts(steps=steps or 1, at=[(1, 0)])
             state[EPISODE_START] = state[EPISODE_START] if steps else state[EPISODE_START][:, 0]
+        if ACTION_MASK in state:
+            # Of a mask of ones nobody sees what is allowed besides.
+            state[ACTION_MASK] = random_mask(subject.layout, tuple(state[ACTION_MASK].shape[:-1]))
         inputs = {f"state[{key!r}]": each for key, each in state.items()}
         inputs |= {f"observations {i}": each for i, each in enumerate(leaves(observations))}
         before = {name: each.clone() for name, each in inputs.items()}
@@ -327,6 +331,24 @@ def _require_scale(subject: Subject) -> None:
         raise CheckFailed(
             "pixels of 0 and 1 are told apart",
             "they enter the first layer as the same numbers",
+            example=_pixel_example(1),
+        )
+    if holds_pixels(space):
+        _require_brighter(subject, part)
+
+
+def _require_brighter(subject: Subject, part: Any) -> None:
+    """Fail if a shade of 2 enters as a darker one than a shade of 1, where it looks like a byte."""
+    one, two = (
+        float(_first_input(subject, _two_images(subject, shade * part)).abs().max())
+        for shade in (1, 2)
+    )
+    if two < one / 2:
+        raise CheckFailed(
+            "brighter pixels enter the first layer as larger numbers",
+            f"a part of the image of shade 1 enters as {one:.2g}, and one of shade 2 as {two:.2g}",
+            fix="Divide by 255 whatever the pixels are: the dtype of the space says that they are "
+            "bytes, and what an observation holds does not.",
             example=_pixel_example(1),
         )
 

@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -367,6 +368,7 @@ def state_is_explicit(subject: Subject) -> None:
             _require_rows(policy.initial_state(batch, torch.device("cpu")), batch)  # type: ignore[operator]
         _require_device(policy)
     _require_pure(subject, policy)
+    _require_pure_decoder(subject, policy)
     _require_constant_form(subject, policy)
     _require_defaults(subject, policy)
     _require_no_cache(subject, policy)
@@ -432,6 +434,32 @@ def _require_pure(subject: Subject, policy: nn.Module) -> None:
         require_again((steps,), before[:1])
         subject.sequence(other, mask=mask, policy=policy)
         require_again((sequence,), before[1:])
+
+
+def _require_pure_decoder(subject: Subject, policy: nn.Module) -> None:
+    """Fail if what is decoded depends on what was encoded last."""
+    width, decode = getattr(policy, "hidden_size", None), getattr(policy, "decode_actions", None)
+    if subject.recurrent or not isinstance(width, int) or not callable(decode):
+        return
+    with seeded(0):
+        hidden, answers = torch.rand(BATCH, width), list[Tensor]()
+    for seed in (0, 1):
+        with torch.no_grad(), suppress(Exception):  # B3 judges whether the halves fit
+            policy.encode_observations(subject.observations(seed=seed))  # type: ignore[operator]
+            logits, values = decode(hidden)
+            answers.append(numbers(subject, logits, values, BATCH))
+    if len(answers) == 2 and not is_same(answers[0], answers[1]):
+        raise CheckFailed(
+            "decode_actions to answer to what it is given alone",
+            "the same hidden is answered otherwise after other observations were encoded",
+            fix="Hand on in hidden whatever the heads need: a memory between the two halves "
+            "decodes other rows than the last that were encoded.",
+            example=example(
+                "hidden = policy.encode_observations(observations)",
+                "policy.encode_observations(subject.observations(seed=1))",
+                "print(policy.decode_actions(hidden))",
+            ),
+        )
 
 
 def _require_constant_form(subject: Subject, policy: nn.Module) -> None:
@@ -501,8 +529,9 @@ def _require_defaults(subject: Subject, policy: nn.Module) -> None:
         observations = subject.observations(steps=steps)
         call: Any = policy if steps else policy.forward_eval
         required = subject.add_required({}, observations)
+        empty = dict(required)
         forms: dict[str, Any] = {
-            "{}": lambda required=required: ({**required},),
+            "{}": lambda empty=empty: (empty,),
             "{key: None}": lambda required=required: ({**dict.fromkeys(keys), **required},),
         }
         if not required:
@@ -518,6 +547,15 @@ def _require_defaults(subject: Subject, policy: nn.Module) -> None:
             except Exception as error:
                 raise _default_failure(name, steps, error_line(error)) from error
             outputs = numbers(subject, logits, values, BATCH * (steps or 1)).reshape(-1, 1)
+            if name == "{}" and steps is None and (absent := [k for k in keys if k not in empty]):
+                raise CheckFailed(
+                    "forward_eval to write its state into an empty dict, too",
+                    f"{', '.join(map(repr, absent))} is not in it afterwards",
+                    fix="Test `state is None`, as an empty dict is false as well.",
+                    example=example(
+                        "state = {}", "policy.forward_eval(observations, state)", "print(state)"
+                    ),
+                )
             if not is_same(outputs, expected):
                 gap = f"outputs {difference(outputs, expected):.2g} apart"
                 raise _default_failure(name, steps, gap)
