@@ -423,7 +423,7 @@ MUTANTS_BUILD = (
     Mutant("B7", "silences-warnings", SilencesWarnings),
     Mutant("B8", "reseeds-while-acting", ReseedsWhileActing),
     Mutant("B8", "reseeds-while-sampling", typed("SeededNoise", SeedingNormal), CONTINUOUS),
-    Mutant("B8", "switches-gradients", SwitchesGradients),
+    Mutant("B8", "switches-gradients", SwitchesGradients, also={"P6": "no update has a gradient"}),
     Mutant("B8", "prints-shapes", PrintsShapes),
     Mutant("B8", "wants-determinism", WantsDeterminism),
 )

@@ -84,7 +84,7 @@ MUTANTS_LEARNING = (
     Mutant("T2", "shy-actor", ShyActor, also=SQUEEZED),
     Mutant("T2", "standardized-logits", StandardizedLogits, SEVERAL, also=SQUEEZED),
     Mutant("T3", "scaled-thrice", ScaledThrice),
-    Mutant("T3", "averaged", Averaged, CONTINUOUS),
+    Mutant("T3", "averaged", Averaged, CONTINUOUS, also={"S11": "the mean of all numbers is left"}),
     Mutant("T4", "short-sighted", ShortSighted),
     Mutant("T4", "forgetful", Forgetful),
 )

@@ -210,7 +210,7 @@ class LowestIsNothing(GoodLSTM):
         return super().forward_eval(observations.masked_fill(is_off, 0.0), state)
 
 
-AT_ONCE = ("R1", "R2", "R5", "R8", "R11")
+AT_ONCE = ("R1", "R2", "R5", "R6", "R8", "R11")
 NOT_THERE = dict.fromkeys(("B2", "P7", "P9"), "its signature asks for a state")
 
 MUTANTS_STATE = (
@@ -242,7 +242,7 @@ MUTANTS_STATE = (
         ClearsTheCallersState,
         also=dict.fromkeys(("R2", "R4"), "the step before a start is cleared with its state"),
     ),
-    Mutant("R6", "folded-once", FoldedOnce),
+    Mutant("R6", "folded-once", FoldedOnce, also={"P6": "what is saved is what was folded"}),
     Mutant("R6", "needs-a-state", NeedsAState, also=NOT_THERE),
     Mutant("R6", "shared-default", SharedDefault),
     Mutant("R6", "leaves-a-trace", LeavesATrace),

@@ -33,8 +33,8 @@ def test_registered_types_of_logits_pass(cls: type, spaces: Spaces) -> None:
 @pytest.mark.parametrize(
     ("cls", "spaces", "needs_mask"),
     [
-        (MaskedMLP, DISCRETE, True),
-        (MaskedLSTM, SEVERAL, True),
+        (insisting(MaskedMLP), DISCRETE, True),
+        (insisting(MaskedLSTM), SEVERAL, True),
         (MaskedMLP, Spaces(VECTOR, gym.MultiBinary(3)), False),
         (MaskedLSTM, DICT, False),
     ],

@@ -141,7 +141,7 @@ def _heeds(subject: Subject, policy: nn.Module, observations: Any, mask: Tensor)
 
 def _require_mask(subject: Subject, policy: nn.Module) -> None:
     """Fail if a policy that needs a mask acts without one, as if everything were allowed."""
-    if not _claims_masks(subject):
+    if not _needs_mask(subject):
         return
     observations = subject.observations()
     state = {**subject.state(BATCH, policy), **subject.add_required({}, observations)}
@@ -160,9 +160,14 @@ def _require_mask(subject: Subject, policy: nn.Module) -> None:
 
 
 def _claims_masks(subject: Subject) -> bool:
-    needs = subject.capabilities is not None and subject.capabilities.needs_mask
-    says = any(getattr(module, NEEDS_MASK, False) for module in subject.policy.modules())
-    return needs or says or bool(subject.declared.get(ACTION_MASK))
+    return _needs_mask(subject) or bool(subject.declared.get(ACTION_MASK))
+
+
+def _needs_mask(subject: Subject) -> bool:
+    """Whether its record says that it needs a mask, or an attribute of a module."""
+    if subject.capabilities is not None and subject.capabilities.needs_mask:
+        return True
+    return any(getattr(module, NEEDS_MASK, False) for module in subject.policy.modules())
 
 
 def _probabilities(dist: Distribution, layout: ActionLayout, mask: Tensor) -> Tensor:
