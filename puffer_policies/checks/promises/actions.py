@@ -27,6 +27,7 @@ from puffer_policies.checks.probes.density import (
     total_mass,
 )
 from puffer_policies.checks.probes.outputs import draw, log_probs
+from puffer_policies.checks.probes.rollouts import select
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, Subject, seeded
 from puffer_policies.checks.probes.tolerances import (
@@ -44,7 +45,6 @@ from puffer_policies.checks.probes.tolerances import (
 from puffer_policies.checks.probes.weights import opinionated_copy, perturbed_copy
 from puffer_policies.checks.promises import masks
 from puffer_policies.nn.distributions import Distribution, distribution
-from puffer_policies.spaces.nested import map_nested
 
 DRAWS, FAR_APART = 200, 0.3
 """Of B = 5 rows each: 1000 samples; and by how many deviations their moments are others."""
@@ -214,7 +214,7 @@ def _require_own_modes(subject: Subject, policy: nn.Module, modes: Tensor) -> No
     """Ask for the mode of each row alone, which no other row can have changed."""
     observations = subject.observations()
     for row, mode in enumerate(modes):
-        alone = map_nested(lambda leaf, at=row: leaf[at : at + 1].clone(), observations)
+        alone = select(observations, [row])
         logits, _, _ = subject.step(alone, policy=policy)
         other = subject.distribution(logits).mode().detach()[0]
         if not is_same(other, mode, subject.tolerance(PRECISION)):
@@ -323,7 +323,7 @@ def _require_new_draws(subject: Subject) -> None:
     The rows observe the same, and draw apart all the same.
     """
     first = subject.observations(1)
-    observations = map_nested(lambda leaf: leaf.expand(BATCH, *leaf.shape[1:]).clone(), first)
+    observations = select(first, [0] * BATCH)
     logits, _, _ = subject.step(observations, policy=subject.copy_policy())
     dist = subject.distribution(logits)
     if _is_ours(dist):

@@ -26,7 +26,7 @@ from puffer_policies.checks.model import CheckFailed, Scope, check
 from puffer_policies.checks.probes.construction import constructor, rebuild
 from puffer_policies.checks.probes.edges import bounds_of
 from puffer_policies.checks.probes.outputs import numbers
-from puffer_policies.checks.probes.rollouts import differs
+from puffer_policies.checks.probes.rollouts import differs, select
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import CHANGE, difference, magnitude
@@ -126,7 +126,7 @@ def _parts(subject: Subject) -> Iterator[_Part]:
     """Yield the parts of an observation that are not declared unread."""
     for index, (name, (leaf, space)) in enumerate(_leaves_of(subject).items()):
         for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space):
-            path = ".".join(each for each in (name, label) if each)
+            path = _path(name, label)
             if not _is_unread(subject, path):
                 yield _Part(path or "the observation", index, place)
 
@@ -148,6 +148,11 @@ def _parts_of_leaf(shape: tuple[int, ...], space: Any) -> Iterator[tuple[str, An
         yield ".".join(map(str, place)), place
 
 
+def _path(name: str, label: str) -> str:
+    """Return the name of a number: that of its leaf, and of its place there."""
+    return ".".join(each for each in (name, label) if each)
+
+
 def _spread(items: range) -> list[int]:
     """Return all of them, or `MOST` with the first one and the last ones, which are neighbors."""
     places = np.linspace(0, len(items) - 1, min(len(items), MOST)).round().astype(int)
@@ -158,9 +163,7 @@ def _spread(items: range) -> list[int]:
 def _unread(subject: Subject, policy: nn.Module, parts: list[_Part], attempt: int) -> list[_Part]:
     """Return those parts whose exchange between random observations changes nothing."""
     rows = len(parts)
-    base = map_nested(
-        lambda leaf: leaf.expand(rows, *leaf.shape[1:]), subject.observations(1, seed=2 * attempt)
-    )
+    base = select(subject.observations(1, seed=2 * attempt), [0] * rows)
     changed = map_nested(torch.clone, base)
     others = list(leaves(subject.observations(OTHERS, seed=2 * attempt + 1)))
     is_changed = torch.ones(rows, dtype=torch.bool)
@@ -228,7 +231,7 @@ def _codes_of(subject: Subject) -> Iterator[_Code]:
     """Yield the codes of an observation that have several values and are not declared unread."""
     for index, (name, (_, space)) in enumerate(_leaves_of(subject).items()):
         for label, place, low, high in _code_ranges(space):
-            path = ".".join(each for each in (name, label) if each)
+            path = _path(name, label)
             if high > low and not _is_unread(subject, path):
                 yield _Code(path, index, place, low, high)
 
@@ -262,10 +265,7 @@ def _require_codes(subject: Subject, policy: nn.Module) -> None:
 
 def _with_codes(subject: Subject, code: _Code, codes: Tensor, seed: int) -> Any:
     """Return equal observations, one for each of `codes`, which stand in the place of `code`."""
-    observations = map_nested(
-        lambda leaf: leaf.expand(len(codes), *leaf.shape[1:]).clone(),
-        subject.observations(1, seed=seed),
-    )
+    observations = select(subject.observations(1, seed=seed), [0] * len(codes))
     _put_codes(observations, code, codes)
     return observations
 
@@ -345,7 +345,7 @@ def _require_both_signs(subject: Subject) -> None:
         if reaches is None or leaf.ndim != 2:  # a row of a set may be left out by a sign in it
             continue
         parts = [
-            (".".join(each for each in (name, label) if each), place)
+            (_path(name, label), place)
             for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space)
         ]
         parts = [each for each in parts if reaches[1][each[1]] and not _is_unread(subject, each[0])]
@@ -384,9 +384,7 @@ def _answers_on_sides(
     """Put `POINTS` in turn into one number after the other -> answers (points, parts, n)."""
     low, high = reaches
     rows = len(POINTS) * len(parts)
-    observations = map_nested(
-        lambda leaf: leaf.expand(rows, *leaf.shape[1:]).clone(), subject.observations(1, seed=seed)
-    )
+    observations = select(subject.observations(1, seed=seed), [0] * rows)
     leaf = list(leaves(observations))[index]
     for row, (point, (_, place)) in enumerate(itertools.product(POINTS, parts)):
         # The same size on both sides, where both reach it.
@@ -403,10 +401,7 @@ def _require_places(subject: Subject) -> None:
         if not is_vector or not MIN_NUMBERS <= leaf.shape[1] <= MOST or _any_unread(subject, name):
             continue
         policy, rows = perturbed_copy(subject), leaf.shape[1] - 1
-        base = map_nested(
-            lambda leaf, rows=rows: leaf.expand(rows, *leaf.shape[1:]).clone(),
-            subject.observations(1),
-        )
+        base = select(subject.observations(1), [0] * rows)
         changed = map_nested(torch.clone, base)
         target = list(leaves(changed))[index]
         for row in range(rows):
@@ -430,13 +425,11 @@ def _require_parts(subject: Subject) -> None:
     ):
         if space != other or _any_unread(subject, one) or _any_unread(subject, two):
             continue
-        base = subject.observations(OTHERS)
+        policy, base = perturbed_copy(subject), subject.observations(OTHERS)
         changed = map_nested(torch.clone, base)
         targets = list(leaves(changed))
         targets[i][:], targets[j][:] = (targets[each].clone() for each in (j, i))
-        before, after = (
-            _answers(subject, perturbed_copy(subject), each) for each in (base, changed)
-        )
+        before, after = (_answers(subject, policy, each) for each in (base, changed))
         if differs(base, changed) and difference(before, after) <= CHANGE * magnitude(before):
             raise CheckFailed(
                 "parts of an observation that do not stand for each other",

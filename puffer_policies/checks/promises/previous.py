@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.outputs import fixed_actions, numbers
-from puffer_policies.checks.probes.rollouts import sequence_state
+from puffer_policies.checks.probes.rollouts import select, sequence_state
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import (
@@ -169,10 +169,7 @@ def _require_apart(
     rows = len(values)
     is_alike = torch.ones(rows - 1, dtype=torch.bool)
     for seed in range(TRIES):
-        observations = map_nested(
-            lambda leaf: leaf.expand(rows, *leaf.shape[1:]).clone(),
-            subject.observations(1, seed=seed),
-        )
+        observations = select(subject.observations(1, seed=seed), [0] * rows)
         entries = {PREV_ACTION: actions.clone(), PREV_REWARD: rewards.clone()}
         logits, outputs, _ = subject.step(
             observations,

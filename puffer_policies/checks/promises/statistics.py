@@ -12,7 +12,7 @@ import torch
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import numbers
-from puffer_policies.checks.probes.rollouts import differs, update_statistics
+from puffer_policies.checks.probes.rollouts import differs, select, update_statistics
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
 from puffer_policies.checks.probes.tolerances import difference
@@ -43,7 +43,7 @@ def statistics_stay_sound(subject: Subject) -> None:
     if isinstance(subject.policy, PolicyWrapper):
         _require_handed_on(subject)
     few, many = subject.observations(1, seed=1), subject.observations(MANY, seed=2)
-    equal = map_nested(lambda leaf: leaf.expand(MANY, *leaf.shape[1:]).clone(), few)
+    equal = select(few, [0] * MANY)
     zeros = subject.admit(filled(subject.spaces.observation, many, 0.0))
     for first, updates in {
         "one row": (few, few),
