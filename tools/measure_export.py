@@ -31,7 +31,7 @@ from puffer_policies.export.source import source_of
 from puffer_policies.export.step import OBS, Step
 from puffer_policies.export.targets import DEFAULT_STYLE
 from puffer_policies.nn.samples import random_observations
-from puffer_policies.nn.tracing import quiet_torch
+from puffer_policies.nn.trace import quiet_torch
 from puffer_policies.registry import default_registry
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.nested import leaves, names_of

@@ -16,7 +16,7 @@ from puffer_policies.export.recording import Recording, record_step
 from puffer_policies.export.source import Source
 from puffer_policies.files import replace_file
 from puffer_policies.foreign import import_optional
-from puffer_policies.nn.tracing import quiet_torch
+from puffer_policies.nn.trace import quiet_torch
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -21,7 +21,7 @@ from puffer_policies.export.graph import BATCH, Call, Graph, Tensors, play
 from puffer_policies.export.source import Source, exported, refused
 from puffer_policies.export.step import Step
 from puffer_policies.export.styles import STYLES
-from puffer_policies.nn.tracing import record
+from puffer_policies.nn.trace import record
 from puffer_policies.spaces import action_layout
 
 FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ from puffer_policies.assembly.header import METADATA_KEY
 from puffer_policies.export.recording import record_step
 from puffer_policies.export.source import Source, exported
 from puffer_policies.files import replace_file
-from puffer_policies.nn.tracing import quiet_torch
+from puffer_policies.nn.trace import quiet_torch
 
 METADATA_FILE = f"{METADATA_KEY}.json"
 """The extra file inside, which holds the metadata."""

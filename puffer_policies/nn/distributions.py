@@ -19,7 +19,7 @@ from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from puffer_policies.errors import ContractError
-from puffer_policies.nn.tracing import is_exporting
+from puffer_policies.nn.trace import is_exporting
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 """The constant of a Normal's log-density."""

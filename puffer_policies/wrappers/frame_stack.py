@@ -30,7 +30,7 @@ from puffer_policies.nn.observations import (
     space_of_leaves,
     to_tensor,
 )
-from puffer_policies.nn.tracing import zeroed
+from puffer_policies.nn.trace import zeroed
 from puffer_policies.spaces import (
     Image,
     Spaces,

@@ -22,7 +22,7 @@ from torch.nn import functional
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
-from puffer_policies.nn.tracing import is_exporting
+from puffer_policies.nn.trace import is_exporting
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 

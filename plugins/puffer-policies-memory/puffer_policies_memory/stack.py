@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.scan import linear_scan
 from puffer_policies.nn.init import layer_init
-from puffer_policies.nn.tracing import is_exporting
+from puffer_policies.nn.trace import is_exporting
 
 
 class MemoryLayer(nn.Module):

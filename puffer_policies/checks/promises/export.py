@@ -32,7 +32,7 @@ from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import require_same
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
 from puffer_policies.contract import EPISODE_START
-from puffer_policies.nn.tracing import record
+from puffer_policies.nn.trace import record
 from puffer_policies.spaces.nested import map_nested
 
 WARM_UP = 2

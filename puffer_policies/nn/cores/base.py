@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.tracing import zeroed
+from puffer_policies.nn.trace import zeroed
 
 State = Mapping[str, Tensor]
 """The carry between steps; the batch is the first axis of every tensor."""
