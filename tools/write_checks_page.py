@@ -112,15 +112,15 @@ Each check of each name on each pair of spaces is a test of its own. The pairs a
   that `Default` serves, and around `Default` with a memory.
 - Every wrapper is tried around `Default` with an action mask, too. Both have to be handed on: the
   checks run there that did not apply to it around `Default`.
-- A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on two of its
-  pairs with unlike actions. Both parts are tried on all others by themselves.
+- A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on the first
+  of its pairs. Both parts are tried on all others by themselves.
 
 A check says what its verdict depends on (its `scope`), and runs on as many pairs as tell more:
 
-- `Scope.POLICY`, which takes seconds and says the same for all spaces ({policy}), on the first pair
-  only, and not inside wrappers;
+- `Scope.POLICY`, which looks at how the policy is saved, copied and exported, whatever the spaces
+  are ({policy}), on the first pair only, and not inside wrappers;
 - `Scope.MODULES`, which looks at modules and memory, whatever observations and actions mean
-  ({modules}), on the first three pairs, and on the first inside a wrapper;
+  ({modules}), on a pair with choices and on one with real actions, and inside a wrapper on one;
 - `Scope.OBSERVATIONS`, which looks at what the policy makes of observations ({observations}), once
   for each observation space with choices and with real actions, and not inside wrappers;
 - `Scope.SPACES`, all others, on every pair.

@@ -31,10 +31,11 @@ class Scope(enum.StrEnum):
     OBSERVATIONS = "observations"
     """What it makes of observations, behind heads of choices and of reals."""
     MODULES = "modules"
-    """Modules and memory, not what observations and actions mean: the first `FEW` pairs are tried,
-    and the first alone if the policy is wrapped."""
+    """Modules and memory, not what observations and actions mean: a pair with choices and one with
+    reals are tried, and one alone if the policy is wrapped."""
     POLICY = "policy"
-    """Nothing of the spaces: the first pair is tried."""
+    """How it is saved, copied and exported, whatever the spaces are: the first pair is tried, and
+    none if a policy that was tried alone is wrapped."""
 
 
 class Level(enum.StrEnum):
@@ -100,10 +101,6 @@ Run = Callable[[Any], str | None]
 Applies = Callable[[Any], str]
 
 
-FEW = 3
-"""Pairs of spaces; the first ones have unlike encoders, and a head of every kind."""
-
-
 def always(_: Any) -> str:
     """Apply to every policy."""
     return ""
@@ -145,10 +142,6 @@ class Check:
                     f"The {part} of the check {self.code!r} is not a sentence: {text!r}.",
                     fix="Begin it with a capital and end it with a full stop.",
                 )
-
-    def most_verdicts(self, *, is_wrapped: bool) -> int:
-        """Return how many verdicts on spaces that are alike to its scope tell all it can."""
-        return FEW if self.scope is Scope.MODULES and not is_wrapped else 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from puffer_policies.checks.engine.causes import Causes
-from puffer_policies.checks.engine.matrix import kinds, likeness_of
+from puffer_policies.checks.engine.matrix import kinds
 from puffer_policies.checks.engine.report import details, in_a_line
 from puffer_policies.checks.engine.suite import (
     DEFAULT_TIERS,
@@ -176,7 +176,7 @@ def cases_of_policies(policies: Sequence[str]) -> list[Case]:
 
 def _cases(targets: Sequence[Target], checks: Sequence[Check], told: Told) -> list[Case]:
     counts: Counter[str] = Counter()
-    verdicts: Counter[tuple[str, ...]] = Counter()
+    verdicts = set[tuple[str, ...]]()
     cases = []
     for target in targets:
         name = _QUALIFIER.sub("", target.name)
@@ -184,9 +184,9 @@ def _cases(targets: Sequence[Target], checks: Sequence[Check], told: Told) -> li
         counts[label] += 1
         unique = label if counts[label] == 1 else f"{label}{counts[label]}"
         for check in checks:
-            verdict = (target.name, check.code, likeness_of(target.spaces, check.scope))
-            if verdicts[verdict] < check.most_verdicts(is_wrapped=target.is_wrapped):
-                verdicts[verdict] += 1
+            verdict = (target.name, check.code, target.likeness(check.scope))
+            if verdict not in verdicts:
+                verdicts.add(verdict)
                 cases.append(Case(f"{unique}-{check.code}-{check.name}", target, check, told))
     return cases
 

@@ -71,13 +71,14 @@ def kinds(pair: Spaces) -> str:
     return f"{observation_kind(pair.observation)}/{action_layout(pair.action).kind}"
 
 
-def likeness_of(pair: Spaces, scope: Scope) -> str:
+def likeness_of(pair: Spaces, scope: Scope, *, is_wrapped: bool) -> str:
     """Return what pairs of spaces share where one verdict of a check of `scope` is that of all."""
     if scope is Scope.SPACES:
         return repr(pair)
+    heads = "reals" if action_layout(pair.action).is_continuous else "choices"
     if scope is Scope.OBSERVATIONS:
-        return f"{pair.observation!r} {action_layout(pair.action).is_continuous}"
-    return ""
+        return f"{pair.observation!r} {heads}"
+    return heads if scope is Scope.MODULES and not is_wrapped else ""
 
 
 def _observations(capabilities: Capabilities) -> list[Space]:

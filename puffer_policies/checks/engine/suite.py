@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,6 @@ from typing import TypeVar
 from puffer_policies.checks import promises
 from puffer_policies.checks.engine.causes import Causes
 from puffer_policies.checks.engine.isolation import TIME_LIMIT, run_here, run_isolated
-from puffer_policies.checks.engine.matrix import likeness_of
 from puffer_policies.checks.engine.runner import EXPECTED, error_result, in_place_of, not_judged
 from puffer_policies.checks.engine.targets import Target
 from puffer_policies.checks.model import (
@@ -152,7 +150,7 @@ def run_suite(
         causes: those of earlier runs, if results are to be held against them.
     """
     run = partial(run_isolated, time_limit=time_limit) if isolate else run_here
-    verdicts: Counter[tuple[str, ...]] = Counter()
+    verdicts = set[tuple[str, ...]]()
     scopes = {check.code: check.scope for check in checks}
     bad: set[str] = set()
     causes = Causes() if causes is None else causes
@@ -164,8 +162,9 @@ def run_suite(
         trials = _with_trial(target, remaining, partial(run, expected=expected))
         for result in map(causes.named, trials) if remaining else ():
             if result.status is not Status.SKIPPED:
-                likeness = likeness_of(target.spaces, scopes.get(result.code, Scope.SPACES))
-                verdicts.update([(target.name, result.code), (target.name, result.code, likeness)])
+                scope = scopes.get(result.code, Scope.SPACES)
+                key = target.name, result.code
+                verdicts |= {key, (*key, target.likeness(scope))}
             if result.status in BAD:
                 bad.add(target.name)
             yield result
@@ -219,14 +218,12 @@ def _run(
 
 
 def _is_settled(
-    check: Check, target: Target, verdicts: Counter[tuple[str, ...]], bad: set[str]
+    check: Check, target: Target, verdicts: set[tuple[str, ...]], bad: set[str]
 ) -> bool:
     """Whether earlier targets have told all that `check` can tell of this one."""
     if target.group:
-        return target.group in bad or verdicts[target.group, check.code] > 0
-    likeness = likeness_of(target.spaces, check.scope)
-    most = check.most_verdicts(is_wrapped=target.is_wrapped)
-    return verdicts[target.name, check.code, likeness] >= most
+        return target.group in bad or (target.group, check.code) in verdicts
+    return (target.name, check.code, target.likeness(check.scope)) in verdicts
 
 
 _SETTLED = "its verdict does not depend on these spaces, and it ran on others"

@@ -12,7 +12,7 @@ import ast
 import copy
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +23,12 @@ from torch import nn
 
 from puffer_policies.assembly.blueprint import Blueprint, PolicyLike, WrapperLike, prepare
 from puffer_policies.checks.engine.causes import WRAPPED
-from puffer_policies.checks.engine.matrix import spaces_for, spaces_for_memory, wrappers_for
+from puffer_policies.checks.engine.matrix import (
+    likeness_of,
+    spaces_for,
+    spaces_for_memory,
+    wrappers_for,
+)
 from puffer_policies.checks.engine.places import (
     PLACE,
     SEPARATOR,
@@ -36,7 +41,7 @@ from puffer_policies.checks.engine.places import (
     place_and_wrappers,
 )
 from puffer_policies.checks.engine.scenes import Scene, scene_of
-from puffer_policies.checks.model import Result
+from puffer_policies.checks.model import Result, Scope
 from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.contract import NEEDS_MASK
@@ -74,6 +79,10 @@ class Target:
     def subject(self) -> Subject:
         """The policy as checks see it, imported and built once, however many checks run."""
         return self.make()
+
+    def likeness(self, scope: Scope) -> str:
+        """Return what it shares with targets of whose verdicts of `scope` one is that of all."""
+        return likeness_of(self.spaces, scope, is_wrapped=self.is_wrapped)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A spawned worker builds its own.
@@ -168,19 +177,18 @@ def wrapped_targets(
 ) -> list[Target]:
     """Return the targets of a registered policy inside each wrapper that can go around it.
 
-    They are tried on two pairs of the policy's spaces, of unlike actions. The policy and the
-    wrapper are tried on the others by themselves, so it remains that they work together.
+    They are tried on the first pair of the policy's spaces. The policy and the wrapper are tried on
+    the others by themselves, so it remains that they work together.
     `wrappers` are the qualified names of those that are tried; all if None.
     """
     record = registry.get(name, kind="policy")
     assert isinstance(record, PolicyRecord)
-    pairs = spaces_for(record.capabilities)
+    first = spaces_for(record.capabilities)[0]
     return [
         target
         for wrapper in wrappers_for(record, registry)
         if wrappers is None or registry.get(wrapper).qualified_name in wrappers
-        for pair in _of_unlike_actions(pairs)
-        for target in targets_for(f"{wrapper}({name})", pair, registry=registry)
+        for target in targets_for(f"{wrapper}({name})", first, registry=registry)
     ]
 
 
@@ -219,13 +227,6 @@ def _is_memory(record: Record) -> bool:
         return issubclass(record.load(), RecurrentWrapper)
     except PolicyError:  # the checks report why it can't be imported
         return False
-
-
-def _of_unlike_actions(pairs: Sequence[Spaces]) -> list[Spaces]:
-    """Return the first pair, and one of reals if its actions are choices, or the reverse."""
-    is_continuous = action_layout(pairs[0].action).is_continuous
-    others = (p for p in pairs if action_layout(p.action).is_continuous != is_continuous)
-    return [pairs[0], next(others, pairs[-1])][: len(pairs)]
 
 
 def _declared_spaces(policy: PolicyLike, registry: Registry) -> list[Spaces]:

@@ -142,7 +142,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...]) -> Any:
     "works on one machine only. An env that the policy keeps is copied with it, or can't be.",
     fix="Hold no lambdas, locks, open files or envs, only the spaces or sizes that are needed; "
     "write torch.zeros(..., device=x.device); keep fixed tensors as buffers.",
-    scope=Scope.MODULES,
+    scope=Scope.POLICY,
     needs=("B4", "B5", "R6"),
 )
 def copies_and_devices(subject: Subject) -> None:

@@ -175,7 +175,7 @@ def needs_registered_name(subject: Subject) -> str:
     fix="Leave the attribute `spec` to get_policy, which puts it there; a module around a "
     "policy must not hand on the inner one's.",
     applies=needs_registered_name,
-    scope=Scope.MODULES,
+    scope=Scope.POLICY,
 )
 def absent_plugin_is_named(subject: Subject) -> None:
     """Save it, and load it with an empty registry."""
@@ -230,7 +230,7 @@ def _require_own_spec(subject: Subject, policy: nn.Module, spec: PolicySpec) -> 
     "before every key; a policy that rewrites keys loses weights.",
     fix="Rename no keys in state_dict or load hooks, or honor their `prefix` and change the start "
     "of a key only.",
-    scope=Scope.MODULES,
+    scope=Scope.POLICY,
     needs=("R6",),
 )
 def prefixes_are_harmless(subject: Subject) -> None:
@@ -287,7 +287,7 @@ def _require_equal(actual: Mapping[str, Any], expected: Mapping[str, Any], where
     "is a layer that was never loaded.",
     fix="Leave state_dict and load_state_dict to nn.Module, keep plain tensors in them, and share "
     "modules instead of parameters (or declare {'tied': [names]}).",
-    scope=Scope.MODULES,
+    scope=Scope.POLICY,
 )
 def strict_state_dict(subject: Subject) -> None:
     """Load what it saves into another, with a key more and a key less, and look for twins."""
@@ -347,7 +347,7 @@ def _through_bytes(data: Any) -> Any:
     why="A counter or statistic outside the state_dict starts again after a resume: another run.",
     fix="Keep counters and statistics as persistent buffers, those of update_statistics included, "
     "and register parameters in one order.",
-    scope=Scope.MODULES,
+    scope=Scope.POLICY,
     needs=("S2", "R6"),
 )
 def resume_equals_uninterrupted(subject: Subject) -> None:
