@@ -105,6 +105,7 @@ def header_of(
         training=training or {},
         origins=_origins(spec, registry) if spec else (),
         versions={name: installed_version(name) or "unknown" for name in WRITERS},
+        # Their names alone: who loads the file decides anew what is imported.
         imports=user_imports(),
     )
 
@@ -145,6 +146,7 @@ class Checkpoint:
         spaces = spaces_of(env)
         require_same_spaces(header, spaces, self.path)
         try:
+            # The spec may be a stranger's, and ask for layers larger than the memory.
             with limited_by(self.tensors.values()):
                 blueprint = prepare(header.spec, env, registry=registry)
                 policy = build_policy(blueprint, registry, strict=strict)
@@ -156,6 +158,7 @@ class Checkpoint:
         try:
             put_weights(policy, self.tensors, path=self.path, owner=header.spec)
         except CheckpointError as error:
+            # Tensors that do not fit are most often those of another version of its package.
             changes = header.version_changes(header.distributions)
             raise CheckpointError(error.problem, fix="\n".join([error.fix, *changes])) from error
         if verify and self.sample:
@@ -170,6 +173,7 @@ class Checkpoint:
             problem = f"are off by {gap:.2g} of their size, and {limit:g} are rounding"
         except Exception as error:
             gap, problem = math.inf, f"can't be had: {error_text(error)}"
+        # Not `gap > limit`, as NaN has to fail too.
         if not gap <= limit:
             raise CheckpointError(
                 f"The policy of {self.path} does not answer as it did when it was saved: its "
@@ -192,6 +196,7 @@ def read_checkpoint(location: Location, *, registry: Registry | None = None) -> 
     path = checkpoint_of(location, registry=registry)
     tensors, text = read_tensors(path, key=METADATA_KEY)
     header = Header.from_json(text, path)
+    # Before anything is built from them.
     require_intact(header, tensors, path)
     aliases = {alias: tensors[key] for alias, key in header.aliases.items()}
     sample = {key: tensors.pop(key) for key in list(tensors) if key.startswith(GOLDEN)}

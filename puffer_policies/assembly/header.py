@@ -195,6 +195,7 @@ class Header:
             data["imports"] = list(self.imports)
         try:
             text = json.dumps(data, sort_keys=True)
+            # What we write is read by the same rules as what strangers wrote.
             read_json(text, STRUCTURES[FORMAT_VERSION])
         except (StructureError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
@@ -212,6 +213,7 @@ class Header:
         """
         with naming_file(path):
             data = read_json(text, _VERSIONED)
+            # The version first: a later format may have other keys, and is refused by its number.
             version = data.pop("format_version")
             if version not in STRUCTURES:
                 raise _other_version(version, data.get("versions"), path)
@@ -260,6 +262,7 @@ def naming_file(path: Path | str) -> Iterator[None]:
 def _fields(data: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a header from data whose structure has been checked."""
     spec = data["spec"]
+    # Each part is bounded already, and their product is not.
     if len(json.dumps(spec)) > MAX_LENGTH:
         raise StructureError("spec", f"at most {MAX_LENGTH:,} characters", spec)
     spaces = data.pop("spaces", {})

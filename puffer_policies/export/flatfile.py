@@ -89,6 +89,7 @@ class FlatLayout:
     @property
     def end(self) -> int:
         """Numbers of the whole memory, with the gaps; such a file lacks nothing."""
+        # Gaps stand behind tensors, so the last one may have one as well.
         last = self.tensors[-1]
         return _aligned(last.places.stop, self.alignment)
 
@@ -128,10 +129,13 @@ def flat_layout(
     options = action_sizes(spaces.action)
     shapes: dict[str, tuple[int, ...]] = {
         "encoder": (hidden_size, make_features(spaces.observation).size),
+        # Its last row is the value, which PufferLib computes with the actions.
         "decoder": (sum(options) + 1, hidden_size),
     }
+    # PufferLib tells real actions by the same rule.
     if set(options) == {1}:
         shapes["logstd"] = (len(options),)
+    # One matrix for the hidden part, the gate and the highway of a MinGRU.
     shapes |= {f"{LAYER}{i}": (3 * hidden_size, hidden_size) for i in range(num_layers)}
     start, tensors = 0, []
     for name, shape in shapes.items():
@@ -247,6 +251,7 @@ def puffernet_of(policy: nn.Module) -> PufferNet:
     inner = policy
     while isinstance(inner, ActionMaskWrapper):
         inner = inner.policy
+    # A subclass may compute something else with the same weights.
     if type(inner) is not PufferNet:
         name = getattr(policy, "spec", None) or type(policy).__name__
         raise ExportError(
@@ -376,6 +381,8 @@ def _fitting_sizes(numbers: int, layout: FlatLayout) -> Iterator[str]:
     encoder, decoder, *rest = layout.tensors
     across = encoder.shape[1] + decoder.shape[0]
     free = sum(each.size for each in rest if each.name == "logstd")
+    # Weights are free + H * across + 3 * L * H * H. Each multiple of 8 is tried for H, as others
+    # leave gaps of which PufferLib loses too much.
     for hidden_size in range(DEFAULT, math.isqrt(max(numbers, 0) // 3) + 1, DEFAULT):
         layers, odd = divmod(numbers - free - hidden_size * across, 3 * hidden_size**2)
         if not odd and 0 < layers <= MAX_LAYERS:

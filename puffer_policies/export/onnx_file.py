@@ -35,6 +35,7 @@ def write(source: Source, path: Path, *, style: str) -> None:
     for package in PACKAGES:
         import_optional(package, extra="export", purpose="ONNX")
     recording = record_step(source, style)
+    # Written after the proof, so that no file stands there which answers otherwise.
     data = converted(recording)
     recording.require_same(open_session(data, recording), "onnxruntime")
     replace_file(path, data)
@@ -106,6 +107,7 @@ def _or_refuse(recording: Recording, runtime: str, make: Callable[[], Any]) -> A
         return make()
     except Exception as error:
         lines = [each.strip() for each in str(error).splitlines() if each.strip()]
+        # Both runtimes name the operator in one line of many.
         reasons = [each for each in lines if "No ONNX function" in each or "NOT_IMPL" in each]
         reason = (reasons or lines or [type(error).__name__])[0]
         raise ExportError(

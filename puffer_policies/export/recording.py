@@ -98,6 +98,7 @@ class Recording:
                 if port.is_fixed
             }
             name = max(gaps, key=lambda each: gaps[each])
+            # Not `gaps[name] > limit`, as NaN has to fail too.
             if not gaps[name] <= limit:
                 raise ExportError(
                     f"{self.source.name} can't be exported: with {rows} rows, {runtime} gives "
@@ -130,6 +131,7 @@ def _recorded(source: Source, style: str, *, strict: bool) -> Recording:
     graph = STYLES[style](step)
     batch = {0: torch.export.Dim(BATCH)}
     rows = {port.name: batch if port.has_rows else {} for port in graph.inputs}
+    # The example is of zeros: what the file answers to real inputs is compared afterwards.
     program = record(graph, (graph.example(),), (rows,), strict=strict)
     sample = graph.feed(step.sample())
     with torch.no_grad():

@@ -94,6 +94,7 @@ def exported(source: Source, make: Callable[[], Any]) -> Any:
             f"{source.name} can't be exported: {error.problem}", fix=error.fix
         ) from error
     except KeyError as error:
+        # A memory of this form reads keys that only a declared state would have put there.
         if error.args[:1] and error.args[0] in LSTM_STATE:
             raise unknown_memory(source.name) from error
         raise refused(source, "its step can't be recorded", error) from error
@@ -103,6 +104,7 @@ def exported(source: Source, make: Callable[[], Any]) -> Any:
 
 def refused(source: Source, problem: str, error: Exception) -> ExportError:
     """Return the error for a step that can't be recorded, or not for any number of rows."""
+    # The first line names the fault; those after it are torch's own frames and advice.
     lines = [each.strip() for each in str(error).splitlines() if each.strip()]
     reason = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
     return ExportError(

@@ -63,6 +63,7 @@ class Step(Graph):
 
     def __init__(self, policy: nn.Module, spaces: Spaces) -> None:
         super().__init__()
+        # A caller goes on with the policy itself, in its mode and on its device.
         self.policy = copy.deepcopy(policy).cpu().eval()
         for each in (*self.policy.parameters(), *self.policy.buffers()):
             if each.is_floating_point():
@@ -123,6 +124,7 @@ class Step(Graph):
         """Return the policy's own logits and values, and what its state holds after the step."""
         observations = map_nested(lambda name: inputs[name], self._tree)
         state = {port.name.removeprefix(STATE): inputs[port.name] for port in self.state}
+        # These come in the state dict, as from any trainer, but are no state that is carried.
         for port in (*self.mask, *self.previous):
             state[port.name] = inputs[port.name]
         if EPISODE_START in inputs:
@@ -143,6 +145,7 @@ class Step(Graph):
 
     def member(self, action: Tensor) -> Tensor:
         """Return actions as members of the space, by the rule of `ActionLayout.to_env`."""
+        # Policies flatten the shape of an action space, and envs take members of it.
         members = action.reshape(-1, *self.layout.shape)
         if self.layout.is_continuous:
             return torch.minimum(torch.maximum(members, self.low), self.high)

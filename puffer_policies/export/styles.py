@@ -123,6 +123,7 @@ class MLAgents(Graph):
         if self.step.layout.nvec:
             observed = next(iter(fed.values()))
             options = sum(self.step.layout.nvec)
+            # Unity always sends a mask, and the sample of a policy without one has none.
             allowed = torch.ones(*observed.shape[:2], options)
             fed["action_masks"] = inputs.get(ACTION_MASK, allowed).float()
         return {**fed, EPISODE_START: inputs[EPISODE_START]}
@@ -147,6 +148,7 @@ class MLAgents(Graph):
             fed |= unpack(step, inputs["recurrent_in"].flatten(1))
         logits, _, state = step.run_policy({**fed, **no_start(step, rows)})
         if step.layout.nvec:
+            # Unity masks the actions of policies that read no mask as well.
             logits = mask_logits(logits, inputs["action_masks"] > 0)
         likeliest = distribution(logits).mode()
         outputs = {
@@ -164,6 +166,7 @@ class MLAgents(Graph):
     def _action(self, action: Tensor, rows: int) -> Tensor:
         """Return actions as (B, K)."""
         if self.step.layout.is_continuous:
+            # Unity wants real actions as they act, and choices as they are counted.
             return self.step.member(action).reshape(rows, -1).float()
         return action.reshape(rows, -1)
 
@@ -196,6 +199,7 @@ def drawn(logits: Any) -> Tensor:
 @drawn.register
 def _(logits: Tensor) -> Tensor:
     # Gumbel's noise: the largest of the sums is drawn by its probability.
+    # Random numbers may be 0, whose logarithm is infinite.
     noise = torch.rand_like(logits).clamp(min=1e-20)
     return (logits - (-noise.log()).log()).argmax(-1)
 

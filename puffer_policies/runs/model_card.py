@@ -216,6 +216,7 @@ def pretrained_cards(registry: Registry, pattern: str = "*") -> dict[str, ModelC
         place = record.provenance
         try:
             card = read_card(pretrained_path(record), location=f"{PRETRAINED}{name}")
+            # What brings the file comes first in what to install.
             others = tuple(each for each in card.packages if each != place.distribution)
             cards[name] = replace(card, packages=(place.distribution, *others))
         except PolicyError as error:
@@ -229,6 +230,7 @@ def recorded_evaluation(path: Path, header: Header) -> dict[str, Any] | None:
     It stands in the file, or is the final one of the run whose last checkpoint the file is.
     """
     results: Any = header.training.get(EVALUATION)
+    # The metrics of a run tell of its last checkpoint, not of its best or of earlier ones.
     if results is None and path.name == LATEST:
         try:
             lines = read_metrics(path.parent)

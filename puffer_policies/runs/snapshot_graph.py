@@ -72,9 +72,11 @@ def fields_of_graph(data: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         StructureError: the data are not of such a file.
     """
+    # The outer form first: the nodes are found by what it holds.
     GRAPH.check(data, "trainer")
     if "memory" not in tensors or "random.trainer" not in tensors:
         raise StructureError("tensors", "those named memory and random.trainer", [*tensors])
+    # All arrays stand in one tensor, and a node says where each begins.
     memory = tensors["memory"].numpy().tobytes()
     root = _root_of(data["memory"], memory)
     _ROOT.check(root, "trainer.memory")

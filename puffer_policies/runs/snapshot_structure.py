@@ -64,6 +64,8 @@ class GeneratorState:
 
     def check(self, value: Any, path: str) -> None:
         """Refuse what such a generator does not take, by a generator that is not used."""
+        # Only torch knows which bytes are a state, and a wrong one would be refused when
+        # half of the rest is back already.
         generator = torch.Generator(self.device)
         Like(generator.get_state()).check(value, path)
         try:

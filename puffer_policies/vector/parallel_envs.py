@@ -144,6 +144,7 @@ class ParallelVecEnv:
         by_row = {row: mask for each in self._copies for row, mask in each.masks.items()}
         if not by_row:
             return {}
+        # Of objects, as agents without a mask leave gaps, which gymnasium marks by a second array.
         masks = np.empty(self.num_agents, dtype=object)
         present = np.zeros(self.num_agents, dtype=bool)
         for row, mask in by_row.items():
@@ -230,6 +231,8 @@ class _Copy:
             batch.rewards[row] = self._entry(rewards, agent, "rewards")
             batch.terminated[row] = self._entry(terminated, agent, "terminated")
             batch.truncated[row] = self._entry(truncated, agent, "truncated")
+            # Some envs leave out the last observation of a dead agent. That of one that was cut
+            # off is needed: the value of what would have come is taken from it.
             if agent in observations or not batch.terminated[row]:
                 self._show(agent, observations, "step")
         self._go_on(batch, observations)

@@ -49,6 +49,7 @@ RERUN = "from puffer_policies.checks import check_policy"
 )
 def short_run_moves_everything(subject: Subject) -> None:
     """Train on fresh random observations with a random right action."""
+    # Modes are P1's matter. Whoever declares a difference learns in the mode that trains.
     policy = subject.copy_policy(training="train_differs" in subject.declared)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     losses = train(subject, policy, lambda update: _random(subject, update), updates=SHORT)
@@ -83,6 +84,7 @@ def entropy_falls(subject: Subject) -> None:
     policy = subject.copy_policy()
     problem = _contexts(subject, 1)
     first = _entropy(subject, policy, problem)
+    # A std that is fixed has an entropy which nothing can change.
     if not first.requires_grad:
         raise CheckSkipped("its entropy depends on no parameter")
     start = float(first.mean().detach())
@@ -90,6 +92,7 @@ def entropy_falls(subject: Subject) -> None:
     def fell() -> bool:
         return float(_entropy(subject, policy, problem).mean().detach()) < start - 0.1
 
+    # Without a bonus, which would hold the entropy up.
     train(subject, policy, lambda _: problem, updates=LONG, stop=fell, entropy=0.0)
     end = float(_entropy(subject, policy, problem).mean().detach())
     if not end < start - 0.05:
@@ -135,6 +138,7 @@ def recalls_a_cue(subject: Subject) -> None:
     if counts_steps(subject, perturbed_copy(subject)):
         raise CheckSkipped("its state counts steps, and remembers no observation")
     problem = _contexts(subject, 2)
+    # A third observation, which is neither cue, so that only the first step tells them apart.
     blank = map_nested(lambda leaf: leaf[2:, None], cues(subject, 3))
     after = _reach(subject)
     sequence = map_nested(

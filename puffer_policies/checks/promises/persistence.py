@@ -144,6 +144,7 @@ def survives_a_fresh_process(subject: Subject) -> str | None:
     policy, observations = perturbed_copy(subject), subject.observations(steps=STEPS)
     update_statistics(policy, subject.observations(BATCH, seed=1))
     expected = run_both_ways(subject, policy, observations)
+    # Of another seed, so that what is in no state_dict differs from the saved one.
     other = subject.fresh(seed=1).eval()
     other.load_state_dict(_through_bytes(policy.state_dict()))
     promise = "a new policy with the saved weights gives the same outputs"
@@ -242,6 +243,7 @@ def prefixes_are_harmless(subject: Subject) -> None:
         keys = list(holder.state_dict())
         if keys != [f"{name}.{key}" for key in own]:
             raise CheckFailed(f"its keys after {name!r} when it is inside a module", f"{keys[:3]}")
+        # Loading hooks see the prefix only here.
         with _must_work(f"loading it as {name!r}"):
             holder.load_state_dict(holder.state_dict())
         with tempfile.TemporaryDirectory() as folder:
@@ -302,6 +304,7 @@ def strict_state_dict(subject: Subject) -> None:
         other.load_state_dict(loaded)
     _require_equal(other.state_dict(), state, "in a new policy")
     if state:
+        # Any key would do.
         short = dict(list(loaded.items())[1:])
         _require_refused(other, {**loaded, "no_such_tensor": torch.zeros(1)}, "an unknown key")
         _require_refused(other, short, "a missing key")

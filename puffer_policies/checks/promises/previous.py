@@ -135,6 +135,7 @@ def _require_forgotten(subject: Subject, policy: nn.Module, previous: _Previous)
     other = _random(subject, seed=1)
     for name in ("actions", "rewards"):
         kept, new = getattr(previous, name), getattr(other, name)
+        # Alike everywhere else, so that what follows is due to the step of the start alone.
         new[:, :FLAG], new[:, FLAG + 1 :] = kept[:, :FLAG], kept[:, FLAG + 1 :]
     for method, run in RUNS.items():
         one, two = (run(subject, policy, each, starts)[reset, FLAG:] for each in (previous, other))
