@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from good import CONTINUOUS, SEVERAL, VECTOR, GoodMLP, Head
-from good_actions import MaskedLSTM, MaskedMLP, masked, typed
+from good_actions import MaskedLSTM, MaskedMLP, insisting, masked, typed
 from gymnasium import spaces as gym
 from mutant import Mutant
 from torch import Tensor
@@ -129,9 +129,7 @@ class TimeMajorMask(MaskedLSTM):
     """The mask of a sequence is flattened time first."""
 
     def mask_in_sequence(self, logits: Any, state: Any) -> Any:
-        mask = None if state is None else state.get("action_mask")
-        if mask is None:
-            return logits
+        mask = state["action_mask"]
         flat = mask.transpose(0, 1).flatten(0, 1) if mask.ndim == 3 else mask
         return self.apply_mask(logits, flat)
 
@@ -364,7 +362,7 @@ MUTANTS_ACTIONS = (
     Mutant("A4", "allows-nothing", AllowsNothing),
     Mutant("A4", "deaf", DeafToMasks, capabilities=MASKS),
     Mutant("A5", "rollout-only", MaskInRolloutOnly, SEVERAL, note="sb3-contrib#76"),
-    Mutant("A5", "time-major", TimeMajorMask, capabilities=MASKS),
+    Mutant("A5", "time-major", insisting(TimeMajorMask), capabilities=MASKS),
     Mutant("A6", "hotter-samples", typed("HotterSamples", HotChoices), SEVERAL),
     Mutant("A6", "entropy-of-wrong-sign", typed("EntropyOfWrongSign", Eager), SEVERAL, also=GREEDY),
     Mutant("A6", "entropy-of-precision", typed("EntropyOfPrecision", WidensNormal), CONTINUOUS),
