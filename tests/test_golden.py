@@ -17,8 +17,9 @@ from puffer_policies.assembly.golden import STEPS, deviation, take_sample
 from puffer_policies.assembly.header import GOLDEN, read_header
 from puffer_policies.errors import CheckpointError
 from puffer_policies.nn.samples import random_observations
-from puffer_policies.registry import register_policy
+from puffer_policies.registry import register_policy, register_wrapper
 from puffer_policies.spaces import Spaces
+from puffer_policies.wrappers.base import PolicyWrapper
 from puffer_policies.zoo.mlp import Default
 
 SPACES = Spaces(gym.Box(-1, 1, (3,)), gym.Discrete(2))
@@ -94,6 +95,67 @@ def test_another_version_of_a_class_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(Versioned, "factor", "no number")
     with pytest.raises(CheckpointError, match="can't be had: TypeError"):
         load_policy(path)
+
+
+class Scaled(Default):
+    """A policy with defaults that no tensor shows."""
+
+    def __init__(self, env, hidden_size=8, factor=1.0, shifts=(0.0, 1.0), gone=3):
+        super().__init__(env, hidden_size=hidden_size)
+        self.factor, self.shifts = factor, shifts
+
+    def encode_observations(self, observations, state=None):
+        return super().encode_observations(observations, state) * self.factor + sum(self.shifts)
+
+
+class Cooler(PolicyWrapper):
+    """A wrapper with a default."""
+
+    def __init__(self, env, policy, temperature=2.0):
+        super().__init__(env, policy)
+        self.temperature = temperature
+
+    def transform_logits(self, logits, state):
+        return logits / self.temperature
+
+
+def scaled_later(self, env, hidden_size, factor=2.0, shifts=(5.0,), new=None):
+    """The constructor of `Scaled` in the next version: one argument has no default any more."""
+    Default.__init__(self, env, hidden_size=hidden_size)
+    self.factor, self.shifts = factor, shifts
+
+
+def cooler_later(self, env, policy, temperature=9.0):
+    """The constructor of `Cooler` in the next version."""
+    PolicyWrapper.__init__(self, env, policy)
+    self.temperature = temperature
+
+
+def test_another_default_of_a_later_version_is_not_taken(tmp_path, monkeypatch):
+    register_policy(Scaled)
+    register_wrapper(Cooler)
+    policy = get_policy("Cooler(Scaled(factor=1.5))", SPACES)
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    assert load_policy(path).spec == policy.spec  # which is as short as it was
+    monkeypatch.setattr(Scaled, "__init__", scaled_later)
+    monkeypatch.setattr(Cooler, "__init__", cooler_later)
+    loaded = load_policy(path)
+    assert (loaded.temperature, loaded.policy.factor, loaded.policy.shifts) == (2.0, 1.5, [0, 1])
+    # What is saved again has to say so, as these are no defaults now.
+    assert loaded.spec.wrappers[0].kwargs == {"temperature": 2.0}
+    assert loaded.spec.kwargs == {"hidden_size": 8, "factor": 1.5, "shifts": [0, 1]}
+    same = get_policy("Cooler(Scaled(hidden_size=8), temperature=2.0)", SPACES, pretrained=path)
+    assert same.spec == loaded.spec
+    with pytest.raises(CheckpointError, match=r"temperature of .*Cooler is 2\.0, not 9\.0"):
+        get_policy("Cooler(Scaled, temperature=9.0)", SPACES, pretrained=path)
+
+
+def test_a_default_that_no_file_holds_is_left_to_the_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scaled.__init__, "__defaults__", (8, torch.ones(()), (float("nan"),), {1}))
+    register_policy(Scaled)
+    path = save_checkpoint(tmp_path / "m", get_policy("Scaled", SPACES), env=SPACES)
+    (origin,) = read_header(path).origins
+    assert origin.defaults == {"hidden_size": 8}
 
 
 def test_a_statistic_that_is_not_saved_is_noticed(tmp_path):

@@ -79,10 +79,16 @@ def test_without_a_network_the_copy_in_the_cache_serves(hub, data, monkeypatch):
     hub.commit("anna/cartpole", {"model.safetensors": data})
     path = checkpoint_of("hf://anna/cartpole")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's attempts
+    pauses = []  # between the library's attempts
+    monkeypatch.setattr("time.sleep", pauses.append)
     assert checkpoint_of("hf://anna/cartpole") == path
     with pytest.raises(CheckpointError, match="can't be reached, and there is no copy in the cac"):
         checkpoint_of("hf://anna/acrobot")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert checkpoint_of("hf://anna/cartpole") == path
+    with pytest.raises(CheckpointError, match=r"(?s)no copy in the cache.*HF_HUB_OFFLINE"):
+        checkpoint_of("hf://anna/acrobot@v1")
+    assert not pauses
 
 
 def test_what_a_repo_lacks_is_told(hub, data):

@@ -91,6 +91,12 @@ def test_a_name_leads_to_the_file_wherever_a_checkpoint_is_taken(acme, capsys):
     assert (status, "answers as it did" in out) == (0, True)
 
 
+def test_a_card_says_what_brings_the_file(acme, capsys):
+    for name in ("corridor", "Acme_Zoo/corridor"):
+        _, text, _ = run(capsys, "card", "--pretrained", name, "-o", "-")
+        assert "```sh\npip install acme-zoo\n```" in text
+
+
 def test_get_policy_builds_a_stack_with_the_weights(acme):
     loaded = load_policy("pretrained://corridor")
     # The size is the file's, as none is asked for.

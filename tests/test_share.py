@@ -11,7 +11,7 @@ import yaml
 from commands import run
 from hub_server import TOKEN
 
-from puffer_policies import load_policy, push_to_hub
+from puffer_policies import export_policy, load_policy, push_to_hub
 from puffer_policies.assembly.checkpoint import read_checkpoint, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.command import training_command
@@ -238,6 +238,21 @@ def test_a_single_file_is_pushed_with_the_exports_of_its_name(project, policy, h
     files = hub.files("anna/pole")[1]
     assert sorted(files) == ["README.md", "model.onnx", "model.safetensors", "replay.mp4"]
     assert "LSTMWrapper(Default)" in files["README.md"].decode()
+
+
+def test_an_export_to_c_is_pushed_under_the_names_of_the_repo(project, hub):
+    policy = get_policy("PufferNet(hidden_size=8)", spaces_of("CartPole-v1"))
+    path = save_checkpoint(project / "pole.safetensors", policy, env="CartPole-v1")
+    export_policy(path, to="c")
+    push_to_hub(path, "anna/pole", token=TOKEN)
+    files = hub.files("anna/pole")[1]
+    names = ["README.md", "model.bin", "model.h", "model.safetensors", "puffernet.h"]
+    assert sorted(files) == names
+    assert b"model_sizes" in files["model.h"]
+    assert files["model.bin"] == (project / "pole.bin").read_bytes()
+    assert all(f"- `{name}`:" in files["README.md"].decode() for name in names[1:])
+    push_to_hub(save_checkpoint(project / "b", policy, env="CartPole-v1"), "anna/pole", token=TOKEN)
+    assert sorted(hub.files("anna/pole")[1]) == ["README.md", "model.safetensors"]
 
 
 def test_nothing_is_sent_where_a_push_can_t_work(folder, hub, capsys):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -71,6 +71,15 @@ def prepare(
     return Blueprint(inner, stack, spaces, spaces if isinstance(env, str) else with_four_names(env))
 
 
+def plain_defaults(record: Record) -> dict[str, Any]:
+    """Return the defaults of a record's constructor that are plain data, as a spec holds them."""
+    defaults: dict[str, Any] = {}
+    for name, parameter in inspect.signature(record.load()).parameters.items():
+        with suppress(BuildError):  # of a parameter without a default, too
+            defaults |= WrapperSpec(record.name, {name: parameter.default}).kwargs
+    return defaults
+
+
 R = TypeVar("R", bound=Record)
 
 
@@ -93,6 +102,20 @@ class _Component(Generic[R]):
             return kwargs[key]
         parameter = inspect.signature(self.record.load()).parameters.get(key)
         return parameter.default if parameter is not None else inspect.Parameter.empty
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> _Component[R]:
+        """Return this component with those arguments whose defaults are others by now.
+
+        One that the constructor no longer has is left out.
+        """
+        parameters = inspect.signature(self.record.load()).parameters
+        current = {**plain_defaults(self.record), **self.kwargs}
+        older = {
+            key: value
+            for key, value in defaults.items()
+            if key in parameters and not (key in current and current[key] == value)
+        }
+        return replace(self, arguments={**older, **self.arguments})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +153,36 @@ class Blueprint:
         provided = {trait for wrapper in self.wrappers for trait in wrapper.record.provides}
         return self.record.capabilities.with_traits(provided)
 
-    def differences(self, spec: PolicySpec) -> list[str]:
-        """Return how a stack differs from this one, apart from arguments that were not given."""
-        stored = [(spec.name, spec.kwargs), *((each.name, each.kwargs) for each in spec.wrappers)]
+    def differences(self, spec: PolicySpec, full: PolicySpec) -> list[str]:
+        """Return how a stack differs from this one, apart from arguments that were not given.
+
+        Args:
+            spec: the other stack.
+            full: it with the defaults that it was built with, as far as they are known.
+        """
+        stored: list[PolicySpec | WrapperSpec] = [full, *full.wrappers]
         components: list[_Component[Any]] = [self.policy, *self.wrappers]
-        if [name for name, _ in stored] != [each.record.qualified_name for each in components]:
+        if [each.name for each in stored] != [each.record.qualified_name for each in components]:
             return [f"the stack is {spec}"]
         return [
-            f"{key} of {name} is {short(value)}, not {short(given)}"
-            for each, (name, kwargs) in zip(components, stored, strict=True)
+            f"{key} of {other.name} is {short(value)}, not {short(given)}"
+            for each, other in zip(components, stored, strict=True)
             for key, given in each.arguments.items()
-            if (value := each.argument(key, kwargs)) != given
+            if (value := each.argument(key, other.kwargs)) != given
         ]
+
+    def with_defaults(self, spec: PolicySpec) -> Blueprint:
+        """Return this stack with those arguments of `spec` whose defaults are others by now.
+
+        Args:
+            spec: the same stack with every default that it was once built with.
+        """
+        wrappers = zip(self.wrappers, spec.wrappers, strict=True)
+        return replace(
+            self,
+            policy=self.policy.with_defaults(spec.kwargs),
+            wrappers=tuple(each.with_defaults(other.kwargs) for each, other in wrappers),
+        )
 
     def require_consent(self) -> None:
         """Refuse a stack with code that the user has not consented to. Nothing is imported.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.assembly.blueprint import build_policy, prepare
+from puffer_policies.assembly.blueprint import build_policy, plain_defaults, prepare
 from puffer_policies.assembly.golden import deviation, take_sample, tolerance
 from puffer_policies.assembly.header import (
     GOLDEN,
@@ -135,7 +136,7 @@ class Checkpoint:
         """
         header = self.header
         registry = default_registry() if registry is None else registry
-        if header.spec is None:
+        if header.spec is None or header.full_spec is None:
             raise CheckpointError(
                 f"{self.path} holds weights without a spec, because its policy was not built by "
                 "name.",
@@ -149,6 +150,7 @@ class Checkpoint:
             # The spec may be a stranger's, and ask for layers larger than the memory.
             with limited_by(self.tensors.values()):
                 blueprint = prepare(header.spec, env, registry=registry)
+                blueprint = blueprint.with_defaults(header.full_spec)
                 policy = build_policy(blueprint, registry, strict=strict)
         except PolicyError as error:
             raise CheckpointError(
@@ -340,8 +342,13 @@ def _origins(spec: PolicySpec, registry: Registry | None) -> tuple[Origin, ...]:
 
 def _origin(name: str, registry: Registry) -> Origin:
     try:
-        provenance = registry.get(name).provenance
+        record = registry.get(name)
     except PolicyError:
         # A class that was passed to get_policy directly is in no registry.
         return Origin(name=name, distribution="local", version="")
-    return Origin(name=name, distribution=provenance.distribution, version=provenance.version)
+    place, defaults = record.provenance, dict[str, Any]()
+    with suppress(PolicyError):  # a spec that was written by hand need not lead to a class
+        defaults = plain_defaults(record)
+    return Origin(
+        name=name, distribution=place.distribution, version=place.version, defaults=defaults
+    )

@@ -1,8 +1,8 @@
 """The golden sample of a checkpoint: inputs, and what the policy answered when it was saved.
 
-Whoever loads the file asks again. Another version of a package, a statistic that was lost, or a
-default that has changed gives other answers, and is told before anyone acts on them. `R` rows, `T`
-steps, with an episode start in the middle, so that memories and their resets are part of it.
+Whoever loads the file asks again. Another version of a package or a statistic that was lost gives
+other answers, and is told before anyone acts on them. `R` rows, `T` steps, with an episode start in
+the middle, so that memories and their resets are part of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The header of a checkpoint: everything in it but the weights, as one line of JSON; no torch.
 
-Format 2 holds the spaces as data and a digest of the tensors. Format 1, which is read forever, has
-the spaces as texts only.
+Format 2 holds the spaces as data, a digest of the tensors, and the defaults of constructors, which
+its first files lack. Format 1, which is read forever, has the spaces as texts only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
 from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.names import BUILTIN
-from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
+from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec, WrapperSpec
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.data import default_text, space_from_data, space_to_data
 from puffer_policies.structure import (
@@ -60,7 +61,9 @@ _SPEC = Table(
         "wrappers": ListOf(Table({"name": _NAME, "kwargs": _ARGUMENTS}), longest=MAX_WRAPPERS),
     }
 )
-_ORIGIN = Table({"name": _NAME, "distribution": _NAME, "version": _NAME})
+_ORIGIN = Table(
+    {"name": _NAME, "distribution": _NAME, "version": _NAME}, optional={"defaults": _ARGUMENTS}
+)
 _SPACE_TEXT = Text(1_000_000)
 _TEXT_KEYS: dict[str, Structure] = {
     "format_version": Integer(),
@@ -93,11 +96,14 @@ _VERSIONED = Table({"format_version": Integer()}, others=Anything())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The package that a name in the spec came from."""
+    """What a name in the spec stood for: the package that it came from, and its defaults."""
 
     name: str
     distribution: str
     version: str
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Those of the constructor that are plain data; another version of it may have others. Empty in
+    files of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,19 @@ class Header:
         if self.observation is None or self.action is None:
             return None
         return Spaces(self.observation, self.action)
+
+    @property
+    def full_spec(self) -> PolicySpec | None:
+        """The spec with every default, as it was when the policy was saved."""
+        if self.spec is None:
+            return None
+        # In the order of the spec; files of earlier versions may have fewer.
+        defaults = chain((each.defaults for each in self.origins), repeat({}))
+        kwargs = {**next(defaults), **self.spec.kwargs}
+        wrappers = [
+            WrapperSpec(each.name, {**next(defaults), **each.kwargs}) for each in self.spec.wrappers
+        ]
+        return PolicySpec(self.spec.name, kwargs, tuple(wrappers))
 
     def training_text(self, error: PolicyError) -> str:
         """Say what the policy was trained with, as the remedy of an error at building it."""

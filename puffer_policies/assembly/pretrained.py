@@ -31,8 +31,8 @@ def build_pretrained(
         CheckpointError: the checkpoint can't be read, or is of another policy or other spaces.
     """
     checkpoint = read_checkpoint(_location(pretrained, registry), registry=registry)
-    spec = checkpoint.header.spec
-    problems = [] if spec is None else blueprint.differences(spec)
+    spec, full = checkpoint.header.spec, checkpoint.header.full_spec
+    problems = [] if spec is None or full is None else blueprint.differences(spec, full)
     if problems:
         raise CheckpointError(
             f"{pretrained} is not a {blueprint.request}: {'; '.join(problems)}.",

@@ -11,13 +11,12 @@ from torch import nn
 from puffer_policies.errors import ExportError
 from puffer_policies.export.flatfile import action_sizes, export_puffer, layout_of, puffernet_of
 from puffer_policies.export.source import Source
+from puffer_policies.export.targets import READER
 from puffer_policies.files import replace_file, user_path
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
 from puffer_policies.spaces import action_layout, described
 from puffer_policies.zoo.puffer import PufferNet
-
-READER = "puffernet.h"
 
 
 def export_c(policy: nn.Module, path: Path | str) -> Path:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 DEFAULT_STYLE = "default"
 FLOAT_BUILD = "float"
 """The style of files for PufferLib's float build."""
+READER = "puffernet.h"
+"""What the header of a policy in C includes: the file that stands beside it."""
 
 
 @dataclass(frozen=True, slots=True)

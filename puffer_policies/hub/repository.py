@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +96,30 @@ def download(location: HubLocation) -> Path:
         CheckpointError: there is no such repo, revision or file, or it can't be had.
     """
     api = _api()
+    place = {"repo_id": location.repo, "filename": location.file}
+    place |= {"revision": location.revision} if location.revision else {}
     with _explained(api, location):
-        path = api.hf_hub_download(location.repo, location.file, revision=location.revision or None)
+        _require_answer(api, place)
+        path = api.hf_hub_download(**place)
     return Path(path)
+
+
+def _require_answer(api: Any, place: Mapping[str, str]) -> None:
+    """Ask once for a file that is not in the cache: the library would ask for half a minute.
+
+    Raises:
+        LocalEntryNotFoundError: nothing answers; its cause says why.
+    """
+    hub = import_optional("huggingface_hub", **_NEEDED)
+    try:
+        api.hf_hub_download(**place, local_files_only=True)
+    except hub.errors.LocalEntryNotFoundError as missing:
+        try:
+            api.get_hf_file_metadata(url=hub.hf_hub_url(**place, endpoint=api.endpoint))
+        except hub.errors.HfHubHTTPError:
+            pass  # an answer; the download gets it, too, and tries again where that may help
+        except Exception as error:  # the classes of its network library change between versions
+            raise missing from error
 
 
 def upload(

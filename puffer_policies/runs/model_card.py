@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header
 from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.config.command import training_command
 from puffer_policies.config.config import Config
-from puffer_policies.errors import CheckpointError, PolicyError, short
+from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound, short
 from puffer_policies.files import LATEST
 from puffer_policies.hub.location import PRETRAINED
 from puffer_policies.hub.repository import SCHEME
-from puffer_policies.registry import Registry
+from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES, matches, split_name
 from puffer_policies.registry.packages import pretrained_path
 from puffer_policies.runs.metrics import read_metrics
@@ -179,13 +180,20 @@ class ModelCard:
         return shlex.quote(self.location)
 
 
-def read_card(path: Path, *, location: str, files: Mapping[str, str] | None = None) -> ModelCard:
+def read_card(
+    path: Path,
+    *,
+    location: str,
+    files: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+) -> ModelCard:
     """Return the card of a checkpoint, with the results that are recorded for it.
 
     Args:
         path: the file, of `checkpoint_of`.
         location: where others load it from.
         files: the files beside the card -> what they are.
+        registry: where pretrained policies are looked up; the default registry if None.
 
     Raises:
         CheckpointError: the file can't be read.
@@ -197,7 +205,7 @@ def read_card(path: Path, *, location: str, files: Mapping[str, str] | None = No
         weights=sum(each.size for name, each in tensors.items() if not name.startswith(GOLDEN)),
         evaluation=recorded_evaluation(path, header),
         location=location,
-        packages=tuple(_packages(header, location)),
+        packages=tuple(_packages(header, location, registry)),
         files=files or {},
     )
 
@@ -213,12 +221,9 @@ def pretrained_cards(registry: Registry, pattern: str = "*") -> dict[str, ModelC
         is_second = name != record.name and records.get(record.name) is record
         if is_second or not matches(name, pattern):
             continue
-        place = record.provenance
         try:
-            card = read_card(pretrained_path(record), location=f"{PRETRAINED}{name}")
-            # What brings the file comes first in what to install.
-            others = tuple(each for each in card.packages if each != place.distribution)
-            cards[name] = replace(card, packages=(place.distribution, *others))
+            path, place = pretrained_path(record), f"{PRETRAINED}{name}"
+            cards[name] = read_card(path, location=place, registry=registry)
         except PolicyError as error:
             cards[name] = error
     return cards
@@ -253,13 +258,16 @@ def is_model_card(text: str) -> bool:
     )
 
 
-def _packages(header: Header, location: str) -> Iterator[str]:
-    if location.startswith(SCHEME):
-        yield f"{BUILTIN}[hub]"
-    elif not location.startswith(PRETRAINED):
-        yield BUILTIN
+def _packages(header: Header, location: str, registry: Registry | None) -> list[str]:
+    """Return what is to be installed to load a checkpoint, what brings the file first."""
+    first = f"{BUILTIN}[hub]" if location.startswith(SCHEME) else BUILTIN
+    if location.startswith(PRETRAINED):
+        registry = default_registry() if registry is None else registry
+        with suppress(PolicyNotFound):  # its package is about to be made
+            record = registry.pretrained_policy(location.removeprefix(PRETRAINED))
+            first = record.provenance.distribution
     others = {each.distribution for each in header.origins}
-    yield from sorted(others - {BUILTIN, *LAYER_NAMES.values()})
+    return [first, *sorted(others - {BUILTIN, first, *LAYER_NAMES.values()})]
 
 
 def _front_matter(card: ModelCard) -> Iterator[str]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from puffer_policies.assembly.header import METADATA_KEY, Header
@@ -21,7 +22,7 @@ from puffer_policies.assembly.tensortable import (
 from puffer_policies.config.command import without_places
 from puffer_policies.config.load import CONFIG_FILE
 from puffer_policies.errors import CheckpointError, ConfigError
-from puffer_policies.export.targets import TARGETS
+from puffer_policies.export.targets import READER, TARGETS
 from puffer_policies.files import replace_file, user_path
 from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.hub.repository import MODEL, SCHEME, HubLocation, require_repo, upload
@@ -34,18 +35,17 @@ if TYPE_CHECKING:
 
 CARD, RESULTS = "README.md", "results.json"
 
-EXPORTS = {
-    target.suffix: target.summary
-    for name, target in TARGETS.items()
-    if name != "c"  # of several files
-}
+EXPORTS = {target.suffix: target.summary for target in TARGETS.values()}
 """Endings of files beside a checkpoint that are shared with it -> what they are."""
+HEADER = TARGETS["c"].suffix
 VIDEOS = ("replay.mp4", "replay.gif")
 
+_EXPORT = "puffer_policies.export.api:export_policy"
 _MODEL = Path(MODEL)
 OURS = (
     *(MODEL, CARD, RESULTS, CONFIG_FILE, *VIDEOS),
     *(_MODEL.with_suffix(suffix).name for suffix in EXPORTS),
+    READER,
 )
 """Files of a repo that a push replaces: an export of earlier weights must not stay beside new ones.
 """
@@ -91,7 +91,13 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         card = card_of(path, location=str(HubLocation(repo)), evaluation=evaluation)
-        for source, target in _companions(path):
+        companions = dict(_companions(path))
+        header = companions.pop(path.with_suffix(HEADER), None)
+        if header is not None:
+            # Written anew, as its constants have the file's name. It is imported by name, as torch
+            # comes with it.
+            resolve_name(_EXPORT)(path, folder / header, to="c", registry=registry)
+        for source, target in companions.items():
             shutil.copyfile(source, folder / target)
         write_checkpoint(path, folder / MODEL, card)
         _write_json(folder / RESULTS, card.evaluation)
@@ -124,6 +130,8 @@ def card_of(path: Path, *, location: str, evaluation: Evaluation | None = None) 
         files[RESULTS] = "the results above"
     for _, target in _companions(path):
         files[target] = EXPORTS.get(Path(target).suffix, "the policy at work")
+    if in_repo and _MODEL.with_suffix(HEADER).name in files:
+        files[READER] = "the reader in C"
     return replace(card, files=files)
 
 

@@ -49,6 +49,7 @@ NO_POLICY = 77
 _IMPORTS = """\
 import sys, traceback
 from puffer_policies.assembly.checkpoint import load_policy, load_weights
+from puffer_policies.assembly.header import read_header
 from puffer_policies.checks.probes.rollouts import run_both_ways
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.registry.records import Capabilities
@@ -56,7 +57,11 @@ from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.nested import map_nested
 """
 
-_BY_NAME = "policy = load_policy({weights!r}, here)\n"
+# The file alone has to do, except for spaces of classes that only others can build.
+_BY_NAME = """\
+header = read_header({weights!r})
+policy = load_policy({weights!r}, here if header.spaces is None else None)
+"""
 
 _BY_SOURCE = """\
 try:
