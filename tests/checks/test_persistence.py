@@ -22,7 +22,8 @@ from torch import nn
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.checks.model import CheckFailed, Scope, Status
 from puffer_policies.checks.probes import fresh_process
-from puffer_policies.checks.probes.subject import Subject, copy_module
+from puffer_policies.checks.probes.copies import Master
+from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.promises import recurrence
 from puffer_policies.checks.promises.export import compile_parity
 from puffer_policies.checks.promises.persistence import (
@@ -233,7 +234,7 @@ def test_a_copy_is_a_deep_one_in_all_its_hooks() -> None:
     policy = GoodMLP(DISCRETE)
     calls: list[str] = []
     policy.encoder.register_forward_hook(lambda *_: calls.append("both"))
-    twin = copy_module(policy)
+    twin = Master(policy, lambda: GoodMLP(DISCRETE)).copy()
     twin.encoder.register_forward_hook(lambda *_: calls.append("copy"))
     twin.critic.register_forward_hook(lambda *_: calls.append("critic"))
     for each, expected in ((policy, ["both"]), (twin, ["both", "copy", "critic"])):

@@ -6,8 +6,6 @@ policies, plain classes, policies of PufferLib 3.0 and those that a test makes o
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from puffer_policies.checks.probes.copies import Master
 from puffer_policies.checks.probes.tolerances import HALF_PRECISION
 from puffer_policies.contract import (
     ACTION_MASK,
@@ -83,24 +82,15 @@ class Subject:
     @cached_property
     def policy(self) -> nn.Module:
         """The one policy of this subject. A check that changes weights or modes copies it first."""
-        if self._original is not None:
-            with suppress(Exception, SystemExit):  # told by the build, or P8's matter
-                return copy_module(self._original.policy)
-        return self.fresh()
+        return self.fresh() if self._original is None else self._original._master.copy()
 
     def copy_policy(self, *, training: bool = False) -> nn.Module:
         """Return a copy of `policy` that a check may change, in eval mode unless `training`.
 
-        A copy costs a tenth of a build, which draws orthogonal weights. Where copying fails, which
-        is P8's matter, it is a new build under the same seed.
+        A copy costs much less than a build, which draws orthogonal weights. Where copying fails, it
+        is a new build under the same seed.
         """
-        try:
-            twin = copy_module((self._original or self).policy)
-        except Exception:
-            twin = self.fresh()
-        if not all(each.is_leaf for each in twin.parameters()):
-            # Scripted modules are copied into parameters that no optimizer takes.
-            twin = self.fresh()
+        twin = (self._original or self)._master.copy()
         for parameter in twin.parameters():
             parameter.grad = None  # a policy that was built and trained elsewhere may bring some
         return twin.train(training)
@@ -112,6 +102,10 @@ class Subject:
         what either measures of the policy, such as whether it has memory.
         """
         return replace(self, _original=self._original or self)
+
+    @cached_property
+    def _master(self) -> Master:
+        return Master(self.policy, self.fresh)
 
     @cached_property
     def _running(self) -> nn.Module:
@@ -360,20 +354,6 @@ class Subject:
         if mask is not None:
             carry[ACTION_MASK] = mask.clone()  # a policy may write into it, which is S7's matter
         self.add_required(carry, observations)
-
-
-def copy_module(module: nn.Module) -> nn.Module:
-    """Return what ``copy.deepcopy`` returns, in half the time."""
-    # Each module has a dozen dicts of hooks, nearly all empty, which deepcopy takes apart like any
-    # other object. It takes from its memo what is copied already.
-    empty = {
-        id(value): OrderedDict[Any, Any]()
-        for each in module.modules()
-        if not isinstance(each, torch.jit.ScriptModule)
-        for value in vars(each).values()
-        if type(value) is OrderedDict and not value
-    }
-    return copy.deepcopy(module, empty)
 
 
 @contextmanager

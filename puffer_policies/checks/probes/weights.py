@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from puffer_policies.checks.probes.copies import Master
 from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.checks.probes.rollouts import update_statistics
 from puffer_policies.checks.probes.subject import Subject, seeded
@@ -36,10 +37,15 @@ def perturbed_copy(subject: Subject, *, training: bool = False, seed: int = 1) -
     leak changes no output and a memory looks unused. Nor do statistics of nothing normalize
     anything, so they are of a few observations here.
     """
-    policy = perturb(subject.copy_policy(training=training), seed=seed)
-    with suppress(Exception):  # P10's matter
-        update_statistics(policy, subject.observations(STATISTICS, seed=seed))
-    return policy
+
+    def build() -> nn.Module:
+        policy = perturb(subject.copy_policy(training=training), seed=seed)
+        with suppress(Exception):  # P10's matter
+            update_statistics(policy, subject.observations(STATISTICS, seed=seed))
+        return policy
+
+    master = subject.once(("perturbed", training, seed), lambda: Master(build(), build))
+    return master.copy()
 
 
 def perturb(policy: nn.Module, *, seed: int = 1) -> nn.Module:
