@@ -13,7 +13,7 @@ import pickle
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class Master:
 
 class _Pickler(pickle.Pickler):
     # A bound method is stored as it is, not as the name of its function.
-    dispatch_table: ClassVar[dict[type, Any]] = {
+    dispatch_table = {  # noqa: RUF012 - as pickle documents it
         **copyreg.dispatch_table,
         types.MethodType: lambda method: (types.MethodType, (method.__func__, method.__self__)),
     }
