@@ -151,6 +151,8 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 | `batch_statistics` | why rows depend on each other in training | S5 |
 | `train_differs` | why `train()` and `eval()` differ | P1, R11 |
 | `unread` | patterns of the names of numbers that are left unread, such as `3` or `where.*` | S11 |
+| `unordered` | patterns of the names of leaves whose numbers have no order, such as `hand` | S11 |
+| `hidden_rows` | why it reads rows of an observation that a mask hides | S12 |
 | `half_precision` | why it computes in half precision where its weights do not show it | N8, S7 |
 | `codes` | number of codes in integer observations, if the space has room for more | all |
 | `action_mask` | that it takes an action mask | A4, A5 |

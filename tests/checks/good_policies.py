@@ -27,6 +27,7 @@ from good import (
     width,
 )
 from good_memories import AgeingMemory, GRUMemory
+from good_sets import PAIRS_OF_SETS
 from gymnasium import spaces as gym
 from mutant import subject_of
 from torch import Tensor, nn
@@ -328,6 +329,7 @@ PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (DropoutPolicy, DISCRETE),
     (NormalizedPolicy, DISCRETE),
     (SpectralPolicy, DISCRETE),
+    *PAIRS_OF_SETS,
 )
 
 GOOD = tuple(Good(cls, spaces, DECLARED.get(cls, {})) for cls, spaces in PAIRS)

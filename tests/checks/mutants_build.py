@@ -382,6 +382,25 @@ class WantsDeterminism(GoodMLP):
         return super().forward_eval(observations, state)
 
 
+class TorsoBesideTheHalves(GoodMLP):
+    """The halves came later, for a memory, and the layer between them belongs to neither."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.torso = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        return self.decode_actions(self.torso(self.encode_observations(observations)))
+
+
+class ClippedAfterBoth(GoodMLP):
+    """Means are squashed by a step of the policy, and not by decode_actions."""
+
+    def forward_eval(self, observations: Any, state: Any = None) -> tuple[Any, Tensor]:
+        logits, values = super().forward_eval(observations, state)
+        return Normal(3 * torch.tanh(2 * logits.loc), logits.scale, validate_args=False), values
+
+
 NUMBERED = Spaces(gym.Discrete(5), FOUR)
 LEFT_BEHIND = {"P8": "what is not registered is not moved to another device"}
 DRAWN_LATE = {"P8": "copies made before the first batch draw weights of their own"}
@@ -399,6 +418,8 @@ MUTANTS_BUILD = (
     Mutant("B3", "stale-width", StaleWidth),
     Mutant("B3", "wide-decoder", WideDecoder),
     Mutant("B3", "half-hidden", HalfHidden),
+    Mutant("B3", "torso-beside-the-halves", TorsoBesideTheHalves),
+    Mutant("B3", "clipped-after-both", ClippedAfterBoth, CONTINUOUS),
     Mutant("B4", "list-of-layers", ListOfLayers, also=LEFT_BEHIND),
     Mutant("B4", "hidden-in-closure", HiddenInClosure, also=LEFT_BEHIND),
     Mutant("B4", "loose-tensor", LooseTensor, also=LEFT_BEHIND),

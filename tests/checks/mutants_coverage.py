@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from good import DICT, FOUR, IMAGE, GoodLSTM, GoodMLP, flat, layer
+from good import DICT, FOUR, IMAGE, IMAGE_HWC, GoodLSTM, GoodMLP, flat, layer
 from good_policies import ConvPolicy, EmbeddingPolicy, KeyedPolicy
 from gymnasium import spaces as gym
 from mutant import Mutant
@@ -143,6 +143,74 @@ class PooledFeatures(GoodMLP):
         return rows.mean(-1, keepdim=True).expand_as(rows)
 
 
+class ThroughBytes(EmbeddingPolicy):
+    """Codes go through uint8, in which 256 is 0."""
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.reshape(-1).to(torch.uint8).long())
+
+
+class BagOfCodes(GoodMLP):
+    """One table for the slots of a hand, summed up: which slot held what is lost."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        sizes = self.spaces.observation.nvec
+        self.table = nn.EmbeddingBag(int(sizes.max()), self.hidden_size, mode="sum")
+        self.encoder = layer(nn.Linear(self.hidden_size, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.long())
+
+
+class CountedBits(GoodMLP):
+    """How many switches are on, instead of which."""
+
+    def features(self, observations: Any) -> Tensor:
+        bits = super().features(observations)
+        return bits.sum(1, keepdim=True).expand_as(bits)
+
+
+class TokensWithoutPlaces(GoodMLP):
+    """Attention among codes, then a mean, and no vector for their places."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.table = nn.Embedding(int(self.spaces.observation.nvec.max()), 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.encoder = layer(nn.Linear(16, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        tokens = self.table(observations.long())
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+class GrayByHeight(GoodMLP):
+    """A mean over axis 1, which is that of channels elsewhere."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        _, columns, channels = self.spaces.observation.shape
+        self.encoder = layer(nn.Linear(columns * channels, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        return (observations.float() / 255).mean(1).flatten(1)
+
+
+class PatchesWithoutPlaces(ConvPolicy):
+    """Each patch by itself, then the mean of all: a transformer without its positions."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.conv = nn.Sequential(layer(nn.Conv2d(3, 32, 2, stride=2)), nn.Tanh())
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations).mean((2, 3))
+
+
+HAND = Spaces(gym.MultiDiscrete([6, 6, 6]), FOUR)
+SWITCHES = Spaces(gym.MultiBinary(5), FOUR)
+
 CODES = Spaces(gym.MultiDiscrete([3, 5, 2]), FOUR)
 PLACES = Spaces(gym.Dict({"row": gym.Discrete(3), "column": gym.Discrete(4)}), FOUR)
 NUMBERED = Spaces(gym.Discrete(6, start=-1), FOUR)
@@ -154,6 +222,12 @@ MUTANTS_COVERAGE = (
     Mutant("S11", "hashed-codes", HashedCodes, Spaces(gym.Discrete(8), FOUR)),
     Mutant("S11", "through-half", ThroughHalf, Spaces(gym.Discrete(3000), FOUR)),
     Mutant("S11", "one-encoder-for-two", OneEncoderForTwo, TWINS, also={"N6": "one is left over"}),
+    Mutant("S11", "through-bytes", ThroughBytes, Spaces(gym.Discrete(600), FOUR)),
+    Mutant("S11", "bag-of-codes", BagOfCodes, HAND),
+    Mutant("S11", "counted-bits", CountedBits, SWITCHES),
+    Mutant("S11", "tokens-without-places", TokensWithoutPlaces, HAND),
+    Mutant("S11", "gray-by-height", GrayByHeight, IMAGE_HWC),
+    Mutant("S11", "patches-without-places", PatchesWithoutPlaces, IMAGE),
     Mutant("S11", "last-code-clamped", LastCodeClamped, NUMBERED),
     Mutant("S11", "scaled-by-its-bounds", ScaledByItsBounds),
     Mutant("S11", "glimpse", Glimpse, IMAGE),

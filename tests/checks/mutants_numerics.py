@@ -238,6 +238,27 @@ class OptimisticCritic(GoodLSTM):
         nn.init.constant_(self.critic.bias, 25.0)
 
 
+class InitializesAll(GoodMLP):
+    """A wrapper whose loop over its parameters meets those of what it holds."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.policy = GoodMLP(env)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, 0, 0.1)
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        inside = self.policy.encode_observations(observations)
+        return torch.tanh(super().encode_observations(observations) + inside)
+
+    def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        (logits, values), (more, others) = (
+            super().decode_actions(hidden),
+            self.policy.decode_actions(hidden),
+        )
+        return logits + more, values + others
+
+
 # -- N6 --------------------------------------------------------------------------------------------
 
 
@@ -301,6 +322,27 @@ class OneScaleStandsStill(GoodMLP):
         super().__init__(env)
         with torch.no_grad():
             self.actor.log_std.copy_(torch.tensor([0.0, -9.0]))
+
+
+class GivenVectors(GoodMLP):
+    """`from_pretrained` freezes what it is given, here a random table."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        codes = int(self.spaces.observation.n)
+        self.table = nn.Embedding.from_pretrained(torch.randn(codes, 16))
+        self.encoder = layer(nn.Linear(16, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        return self.table(observations.reshape(len(observations)).long())
+
+
+class WarmUpWithoutEnd(GoodMLP):
+    """The encoder stands still for the first iterations, and for all others."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.encoder.requires_grad_(False)
 
 
 # -- N7 --------------------------------------------------------------------------------------------
@@ -448,6 +490,12 @@ MUTANTS_NUMERICS = (
         note="PufferLib#459",
     ),
     Mutant("N4", "resets-the-trunk", Hub),
+    Mutant(
+        "N4",
+        "initialized-in-a-factory",
+        InitializesAll,
+        declared={"built": "a factory made it, and perhaps loaded its weights"},
+    ),
     Mutant("N4", "one-draw-for-all-gates", OneDrawForAllGates, declared=RECURRENT),
     Mutant("N5", "opinionated-actor", OpinionatedActor),
     Mutant("N5", "optimistic-critic", OptimisticCritic),
@@ -456,6 +504,8 @@ MUTANTS_NUMERICS = (
     Mutant("N6", "actor-detached", ActorDetached),
     Mutant("N6", "both-factors-zero", BothFactorsZero, also={"T1": "they stay at 0"}),
     Mutant("N6", "one-unit-many-times", OneUnitManyTimes),
+    Mutant("N6", "given-vectors", GivenVectors, Spaces(gym.Discrete(6), FOUR)),
+    Mutant("N6", "warm-up-without-end", WarmUpWithoutEnd),
     Mutant("N6", "half-of-the-rows", HalfOfTheRows),
     Mutant("N6", "one-scale-stands-still", OneScaleStandsStill, CONTINUOUS),
     Mutant("N7", "tanh-on-logits", TanhOnLogits),

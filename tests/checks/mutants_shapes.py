@@ -163,10 +163,10 @@ MUTANTS_IMAGES = (
     Mutant("S9", "tiny-images", TinyImages, IMAGE, capabilities=Capabilities()),
     Mutant("S9", "height-for-width", HeightForWidth, IMAGE_HWC),
     Mutant("S9", "reshapes-behind-a-norm", ReshapesBehindANorm, IMAGE_HWC),
-    Mutant("S9", "centers-bytes", CentersBytes, IMAGE_HWC),
+    Mutant("S6", "centers-bytes", CentersBytes, IMAGE_HWC),
     Mutant("S9", "unit-image-over-255", ConvPolicy, UNIT_IMAGE),
     Mutant("S9", "planes-reshaped", PlanesReshaped, UNIT_IMAGE),
-    Mutant("S9", "difference-of-frames", DifferenceOfFrames, IMAGE),
+    Mutant("S6", "difference-of-frames", DifferenceOfFrames, IMAGE),
     Mutant("S10", "insertion-order", InsertionOrder, DICT),
     Mutant("S10", "space-order", SpaceOrder, DICT),
 )
@@ -348,7 +348,48 @@ class TwoTeams(GoodMLP):
         return features * side.unsqueeze(-1)
 
 
+class ChunksWithoutTheRest(GoodMLP):
+    """Runs large batches in pieces, and leaves out the last, shorter one."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        encode, size = super().encode_observations, 512
+        if len(observations) <= size:
+            return encode(observations, state)
+        hidden = torch.zeros(len(observations), self.hidden_size)
+        for first in range(0, len(observations) - size + 1, size):
+            hidden[first : first + size] = encode(observations[first : first + size], state)
+        return hidden
+
+
+class BufferForMany(GoodMLP):
+    """Writes what it encodes into rows of a buffer, whose last one is used again and again."""
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        hidden = super().encode_observations(observations, state)
+        return hidden[torch.arange(len(hidden)).clamp(max=1023)]
+
+
 # -- S6 --------------------------------------------------------------------------------------------
+
+
+class SpeedsInBytes(GoodMLP):
+    """The difference of two readings of a key, which are bytes."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.encoder = layer(nn.Linear(9, self.hidden_size))
+
+    def features(self, observations: Any) -> Tensor:
+        ram = observations["ram"]
+        numbers = torch.cat([ram, ram[:, 1:] - ram[:, :-1]], 1).to(self.critic.weight.dtype) / 255
+        return torch.cat([numbers, observations["flag"].to(numbers.dtype)], 1)
+
+
+class CountsTwice(GoodMLP):
+    """Twice a count and one, as a small integer."""
+
+    def features(self, observations: Any) -> Tensor:
+        return super().features(observations * 2 + 1) / 100
 
 
 class NoCast(GoodMLP):
@@ -455,6 +496,8 @@ class FirstAxisActions(GoodMLP):
 
 
 UNBOUNDED = Spaces(gym.Box(-np.inf, np.inf, (4,), np.float32), FOUR)
+RAM = Spaces(gym.Dict({"ram": gym.Box(0, 255, (4,), np.uint8), "flag": gym.MultiBinary(2)}), FOUR)
+COUNTS = Spaces(gym.Box(-100, 100, (4,), np.int8), FOUR)
 FLAGS = Spaces(MATRIX, gym.MultiBinary(3))
 TABLE = Spaces(MATRIX, gym.Box(-1.0, 1.0, (2, 3)))
 
@@ -473,6 +516,7 @@ STEPS_DIFFER = _overlap(
 )
 MOVED_ROWS = _overlap("S3 S5", "a row comes out in another place, among other rows")
 OTHER_PLACES = _overlap("S3", "a row has another place in a sequence than in its steps")
+BRIGHTER = _overlap("S9", "a batch of images of shade 1 is brighter than one of shade 2")
 LARGER = _overlap("S5", "it is another policy in a larger batch")
 USED_UP = _overlap("B8 R6", "the second pass on the same observations raises")
 TWO_MODES = _overlap("P1", "batch statistics make the modes differ")
@@ -485,7 +529,7 @@ MUTANTS_SHAPES = (
     Mutant("S3", "squeezes", Squeezes),
     Mutant("S3", "scales-with-batch", ScalesWithBatch, also=LARGER),
     Mutant("S3", "norm-in-training-only", NormInTrainingOnly),
-    Mutant("S3", "guesses-bytes", GuessesBytes, IMAGE),
+    Mutant("S3", "guesses-bytes", GuessesBytes, IMAGE, also=BRIGHTER),
     Mutant("S3", "clips-one-path", ClipsOnePath, UNBOUNDED),
     Mutant("S4", "time-first", TimeFirst, also=STEPS_DIFFER),
     Mutant("S4", "transposed-merge", TransposedMerge, CONTINUOUS, also=MOVED_ROWS),
@@ -494,8 +538,12 @@ MUTANTS_SHAPES = (
     Mutant("S5", "batch-normed", BatchNormed, also=TWO_MODES, note="DLR-RM/stable-baselines3#535"),
     Mutant("S5", "numbered-rows", NumberedRows, also=OTHER_PLACES),
     Mutant("S5", "two-teams", TwoTeams, also=OTHER_PLACES),
+    Mutant("S5", "chunks-without-the-rest", ChunksWithoutTheRest),
+    Mutant("S5", "buffer-for-many", BufferForMany),
     Mutant("S6", "no-cast", NoCast),
     Mutant("S6", "double-values", DoubleValues),
+    Mutant("S6", "speeds-in-bytes", SpeedsInBytes, RAM),
+    Mutant("S6", "counts-twice", CountsTwice, COUNTS),
     Mutant("S7", "views", Views, Spaces(MATRIX, FOUR)),
     Mutant("S7", "clamps-in-place", ClampsInPlace),
     Mutant("S7", "fills-one-buffer", FillsOneBuffer),

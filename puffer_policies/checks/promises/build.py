@@ -19,9 +19,10 @@ from puffer_policies.checks.probes.construction import (
     unregistered,
 )
 from puffer_policies.checks.probes.cures import cure_of
+from puffer_policies.checks.probes.outputs import numbers
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
-from puffer_policies.checks.probes.tolerances import is_equal
+from puffer_policies.checks.probes.tolerances import difference, is_equal, is_same
 from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
@@ -88,10 +89,13 @@ def has_the_members(subject: Subject) -> None:
 @check(
     "B3",
     "widths-agree",
-    promise="The encoder's output is (N, hidden_size) float32, and decode_actions reads it.",
+    promise="The encoder's output is (N, hidden_size) float32, and decode_actions reads it; "
+    "without memory, one after the other is forward_eval.",
     why="A wrapper puts a core of width hidden_size between the two; a lie about it surfaces as a "
-    "matrix multiplication deep inside, and its core computes in float32.",
-    fix="Set self.hidden_size to the width of the encoder's output, and return that as float32.",
+    "matrix multiplication deep inside, and its core computes in float32. A layer that only "
+    "forward runs is lost inside a memory.",
+    fix="Set self.hidden_size to the width of the encoder's output, and return that as float32; "
+    "let forward_eval return decode_actions(encode_observations(observations, state)).",
     scope=Scope.OBSERVATIONS,
 )
 def widths_agree(subject: Subject) -> None:
@@ -116,6 +120,39 @@ def widths_agree(subject: Subject) -> None:
             example=example("print(policy.encode_observations(observations).dtype)", batch=rows),
         )
     _decode(policy, torch.zeros(rows, width))
+    _require_whole(subject)
+
+
+def _require_whole(subject: Subject) -> None:
+    """Compare both halves, one after the other, with a step of a policy without memory.
+
+    A wrapper of ours changes logits afterwards, and a memory around it lets it.
+    """
+    if subject.recurrent:
+        return
+    policy, observations = perturbed_copy(subject), subject.observations()
+    logits, values, _ = subject.step(observations, policy=policy)
+    state = subject.add_required({}, observations)
+    with torch.no_grad():
+        parts = policy.decode_actions(policy.encode_observations(observations, state))  # type: ignore[operator]
+    if not isinstance(parts, tuple) or len(parts) != 2:
+        return  # B9's matter
+    finish = getattr(policy, "finish_logits", None)
+    if finish is not None:
+        parts = finish(parts[0], state), parts[1]
+    expected, actual = (
+        numbers(subject, each, value, BATCH) for each, value in ((logits, values), parts)
+    )
+    # A mask may be applied after both, and NaN is N1's matter.
+    if not is_same(actual.nan_to_num(), expected.nan_to_num()):
+        raise CheckFailed(
+            "decode_actions(encode_observations(observations)) to give what forward_eval gives",
+            f"outputs {difference(actual, expected):.2g} apart",
+            example=example(
+                "print(policy.decode_actions(policy.encode_observations(observations)))",
+                "print(policy.forward_eval(observations, state))",
+            ),
+        )
 
 
 @check(

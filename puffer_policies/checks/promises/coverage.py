@@ -31,12 +31,16 @@ from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import CHANGE, difference, magnitude
 from puffer_policies.checks.probes.weights import perturb, perturbed_copy
+from puffer_policies.checks.promises.padding import masks_of
 from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.spaces import Spaces, image_layout
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
 
 MOST = 256
 """Numbers of one leaf, and codes of one Discrete, that are tried; of more, these many spread."""
+
+IMAGE_AXES = ("row", "column", "channel")
+"""Of an image whose channels lie last."""
 
 BANDS = 4
 """Rows and columns of pixels are tried in so many bands: a stride may leave out the last pixel."""
@@ -58,7 +62,7 @@ BOTH_SIDES = 32
 """Numbers of a leaf that are tried so."""
 
 MIN_NUMBERS = 3
-"""Numbers of a vector of which each has a meaning of its own."""
+"""Numbers of a vector of which each has a meaning of its own. Two may well be two of a kind."""
 
 OTHERS = 8
 """Observations among which one is chosen that differs in the number."""
@@ -112,6 +116,10 @@ def _require_read(subject: Subject, policy: nn.Module, where: str = "") -> None:
     )
 
 
+_Place = tuple[str, Any]
+"""The name of numbers within a leaf, and their index there."""
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some numbers of one leaf of an observation."""
@@ -124,28 +132,35 @@ class _Part:
 
 def _parts(subject: Subject) -> Iterator[_Part]:
     """Yield the parts of an observation that are not declared unread."""
+    strides = any(isinstance(each, nn.Conv1d) for each in subject.policy.modules())
     for index, (name, (leaf, space)) in enumerate(_leaves_of(subject).items()):
-        for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space):
+        for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space, strides=strides):
             path = _path(name, label)
             if not _is_unread(subject, path):
                 yield _Part(path or "the observation", index, place)
 
 
-def _parts_of_leaf(shape: tuple[int, ...], space: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and indices: each number, or of an image its channels and bands of pixels."""
+def _parts_of_leaf(shape: tuple[int, ...], space: Any, *, strides: bool) -> Iterator[_Place]:
+    """Yield names and indices: each number, or bands of what a convolution runs over."""
     layout = image_layout(space) if len(shape) == 3 else None
     if layout:
-        kinds = ("row", "column", "channel") if layout == "HWC" else ("channel", "row", "column")
-        for axis, kind in enumerate(kinds):
-            bands = shape[axis] if kind == "channel" else min(BANDS, shape[axis])
-            for places in np.array_split(np.arange(shape[axis]), bands):
-                first, last = int(places[0]), int(places[-1])
-                label = f"{kind} {first}" if first == last else f"{kind}s {first}-{last}"
-                yield label, (*[slice(None)] * axis, slice(first, last + 1))
-        return
-    for flat in _spread(range(math.prod(shape))):
-        place = tuple(map(int, np.unravel_index(flat, shape))) if shape else ()
-        yield ".".join(map(str, place)), place
+        yield from _bands(shape, IMAGE_AXES if layout == "HWC" else ("channel", "row", "column"))
+    elif strides and len(shape) == 2:
+        yield from _bands(shape, ("row", "column"))
+    else:
+        for flat in _spread(range(math.prod(shape))):
+            place = tuple(map(int, np.unravel_index(flat, shape))) if shape else ()
+            yield ".".join(map(str, place)), place
+
+
+def _bands(shape: tuple[int, ...], kinds: tuple[str, ...]) -> Iterator[_Place]:
+    """Yield the channels, and bands along the other axes: a stride may leave out what is last."""
+    for axis, kind in enumerate(kinds):
+        bands = shape[axis] if kind == "channel" else min(BANDS, shape[axis])
+        for places in np.array_split(np.arange(shape[axis]), bands):
+            first, last = int(places[0]), int(places[-1])
+            label = f"{kind} {first}" if first == last else f"{kind}s {first}-{last}"
+            yield label, (*[slice(None)] * axis, slice(first, last + 1))
 
 
 def _path(name: str, label: str) -> str:
@@ -243,6 +258,12 @@ def _require_codes(subject: Subject, policy: nn.Module) -> None:
         # A hash may well put two of very many words into one place.
         distances = range(1, len(codes) if code.high - code.low < MOST else 2)
         pairs = torch.tensor([(i, i + d) for d in distances for i in range(len(codes) - d)])
+        if code.high - code.low >= MOST:
+            # Nor does a byte know more than 256.
+            wrapped = torch.arange(code.low, code.high - 255)[:NEIGHBORS]
+            start, count = len(codes), len(wrapped)
+            codes = torch.cat([codes, wrapped, wrapped + 256])
+            pairs = torch.cat([pairs, start + torch.tensor([(i, i + count) for i in range(count)])])
         is_alike = torch.ones(len(pairs), dtype=torch.bool)
         for seed in range(TRIES):
             if not is_alike.any():
@@ -346,7 +367,7 @@ def _require_both_signs(subject: Subject) -> None:
             continue
         parts = [
             (_path(name, label), place)
-            for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space)
+            for label, place in _parts_of_leaf(tuple(leaf.shape[1:]), space, strides=False)
         ]
         parts = [each for each in parts if reaches[1][each[1]] and not _is_unread(subject, each[0])]
         parts = parts[:: 1 + len(parts) // BOTH_SIDES]
@@ -395,26 +416,81 @@ def _answers_on_sides(
 
 
 def _require_places(subject: Subject) -> None:
-    """Fail if all numbers of a vector may be exchanged, as after a mean over the wrong axis."""
+    """Fail if all numbers of a leaf may be exchanged, as after a mean over the wrong axis.
+
+    Of an image its halves are; of codes, those that have the same range.
+    """
+    sets = {row for mask in masks_of(subject.spaces.observation) for row in mask.rows}
+    unordered = subject.declared.get("unordered", ())
     for index, (name, (leaf, space)) in enumerate(_leaves_of(subject).items()):
-        is_vector = leaf.ndim == 2 and _reaches(space) is not None
-        if not is_vector or not MIN_NUMBERS <= leaf.shape[1] <= MOST or _any_unread(subject, name):
+        swaps = _swaps(space, tuple(leaf.shape[1:]))
+        is_set = name in sets or any(fnmatchcase(name, pattern) for pattern in unordered)
+        if not swaps or is_set or _any_unread(subject, name):
             continue
-        policy, rows = perturbed_copy(subject), leaf.shape[1] - 1
-        base = select(subject.observations(1), [0] * rows)
-        changed = map_nested(torch.clone, base)
-        target = list(leaves(changed))[index]
-        for row in range(rows):
-            target[row, [row, row + 1]] = target[row, [row + 1, row]]
-        before, after = (_answers(subject, policy, each) for each in (base, changed))
-        if difference(before, after) <= CHANGE * magnitude(before):
-            raise CheckFailed(
-                "numbers that do not stand for each other",
-                f"any two neighbors of {name or 'the observation'} may be exchanged: they are "
-                "summed up before anything is made of them",
-                fix="Pool over the axis of tokens or of pixels, not over that of features.",
-                example=example("# exchange two numbers and compare"),
-            )
+        policy = perturbed_copy(subject)
+        for what, pairs in swaps.items():
+            base = select(subject.observations(1), [0] * len(pairs))
+            target = list(leaves(base))[index]
+            for row, (one, other) in enumerate(pairs):
+                if _is_code(space):  # which may be equal by chance
+                    bounds = bounds_of(space) or (0, 0)
+                    low, high = (torch.as_tensor(np.asarray(each)) for each in bounds)
+                    target[row][one], target[row][other] = low[one], high[other]
+            changed = map_nested(torch.clone, base)
+            target = list(leaves(changed))[index]
+            for row, (one, other) in enumerate(pairs):
+                parts = target[row][one].clone(), target[row][other].clone()
+                target[row][other], target[row][one] = parts
+            before, after = (_answers(subject, policy, each) for each in (base, changed))
+            if differs(base, changed) and difference(before, after) <= CHANGE * magnitude(before):
+                raise CheckFailed(
+                    "numbers that do not stand for each other",
+                    f"{what} of {name or 'the observation'} may be exchanged: they are summed up "
+                    "before anything is made of their places",
+                    fix="Pool over the axis of tokens, not over that of features; give each code a "
+                    "table of its own or add a vector for its place; average pixels over channels "
+                    'only. What has no order is declared: {"unordered": ["hand"]}.',
+                    example=example("# exchange two of them and compare"),
+                )
+
+
+Swaps = dict[str, list[tuple[Any, Any]]]
+"""What may be exchanged, in words, and the pairs of places of each; all of them, or it is none."""
+
+
+def _swaps(space: Any, shape: tuple[int, ...]) -> Swaps:
+    """Return the pairs of places in a leaf (*shape) that are exchanged."""
+    layout = image_layout(space) if len(shape) == 3 else None
+    if layout:
+        swaps: Swaps = {}
+        for axis, what in enumerate(("upper and lower", "left and right"), layout == "CHW"):
+            half, before = shape[axis] // 2, [slice(None)] * axis
+            if half:
+                halves = (*before, slice(half)), (*before, slice(half, 2 * half))
+                swaps[f"the {what} half"] = [halves]
+        return swaps
+    bounds = bounds_of(space)
+    if len(shape) != 1 or not MIN_NUMBERS <= shape[0] <= MOST or bounds is None:
+        return {}
+    is_free, (low, high) = not _is_code(space), bounds
+    pairs = [
+        ((place,), (place + 1,))
+        for place in range(shape[0] - 1)
+        if is_free or (low[place], high[place]) == (low[place + 1], high[place + 1])
+    ]
+    return {"any two neighbors": pairs} if pairs else {}
+
+
+@singledispatch
+def _is_code(space: Any) -> bool:
+    """Whether numbers of a space are codes, of which two may be equal by chance."""
+    return False
+
+
+@_is_code.register(gym.MultiDiscrete)
+@_is_code.register(gym.MultiBinary)
+def _(_: Any) -> bool:
+    return True
 
 
 def _require_parts(subject: Subject) -> None:

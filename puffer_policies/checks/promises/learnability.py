@@ -10,10 +10,12 @@ N7. `numerics.CHECKS` lists these checks with the others of the family.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -95,16 +97,23 @@ def needs_first_weights(subject: Subject) -> str:
     why="A wrapper that initializes everything it holds raises the actor's gain from 0.01 to 1: "
     "the first policy is far from uniform.",
     fix="Initialize only the wrapper's own layers.",
-    applies=needs_first_weights,
     scope=Scope.MODULES,
 )
 def init_survives_wrapping(subject: Subject) -> None:
-    """Build while watching what is put into what, then measure what is declared."""
-    with _watch_registrations() as registrations:
+    """Build while watching what is put into what, then measure what is declared.
+
+    What a factory does to its policy after it is built, such as loading weights, is its own matter.
+    """
+    trained = needs_first_weights(subject)
+    with _watch_registrations() as registrations, _watch_wrappers(subject, registrations):
         policy = subject.fresh()
-    gains = _declared_init(subject, policy)
+    gains = {} if trained else _declared_init(subject, policy)
+    if trained:
+        registrations = [each for each in registrations if each.after is not None]
     if not registrations and not gains:
-        raise CheckSkipped("it wraps no policy, and declares nothing of its initial weights")
+        raise CheckSkipped(
+            trained or "it wraps no policy, and declares nothing of its initial weights"
+        )
     _require_untouched(subject, policy, registrations)
     for what, gain in gains.items():
         _MEASURES[what](policy, gain)
@@ -116,8 +125,19 @@ DECLARED = (
 )
 """What to do about first weights that are not as declared."""
 
-Registration = tuple[nn.Module, dict[str, Tensor]]
-"""A policy that became part of another module, and its weights at that moment."""
+
+CONSTRUCTOR = "__init__"
+
+
+@dataclass
+class Registration:
+    """A policy that became part of another module, and its weights at that moment."""
+
+    outer: nn.Module
+    inner: nn.Module
+    before: dict[str, Tensor]
+    after: dict[str, Tensor] | None = None
+    """Its weights where the constructor of the outer module ends, if that was watched."""
 
 
 @contextmanager
@@ -125,10 +145,9 @@ def _watch_registrations() -> Iterator[list[Registration]]:
     """Collect every structured policy that becomes part of a module meanwhile."""
     registrations: list[Registration] = []
 
-    def note(_: nn.Module, __: str, inner: Any) -> None:
-        if all(hasattr(inner, name) for name in ("encode_observations", "decode_actions")):
-            weights = {name: p.detach().clone() for name, p in inner.named_parameters()}
-            registrations.append((inner, weights))
+    def note(outer: nn.Module, _: str, inner: Any) -> None:
+        if _is_structured(inner):
+            registrations.append(Registration(outer, inner, _weights_of(inner)))
 
     handle = register_module_module_registration_hook(note)
     try:
@@ -137,20 +156,57 @@ def _watch_registrations() -> Iterator[list[Registration]]:
         handle.remove()
 
 
+@contextmanager
+def _watch_wrappers(subject: Subject, registrations: list[Registration]) -> Iterator[None]:
+    """Note the weights of what the wrappers of a policy hold where their constructors end."""
+    wrappers = {type(m) for m in subject.policy.modules() if any(map(_is_structured, m.children()))}
+
+    def watched(constructor: Any) -> Any:
+        @functools.wraps(constructor)
+        def construct(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+            constructor(self, *args, **kwargs)
+            for each in registrations:
+                if each.outer is self:
+                    each.after = _weights_of(each.inner)
+
+        return construct
+
+    own = {cls: vars(cls).get(CONSTRUCTOR) for cls in wrappers}
+    for cls in wrappers:
+        setattr(cls, CONSTRUCTOR, watched(cls.__init__))
+    try:
+        yield
+    finally:
+        for cls, constructor in own.items():
+            if constructor is None:
+                delattr(cls, CONSTRUCTOR)
+            else:
+                setattr(cls, CONSTRUCTOR, constructor)
+
+
+def _is_structured(module: Any) -> bool:
+    return all(hasattr(module, name) for name in ("encode_observations", "decode_actions"))
+
+
+def _weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: each.detach().clone() for name, each in module.named_parameters()}
+
+
 def _require_untouched(
     subject: Subject, policy: nn.Module, registrations: list[Registration]
 ) -> None:
     if subject.declared.get("initialises_wrapped"):
         return
     names = {id(p): name for name, p in policy.named_parameters()}
-    for inner, weights in registrations:
-        for key, parameter in inner.named_parameters():
-            before = weights.get(key)
-            if before is not None and difference(before, parameter.detach()) > 0:
+    for each in registrations:
+        for key, weight in (each.after or _weights_of(each.inner)).items():
+            before = each.before.get(key)
+            if before is not None and difference(before, weight) > 0:
+                parameter = each.inner.get_parameter(key)
                 name = names.get(id(parameter), key)
                 raise CheckFailed(
                     f"{name} of the wrapped policy as it was",
-                    f"norm {float(parameter.detach().norm()):.4g} after wrapping, "
+                    f"norm {float(weight.norm()):.4g} after wrapping, "
                     f"{float(before.norm()):.4g} before",
                     example=f"print(policy.get_parameter({name!r}).norm())",
                 )
@@ -282,8 +338,9 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "N6",
     "every-parameter-learns",
     promise="Every parameter gets a gradient from PPO's loss, unless it has requires_grad=False or "
-    "is declared frozen; every number of it that moves the actions gets one from the actor's loss; "
-    "units of a layer do not start and move alike.",
+    "is declared frozen, and neither a table nor all that leads to the heads has "
+    "requires_grad=False undeclared; every number of it that moves the actions gets one from the "
+    "actor's loss; units of a layer do not start and move alike.",
     why="A detached or forgotten layer stays as it was drawn, and nobody notices. One that only "
     "the critic trains never learns what the actor needs.",
     fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}, or '
@@ -297,6 +354,7 @@ def every_parameter_learns(subject: Subject) -> None:
     """
     _require_start(subject)
     _require_unlike_units(subject)
+    _require_thawed(subject)
     # Perturbed, as a branch behind a weight that starts at 0 has no gradient yet.
     # In train mode where that differs, as noise may have parameters that nothing else reads.
     policy = perturbed_copy(subject, training="train_differs" in subject.declared)
@@ -321,6 +379,46 @@ def every_parameter_learns(subject: Subject) -> None:
         )
     _require_uncut(subject, policy, starts)
     _require_every_scale(subject, policy)
+
+
+def _require_thawed(subject: Subject) -> None:
+    """Fail if tables have no gradient, or nothing before the heads has, and nobody declared it.
+
+    Under layers that learn, a part without gradient says for itself that it is meant so. A table
+    gets there by the default of `nn.Embedding.from_pretrained`.
+    """
+    policy, patterns = subject.copy_policy(), subject.declared.get("frozen", ())
+    frozen = {
+        name: parameter
+        for name, parameter in policy.named_parameters()
+        if not parameter.requires_grad
+        and parameter.is_floating_point()
+        and not any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if not frozen:
+        return
+    tables = {
+        id(module.weight)
+        for module in policy.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    names = [name for name, parameter in frozen.items() if id(parameter) in tables]
+    expected = "tables of vectors that learn, or that are declared frozen"
+    if not names and subject.recurrent:
+        return  # its memory learns
+    if not names:
+        hidden = policy.encode_observations(subject.observations(2))  # type: ignore[operator]
+        if hidden.requires_grad:
+            return
+        names, expected = list(frozen), "layers before the heads that learn"
+    raise CheckFailed(
+        expected,
+        f"requires_grad is False for {', '.join(names[:8])}"
+        + (f" and {len(names) - 8} more" if len(names) > 8 else ""),
+        fix="Leave requires_grad as it is, and pass freeze=False to nn.Embedding.from_pretrained; "
+        f'or declare conformance = {{"frozen": [{names[0].rpartition(".")[0] + ".*"!r}]}}.',
+        example="print([name for name, p in policy.named_parameters() if not p.requires_grad])",
+    )
 
 
 def _require_start(subject: Subject) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.construction import needs_spaces_only, rebuild
+from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import tensors_of
 from puffer_policies.checks.probes.rollouts import (
     in_sequence,
@@ -51,12 +52,11 @@ scaled 255, scaled twice 1/255; standardized and clipped pixels lie between."""
 INPUTS = (EPISODE_START, ACTION_MASK, PREV_ACTION, PREV_REWARD)
 """Keys of the state that callers write, and policies only read."""
 
-SHADES = 52
-"""Images of rising shade, five bytes apart."""
+SMALL = (torch.uint8, torch.int8, torch.int16)
+"""Dtypes whose sums and differences leave their range."""
 
-JUMP, OUTSTANDING = 0.4, 8.0
-"""A step between two shades is a jump if it is this share of the largest change of all, and so many
-times the median step. A smooth encoder makes steps of a fiftieth."""
+PLAIN = (0, 2, 200)
+"""Numbers of observations that are alike everywhere, of which differences wrap around nowhere."""
 
 FAINT = 64
 """An env whose brightest pixel is below this may well send codes."""
@@ -71,10 +71,13 @@ TINY = 5
 @check(
     "S6",
     "dtypes-cast",
-    promise="Reads observations in the space's dtype, and real ones in float64; returns float32.",
+    promise="Reads observations in the space's dtype, and real ones in float64; computes with "
+    "whole numbers so that they do not wrap around; returns float32.",
     why="Environments hand out what NumPy gives them: float64 fails in the first layer, or turns "
-    "the losses into float64 (DLR-RM/stable-baselines3#675).",
-    fix="Cast where features enter: observations.to(self.encoder.weight.dtype).",
+    "the losses into float64 (DLR-RM/stable-baselines3#675). A byte less a larger one is a large "
+    "one.",
+    fix="Cast where features enter, before any arithmetic: "
+    "observations.to(self.encoder.weight.dtype).",
     needs=("R6",),
     scope=Scope.OBSERVATIONS,
 )
@@ -82,6 +85,7 @@ def dtypes_cast(subject: Subject) -> None:
     """Run the same numbers in both dtypes."""
     observations, policy = subject.observations(), perturbed_copy(subject)
     _require_float32(subject, policy, observations)
+    _require_no_wrap(subject, policy, observations)
     double = to_double(observations)
     single = subject.map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, double)
     try:
@@ -100,6 +104,44 @@ def dtypes_cast(subject: Subject) -> None:
     require_same(
         outputs, expected, "float64 observations give the outputs of float32", where="between them"
     )
+
+
+def _require_no_wrap(subject: Subject, policy: nn.Module, observations: Any) -> None:
+    """Give small integers as larger ones and as real numbers: arithmetic in them wraps around.
+
+    A cast counts that changes nothing where all numbers are alike. Whoever scales by the dtype may
+    take real numbers for shades from 0 to 1.
+    """
+    if not any(leaf.dtype in SMALL for leaf in leaves(observations)):
+        return
+    plain = [
+        subject.admit(filled(subject.spaces.observation, observations, value)) for value in PLAIN
+    ]
+    limit, gaps = subject.tolerance(KERNELS), []
+    for cast in (Tensor.float, Tensor.int, lambda leaf: leaf.float() / MAX_PIXEL):
+        with suppress(Exception):  # what looks up codes, or shifts bits, may refuse real numbers
+            gap = _gap_of(subject, policy, cast, observations)
+            if gap <= limit:
+                return
+            if any(_gap_of(subject, policy, cast, each) <= limit for each in plain):
+                gaps.append(gap)
+    if gaps:
+        dtype = next(leaf.dtype for leaf in leaves(observations) if leaf.dtype in SMALL)
+        raise CheckFailed(
+            f"numbers in {dtype} to be answered like the same numbers in another dtype",
+            f"outputs at least {min(gaps):.2g} apart: what is computed in {dtype} wraps around",
+            example=example(
+                "print(policy.forward_eval(observations, state))",
+                "print(policy.forward_eval(observations.float(), state))",
+            ),
+        )
+
+
+def _gap_of(subject: Subject, policy: nn.Module, cast: Any, observations: Any) -> float:
+    """Return how far outputs are apart that follow a cast, relative to the largest of them."""
+    wide = subject.map(lambda leaf: cast(leaf) if leaf.dtype in SMALL else leaf, observations)
+    expected, actual = (one_step(subject, policy, each) for each in (observations, wide))
+    return difference(actual, expected) / magnitude(expected)
 
 
 def _require_float32(subject: Subject, policy: nn.Module, observations: Any) -> None:
@@ -270,21 +312,18 @@ def reads_pixels(subject: Subject) -> str:
 @check(
     "S9",
     "pixels-read-right",
-    promise="Pixels are divided by 255 once, real numbers within -1..1 not at all, and bytes never "
-    "wrap around; channels, height and width lie where the space has them; an image that is too "
-    "small is refused in words.",
+    promise="Pixels are divided by 255 once, real numbers within -1..1 not at all; channels, "
+    "height and width lie where the space has them; one that is too small is refused in words.",
     why="Unscaled, twice scaled or transposed images train, but badly "
-    "(DLR-RM/stable-baselines3#1977); a byte less a larger one is a bright pixel; a shape error "
-    "inside a convolution names no image.",
-    fix="Cast to float before any arithmetic and divide by 255 where pixels enter, and nowhere "
-    "else; permute(0, 3, 1, 2), not reshape, (N, h, w, C) to (N, C, h, w); check sizes when "
-    "building.",
+    "(DLR-RM/stable-baselines3#1977); a shape error inside a convolution names no image.",
+    fix="Divide by 255 where pixels enter, and nowhere else; permute(0, 3, 1, 2), not reshape, "
+    "(N, h, w, C) to (N, C, h, w); check sizes when building.",
     applies=reads_pixels,
     needs=("R6",),
     scope=Scope.OBSERVATIONS,
 )
 def pixels_read_right(subject: Subject) -> None:
-    """Give constant images, gradients and rising shades, then build for tiny images.
+    """Give constant images and gradients, then build for tiny images.
 
     What enters the first layer with weights, and the first convolution, is seen by hooks. The scale
     can't be told where the first such layer normalizes, embeds or takes no hook.
@@ -297,7 +336,6 @@ def pixels_read_right(subject: Subject) -> None:
     _require_axes(subject)
     space: Any = subject.spaces.observation
     if holds_pixels(space):
-        _require_no_jump(subject)
         _require_words(subject)
     if reason:
         raise CheckSkipped(reason)
@@ -414,40 +452,6 @@ def _middle(images: Tensor) -> Tensor:
         size = images.shape[axis]
         images = images.narrow(axis, size // 4, max(1, size - 2 * (size // 4)))
     return images
-
-
-def _require_no_jump(subject: Subject) -> None:
-    """Raise the shade of a part of an image step by step: no step may matter as much as all."""
-    space: Any = subject.spaces.observation
-    layout, shape = image_layout(space), tuple(space.shape)
-    policy = perturbed_copy(subject)
-    shades = np.linspace(0, 255, SHADES).astype(np.uint8)
-    for channels in (slice(None), slice(0, 1)):
-        # Black, white and gray beside the part: no norm takes its shade away.
-        images = np.full((SHADES, *((*shape[1:], shape[0]) if layout == "CHW" else shape)), 100)
-        third = images.shape[2] // 3
-        images[:, :, :third], images[:, :, -third:] = 0, 255
-        images[:, :, third : 2 * third, channels] = shades[:, None, None, None]
-        images = np.moveaxis(images, -1, 1) if layout == "CHW" else images
-        rows = torch.from_numpy(images.astype(space.dtype))
-        with torch.no_grad():
-            hidden = policy.encode_observations(rows).reshape(SHADES, -1).double()  # type: ignore[operator]
-        steps = (hidden[1:] - hidden[:-1]).norm(dim=1)
-        span = (hidden - hidden[0]).norm(dim=1).max()
-        largest = int(steps[1:-1].argmax()) + 1
-        # A jump stands out. Where every shade is another code, all steps are alike.
-        if steps[largest] > JUMP * span and steps[largest] > OUTSTANDING * steps.median():
-            raise CheckFailed(
-                "hidden features that follow the shade of a pixel",
-                f"between shades {shades[largest]} and {shades[largest + 1]} they jump by "
-                f"{float(steps[largest] / span):.0%} of the way from black to white: bytes wrap "
-                "around",
-                example=example(
-                    f"# encode images with a patch of {shades[largest]} and one of "
-                    f"{shades[largest + 1]}, and compare",
-                    batch=1,
-                ),
-            )
 
 
 def _require_words(subject: Subject) -> None:

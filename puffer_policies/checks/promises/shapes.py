@@ -33,13 +33,17 @@ from puffer_policies.checks.probes.tolerances import (
     magnitude,
 )
 from puffer_policies.checks.probes.weights import perturbed_copy
-from puffer_policies.checks.promises import coverage
+from puffer_policies.checks.promises import coverage, padding
 from puffer_policies.checks.promises import observations as inputs
+from puffer_policies.spaces.nested import leaves
 
 STEP = "policy.forward_eval(observations, state)"
 SEQUENCE = "policy(observations, state)"
 
 MANY, CROWD = 7, 33
+HUGE, MOST_NUMBERS = 2_601, 2**19
+"""Rows of a batch as an update of many envs has it, and the numbers in it, which bound these."""
+
 FEW = (1, 2)
 """Batches that are compared with the first rows of `MANY`. At 1, squeeze() drops the batch."""
 
@@ -278,7 +282,7 @@ def _changes(reference: Tensor, changed: Tensor) -> list[int]:
     "S5",
     "rows-independent",
     promise="What one row observes leaves the outputs of the other rows as they are, and a row "
-    "answers the same in any place of the batch.",
+    "answers the same in any place of the batch, however large that is.",
     why="Rows are different environments: a leak makes the policy depend on its neighbors, which "
     "are others in evaluation (batch norm, or batch_first mistaken). A number added by the place "
     "in the batch makes an env another one when it is moved.",
@@ -337,6 +341,37 @@ def _require_any_place(subject: Subject, policy: nn.Module) -> None:
                         f"print({STEP}[1][rows])",
                     ),
                 )
+    _require_all_of_many(subject, policy)
+
+
+def _require_all_of_many(subject: Subject, policy: nn.Module) -> None:
+    """Run a batch of an odd number of rows that is larger than pieces that it may be cut into."""
+    observations = subject.observations()
+    state = subject.state(1, policy).values()
+    sizes = [leaf[0].numel() for leaf in (*leaves(observations), *state)]
+    count = min(HUGE, MOST_NUMBERS // max(1, sum(sizes))) // 2 * 2 + 1
+    if count <= CROWD:
+        return
+    rows = torch.arange(count) % BATCH
+    outputs, expected = (
+        one_step(subject, policy, select(observations, each)) for each in (rows, rows[:BATCH])
+    )
+    # Of a NaN in both, which is N2's matter, nothing can be told.
+    gaps = (outputs - expected[rows]).nan_to_num().abs().amax(1)
+    wrong = (gaps > subject.tolerance(PRECISION) * magnitude(expected)).nonzero().flatten()
+    if len(wrong):
+        raise CheckFailed(
+            f"rows of a batch of {count} to be answered as in one of {BATCH}",
+            f"{len(wrong)} of them are not, from row {int(wrong[0])} on, up to "
+            f"{float(gaps.max()):.2g} apart",
+            fix="Cut a batch into pieces with torch.split, which keeps the last, shorter one.",
+            example=example(
+                f"rows = torch.arange({count}) % {BATCH}",
+                "many = subject.map(lambda leaf: leaf[rows], observations)",
+                f"print(policy.forward_eval(many, subject.state({count}))[1][-1])",
+                f"print({STEP}[1][rows[-1]])",
+            ),
+        )
 
 
 def _changes_of(
@@ -362,4 +397,5 @@ CHECKS = (
     inputs.pixels_read_right,
     inputs.key_order_free,
     coverage.every_number_matters,
+    padding.hidden_rows_inert,
 )
