@@ -35,6 +35,7 @@ PRELOADED = (
     "puffer_policies.runs.run",
     "puffer_policies.runs.evaluate",
     "puffer_policies.studies.sweep",
+    "matplotlib.backends.backend_svg",
     "torch._dynamo",  # what compares a policy with its compiled copy
     "torch.distributed.run",
     "pytest",
