@@ -9,7 +9,7 @@ import json
 import warnings
 
 import pytest
-from mutations import mutants
+from mutations import mutants, overwrite
 from pufferlib_files import FILES
 
 from puffer_policies.config.config import config_to_toml
@@ -67,13 +67,13 @@ def outcome(function, *arguments):
     return None
 
 
-def require_whole(config, folder):
-    """Require that a config is JSON and TOML, and that its TOML is read as the config."""
+def require_whole(config, path):
+    """Require that a config is JSON and TOML, and that its TOML in a file is read as the config."""
     assert json.loads(json_text(config.to_args()), parse_constant=pytest.fail) == config.to_args()
     text = outcome(config_to_toml, config)  # the text "None" can't be written
     if text is not None:
-        (folder / "again.toml").write_text(text, encoding="utf-8")
-        assert load_config(str(folder / "again.toml")) == config
+        overwrite(path, text.encode())
+        assert load_config(str(path)) == config
 
 
 @pytest.mark.parametrize("number", [2_000, MANY])
@@ -81,13 +81,16 @@ def require_whole(config, folder):
 def test_a_mutated_config_is_read_right_or_refused_in_words(tmp_path, name, number):
     texts = [RUN] if name.endswith("toml") else [INI, *(file.read_text() for file in FILES)]
     path, configs = tmp_path / name, []
+    path.touch()
     for text in mutants(texts, number, seed=number):
-        path.write_text(text, encoding="utf-8", newline="")
+        overwrite(path, text.encode())
         if (config := outcome(load_config, str(path), ["--env-name", "My-v0"])) is not None:
             configs.append(config)
     assert number / 50 < len(configs) < number, "mutants are too harmless or too wild"
+    again = tmp_path / "again.toml"
+    again.touch()
     for config in configs[::5]:
-        require_whole(config, tmp_path)
+        require_whole(config, again)
 
 
 @pytest.mark.parametrize("number", [2_000, MANY])

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Discrete
-from mutations import mutated_bytes, mutated_json
+from mutations import mutated_bytes, mutated_json, overwrite
 
 from puffer_policies.assembly import checkpoint, tensorfile
 from puffer_policies.assembly.factory import get_policy
@@ -142,7 +142,7 @@ def test_a_mutated_policy_is_read_right_or_refused_in_words(number, tmp_path):
     originals = [Original(each, checkpoint.METADATA_KEY) for each in (path, path, FORMAT_1)]
     policies = []
     for _ in range(number):
-        path.write_bytes(generator.choice(originals).mutant(generator))
+        overwrite(path, generator.choice(originals).mutant(generator))
         if (policy := outcome(checkpoint.load_policy, path, CARTPOLE)) is not None:
             policies.append(policy)
     assert number / 50 < len(policies) < number, "mutants are too harmless or too wild"
@@ -159,7 +159,7 @@ def test_a_mutated_trainer_is_read_right_or_refused_in_words(number, trainer, tm
     snapshot_file.write_snapshot(path, snapshot, header)
     original, resumed = Original(path, snapshot_file.METADATA_KEY), 0
     for _ in range(number):
-        path.write_bytes(original.mutant(generator))
+        overwrite(path, original.mutant(generator))
         if outcome(snapshot_file.resume_trainer, trainer, path) is not None:
             resumed += 1
             if resumed % 20 == 0:
@@ -173,8 +173,9 @@ def test_a_mutated_trainer_of_an_earlier_version_is_read_right_or_refused_in_wor
 ):
     path, generator = tmp_path / "trainer.safetensors", random.Random(number)
     original, snapshots = Original(FORMAT_2 / path.name, snapshot_file.METADATA_KEY), 0
+    path.touch()
     for _ in range(number):
-        path.write_bytes(original.mutant(generator))
+        overwrite(path, original.mutant(generator))
         snapshots += outcome(snapshot_file.read_snapshot, path) is not None
     assert number / 50 < snapshots < number, "mutants are too harmless or too wild"
 
@@ -184,11 +185,12 @@ def test_a_mutated_config_of_a_run_is_read_right_or_refused_in_words(number, tmp
     path, generator = tmp_path / "config.json", random.Random(number)
     args = load_config("CartPole-v1", FLAGS).to_args()
     original, configs = json.dumps(args).encode(), []
+    path.touch()
     for _ in range(number):
         if generator.random() < 0.3:
-            path.write_bytes(mutated_bytes(original, generator))
+            overwrite(path, mutated_bytes(original, generator))
         else:
-            path.write_text(mutated_json(original.decode(), generator))
+            overwrite(path, mutated_json(original.decode(), generator).encode())
         if (config := outcome(load_run_config, tmp_path)) is not None:
             configs.append(config)
     assert number / 50 < len(configs) < number, "mutants are too harmless or too wild"
