@@ -42,8 +42,12 @@ def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
     """
     if capabilities is None:
         return [Spaces(_VECTOR, action) for action in _actions()[:3]]
-    observations = [space for space in _observations(capabilities) if _reads(capabilities, space)]
     actions = [space for space in _actions() if _serves(capabilities, space)]
+    observations = [
+        space
+        for space in _observations(capabilities)
+        if not misfits(capabilities, Spaces(space, actions[0]))
+    ]
     # Each kind once: heads and encoders meet in hidden vectors only, so the product of both proves
     # no more, in nine times the time.
     number = max(len(observations), len(actions))
@@ -120,16 +124,8 @@ def _actions() -> list[Space]:
     ]
 
 
-def _reads(capabilities: Capabilities, space: Space) -> bool:
-    return not misfits(capabilities, Spaces(space, _any_action(capabilities)))
-
-
 def _serves(capabilities: Capabilities, space: Space) -> bool:
     return not capabilities.actions or action_layout(space).kind in capabilities.actions
-
-
-def _any_action(capabilities: Capabilities) -> Space:
-    return next(space for space in _actions() if _serves(capabilities, space))
 
 
 def _stacks(record: PolicyRecord, wrappers: Sequence[WrapperRecord]) -> bool:
