@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 
 import pytest
 
 pytestmark = pytest.mark.trainer
 
-# One process imports everything; forks of it, each a process group of its own, are the runs.
+# The runs are forks, each a process group of its own.
 RUNS = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, time, warnings
 from pathlib import Path
 
 import gymnasium
 import numpy as np
-import puffer_policies.cli.parser, puffer_policies.runs.evaluate, puffer_policies.runs.run
-import torch._dynamo  # or the first optimizer of each fork would
 from puffer_policies.cli.main import main
 
+warnings.simplefilter("ignore")  # of forks beside threads
 
 class Toy(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (2,))
@@ -102,14 +101,10 @@ FLAGS = [
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
-def test_a_run_ends_by_signals_with_their_code_saved_and_without_orphans(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUNS, str(tmp_path), *FLAGS],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def test_a_run_ends_by_signals_with_their_code_saved_and_without_orphans(tmp_path, forks):
+    program = tmp_path / "runs.py"
+    program.write_text(RUNS)
+    process = forks.run(program, str(tmp_path), *FLAGS, cwd=tmp_path, env=dict(os.environ))
     assert process.returncode == 0, process.stderr
     reports = {name: rest for name, *rest in map(json.loads, process.stdout.splitlines())}
     assert reports == {
