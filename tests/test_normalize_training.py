@@ -92,7 +92,7 @@ def test_small_differences_far_from_zero_are_learned_only_if_normalized(
 ) -> None:
     vecenv = GymVecEnv(SyncVectorEnv([FarAway] * 8, autoreset_mode=AutoresetMode.NEXT_STEP))
     config = dataclasses.replace(
-        CONFIG, total_timesteps=4_096, learning_rate=1e-2, normalize_observations=normalize
+        CONFIG, total_timesteps=2_048, learning_rate=1e-2, normalize_observations=normalize
     )
     trainer = trainer_of(vecenv, STACKS[0] if normalize else "Default", config)
     run(trainer)

@@ -293,7 +293,8 @@ def test_it_learns_to_name_what_it_sees(options):
     if "optimizer" in options and not hasattr(torch.optim, "Muon"):
         pytest.skip("needs torch >= 2.9")
     size = {
-        "total_timesteps": 6_000,
+        "total_timesteps": 3_000,
+        "learning_rate": 3e-2,
         "bptt_horizon": 16,
         "batch_size": "auto",
         "update_epochs": 4,
@@ -313,8 +314,9 @@ def test_a_compiled_update_is_the_plain_one_and_is_saved_under_its_names(kind):
     assert list(compiled.policy.state_dict()) == list(plain.policy.state_dict())
 
 
-def test_compiling_goes_with_all_the_others():
-    found, _ = trained("all", compile=True, total_timesteps=64, **options_of(OPTIONS))
+@pytest.mark.parametrize("kind", ["memory", pytest.param("all", marks=pytest.mark.exhaustive)])
+def test_compiling_goes_with_all_the_others(kind):
+    found, _ = trained(kind, compile=True, total_timesteps=64, **options_of(OPTIONS))
     assert torch.isfinite(found).all()
 
 

@@ -217,7 +217,7 @@ def test_the_file_of_another_version_is_told(tmp_path):
 
 
 def test_the_best_policy_is_kept_with_its_figure(tmp_path):
-    flags = ["--train.total-timesteps", "3840", "--train.learning-rate", "1e-4"]
+    flags = ["--train.total-timesteps", "2816", "--train.learning-rate", "1e-4"]
     flags += ["--train.update-epochs", "1"]
     result = train_from_config(config_of(tmp_path, "CartPole-v1", *flags), display="quiet")
     updates = timeless(result.folder)[:-1]
