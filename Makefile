@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
-EXTRAS := train,hub,export,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
+EXTRAS := train,hub,export,sb3,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
 PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory pretrained)
 
@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Of targets that run side by side, make 4 and later print one after the other.
 SIDE_BY_SIDE := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup train test test-plugins $(PLUGINS) test-oldest conformance lint types
+.PHONY: help setup train test test-plugins test-interop $(PLUGINS) test-oldest conformance lint types
 .PHONY: format bench docs clean
 .DEFAULT_GOAL := help
 
@@ -57,6 +57,9 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt
 
 test-oldest: $(OLDEST)/.ready  ## Run the core's tests with gymnasium 0.29.1 and numpy 1.26.4.
 	$(OLDEST)/bin/python -m pytest -n 2
+
+test-interop: setup  ## Run our policies in the trainers of others.
+	$(BIN)/python -m pytest -n 2 --interop tests/interop tests/test_docs.py
 
 lint: setup  ## Check style and format.
 	$(BIN)/ruff check .

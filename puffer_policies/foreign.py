@@ -129,11 +129,11 @@ def _watched_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, previous)
 
 
-def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package.
+@contextmanager
+def optional_imports(*, extra: str, purpose: str) -> Iterator[None]:
+    """Let what is imported in a block be optional.
 
     Args:
-        module: the module to import.
         extra: the extra of this package that installs it.
         purpose: what needs it, as the subject of a sentence.
 
@@ -141,9 +141,16 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
         MissingDependency: it is not installed; the error names the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        yield
     except ImportError as error:
+        needed = (error.name or "another package").partition(".")[0]
         raise MissingDependency(
-            f"{purpose} needs {module.partition('.')[0]}: {error}.",
+            f"{purpose} needs {needed}: {error}.",
             fix=f'pip install "puffer-policies[{extra}]"',
         ) from error
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Return an optional package. Arguments and errors are those of `optional_imports`."""
+    with optional_imports(extra=extra, purpose=purpose):
+        return importlib.import_module(module)

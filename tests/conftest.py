@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import pytest
 from fork_server import Forks, ForkServer
@@ -109,18 +111,32 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--exhaustive``."""
+    """Add ``--exhaustive`` and ``--interop``."""
     parser.addoption(
         "--exhaustive", action="store_true", help="run the tests that are left out for their time"
     )
+    parser.addoption(
+        "--interop", action="store_true", help="run those in the trainers of others, and no more"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what imports the trainers of others, which takes seconds."""
+    is_left_out = collection_path.name == "interop" and not config.getoption("--interop")
+    return True if is_left_out else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes long, and skip the tests that are marked as needing the trainer."""
-    if not config.getoption("--exhaustive"):
-        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    with_others = config.getoption("--interop")
+    left_out = [
+        item
+        for item in items
+        if bool(item.get_closest_marker("interop")) is not with_others
+        or (item.get_closest_marker("exhaustive") and not config.getoption("--exhaustive"))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if TOO_OLD and item.get_closest_marker("trainer"):
             item.add_marker(pytest.mark.skip(reason=REASON))

@@ -76,7 +76,11 @@ def variables(request, commands, forks, tmp_path):
         yield {**variables, **place, "HF_TOKEN": TOKEN}
 
 
-WITH_CODE = [page for page in PAGES if blocks(page)]
+WITH_CODE = [
+    pytest.param(page, marks=[pytest.mark.interop] if page.parent.name == "interop" else [])
+    for page in PAGES
+    if blocks(page)
+]
 
 
 @pytest.mark.trainer

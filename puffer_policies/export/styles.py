@@ -20,6 +20,7 @@ from puffer_policies.export.graph import Graph, Port, Tensors
 from puffer_policies.export.step import ACTION, NEXT, STATE, Step
 from puffer_policies.export.targets import DEFAULT_STYLE
 from puffer_policies.nn.distributions import SquashedNormal, distribution
+from puffer_policies.nn.packed_state import PackedState
 from puffer_policies.wrappers.action_mask import mask_logits
 
 ZEROS = "A state of zeros starts a new episode."
@@ -46,7 +47,8 @@ class RslRl(Graph):
         self.step = step
         names = [port.name.removeprefix(STATE) for port in step.state]
         self.packed = names not in ([*LSTM_STATE], [*LSTM_STATE[:1]], [])
-        shapes = [(1, 1, _numbers(step))] if self.packed else map(_layers_first, step.state)
+        self.numbers = _packed(step)
+        shapes = [(1, 1, self.numbers.size)] if self.packed else map(_layers_first, step.state)
         state = [
             Port(f"{name}_in", shape, torch.float32, has_rows=False)
             for name, shape in zip("hc", shapes, strict=False)
@@ -67,18 +69,21 @@ class RslRl(Graph):
         step = self.step
         state = [inputs[name] for name in self.carried]
         if self.packed:
-            carried = unpack(step, state[0][0])
+            carried = self.numbers.unpack(state[0][0])
         else:
             carried = {
                 port.name: each.transpose(0, 1).reshape(1, *port.shape)
                 for port, each in zip(step.state, state, strict=True)
             }
         outputs = step({step.observations[0].name: inputs["obs"], **no_start(step, 1), **carried})
-        after = [outputs[NEXT + port.name] for port in step.state]
+        following = {port.name: outputs[NEXT + port.name] for port in step.state}
         if self.packed:
-            after = [pack(after).unsqueeze(0)]
+            after = [self.numbers.pack(following).unsqueeze(0)]
         else:
-            after = [each.reshape(1, -1, each.shape[-1]).transpose(0, 1).clone() for each in after]
+            after = [
+                each.reshape(1, -1, each.shape[-1]).transpose(0, 1).clone()
+                for each in following.values()
+            ]
         return {"actions": outputs[ACTION], **dict(zip(self.carried.values(), after, strict=True))}
 
 
@@ -104,7 +109,8 @@ class MLAgents(Graph):
             Port(f"obs_{k}", port.shape, torch.float32) for k, port in enumerate(step.observations)
         ]
         masks = [Port("action_masks", (sum(layout.nvec),), torch.float32)] if layout.nvec else []
-        memory = _numbers(step)
+        self.numbers = _packed(step)
+        memory = self.numbers.size
         state = [Port("recurrent_in", (1, memory), torch.float32)] if memory else []
         self.inputs = (*observations, *masks, *state)
         self.carried = {"recurrent_in": "recurrent_out"} if memory else {}
@@ -145,7 +151,7 @@ class MLAgents(Graph):
         if step.mask:
             fed[ACTION_MASK] = inputs["action_masks"] > 0
         if self.carried:
-            fed |= unpack(step, inputs["recurrent_in"].flatten(1))
+            fed |= self.numbers.unpack(inputs["recurrent_in"].flatten(1))
         logits, _, state = step.run_policy({**fed, **no_start(step, rows)})
         if step.layout.nvec:
             # Unity masks the actions of policies that read no mask as well.
@@ -159,8 +165,8 @@ class MLAgents(Graph):
             f"deterministic_{self.kind}_actions": self._action(likeliest, rows),
         }
         if self.carried:
-            after = [state[port.name.removeprefix(STATE)] for port in step.state]
-            outputs["recurrent_out"] = pack(after).unsqueeze(1)
+            after = {port.name: state[port.name.removeprefix(STATE)] for port in step.state}
+            outputs["recurrent_out"] = self.numbers.pack(after).unsqueeze(1)
         return outputs
 
     def _action(self, action: Tensor, rows: int) -> Tensor:
@@ -238,29 +244,8 @@ def no_start(step: Step, rows: int) -> Tensors:
     return {EPISODE_START: torch.zeros(rows, dtype=torch.bool)} if needed else {}
 
 
-def pack(state: list[Tensor]) -> Tensor:
-    """Return the state as (B, M) float32, which holds its integers and bools exactly."""
-    return torch.cat(
-        [
-            each.flatten(1) if each.ndim > 1 else each.unsqueeze(1)
-            for each in map(Tensor.float, state)
-        ],
-        1,
-    )
-
-
-def unpack(step: Step, packed: Tensor) -> Tensors:
-    """(B, M) -> the state by name: the inverse of `pack`."""
-    parts = torch.split(packed, [math.prod(port.shape) for port in step.state], 1)
-    return {
-        port.name: part.reshape(-1, *port.shape).to(port.dtype)
-        for port, part in zip(step.state, parts, strict=True)
-    }
-
-
-def _numbers(step: Step) -> int:
-    """Return M."""
-    return sum(math.prod(port.shape) for port in step.state)
+def _packed(step: Step) -> PackedState:
+    return PackedState(tuple((port.name, port.shape, port.dtype) for port in step.state))
 
 
 def _layers_first(port: Port) -> tuple[int, ...]:

@@ -1,0 +1,245 @@
+"""Our policies in Stable-Baselines3's PPO and A2C: ``PPO("PufferPolicy", env, policy_kwargs=...)``.
+
+Importing this module makes the name known to both. https://stable-baselines3.readthedocs.io
+
+`N` rows of a batch, `B` envs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from puffer_policies.assembly.blueprint import PolicyLike
+from puffer_policies.assembly.factory import get_policy
+from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, NEEDS_PREVIOUS, PREV_ACTION
+from puffer_policies.errors import BuildError
+from puffer_policies.foreign import optional_imports
+from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.nn.observations import leaf_spaces
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces.nested import map_nested
+from puffer_policies.wrappers.base import PolicyWrapper
+
+with optional_imports(extra="sb3", purpose="Stable-Baselines3"):
+    from stable_baselines3 import A2C, PPO
+    from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+
+NAME = "PufferPolicy"
+"""By which the algorithms find the policy."""
+
+EPSILON = 1e-5
+"""Of Adam, as in the library's own policies."""
+
+Schedule = Callable[[float], float]
+
+
+class Adapter(BasePolicy):
+    """A policy of this package as a `BasePolicy`: what all algorithms of the library share.
+
+    Args:
+        observation_space: the env's, as the library's wrappers leave it.
+        action_space: the env's.
+        lr_schedule: progress that remains, from 1 to 0 -> learning rate.
+        policy: whatever `get_policy` builds: a name, an expression, a `PolicySpec` or a class.
+        use_sde: exploration by the library's own noise, which our policies do not have.
+        optimizer_class: of `torch.optim`.
+        optimizer_kwargs: its arguments, without the learning rate.
+
+    Raises:
+        PolicyError: as of `get_policy`.
+        BuildError: the algorithm does not send what the policy reads.
+    """
+
+    policy: nn.Module
+    """Our policy, as `get_policy` built it: `save_checkpoint` saves it for our own tools."""
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        lr_schedule: Schedule,
+        policy: PolicyLike = "Default",
+        *,
+        use_sde: bool = False,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if use_sde:
+            raise BuildError(
+                "use_sde=True asks for the noise of Stable-Baselines3's own policies.",
+                fix="Leave it out. Our policies draw from the distribution of their logits.",
+            )
+        defaults = {"eps": EPSILON} if issubclass(optimizer_class, torch.optim.Adam) else {}
+        # The parents build networks of their own, which would be trained beside the policy.
+        BasePolicy.__init__(
+            self,
+            observation_space,
+            action_space,
+            normalize_images=False,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs={**defaults, **(optimizer_kwargs or {})},
+        )
+        self.spaces = Spaces(observation_space, action_space)
+        self.layout: ActionLayout = action_layout(action_space)
+        self.given = policy
+        self._leaves = leaf_spaces(observation_space)
+        self.policy = get_policy(policy, self.spaces)
+        self._require_served()
+        self._seen: list[Any] | None = [] if _keeps_statistics(self.policy) else None
+        self._has_learned = False
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    # -- what an algorithm sends -------------------------------------------------------------------
+
+    def _require_served(self) -> None:
+        """Refuse a policy that would silently do something else than it promises."""
+        if self._state(1):
+            raise BuildError(
+                f"{self.policy.spec} has a memory, and this algorithm carries none.",
+                fix='Use sb3_contrib.RecurrentPPO("PufferRecurrentPolicy", ...), after '
+                "import puffer_policies.interop.sb3_contrib.",
+            )
+        self._require_no_previous()
+        self._require_mask_observed(
+            'sb3_contrib.MaskablePPO("PufferMaskablePolicy", ...) sends masks'
+        )
+
+    def _require_no_previous(self) -> None:
+        if any(getattr(each, NEEDS_PREVIOUS, False) for each in self.policy.modules()):
+            raise BuildError(
+                f"{self.policy.spec} reads {PREV_ACTION}, and Stable-Baselines3 does not send it.",
+                fix="Put the last action and reward into the observation, in a wrapper of the env.",
+            )
+
+    def _require_mask_observed(self, other: str) -> None:
+        if self.reads_mask:
+            raise BuildError(
+                f"{self.policy.spec} reads an {ACTION_MASK}, and this algorithm sends none.",
+                fix="Give it in a Dict observation: ActionMaskWrapper(key='action_mask'). Or: "
+                f"{other}.",
+            )
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the policy reads a mask from its state."""
+        return any(
+            getattr(each, NEEDS_MASK, False) and getattr(each, "key", None) is None
+            for each in self.policy.modules()
+        )
+
+    def _state(self, rows: int) -> dict[str, Tensor]:
+        initial_state = getattr(self.policy, "initial_state", None)
+        return initial_state(rows, self.device) if callable(initial_state) else {}
+
+    # -- statistics --------------------------------------------------------------------------------
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch modes, as the library does before each rollout and each update.
+
+        Between an update and the next rollout the policy takes over the statistics of the
+        observations that the last rollout has seen.
+        """
+        super().set_training_mode(mode)
+        if mode:
+            self._has_learned = True
+        elif self._has_learned:
+            self._has_learned = False
+            if self._seen:
+                together = map_nested(lambda *rows: torch.cat(rows), *self._seen)
+                self._seen = []
+                with torch.no_grad():
+                    self.policy.update_statistics(together)  # type: ignore[operator]
+
+    # -- observations ------------------------------------------------------------------------------
+
+    def _rows(self, obs: Any) -> Any:
+        """Return observations as (N, *obs): the library stores those of a Discrete as (N, 1)."""
+        return map_nested(lambda own, leaf: leaf.reshape(-1, *own.shape), self._leaves, obs)
+
+    def _see(self, observations: Any) -> None:
+        if self._seen is not None:
+            self._seen.append(map_nested(torch.clone, observations))
+
+    # -- actions -----------------------------------------------------------------------------------
+
+    def _members(self, actions: Tensor) -> Tensor:
+        """(N, ...) actions of the policy -> (N, *shape) as the library sends them to the env."""
+        members = actions.reshape(-1, *self.layout.shape)
+        if self.layout.is_continuous:
+            return members  # the library clips them, and stores the unclipped ones
+        return members + torch.as_tensor(np.array(self.layout.start), device=members.device)
+
+    def _actions(self, members: Tensor) -> Tensor:
+        """Return the actions of the policy: the inverse of `_members`, of any dtype."""
+        shape = (len(members), *self.layout.policy_shape)
+        if self.layout.is_continuous:
+            return members.reshape(shape)
+        start = torch.as_tensor(np.array(self.layout.start), device=members.device)
+        # The buffer holds choices as float32.
+        return (members.reshape(-1, *self.layout.shape).long() - start).reshape(shape)
+
+    def _choose(self, logits: Any, *, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """Return the members (N, *shape) that were chosen, and their log-probabilities (N,)."""
+        chances = distribution(logits)
+        actions = chances.mode() if deterministic else chances.sample()
+        return self._members(actions), chances.log_prob(actions)
+
+    def _judge(self, logits: Any, members: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities (N,) of members, and the entropies (N,)."""
+        chances: Distribution = distribution(logits)
+        return chances.log_prob(self._actions(members)), chances.entropy()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what `load` builds the policy with."""
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "policy": self.given,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+        }
+
+
+class PufferPolicy(Adapter, ActorCriticPolicy):
+    """A policy without memory, for PPO and A2C. Arguments and errors are those of `Adapter`."""
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, *obs) -> actions (B, *shape), values (B, 1) and log-probabilities (B,)."""
+        obs = self._rows(obs)
+        self._see(obs)
+        logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
+        actions, log_prob = self._choose(logits, deterministic=deterministic)
+        return actions, values, log_prob
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, *obs), (N, *shape) -> values (N, 1), log-probabilities (N,) and entropies (N,)."""
+        logits, values = self.policy(self._rows(obs), {})
+        return values, *self._judge(logits, actions)
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """(N, *obs) -> values (N, 1)."""
+        values: Tensor = self.policy.forward_eval(self._rows(obs), {})[1]  # type: ignore[operator]
+        return values
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        logits, _ = self.policy.forward_eval(self._rows(observation), {})  # type: ignore[operator]
+        return self._choose(logits, deterministic=deterministic)[0]
+
+
+def _keeps_statistics(policy: nn.Module) -> bool:
+    """Whether a module does more with observations than to hand them on, as any wrapper does."""
+    updates = [getattr(type(each), "update_statistics", None) for each in policy.modules()]
+    return any(each not in (None, PolicyWrapper.update_statistics) for each in updates)
+
+
+for algorithm in (PPO, A2C):
+    algorithm.policy_aliases[NAME] = PufferPolicy

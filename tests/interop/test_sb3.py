@@ -1,0 +1,328 @@
+"""Our policies in Stable-Baselines3 and sb3-contrib, against the libraries themselves."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from puffer_policies import Spaces, get_policy, load_policy, save_checkpoint
+from puffer_policies.contract import EPISODE_START
+from puffer_policies.errors import BuildError, PolicyNotFound
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.spaces import action_layout
+from puffer_policies.spaces.nested import map_nested
+
+pytest.importorskip("sb3_contrib")
+
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from puffer_policies.interop.sb3_contrib import PufferRecurrentPolicy
+from puffer_policies.interop.stable_baselines3 import PufferPolicy
+
+pytestmark = pytest.mark.interop
+
+VECTOR, CHOICE = spaces.Box(-1.0, 1.0, (4,), np.float32), spaces.Discrete(3)
+MASK = spaces.Box(0, 1, (3,), np.int8)
+SMALL = "hidden_size=16"
+STEPS, ENVS = 16, 2
+SIZES = {"n_steps": STEPS, "batch_size": STEPS, "n_epochs": 1, "seed": 0, "device": "cpu"}
+PAIRS = {
+    "vector-discrete": Spaces(VECTOR, CHOICE),
+    "image-multidiscrete": Spaces(
+        spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.MultiDiscrete([3, 2])
+    ),
+    "dict-multibinary": Spaces(
+        spaces.Dict({"at": VECTOR, "kind": spaces.Discrete(4)}), spaces.MultiBinary(3)
+    ),
+    "discrete-box": Spaces(spaces.Discrete(5), spaces.Box(-1.0, 0.5, (2,), np.float32)),
+}
+MEMORIES = [
+    f"{name}(Default({SMALL}))"
+    for name in ("LSTMWrapper", "GRUWrapper", "MinGRUWrapper", "FrameStackWrapper")
+]
+
+
+class RandomEnv(gymnasium.Env):
+    """Random observations and rewards, in episodes of 3 to 7 steps, some of which are cut off."""
+
+    def __init__(self, pair: Spaces, seed: int, *, masked: bool = False) -> None:
+        self.observation_space, self.action_space = pair.observation, pair.action
+        self.observation_space.seed(seed)
+        self.random, self.masked, self.taken = np.random.default_rng(seed), masked, []
+        self.mask = np.ones(3, np.int8)
+
+    def observe(self):
+        observation = self.observation_space.sample()
+        if self.masked:
+            self.mask = np.array([1, 0, 0], np.int8)
+            self.mask[self.random.integers(3)] = 1
+            if isinstance(observation, dict):
+                observation["mask"] = self.mask.copy()
+        return observation
+
+    def action_masks(self):
+        return self.mask.astype(bool)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.random.integers(3, 8))
+        return self.observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        if self.masked:
+            assert self.mask[action]
+        self.left -= 1
+        over = self.left == 0
+        cut = over and bool(self.random.integers(2))
+        return self.observe(), float(self.random.normal()), over and not cut, cut, {}
+
+
+def envs_of(pair, **options):
+    makers = [lambda i=i: RandomEnv(Spaces(*pair_of(pair)), i, **options) for i in range(ENVS)]
+    return DummyVecEnv(makers)
+
+
+def pair_of(pair):
+    """Return spaces of its own, as envs draw from them."""
+    import copy
+
+    return copy.deepcopy(pair.observation), copy.deepcopy(pair.action)
+
+
+def collected(model):
+    """Let a model collect one rollout, and return its buffer."""
+    _, callback = model._setup_learn(STEPS * ENVS, None)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, STEPS)
+    return model.rollout_buffer
+
+
+def numbers(policy, observations, actions, state=None):
+    """Return values, log-probabilities and entropies by the policy itself."""
+    logits, values = policy(observations, state)
+    chances = distribution(logits)
+    return values.flatten(), chances.log_prob(actions), chances.entropy()
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("algorithm", [PPO, A2C], ids=["PPO", "A2C"])
+def test_a_rollout_has_the_numbers_of_the_policy(algorithm, pair):
+    sizes = SIZES if algorithm is PPO else {"n_steps": STEPS, "seed": 0, "device": "cpu"}
+    stack = "MultiInput" if isinstance(pair.observation, spaces.Dict) else "Default"
+    model = algorithm(
+        "PufferPolicy", envs_of(pair), policy_kwargs={"policy": f"{stack}({SMALL})"}, **sizes
+    )
+    buffer, layout = collected(model), action_layout(pair.action)
+    for batch in buffer.get(STEPS):
+        # The library hands over the choices of one Discrete as integers, and all others as stored.
+        stored = batch.actions.long().flatten() if layout.kind == "discrete" else batch.actions
+        actions = stored.reshape(-1, *layout.policy_shape)
+        actions = actions if layout.is_continuous else actions.long()
+        observations = batch.observations
+        if isinstance(observations, dict):  # the library gives a Discrete an axis of its own
+            observations = {**observations, "kind": observations["kind"].flatten()}
+        elif isinstance(pair.observation, spaces.Discrete):
+            observations = observations.flatten()
+        own = numbers(model.policy.policy, observations, actions)
+        values, log_prob, entropy = model.policy.evaluate_actions(batch.observations, stored)
+        torch.testing.assert_close((values.flatten(), log_prob, entropy), own, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(batch.old_log_prob, own[1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(batch.old_values, own[0], rtol=1e-5, atol=1e-5)
+    model.learn(STEPS * ENVS)
+
+
+def sequences(stored):
+    """(T, B, *obs) or, of a Discrete, (T, B, 1) -> (B, T, *obs)."""
+    leaf = torch.from_numpy(stored.swapaxes(0, 1).copy())
+    return leaf.squeeze(-1) if leaf.dtype == torch.int64 else leaf
+
+
+@pytest.mark.parametrize("stack", MEMORIES)
+def test_memories_are_reset_exactly_in_rollouts_and_updates(stack):
+    model = RecurrentPPO(
+        "PufferRecurrentPolicy",
+        envs_of(PAIRS["vector-discrete"]),
+        **SIZES,
+        policy_kwargs={"policy": stack},
+    )
+    buffer = collected(model)
+    starts = torch.from_numpy(buffer.episode_starts.T.copy()) > 0  # (B, T)
+    assert starts[:, 1:].any()
+    observations = torch.from_numpy(buffer.observations.swapaxes(0, 1).copy())
+    actions = torch.from_numpy(buffer.actions.swapaxes(0, 1).copy()).long().flatten()
+    values, log_prob, _ = numbers(
+        model.policy.policy, observations, actions, {EPISODE_START: starts}
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(buffer.values.T.copy()).flatten(), values, rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(buffer.log_probs.T.copy()).flatten(), log_prob, rtol=1e-5, atol=1e-5
+    )
+    for batch in buffer.get(10):  # sequences that begin in the middle of episodes, padded
+        _, log_prob, _ = model.policy.evaluate_actions(
+            batch.observations,
+            batch.actions.long().flatten(),
+            batch.lstm_states,
+            batch.episode_starts,
+        )
+        valid = batch.mask > 0
+        ratio = (log_prob - batch.old_log_prob)[valid].exp()
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
+    model.learn(STEPS * ENVS)
+
+
+def test_a_memory_that_starts_from_learned_numbers_starts_there_in_predict():
+    model = RecurrentPPO(
+        "PufferRecurrentPolicy",
+        envs_of(PAIRS["vector-discrete"]),
+        **SIZES,
+        policy_kwargs={"policy": f"GRUWrapper(Default({SMALL}))"},
+    )
+    observation = np.full(4, 0.5, np.float32)
+    # A state that is not fresh, of a policy that then forgets it.
+    _, used = model.predict(np.zeros(4, np.float32))
+    _, used = model.predict(observation, used, np.array([False]))
+    again = model.predict(observation, used, np.array([True]), deterministic=True)
+    first = model.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(again[0], first[0])
+    np.testing.assert_allclose(again[1][0], first[1][0], atol=1e-6)
+
+
+def test_masks_go_with_a_memory_where_the_observation_holds_them():
+    pair = Spaces(spaces.Dict({"at": VECTOR, "mask": MASK}), CHOICE)
+    stack = f"GRUWrapper(ActionMaskWrapper(Default({SMALL}), key='mask'))"
+    model = RecurrentPPO(
+        "PufferRecurrentPolicy",
+        envs_of(pair, masked=True),
+        policy_kwargs={"policy": stack},
+        **SIZES,
+    )
+    model.learn(2 * STEPS * ENVS)  # the env refuses illegal actions
+
+
+@pytest.mark.parametrize("stack", [f"Default({SMALL})", f"ActionMaskWrapper(Default({SMALL}))"])
+def test_maskable_ppo_takes_no_illegal_action(stack):
+    model = MaskablePPO(
+        "PufferMaskablePolicy",
+        envs_of(PAIRS["vector-discrete"], masked=True),
+        policy_kwargs={"policy": stack},
+        **SIZES,
+    )
+    model.learn(2 * STEPS * ENVS)
+    mask = np.array([[False, True, False]])
+    actions, _ = model.predict(np.zeros((1, 4), np.float32), action_masks=mask)
+    assert actions.tolist() == [1]
+
+
+def test_statistics_of_a_rollout_count_from_the_next_one_on():
+    stack = f"NormalizeObservationWrapper(Default({SMALL}))"
+    model = PPO(
+        "PufferPolicy", envs_of(PAIRS["vector-discrete"]), policy_kwargs={"policy": stack}, **SIZES
+    )
+    counts = []
+
+    def note(*_):
+        counts.append(float(model.policy.policy.state_dict()["moments.0.count"].sum()))
+        return True
+
+    model.learn(2 * STEPS * ENVS, callback=note)
+    assert counts == [0.0] * STEPS + [float(STEPS * ENVS)] * STEPS
+
+
+def test_a_model_is_saved_loaded_evaluated_and_its_policy_is_ours(tmp_path):
+    model = PPO(
+        "PufferPolicy", "CartPole-v1", policy_kwargs={"policy": f"Default({SMALL})"}, **SIZES
+    )
+    model.learn(STEPS)
+    model.save(tmp_path / "model")
+    again = PPO.load(tmp_path / "model", device="cpu")
+    observation = np.array([0.1, 0.2, -0.1, 0.3], np.float32)
+    assert again.predict(observation, deterministic=True) == model.predict(
+        observation, deterministic=True
+    )
+    model.policy.save(tmp_path / "policy")
+    alone = PufferPolicy.load(tmp_path / "policy", device="cpu")
+    assert (
+        alone.predict(observation, deterministic=True)[0]
+        == again.predict(observation, deterministic=True)[0]
+    )
+    mean, _ = evaluate_policy(again, model.get_env(), n_eval_episodes=1)
+    assert mean >= 1
+    path = save_checkpoint(tmp_path / "own.safetensors", model.policy.policy, env="CartPole-v1")
+    ours = load_policy(path)
+    torch.testing.assert_close(ours.state_dict(), model.policy.policy.state_dict())
+
+
+def refusals():
+    yield PPO, "PufferPolicy", "LSTMWrapper(Default)", BuildError, "PufferRecurrentPolicy"
+    yield PPO, "PufferPolicy", "ActionMaskWrapper(Default)", BuildError, "MaskablePPO"
+    yield PPO, "PufferPolicy", "PrevActionRewardWrapper(Default)", BuildError, "observation"
+    yield MaskablePPO, "PufferMaskablePolicy", "LSTMWrapper(Default)", BuildError, "RecurrentPPO"
+    yield PPO, "PufferPolicy", "Defualt", PolicyNotFound, "Default"
+    recurrent = RecurrentPPO, "PufferRecurrentPolicy"
+    yield *recurrent, "LSTMWrapper(ActionMaskWrapper(Default))", BuildError, "key='action_mask'"
+    yield *recurrent, "PrevActionRewardWrapper(LSTMWrapper(Default))", BuildError, "observation"
+
+
+@pytest.mark.parametrize(("algorithm", "name", "stack", "error", "remedy"), list(refusals()))
+def test_what_would_silently_be_another_policy_is_refused(algorithm, name, stack, error, remedy):
+    env = RandomEnv(PAIRS["vector-discrete"], 0, masked=True)
+    with pytest.raises(error) as caught:
+        algorithm(name, env, policy_kwargs={"policy": stack}, **SIZES)
+    assert remedy in str(caught.value)
+
+
+def test_the_noise_of_the_library_is_refused():
+    with pytest.raises(BuildError, match="use_sde"):
+        PPO("PufferPolicy", "Pendulum-v1", use_sde=True, device="cpu")
+
+
+def test_the_recurrent_policy_serves_policies_without_memory():
+    model = RecurrentPPO(
+        "PufferRecurrentPolicy",
+        envs_of(PAIRS["vector-discrete"]),
+        **SIZES,
+        policy_kwargs={"policy": f"Default({SMALL})"},
+    )
+    assert isinstance(model.policy, PufferRecurrentPolicy)
+    model.learn(STEPS * ENVS)
+
+
+def test_choices_that_do_not_begin_at_zero_reach_the_env_and_the_update():
+    pair = Spaces(VECTOR, spaces.Box(-1, 2, (2,), np.int64))
+    policy = PufferPolicy(*pair_of(pair), lambda _: 1e-3, policy=f"Default({SMALL})")
+    observations = torch.zeros(64, 4)
+    actions, _, log_prob = policy(observations)
+    assert set(actions.flatten().tolist()) == {-1, 0, 1, 2}
+    again = policy.evaluate_actions(observations, actions.float())[1]
+    torch.testing.assert_close(again, log_prob)
+
+
+def test_equal_seeds_build_the_weights_of_get_policy():
+    torch.manual_seed(0)
+    ours = get_policy(f"Default({SMALL})", PAIRS["vector-discrete"])
+    torch.manual_seed(0)
+    theirs = PufferPolicy(*pair_of(PAIRS["vector-discrete"]), lambda _: 1e-3, f"Default({SMALL})")
+    torch.testing.assert_close(ours.state_dict(), theirs.policy.state_dict())
+    assert map_nested(torch.is_tensor, tuple(theirs.parameters()))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("algorithm", [PPO, A2C], ids=["PPO", "A2C"])
+def test_cartpole_is_solved(algorithm):
+    sizes = (
+        {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98}
+        if algorithm is PPO
+        else {"n_steps": 8}
+    )
+    model = algorithm("PufferPolicy", "CartPole-v1", seed=0, device="cpu", **sizes)
+    model.learn(100_000)
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20)
+    assert mean >= 400
