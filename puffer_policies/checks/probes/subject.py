@@ -95,6 +95,10 @@ class Subject:
             parameter.grad = None  # a policy that was built and trained elsewhere may bring some
         return twin.train(training)
 
+    def kept_copy(self, key: Hashable, build: Callable[[], nn.Module]) -> nn.Module:
+        """Return a copy of the module that `build` makes, once for this subject and its copies."""
+        return self.once(key, lambda: Master(build(), build)).copy()
+
     def with_policy_copy(self) -> Subject:
         """Return this subject with a copy of its policy, so that a check leaves nothing behind.
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from puffer_policies.checks.probes.copies import Master
 from puffer_policies.checks.probes.outputs import draw
 from puffer_policies.checks.probes.rollouts import update_statistics
 from puffer_policies.checks.probes.subject import Subject, seeded
@@ -44,8 +43,7 @@ def perturbed_copy(subject: Subject, *, training: bool = False, seed: int = 1) -
             update_statistics(policy, subject.observations(STATISTICS, seed=seed))
         return policy
 
-    master = subject.once(("perturbed", training, seed), lambda: Master(build(), build))
-    return master.copy()
+    return subject.kept_copy(("perturbed", training, seed), build)
 
 
 def perturb(policy: nn.Module, *, seed: int = 1) -> nn.Module:
@@ -63,18 +61,22 @@ def opinionated_copy(subject: Subject) -> nn.Module:
 
     Where all options are nearly as likely, a temperature or an argmin for an argmax hardly shows.
     """
-    policy, nvec = perturbed_copy(subject), subject.layout.nvec
-    for _ in range(ROUNDS if nvec else 0):
-        logits, _, _ = subject.step(subject.observations(), policy=policy)
-        # Judged by samples, as the entropy itself may be wrong.
-        draws = draw(subject.distribution(logits), 64).reshape(64, -1)
-        if float((draws == draws.mode(0).values).double().mean()) > OPINIONATED:
-            break
-        with torch.no_grad():
-            for parameter in policy.parameters():
-                if _can_be_perturbed(parameter):
-                    parameter.mul_(GROWTH)
-    return policy
+
+    def build() -> nn.Module:
+        policy, nvec = perturbed_copy(subject), subject.layout.nvec
+        for _ in range(ROUNDS if nvec else 0):
+            logits, _, _ = subject.step(subject.observations(), policy=policy)
+            # Judged by samples, as the entropy itself may be wrong.
+            draws = draw(subject.distribution(logits), 64).reshape(64, -1)
+            if float((draws == draws.mode(0).values).double().mean()) > OPINIONATED:
+                break
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    if _can_be_perturbed(parameter):
+                        parameter.mul_(GROWTH)
+        return policy
+
+    return subject.kept_copy("opinionated", build)
 
 
 def trained_parameters(subject: Subject, policy: nn.Module) -> dict[str, nn.Parameter]:

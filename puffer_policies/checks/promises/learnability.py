@@ -304,7 +304,7 @@ _MEASURES: dict[str, Callable[[nn.Module, Any], None]] = {
 )
 def first_policy_near_uniform(subject: Subject) -> None:
     """Look at the first answers to moderate observations."""
-    policy = subject.fresh().eval()
+    policy = subject.copy_policy()
     observations = subject.map(
         lambda leaf: leaf.clamp(-1, 1) if leaf.is_floating_point() else leaf,
         subject.observations(20),
@@ -510,7 +510,7 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
             if not any(fnmatchcase(name, pattern) for pattern in detached)
         }
         unreached = {name: mask for name, mask in unreached.items() if bool(mask.any())}
-        if not _matters(parameters, unreached, lambda: run()[part]):  # noqa: B023
+        if not unreached or not _matters(parameters, unreached, lambda: run()[part]):  # noqa: B023
             continue
         # Moved together they may bend what none of them moves alone, such as a norm.
         cut = [

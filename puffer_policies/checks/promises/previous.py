@@ -35,6 +35,9 @@ NUMBERS = 16
 OPTIONS, AMOUNTS = 8, torch.tensor([-0.7, 0.2, 0.6])
 """Options of a choice that are tried, and amounts of a reward and of a real action."""
 
+UNDECLARED = 2
+"""Steps of a policy that does not ask for them: one reads them, and the next what a memory kept."""
+
 TRIES = 3
 """Observations beside which a number is tried, before it counts as unread."""
 
@@ -85,11 +88,13 @@ def _random(subject: Subject, seed: int = 0) -> _Previous:
     return _Previous(actions.reshape(BATCH, STEPS, *actions.shape[1:]), rewards)
 
 
-def _steps(subject: Subject, policy: nn.Module, previous: _Previous, starts: Tensor) -> Tensor:
-    """Run step by step -> outputs (B, T, n)."""
+def _steps(
+    subject: Subject, policy: nn.Module, previous: _Previous, starts: Tensor, steps: int = STEPS
+) -> Tensor:
+    """Run some steps -> outputs (B, T, n)."""
     observations, state = subject.observations(steps=STEPS), subject.state(BATCH, policy)
     rows = []
-    for step in range(STEPS):
+    for step in range(steps):
         with seeded(step):
             logits, values, after = subject.step(
                 map_nested(lambda leaf, at=step: leaf[:, at].clone(), observations),
@@ -195,7 +200,9 @@ def _require_declared(subject: Subject) -> None:
     """Fail if outputs follow what no trainer sends to a policy that does not ask for it."""
     none, pairs = subject.starts(), (_random(subject, seed) for seed in (0, 1))
     try:
-        before, after = (_steps(subject, perturbed_copy(subject), each, none) for each in pairs)
+        before, after = (
+            _steps(subject, perturbed_copy(subject), each, none, UNDECLARED) for each in pairs
+        )
     except Exception:  # a key that it does not know is R12's matter
         return
     if difference(before.nan_to_num(), after.nan_to_num()) > 0:
