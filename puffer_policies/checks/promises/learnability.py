@@ -502,21 +502,22 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
                 loss, list(parameters.values()), retain_graph=True, allow_unused=True
             )
         )
+    unmoved = run()
     for part, what in ((1, "any loss"), (0, "the loss of the actor")):
-        grads = grads_of[part]
+        grads, middle = grads_of[part], unmoved[part]
         unreached = {
             name: torch.ones_like(parameter) if grad is None else (grad == 0).to(parameter.dtype)
             for (name, parameter), grad in zip(parameters.items(), grads, strict=True)
             if not any(fnmatchcase(name, pattern) for pattern in detached)
         }
         unreached = {name: mask for name, mask in unreached.items() if bool(mask.any())}
-        if not unreached or not _matters(parameters, unreached, lambda: run()[part]):  # noqa: B023
+        if not unreached or not _matters(parameters, unreached, middle, lambda: run()[part]):  # noqa: B023
             continue
         # Moved together they may bend what none of them moves alone, such as a norm.
         cut = [
             name
             for name, mask in unreached.items()
-            if _matters(parameters, {name: mask}, lambda: run()[part])  # noqa: B023
+            if _matters(parameters, {name: mask}, middle, lambda: run()[part])  # noqa: B023
         ]
         if not cut:
             continue
@@ -534,15 +535,19 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
 
 
 def _matters(
-    parameters: dict[str, nn.Parameter], masks: dict[str, Tensor], run: Callable[[], Tensor]
+    parameters: dict[str, nn.Parameter],
+    masks: dict[str, Tensor],
+    middle: Tensor,
+    run: Callable[[], Tensor],
 ) -> bool:
     """Whether outputs follow a small move of some numbers, and its opposite the other way.
 
-    A unit that is dead, or a pool that looks elsewhere, answers to one direction at most.
+    A unit that is dead, or a pool that looks elsewhere, answers to one direction at most. `middle`
+    are the outputs where nothing is moved.
     """
     before = {name: parameters[name].detach().clone() for name in masks}
     answers = []
-    for sign in (1, 0, -1):
+    for sign in (1, -1):
         with seeded(6), torch.no_grad():
             for name, mask in masks.items():
                 move = torch.randn_like(mask) * mask * MOVE
@@ -551,7 +556,7 @@ def _matters(
     with torch.no_grad():
         for name, value in before.items():
             parameters[name].copy_(value)
-    there, middle, back = answers
+    there, back = answers
     straight, bend = (there - back).norm(), (there + back - 2 * middle).norm()
     return bool(straight > LEAST_EFFECT * magnitude(middle)) and bool(bend < 0.3 * straight)
 
