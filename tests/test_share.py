@@ -140,6 +140,7 @@ def test_a_card_is_made_of_a_stranger_s_header(project, policy, config, training
     status, text, err = run(capsys, "card", str(path), "-o", "-")
     assert status == 0, err
     assert "No evaluation is recorded" in text
+    assert "config.json" not in text  # which is neither beside it nor in a repo
     assert "\n# b" not in text
     assert "\n# d" not in text
 

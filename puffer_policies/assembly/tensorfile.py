@@ -79,8 +79,8 @@ def require_intact(header: Header, tensors: Mapping[str, Tensor], path: Path | s
     """
     missing = [key for key in header.aliases.values() if key not in tensors]
     if missing or (header.digest and header.digest != digest_of(tensors)):
-        problem = f"the tensor {missing[0]!r} is missing" if missing else "they differ"
+        detail = f"; {missing[0]!r} is missing" if missing else ""
         raise CheckpointError(
-            f"{path} is damaged: its tensors are not those that were written, {problem}.",
+            f"{path} is damaged: its tensors are not those that were written{detail}.",
             fix="Use another copy, or an earlier checkpoint.",
         )

@@ -40,9 +40,10 @@ DTYPES = (
 )
 """The dtypes of safetensors that torch has."""
 
+_METADATA = "__metadata__"
 _ENTRIES = Table(
     {},
-    optional={"__metadata__": MapOf(Text(MAX_HEADER))},
+    optional={_METADATA: MapOf(Text(MAX_HEADER))},
     others=Table(
         {
             "dtype": OneOf(DTYPES),
@@ -122,14 +123,24 @@ def line_of(metadata: Mapping[str, str] | None, path: Path | str, key: str) -> s
     Raises:
         CheckpointError: it is not there.
     """
-    header = (metadata or {}).get(key)
-    if header is None:
+    metadata = metadata or {}
+    if key not in metadata:
+        is_ours = any(each.startswith(_OUR_KEYS) for each in metadata)
         raise CheckpointError(
             f"{path} is a safetensors file, but not of the kind asked for: no {key!r} header.",
-            fix="latest.safetensors and best.safetensors of a run hold its policy.",
+            fix="latest.safetensors and best.safetensors of a run hold its policy."
+            if is_ours
+            else _FOREIGN,
         )
-    return header
+    return metadata[key]
 
+
+_OUR_KEYS = "puffer_policies"
+"""What the keys of all our lines begin with."""
+_FOREIGN = (
+    "Weights of another library can be put into a policy of get_policy by load_state_dict, and "
+    "save_checkpoint(path, policy, env=env) writes it."
+)
 
 FORM = "a .safetensors file, or the folder of a run that holds one"
 """What is read where nothing else is asked for."""
@@ -153,27 +164,49 @@ def explained(path: Path | str, *, expected: str = FORM) -> Iterator[None]:
         if kind := _other_kind(path):
             raise CheckpointError(
                 f"{path} is {kind}, which is not read, as reading one can run code.",
-                fix="Give a .safetensors file. Weights of another library can be put into a policy "
-                "of get_policy by load_state_dict, and save_checkpoint(path, policy, env=env) "
-                "writes it.",
+                fix=f"Give a .safetensors file. {_FOREIGN}",
             ) from error
+        problem = _early_end(path) or f"is damaged, or not a safetensors file: {error}"
         puffer = user_path(path).suffix == ".bin"
         raise CheckpointError(
-            f"{path} is damaged, or not a safetensors file: {error}.",
+            f"{path} {problem}.",
             fix="If PufferLib 5 wrote it, make a checkpoint of it: puffer-policies import FILE "
             "--env ENV."
             if puffer
-            else "Use an earlier checkpoint. Ours are written at once or not at all.",
+            else "Copy or download it again, or use an earlier checkpoint. Ours are written at "
+            "once or not at all.",
         ) from error
+
+
+def _early_end(path: Path | str) -> str:
+    """Return how much of a file of safetensors is missing at its end, or '' if nothing is."""
+    start = struct.calcsize(LENGTH)
+    try:
+        size = user_path(path).stat().st_size
+        with user_path(path).open("rb") as file:
+            (length,) = struct.unpack(LENGTH, file.read(start))
+            table = file.read(min(length, MAX_HEADER))
+        whole = start + length
+        if length > MAX_HEADER or not table.startswith(b"{"):
+            return ""
+        if size >= whole:
+            entries = read_json(table.decode(), _ENTRIES)
+            ends = [each["data_offsets"][1] for key, each in entries.items() if key != _METADATA]
+            whole += max(ends, default=0)
+    except (OSError, struct.error, UnicodeDecodeError, StructureError, IndexError):
+        return ""
+    return f"is damaged: it ends after {size:,} of at least {whole:,} bytes" if size < whole else ""
 
 
 def _other_kind(path: Path | str) -> str:
     """Return what a file is instead of safetensors by its first bytes, or '' if nobody knows."""
     try:
         with user_path(path).open("rb") as file:
-            start = file.read(2)
+            start = file.read(struct.calcsize(LENGTH) + 1)
     except OSError:
         return ""
-    if start == b"PK":
+    if start.endswith(b"{"):
+        return ""  # a damaged file of safetensors, whose length may begin with any bytes
+    if start.startswith(b"PK"):
         return "a zip archive, such as torch.save and stable-baselines3 write"
-    return "a pickle" if start[:1] == b"\x80" else ""
+    return "a pickle" if start.startswith(b"\x80") else ""

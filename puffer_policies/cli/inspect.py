@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from puffer_policies.cli.checkpoint_arguments import add_checkpoint_arguments, location_of
 from puffer_policies.cli.output import print_fields, print_json
 from puffer_policies.cli.parser import text
-from puffer_policies.errors import short
 from puffer_policies.hub.location import checkpoint_of
 from puffer_policies.registry.explain import source_text
 
 if TYPE_CHECKING:
     from puffer_policies.assembly.header import Header
     from puffer_policies.assembly.tensortable import TensorEntry
+    from puffer_policies.runs.model_card import ModelCard
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what is in a checkpoint; without --verify neither weights nor torch are read."""
-    from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, Header, installed_version
+    from puffer_policies.assembly.header import GOLDEN, METADATA_KEY, installed_version
     from puffer_policies.assembly.tensortable import read_table
+    from puffer_policies.runs.model_card import read_card
 
     path = checkpoint_of(location_of(options), best=options.best)
     line, tensors = read_table(path, key=METADATA_KEY)
-    header = Header.from_json(line, path)
+    card = read_card(path, location=str(path))
     weights = {name: each for name, each in tensors.items() if not name.startswith(GOLDEN)}
     has_sample = len(weights) < len(tensors)
-    installed = {name: installed_version(name) for name in header.packages}
+    installed = {name: installed_version(name) for name in card.header.packages}
     if options.verify:
         from puffer_policies.assembly.checkpoint import load_policy  # torch
 
@@ -64,23 +65,25 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        verdict = _verdict(header, has_sample) if options.verify else ""
-        fields = _fields(header, weights, installed)
+        verdict = _verdict(card.header, has_sample) if options.verify else ""
+        fields = _fields(card, weights, installed)
         print_fields([("file", str(path)), *fields, ("verified", verdict)])
     return 0
 
 
 def _fields(
-    header: Header, weights: Mapping[str, TensorEntry], installed: Mapping[str, str]
+    card: ModelCard, weights: Mapping[str, TensorEntry], installed: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
+    header = card.header
     yield "policy", str(header.spec or "none: its weights are for a policy that was built by hand")
-    numbers = sum(each.size for each in weights.values())
     dtypes = ", ".join(sorted({each.dtype for each in weights.values()}))
-    yield "weights", f"{numbers:,} numbers in {len(weights):,} tensors, {dtypes}"
-    yield "observation", header.observation_space
-    yield "action", header.action_space
+    yield "weights", f"{card.weights:,} numbers in {len(weights):,} tensors, {dtypes}"
+    # NumPy pads the bounds of a Box with blanks.
+    yield "observation", " ".join(header.observation_space.split())
+    yield "action", " ".join(header.action_space.split())
     yield "env", str(header.config.get("env_name", ""))
-    yield "training", ", ".join(f"{key} {short(each)}" for key, each in header.training.items())
+    yield "return", card.returns
+    yield "training", "\n".join(f"{key}: {each}" for key, each in card.training.items())
     yield (
         "packages",
         "\n".join(

@@ -140,9 +140,7 @@ def _pretrained_data(card: ModelCard | PolicyError) -> dict[str, Any]:
 def _pretrained_cells(card: ModelCard | PolicyError) -> tuple[str, ...]:
     if isinstance(card, PolicyError):
         return "", card.problem, "", "", ""
-    results = card.evaluation
-    mean = f"{results['mean']:,.2f} ± {results['std']:,.2f}" if results else ""
-    return card.env, card.policy, mean, f"{card.weights:,}", card.packages[0]
+    return card.env, card.policy, card.returns, f"{card.weights:,}", card.packages[0]
 
 
 def _print_records(records: dict[str, Record], *, source: bool) -> None:

@@ -94,6 +94,21 @@ class ModelCard:
         """The env's id; '' if the file does not name one."""
         return " ".join(str(self.header.config.get("env_name") or "").split())
 
+    @property
+    def returns(self) -> str:
+        """The mean return and its deviation; '' if none is known."""
+        results = self.evaluation
+        return f"{results['mean']:,.2f} ± {results['std']:,.2f}" if results else ""
+
+    @property
+    def training(self) -> dict[str, str]:
+        """What the file tells of the training, in words, without the evaluation."""
+        return {
+            " ".join(_LABELS.get(key, key).split()): _number(each)
+            for key, each in self.header.training.items()
+            if key != EVALUATION
+        }
+
     def text(self) -> str:
         """Return the card, in Markdown."""
         parts = (*self._head(), *self._results(), *self._training(), *self._use(), *self._facts())
@@ -113,20 +128,18 @@ class ModelCard:
         yield "| return | lowest, highest | mean length | episodes | their seed | actions |"
         yield "|---|---|---|---|---|---|"
         yield (
-            f"| {results['mean']:,.2f} ± {results['std']:,.2f} "
-            f"| {results['min']:,.2f}, {results['max']:,.2f} | {results['length']:,.1f} "
-            f"| {results['episodes']:,} | {results['seed']} | {kind} |"
+            f"| {self.returns} | {results['min']:,.2f}, {results['max']:,.2f} "
+            f"| {results['length']:,.1f} | {results['episodes']:,} | {results['seed']} | {kind} |"
         )
         yield "\nThe mean over whole episodes and their standard deviation, repeated by\n"
         yield from _block("sh", [f"puffer-policies eval {self._argument()}"])
 
     def _training(self) -> Iterator[str]:
         yield "\n## Training\n"
-        facts = {_LABELS.get(key, key): each for key, each in self.header.training.items()}
-        facts.pop(EVALUATION, None)
+        facts = self.training
         if self.env:
             config = self._config()
-            facts = {"seed": config.train.seed, **facts} if config else facts
+            facts = {"seed": str(config.train.seed), **facts} if config else facts
             whole = "config.json" in self.files
             command = training_command(config, self.header.imports) if config else []
             command = command or ["puffer-policies", "train", "config.json"] * whole
@@ -134,7 +147,7 @@ class ModelCard:
                 yield from (*_block("sh", [shlex.join(command)]), "")
             if whole:
                 yield "`config.json` holds every value of its config.\n"
-        yield from (f"- {' '.join(key.split())}: {_number(each)}" for key, each in facts.items())
+        yield from (f"- {key}: {each}" for key, each in facts.items())
 
     def _config(self) -> Config | None:
         """Return the config of its training; None if it is that of another version."""
@@ -168,8 +181,8 @@ class ModelCard:
         yield "\n## Policy\n"
         yield f"- stack: `{header.spec or 'built by hand'}`"
         yield f"- weights: {self.weights:,}"
-        yield f"- observations: `{header.observation_space}`"
-        yield f"- actions: `{header.action_space}`"
+        yield f"- observations: `{' '.join(header.observation_space.split())}`"
+        yield f"- actions: `{' '.join(header.action_space.split())}`"
         names = (f"{name} {version}".strip() for name, version in header.packages.items())
         yield f"- saved with {', '.join(names)}"
 

@@ -124,7 +124,8 @@ def card_of(path: Path, *, location: str, evaluation: Evaluation | None = None) 
     in_repo = location.startswith(SCHEME)
     model = MODEL if in_repo else path.name
     files = {model: "the policy: weights, what rebuilds it, and a sample of its answers"}
-    if card.header.config:
+    # A push writes it, and `train` has written it into its folder.
+    if card.header.config and (in_repo or (path.parent / CONFIG_FILE).is_file()):
         files[CONFIG_FILE] = "the config of its training"
     if card.evaluation and in_repo:
         files[RESULTS] = "the results above"
