@@ -8,30 +8,38 @@ Importing this module makes the name known to both. https://stable-baselines3.re
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, NEEDS_PREVIOUS, PREV_ACTION
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
+from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import leaf_spaces
-from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout, spaces_of
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.wrappers.base import PolicyWrapper
 
 with optional_imports(extra="sb3", purpose="Stable-Baselines3"):
     from stable_baselines3 import A2C, PPO
+    from stable_baselines3.common import policies
     from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+    from stable_baselines3.common.preprocessing import preprocess_obs
 
 NAME = "PufferPolicy"
 """By which the algorithms find the policy."""
+
+LEARNING_RATE = 3e-4
+"""Of PPO, by default."""
 
 EPSILON = 1e-5
 """Of Adam, as in the library's own policies."""
@@ -233,6 +241,97 @@ class PufferPolicy(Adapter, ActorCriticPolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         logits, _ = self.policy.forward_eval(self._rows(observation), {})  # type: ignore[operator]
         return self._choose(logits, deterministic=deterministic)[0]
+
+
+# -- from there to here ----------------------------------------------------------------------------
+
+
+def as_policy(module: ActorCriticPolicy) -> ActorCritic:
+    """Return a policy of the library, trained or new, as one that keeps our contract.
+
+    It has the very modules of `module`, so that training one trains the other. The checker,
+    `Agent`, exports and comparisons serve it.
+
+    Raises:
+        BuildError: it explores by noise that depends on the state, or has a memory.
+    """
+    if module.use_sde or type(module).evaluate_actions is not ActorCriticPolicy.evaluate_actions:
+        what = "use_sde" if module.use_sde else "an evaluate_actions of its own"
+        raise BuildError(
+            f"{type(module).__name__} has {what}, for which there is no form here.",
+            fix="Policies of ActorCriticPolicy without use_sde have one.",
+        )
+    encoder, spaces = _Encoder(module), Spaces(module.observation_space, module.action_space)
+    return ActorCritic(
+        encoder, spaces, actor=_Actor(module, encoder.split), critic=_Critic(module, encoder.split)
+    )
+
+
+class _Encoder(nn.Module):
+    """(N, *obs) -> (N, H): what the actor reads, beside what the critic reads."""
+
+    def __init__(self, module: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.space, self.normalize_images = module.observation_space, module.normalize_images
+        self.actor, self.critic = module.pi_features_extractor, module.vf_features_extractor
+        self.layers = module.mlp_extractor
+        self.split = int(self.layers.latent_dim_pi)
+        self.hidden_size = self.split + int(self.layers.latent_dim_vf)
+
+    def forward(self, observations: Any) -> Tensor:
+        inputs = preprocess_obs(observations, self.space, normalize_images=self.normalize_images)
+        features = self.actor(inputs)
+        others = features if self.critic is self.actor else self.critic(inputs)
+        parts = self.layers.forward_actor(features), self.layers.forward_critic(others)
+        return torch.cat(parts, -1)
+
+
+class _Actor(nn.Module):
+    """(N, H) -> logits."""
+
+    def __init__(self, module: ActorCriticPolicy, split: int) -> None:
+        super().__init__()
+        self.net, self.split = module.action_net, split
+        self.layout = action_layout(module.action_space)
+        self.is_continuous = self.layout.is_continuous
+        if self.is_continuous:
+            self.log_std = module.log_std
+
+    def forward(self, hidden: Tensor) -> Any:
+        numbers: Tensor = self.net(hidden[..., : self.split])
+        if self.is_continuous:
+            mean = numbers.reshape(-1, *self.layout.shape)
+            return Normal(mean, self.log_std.exp().reshape(self.layout.shape).expand_as(mean))
+        if self.layout.kind == "multibinary":
+            # The library has one number for each bit, which is that of "yes" against 0 of "no".
+            yes = numbers.unbind(-1)
+            return tuple(torch.stack([torch.zeros_like(each), each], -1) for each in yes)
+        if self.layout.kind == "discrete":
+            return numbers
+        return torch.split(numbers, list(self.layout.nvec), -1)
+
+
+class _Critic(nn.Module):
+    """(N, H) -> (N, 1)."""
+
+    def __init__(self, module: ActorCriticPolicy, split: int) -> None:
+        super().__init__()
+        self.net, self.split = module.value_net, split
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        values: Tensor = self.net(hidden[..., self.split :])
+        return values
+
+
+def stock_policy(cls: type[ActorCriticPolicy], env: Any) -> ActorCritic:
+    """Return a new policy of a class of the library for an env, as `as_policy` makes it."""
+    spaces = spaces_of(env)
+    return as_policy(cls(spaces.observation, spaces.action, lambda _: LEARNING_RATE))
+
+
+MlpPolicy = partial(stock_policy, policies.ActorCriticPolicy)
+CnnPolicy = partial(stock_policy, policies.ActorCriticCnnPolicy)
+MultiInputPolicy = partial(stock_policy, policies.MultiInputActorCriticPolicy)
 
 
 def _keeps_statistics(policy: nn.Module) -> bool:

@@ -9,7 +9,9 @@ import torch
 from gymnasium import spaces
 
 from puffer_policies import Spaces, get_policy, load_policy, save_checkpoint
+from puffer_policies.checks import check_policy
 from puffer_policies.contract import EPISODE_START
+from puffer_policies.envs.recall import MaskedRecallEnv
 from puffer_policies.errors import BuildError, PolicyNotFound
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import action_layout
@@ -23,7 +25,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from puffer_policies.interop.sb3_contrib import PufferRecurrentPolicy
-from puffer_policies.interop.stable_baselines3 import PufferPolicy
+from puffer_policies.interop.stable_baselines3 import (
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    PufferPolicy,
+    as_policy,
+)
 
 pytestmark = pytest.mark.interop
 
@@ -314,6 +322,41 @@ def test_equal_seeds_build_the_weights_of_get_policy():
     assert map_nested(torch.is_tensor, tuple(theirs.parameters()))
 
 
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+def test_a_policy_of_the_library_has_its_numbers_here(pair, shared):
+    observation, action = pair_of(pair)
+    cls = MultiInputPolicy if isinstance(observation, spaces.Dict) else MlpPolicy
+    if len(observation.shape or ()) == 3:  # as VecTransposeImage makes it
+        cls, observation = CnnPolicy, spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    theirs = cls.args[0](observation, action, lambda _: 1e-3, share_features_extractor=shared)
+    ours, layout = as_policy(theirs), action_layout(action)
+    seen = [observation.sample() for _ in range(6)]
+    batch = map_nested(lambda *rows: torch.from_numpy(np.stack(rows)), *map(plain, seen))
+    taken = torch.from_numpy(np.stack([action.sample() for _ in range(6)]))
+    stored = taken.float() if layout.kind == "multibinary" else taken  # as its buffer does
+    values, log_prob, entropy = theirs.evaluate_actions(batch, stored)
+    number = torch.float32 if layout.is_continuous else torch.int64
+    expected = numbers(ours, batch, taken.reshape(-1, *layout.policy_shape).to(number))
+    torch.testing.assert_close((values.flatten(), log_prob, entropy), expected)
+
+
+def plain(observation):
+    """Return a Dict's observation as a dict: gymnasium's samples may be of another class."""
+    return dict(observation) if isinstance(observation, dict) else observation
+
+
+def test_a_stock_policy_is_checked_by_a_short_name():
+    report = check_policy("sb3:MlpPolicy", PAIRS["vector-discrete"], select="B9,S1,S5,A1")
+    assert report.counts["passed"] == 4
+
+
+def test_noise_that_depends_on_the_state_has_no_form_here():
+    policy = MlpPolicy.args[0](VECTOR, spaces.Box(-1, 1, (2,)), lambda _: 1e-3, use_sde=True)
+    with pytest.raises(BuildError, match="use_sde"):
+        as_policy(policy)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("algorithm", [PPO, A2C], ids=["PPO", "A2C"])
 def test_cartpole_is_solved(algorithm):
@@ -326,3 +369,42 @@ def test_cartpole_is_solved(algorithm):
     model.learn(100_000)
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20)
     assert mean >= 400
+
+
+class MaskInObservation(gymnasium.ObservationWrapper):
+    """Masked recall as RecurrentPPO can play it: its mask stands in the observation."""
+
+    def __init__(self) -> None:
+        super().__init__(MaskedRecallEnv())
+        mask = spaces.Box(0, 1, (4,), np.int8)
+        self.observation_space = spaces.Dict({"symbol": self.env.observation_space, "mask": mask})
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return {"symbol": observation, "mask": np.array(info["action_mask"])}, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        seen = {"symbol": observation, "mask": np.array(info["action_mask"])}
+        return seen, reward, terminated, truncated, info
+
+
+@pytest.mark.exhaustive
+def test_masked_recall_is_solved_by_a_memory_with_a_mask():
+    envs = DummyVecEnv([MaskInObservation] * 16)
+    stack = "GRUWrapper(ActionMaskWrapper(Default(hidden_size=64), key='mask'))"
+    model = RecurrentPPO(
+        "PufferRecurrentPolicy",
+        envs,
+        policy_kwargs={"policy": stack},
+        seed=0,
+        device="cpu",
+        n_steps=64,
+        batch_size=256,
+        n_epochs=4,
+        learning_rate=1e-3,
+        ent_coef=0.01,
+    )
+    model.learn(150_000)
+    mean, _ = evaluate_policy(model, envs, n_eval_episodes=100)
+    assert mean >= 0.9

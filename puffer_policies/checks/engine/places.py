@@ -28,6 +28,8 @@ SEPARATOR = "::"
 
 PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``path/to/file.py::Class`` or ``module:factory`` in an expression."""
+SCHEMES = {"sb3": "puffer_policies.interop.stable_baselines3"}
+"""Short names of modules with the policies of other libraries, such as ``sb3:MlpPolicy``."""
 _STAND_IN = "FileClass"
 
 
@@ -121,7 +123,7 @@ def place_and_name(text: str) -> tuple[Path | str, str]:
     path, separator, name = text.partition(SEPARATOR)
     if not separator:
         module, _, name = text.partition(":")
-        return module, name
+        return SCHEMES.get(module, module), name
     if not name.isidentifier():
         raise BuildError(f"{text!r} does not name a class.", fix="Write path/to/file.py::Class.")
     file = user_path(path)
