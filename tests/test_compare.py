@@ -188,7 +188,7 @@ def test_the_verb_prints_one_table_and_draws_one_picture(capsys, project):
     code, out, err = run(capsys, *argv, "-o", "new")
     assert (code, out.count(LSTM), err.count("seed 1: return")) == (0, 1, 2)
     assert (project / "new/learning_curves.png").stat().st_size > 1000
-    code, out, _ = run(capsys, *argv, "-o", "other", "--json")
+    code, out, _ = run(capsys, *argv, "-o", "new", "--json")
     told = json.loads(out)
     assert (code, len(told["policies"]), told["env"]) == (0, 2, "CartPole-v1")
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 
 import pytest
 from tool_files import load_tool
@@ -20,6 +21,11 @@ BANNED = {floor.number: floor.banned for floor in TOOL.read_floors()}
 imports = TOOL.imports_of
 
 
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
 def floor_of(module: str) -> int:
     """Return a module's floor: its own, or that of the folder that it stands in."""
     return FLOORS[TOOL.place_of(module, set(FLOORS))]
@@ -27,7 +33,7 @@ def floor_of(module: str) -> int:
 
 def packages_imported_from(tree: ast.Module) -> set[str | None]:
     """Return what stands after each ``from``."""
-    return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {node.module for node in nodes(tree) if isinstance(node, ast.ImportFrom)}
 
 
 def ours(modules: Iterable[str]) -> set[str]:
@@ -92,7 +98,7 @@ def test_no_function_imports_a_module_of_ours(house):
     late = [
         f"{name}:{node.lineno}"
         for name, tree in house.items()
-        for function in ast.walk(tree)
+        for function in nodes(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         and not may_import_late(name, function.name)
         for node in ast.walk(function)
@@ -129,7 +135,7 @@ def test_listing_names_leaves_torch_numpy_and_gymnasium_alone():
 def forwards(tree: ast.Module) -> list[str]:
     return [
         node.name
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.FunctionDef) and node.name in ("forward", "forward_eval")
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -116,7 +115,7 @@ REGISTRY = """
 """
 
 
-def test_files_names_and_ids_of_strangers_run_no_code(tmp_path):
+def test_files_names_and_ids_of_strangers_run_no_code(tmp_path, forks):
     write_files(tmp_path, {"evil.py": EVIL, "registry.toml": REGISTRY})
     prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, str(ROOT / "puffer_policies")]
     prefixes.append(str(ROOT / "plugins"))
@@ -127,14 +126,9 @@ def test_files_names_and_ids_of_strangers_run_no_code(tmp_path):
         "HOME": str(tmp_path / "home"),
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.run(
-        # "-c" puts the working folder on the path, where the module lies.
-        [sys.executable, "-c", program, json.dumps(NAMES)],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-    )
+    path = tmp_path / "program.py"  # beside the module, so that the path leads to it
+    path.write_text(program)
+    process = forks.run(path, json.dumps(NAMES), cwd=tmp_path, env=environ)
     assert process.returncode == 0, process.stderr[-3000:]
     (line,) = [each for each in process.stdout.splitlines() if each.startswith("RESULT ")]
     assert json.loads(line.removeprefix("RESULT ")) == []

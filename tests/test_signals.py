@@ -18,8 +18,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from puffer_policies.cli.main import main
+from puffer_policies.runs import interrupts
 
 warnings.simplefilter("ignore")  # of forks beside threads
+interrupts.GRACE, interrupts.PATIENCE = 0.1, 0.5
 
 class Toy(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (2,))
@@ -81,7 +83,7 @@ def report(name, child, folder):
 
 child, folder = run_until_hanging("interrupted twice")
 os.kill(child, signal.SIGINT)
-time.sleep(1.05)
+time.sleep(0.15)
 os.kill(child, signal.SIGINT)
 report("interrupted twice", child, folder)
 
