@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gymnasium
@@ -51,6 +52,14 @@ TRAINER_FILES = [
     "test_trainer.py",
 ]
 collect_ignore = TRAINER_FILES if TOO_OLD else []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for():
+    """Leave it to the system when files reach the disk, as no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture

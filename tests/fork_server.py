@@ -130,6 +130,7 @@ class ForkServer(Forks):
 def serve(path: str) -> None:
     """Answer until stdin ends, which it does whichever way the tests end."""
     sys.path.pop(0)  # programs do not see the modules of the tests
+    os.fsync = lambda _: None  # nor wait for the disk
     for name in PRELOADED:
         # With a gymnasium that is too old for the trainer, its modules are left out.
         with suppress(ImportError):
