@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,47 @@ def test_a_copy_is_a_deep_one_in_all_its_hooks() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True)
     )
+
+
+class Selfish(GoodMLP):
+    """Holds a bound method, one under another's name, a closure, itself in a list, and two views.
+
+    Pickle would find neither function again, and the method's name leads to another one.
+    """
+
+    def __init__(self, spaces: Spaces) -> None:
+        super().__init__(spaces)
+        self.run, self.twins = self.forward_eval, [self]
+        self.twice = types.MethodType(lambda self: 2 * self.hidden_size, self)
+        self.twice.__func__.__name__ = "hidden_size"
+        self.views = [table := torch.zeros(2, 2), table[0]]
+
+
+class Copied(nn.Linear):
+    """Says how it is copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Copied:
+        twin = Copied(self.in_features, self.out_features)
+        twin.load_state_dict(self.state_dict())
+        twin.is_own = True
+        return twin
+
+
+def test_a_copy_refers_to_itself_and_its_own_tensors() -> None:
+    policy = Selfish(DISCRETE)
+    twin: Any = Master(policy, lambda: policy).copy()
+    assert twin is not policy
+    assert twin.twins[0] is twin
+    assert twin.run.__self__ is twin.twice.__self__ is twin
+    assert twin.twice() == 2 * twin.hidden_size
+    twin.views[0].fill_(1)
+    assert bool(twin.views[1].all())
+    assert not policy.views[0].any()
+
+
+def test_a_module_that_says_how_it_is_copied_is_copied_so() -> None:
+    policy = GoodMLP(DISCRETE)
+    policy.encoder = Copied(4, policy.hidden_size)
+    twin: Any = Master(policy, lambda: policy).copy()
+    assert twin.encoder.is_own
+    assert torch.equal(twin.encoder.weight, policy.encoder.weight)
