@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from good import CONTINUOUS, FOUR, GoodLSTM, GoodMLP, layer
 from good_actions import typed
@@ -22,7 +23,7 @@ from torch.distributions import Normal
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.distributions import Gaussian, distribution
 from puffer_policies.registry.records import Capabilities
-from puffer_policies.spaces import Spaces
+from puffer_policies.spaces import Spaces, spaces_of
 
 
 class FirstAxisOnly(GoodMLP):
@@ -382,6 +383,38 @@ class WantsDeterminism(GoodMLP):
         return super().forward_eval(observations, state)
 
 
+class BoundedByAHook(GoodMLP):
+    """A hook of the gradient keeps weights small, whatever the optimizer makes of them."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        weight = self.encoder.weight
+
+        def bound(grad: Tensor) -> Tensor:
+            weight.data.clamp_(-0.1, 0.1)
+            return grad
+
+        weight.register_hook(bound)
+
+
+class BoundsMadeFinite(GoodMLP):
+    """Writes into the bounds of the space, which are the env's."""
+
+    def __init__(self, env: Any) -> None:
+        low = spaces_of(env).observation.low
+        low[low < -10] = -10
+        super().__init__(env)
+
+
+class BoundsInPlace(GoodMLP):
+    """A tensor of the bounds shares their memory."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        high = torch.from_numpy(self.spaces.action.high)
+        self.reach = float(high.mul_(0.5).max())
+
+
 class TorsoBesideTheHalves(GoodMLP):
     """The halves came later, for a memory, and the layer between them belongs to neither."""
 
@@ -402,6 +435,8 @@ class ClippedAfterBoth(GoodMLP):
 
 
 NUMBERED = Spaces(gym.Discrete(5), FOUR)
+OPEN = Spaces(gym.Box(-np.inf, np.inf, (4,), np.float32), FOUR)
+CLOSED = Spaces(gym.Box(-1.0, 1.0, (4,), np.float32), gym.Box(-1.0, 1.0, (2,), np.float32))
 LEFT_BEHIND = {"P8": "what is not registered is not moved to another device"}
 DRAWN_LATE = {"P8": "copies made before the first batch draw weights of their own"}
 MOVED: dict[str, str] = {}
@@ -430,11 +465,14 @@ MUTANTS_BUILD = (
     Mutant("B5", "replaced-on-first-call", ScaledOnFirstCall),
     Mutant("B5", "clamps-weights", ClampsWeights, also=MOVED),
     Mutant("B5", "unit-rows", UnitRows, also=MOVED),
+    Mutant("B5", "bounded-by-a-hook", BoundedByAHook),
     Mutant("B6", "swallows-options", SwallowsOptions),
     Mutant("B6", "merged-options", MergedOptions),
     Mutant("B6", "wrong-slot", WrongSlot, note="7 of PufferLib's recurrent policies"),
     Mutant("B7", "reseeds", Reseeds),
     Mutant("B7", "python-dice", PythonsDice),
+    Mutant("B7", "bounds-made-finite", BoundsMadeFinite, OPEN),
+    Mutant("B7", "bounds-in-place", BoundsInPlace, CLOSED),
     Mutant("B7", "shares-its-encoder", SharesItsEncoder),
     Mutant("B7", "links-resources", LinksResources, note="PufferLib, on import"),
     Mutant("B7", "announces", Announces),

@@ -51,6 +51,21 @@ class Exponential(GoodMLP):
         return super().features(observations).exp()
 
 
+class LogOfSoftmax(GoodMLP):
+    """Logits by way of probabilities, whose logarithm ends at 0."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        return torch.log(torch.softmax(super().logits(hidden), -1))
+
+
+class LogOfOdds(GoodMLP):
+    """The logits of two-way choices by way of the probability of each."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        chances = (torch.sigmoid(each[:, 1:] - each[:, :1]) for each in super().logits(hidden))
+        return tuple(torch.log(torch.cat([1 - each, each], -1)) for each in chances)
+
+
 class ExplodingMemory(GoodLSTM):
     """The cell grows a little at each step: nothing in ten, too much in a thousand."""
 
@@ -478,6 +493,8 @@ MUTANTS_NUMERICS = (
     Mutant("N2", "divides-by-its-norm", DividesByItsNorm, UNBOUNDED),
     Mutant("N2", "pools-over-present", PoolsOverPresent, Spaces(MATRIX, FOUR)),
     Mutant("N2", "codes-from-zero", CodesFromZero, Spaces(gym.Discrete(3000, start=1), FOUR)),
+    Mutant("N2", "log-of-softmax", LogOfSoftmax),
+    Mutant("N2", "log-of-odds", LogOfOdds, Spaces(VECTOR, gym.MultiBinary(2))),
     Mutant("N3", "unclamped", Unclamped, CONTINUOUS, note="PufferLib 3.0 and CleanRL"),
     Mutant("N3", "clamped-after-exp", ClampedAfterExp, CONTINUOUS, note="lerobot#2108"),
     Mutant("N3", "row-of-scales", RowOfScales, CONTINUOUS),

@@ -104,6 +104,22 @@ class MeanOfSquares(GoodMLP):
         return torch.where(self.count > 0, (rows - mean) / (square - mean.square()).sqrt(), rows)
 
 
+class OneScaleForAll(GoodMLP):
+    """Mean and deviation of all numbers together."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def update_statistics(self, observations: Any) -> None:
+        self.mean.copy_(observations.mean())
+        self.std.copy_(observations.std(correction=0) + 1e-3)
+
+    def features(self, observations: Any) -> Tensor:
+        return (super().features(observations) - self.mean) / self.std
+
+
 class KeepsStatisticsToItself(PolicyWrapper):
     """Normalizes, and tells the policy inside nothing of the observations that it counts."""
 
@@ -134,6 +150,7 @@ MUTANTS_STATISTICS = (
     Mutant("P1", "counts-while-it-learns", CountsWhileItLearns, CHOOSES),
     Mutant("P1", "centers-hidden", CentersHidden, CHOOSES, also={"P6": "no file has the mean"}),
     Mutant("P10", "deviation-of-one", DeviationOfOne, MOVES),
+    Mutant("P10", "one-scale-for-all", OneScaleForAll, MOVES),
     Mutant("P10", "mean-of-squares", MeanOfSquares, CHOOSES),
     Mutant("P10", "keeps-statistics-to-itself", wrapped(KeepsStatisticsToItself), CHOOSES),
     Mutant("P10", "hands-on-the-wrong-ones", wrapped(HandsOnTheWrongOnes), CHOOSES),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,19 +16,22 @@ from puffer_policies.assembly.fit import misfits
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, Tier, check
 from puffer_policies.checks.probes.construction import (
     needs_constructor,
+    needs_spaces_only,
     policy_or_skip,
     rebuild,
     side_effects,
     unregistered,
 )
 from puffer_policies.checks.probes.cures import cure_of
-from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.probes.outputs import numbers, sum_of_outputs
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
 from puffer_policies.checks.probes.tolerances import difference, is_equal, is_same
 from puffer_policies.checks.probes.weights import perturbed_copy, trained_parameters
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.nn.observations import leaf_spaces
+from puffer_policies.spaces.nested import leaves
 
 LARGE = 30.0
 """By which weights are multiplied to show a pass that bounds them in place."""
@@ -179,7 +185,8 @@ def modules_registered(subject: Subject) -> None:
 @check(
     "B5",
     "parameters-there-at-once",
-    promise="Has all its parameters when it is built; running it adds, replaces and changes none.",
+    promise="Has all its parameters when it is built; running it, backward too, adds, "
+    "replaces and changes none.",
     why="The optimizer is made before the first forward pass: a parameter that appears later is "
     "never trained (DLR-RM/stable-baselines3#1271). One that a pass changes is another one when "
     "the update scores what the rollout did.",
@@ -208,6 +215,7 @@ def parameters_there_at_once(subject: Subject) -> None:
                 "print(before == [id(each) for each in policy.parameters()])",
             ),
         )
+    _require_unchanged(subject, policy, backward=True)
     # A bound that weights do not reach at first changes none, so they are also made large.
     for factor in (1.0, LARGE):
         for training in (False, True):
@@ -219,14 +227,19 @@ def parameters_there_at_once(subject: Subject) -> None:
             _require_unchanged(subject, policy)
 
 
-def _require_unchanged(subject: Subject, policy: nn.Module) -> None:
-    """Run both passes, as rollouts and updates do, and compare the values of the parameters."""
+def _require_unchanged(subject: Subject, policy: nn.Module, *, backward: bool = False) -> None:
+    """Run both passes, as rollouts and updates do, and compare the values of the parameters.
+
+    A hook of a gradient runs in the `backward` pass, and only of the policy itself: no copy has it.
+    """
     before = {name: each.detach().clone() for name, each in policy.named_parameters()}
     with suppress(ValueError, RuntimeError):  # large weights may make NaN, which may be refused
         for seed in range(2):
             subject.step(subject.observations(seed=seed), policy=policy)
             observations = subject.observations(steps=2, seed=seed)
-            subject.sequence(observations, policy=policy, grad=True)
+            logits, values = subject.sequence(observations, policy=policy, grad=True)
+            if backward:
+                torch.autograd.backward(sum_of_outputs(subject.distribution(logits), values))
     changed = [
         name
         for name, each in policy.named_parameters()
@@ -271,7 +284,8 @@ def arguments_mean_something(subject: Subject) -> None:
 @check(
     "B7",
     "building-is-pure",
-    promise="Two builds under one seed have equal weights; a build changes nothing else.",
+    promise="Two builds under one seed have equal weights; a build changes nothing else, such as "
+    "the bounds of its spaces.",
     why="A seed that does not decide, or a constructor that reseeds, changes directory or global "
     "settings, makes runs that can't be repeated or that disturb others.",
     fix="Draw initial weights from torch's global generator without seeding it; leave printing, "
@@ -300,6 +314,39 @@ def building_is_pure(subject: Subject) -> None:
         )
     if effects := side_effects(subject.build):
         raise CheckFailed("a build without side effects", "; ".join(effects))
+    if not needs_spaces_only(subject):
+        _require_spaces_kept(subject)
+
+
+def _require_spaces_kept(subject: Subject) -> None:
+    """Build for a copy of the spaces whose arrays can't be written, and compare these."""
+    spaces = copy.deepcopy(subject.spaces)
+    arrays = {
+        f"{name} of the {part} space": value
+        for part, space in (("observation", spaces.observation), ("action", spaces.action))
+        for leaf in leaves(leaf_spaces(space))
+        for name, value in vars(leaf).items()
+        if isinstance(value, np.ndarray)
+    }
+    before = {name: value.copy() for name, value in arrays.items()}
+    for value in arrays.values():
+        value.flags.writeable = False
+    error = ""
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")  # torch.from_numpy warns of what can't be written
+        try:
+            rebuild(subject, spaces=spaces)
+        except ValueError as raised:
+            error = error_line(raised) if "read-only" in str(raised) else ""
+    changed = [name for name, value in arrays.items() if not np.array_equal(value, before[name])]
+    if error or changed:
+        raise CheckFailed(
+            "the spaces that it was built for to stay as they were",
+            f"it writes into {', '.join(changed) or 'their bounds'}{error and f': {error}'}",
+            fix="Copy what is changed: low = space.low.copy(). The env and all other policies have "
+            "the same space.",
+            example="# compare spaces.observation.low before and after a build",
+        )
 
 
 @check(

@@ -67,8 +67,9 @@ MIN_NUMBERS = 3
 OTHERS = 8
 """Observations among which one is chosen that differs in the number."""
 
-TRIES = 6
-"""Pairs of observations between which a number is exchanged, before it counts as unread."""
+TRIES, ATTEMPTS = 6, 24
+"""Observations with which two answers are compared before they count as alike; and pairs between
+which a number is exchanged before it counts as unread, as a mask in them may hide it in most."""
 
 
 @check(
@@ -98,11 +99,11 @@ def every_number_matters(subject: Subject) -> None:
 
 def _require_read(subject: Subject, policy: nn.Module, where: str = "") -> None:
     parts = list(_parts(subject))
-    for attempt in range(TRIES):
+    for attempt in range(ATTEMPTS):
         parts = _unread(subject, policy, parts, attempt)
         if not parts:
             return
-        if attempt == TRIES // 2:
+        if attempt % TRIES == TRIES // 2:
             policy = perturb(policy, seed=attempt)  # a unit that is dead may wake up
     labels = [part.name for part in parts]
     text = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")

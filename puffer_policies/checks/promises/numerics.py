@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import filled
-from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs
+from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs, tensors_of
 from puffer_policies.checks.probes.rollouts import select, sequence_state, to_double
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
@@ -49,6 +49,9 @@ over 1024 images takes seconds."""
 
 MOST_GROWTH = 100.0
 """By how much a state may grow in the second half of a long sequence. What counts steps doubles."""
+
+CERTAIN, DOUBLINGS = 200.0, 24
+"""How far logits are driven apart, as exp(-200) is 0 in float32, and by how many doublings."""
 
 DRIVE = 200.0
 """What is added to the parameters of a scale: exp(200) and exp(-200) leave the range of float32."""
@@ -186,8 +189,8 @@ def _poison_example(where: str) -> str:
     "finite-at-extremes",
     promise="Runs, with finite log-probabilities, entropy, values and gradients, for the largest "
     "and smallest observations (1e6 where the space has no bound), first and last codes, zeros "
-    "and empty sets, alone and among others, and over long sequences, in which the state does not "
-    "grow without end.",
+    "and empty sets, alone and among others, over long sequences, in which the state does not "
+    "grow without end, and where weights make a choice certain.",
     why="One large observation, one set without a member, or one long segment makes every weight "
     "NaN; a code that never came before ends the run after hours.",
     fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans; add an "
@@ -206,12 +209,63 @@ def finite_at_extremes(subject: Subject) -> None:
         at = f"at observations of {value:g} (or the space's bound)"
         _require_finite(subject, extreme, at)
         _require_finite(subject, among, f"{at} beside others")
+    _require_certainty(subject)
     if subject.recurrent:
         size = sum(leaf[0, 0].numel() for leaf in leaves(observations))
         steps = LONG if size <= MANY_NUMBERS else LONG_IMAGES
         long = subject.observations(1, steps=steps)
         _require_finite(subject, long, f"after {steps} steps")
         _require_steady(subject, long, steps // 2)
+
+
+def _require_certainty(subject: Subject) -> None:
+    """Multiply the weights of the actor until a choice is certain: its logarithm stays finite."""
+    if not subject.layout.nvec:
+        return
+    policy, observations = subject.copy_policy(), subject.observations()
+    logits, values = subject.sequence(observations, policy=policy, grad=True)
+    weights = [each for each in policy.parameters() if each.requires_grad and each.ndim > 1]
+    grads_of = [
+        torch.autograd.grad(each.sum(), weights, retain_graph=True, allow_unused=True)
+        if each.requires_grad
+        else [None] * len(weights)
+        for each in (subject.distribution(logits).entropy(), values)
+    ]
+    actors = [
+        weight
+        for weight, of_actor, of_critic in zip(weights, *grads_of, strict=True)
+        if of_actor is not None and (of_critic is None or not bool(of_critic.any()))
+    ]
+    gap = 0.0
+    for _ in range(DOUBLINGS if actors else 0):
+        with torch.no_grad():
+            for weight in actors:
+                weight.mul_(2)
+        logits, values = subject.sequence(observations, policy=policy, grad=True)
+        rows = torch.cat([each.detach() for each in tensors_of(logits) or []], -1)
+        gap = float((rows.amax(-1) - rows.amin(-1)).max())
+        if not gap < CERTAIN:
+            break
+    if gap < CERTAIN:
+        return  # bounded on purpose, or nothing is the actor's alone
+    dist = subject.distribution(logits)
+    torch.autograd.backward(sum_of_outputs(dist, values))
+    for what, tensor in {
+        "log-probabilities": dist.log_prob(draw(dist, 1)[0]),
+        "entropy": dist.entropy(),
+        "gradients": flat_gradients(policy),
+    }.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckFailed(
+                f"finite {what} where weights of the actor make one choice certain",
+                f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not",
+                fix="Return logits as a layer makes them, or log_softmax: the logarithm of a "
+                "softmax is that of 0 as soon as logits are a hundred apart.",
+                example=example(
+                    "# multiply the weights of the action head by 1e5",
+                    "print(policy.forward_eval(observations, state)[0])",
+                ),
+            )
 
 
 def _require_steady(subject: Subject, observations: Any, half: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
+from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import filled
 from puffer_policies.checks.probes.outputs import numbers
 from puffer_policies.checks.probes.rollouts import differs, select, update_statistics
@@ -45,6 +45,7 @@ def statistics_stay_sound(subject: Subject) -> None:
     few, many = subject.observations(1, seed=1), subject.observations(MANY, seed=2)
     equal = select(few, [0] * MANY)
     zeros = subject.admit(filled(subject.spaces.observation, many, 0.0))
+    _require_each(subject, many)
     for first, updates in {
         "one row": (few, few),
         "equal rows": (equal, equal),
@@ -88,6 +89,34 @@ def _require_sound(subject: Subject, rows: str, updates: tuple[Any, ...]) -> Non
             f"finite outputs after statistics of {rows}",
             f"{int((~torch.isfinite(outputs)).sum())} of {outputs.numel()} are not",
             example=lines,
+        )
+
+
+def _require_each(subject: Subject, observations: Any) -> None:
+    """Advise statistics of each number where those of a vector are single numbers."""
+    is_vector = isinstance(observations, torch.Tensor) and observations.ndim == 2
+    if not is_vector or observations.shape[1] < 2:
+        return
+    policy = subject.copy_policy()
+    before = {name: each.clone() for name, each in policy.named_buffers()}
+    update_statistics(policy, observations)
+    moved = [
+        name
+        for name, each in policy.named_buffers()
+        if each.is_floating_point() and not torch.equal(each, before[name])
+    ]
+    sizes = dict(policy.named_buffers())
+    # A count alone is a number in any case.
+    if len(moved) > 1 and all(sizes[name].numel() == 1 for name in moved):
+        raise CheckFailed(
+            "statistics of each number of the observations",
+            f"{', '.join(moved)} are single numbers: the smallest features vanish beside the "
+            "largest",
+            fix="Take mean and variance over axis 0 alone.",
+            example=example(
+                "policy.update_statistics(observations)", "print(dict(policy.named_buffers()))"
+            ),
+            level=Level.ADVICE,
         )
 
 
