@@ -523,7 +523,9 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
         "R6",
         "MemoryOnSelf",
         MemoryOnSelf,
-        also=dict.fromkeys(("P1", "P7", "P8", "S3", "S5", "S6", "S7"), "no call can be repeated"),
+        also=dict.fromkeys(
+            ("B3", "P1", "P7", "P8", "S3", "S5", "S6", "S7"), "no call can be repeated"
+        ),
     ),
     Mutant("R6", "KeepsGraph", KeepsGraph),
     Mutant("R7", "DecodesEncoder", DecodesEncoder, also={"N6": "nothing reads the cell"}),

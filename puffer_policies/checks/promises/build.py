@@ -102,6 +102,7 @@ def has_the_members(subject: Subject) -> None:
     "forward runs is lost inside a memory.",
     fix="Set self.hidden_size to the width of the encoder's output, and return that as float32; "
     "let forward_eval return decode_actions(encode_observations(observations, state)).",
+    needs=("R6",),
     scope=Scope.OBSERVATIONS,
 )
 def widths_agree(subject: Subject) -> None:

@@ -224,6 +224,8 @@ def _require_certainty(subject: Subject) -> None:
         return
     policy, observations = subject.copy_policy(), subject.observations()
     logits, values = subject.sequence(observations, policy=policy, grad=True)
+    if tensors_of(logits) is None:
+        return  # of a type that a package registered
     weights = [each for each in policy.parameters() if each.requires_grad and each.ndim > 1]
     grads_of = [
         torch.autograd.grad(each.sum(), weights, retain_graph=True, allow_unused=True)
