@@ -1,13 +1,19 @@
-"""Writes the table at the end of docs/export.md, from what measure_export.py has measured.
+"""Writes the tables at the end of docs/export.md, from what measure_export.py has measured.
 
-``make docs`` writes it, and a test compares it with what this module returns.
+``make docs`` writes them, and a test compares them with what this module returns.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from measure_export import ROWS, STEPS, read_data
+from measure_export import LOAD_ROWS, LOAD_STEPS, ROWS, Measurements, Parity, read_data
+
+from puffer_policies.export.graph import EXAMPLE_ROWS
+from puffer_policies.registry.specs import PolicySpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "export.md"
 
@@ -16,32 +22,116 @@ MARK = (
 )
 
 TEXT = """
-Each of these stacks was recorded by `torch.export` in its strict mode, with noise on its weights,
-and played beside PyTorch for {steps} steps with {rows} rows: random observations, masks, last
-actions and rewards, and a tenth of the steps starts an episode. Stacks are policies alone and in a
-wrapper, each wrapper, and memories of two layers; kinds of spaces come in turn. A difference is the
-largest of any output, the state included, as a share of its size or of 1. The tests hold one of
-them to 1e-4 in each run, and `pytest tests/test_export.py --exhaustive` all of them.
+Every policy of this repository and its packages was built alone and in each wrapper, on a pair of
+spaces that both serve, with noise on its weights. `python tools/measure_export.py` measured these
+{stacks} stacks with {versions}:
 
-| stack | observation/action | operators in ONNX | onnxruntime | torch.export |
-|---|---|---|---|---|
+- **bit-equal** counts the stacks whose checkpoint a new process loaded, which had the file and the
+  packages alone, and whose answers were then those of the policy that was saved, bit for bit:
+  logits and values of {load_rows} rows over {load_steps} steps, step by step and as sequences, with
+  episodes that start in the middle.
+- **exported** counts those that were exported so far: {exported} of {stacks}.
+- **torch.export** and **onnxruntime** have the largest difference of any output of an export from
+  PyTorch, the state included, as a share of its size or of 1. Both
+  played {rows}, while the recording had {example},
+  with random observations, masks, last actions and rewards; a tenth of the steps starts an episode.
+
+docs/export.json has each stack by itself. `pytest tests/test_export.py --exhaustive` measures some
+of them again.
 """
+
+HEAD = """
+| {kind} | stacks | bit-equal | exported | torch.export | onnxruntime | operators |
+|---|---|---|---|---|---|---|
+"""
+
+REFUSED = """
+These are refused, because they do not go together or share no space:
+
+| wrapper | policy | reason |
+|---|---|---|
+"""
+
+ALONE = "none"
 
 
 def page() -> str:
-    """Return the text of docs/export.md: what stands above the mark, and the table."""
+    """Return the text of docs/export.md: what stands above the mark, and the tables."""
     written, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-    rows = [
-        f"| `{name}` | {each.spaces} | {each.operators} | {_digits(each.onnx)} | "
-        f"{_digits(each.torch)} |\n"
-        for name, each in read_data().items()
-    ]
-    text = TEXT.format(steps=STEPS, rows=" and with ".join(map(str, ROWS)))
-    return "".join([written, MARK, "\n", text, *rows])
+    data = read_data()
+    text = TEXT.format(
+        stacks=len(data.stacks),
+        versions=" and ".join(f"{name} {version}" for name, version in data.versions.items()),
+        load_rows=LOAD_ROWS,
+        load_steps=LOAD_STEPS,
+        rows=" and ".join(
+            f"{steps} steps of {rows} row{'s' * (rows > 1)}" for rows, steps in ROWS.items()
+        ),
+        example=EXAMPLE_ROWS,
+        exported=len(_exported(data.stacks.values())),
+    )
+    policies, wrappers = defaultdict(list), defaultdict(list)
+    for expression, parity in data.stacks.items():
+        policy, wrapper = names_of(expression)
+        policies[policy].append(parity)
+        wrappers[wrapper].append(parity)
+    tables = [HEAD.format(kind="policy"), *_rows(policies)]
+    tables += [HEAD.format(kind="wrapper"), *_rows(wrappers)]
+    return "".join([written, MARK, "\n", text, *tables, REFUSED, *_refusals(data)])
 
 
-def _digits(difference: float) -> str:
-    return f"{difference:.0e}" if difference else "0"
+def names_of(expression: str) -> tuple[str, str]:
+    """Return the names of the policy and of the wrapper of a stack, with its number of layers."""
+    spec = PolicySpec.parse(expression)
+    if not spec.wrappers:
+        return spec.name, ALONE
+    (wrapper,) = spec.wrappers
+    layers = wrapper.kwargs.get("num_layers", 1)
+    return spec.name, wrapper.name if layers == 1 else f"{wrapper.name}, {layers} layers"
+
+
+def _rows(groups: dict[str, list[Parity]]) -> Iterator[str]:
+    for name, group in sorted(groups.items()):
+        exported = _exported(group)
+        equal = sum(each.loaded == 0 for each in group)
+        yield (
+            f"| {name} | {len(group)} | {equal} | {len(exported)} "
+            f"| {_worst(each.torch for each in exported)} "
+            f"| {_worst(each.onnx for each in exported)} "
+            f"| {_range(each.operators or 0 for each in exported)} |\n"
+        )
+
+
+def _exported(group: Iterable[Parity]) -> list[Parity]:
+    return [each for each in group if each.onnx is not None]
+
+
+def _refusals(data: Measurements) -> Iterator[str]:
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for expression, problem in data.refused.items():
+        policy, wrapper = names_of(expression)
+        groups[_reason(problem, policy, wrapper)].append((policy, wrapper))
+    for reason, pairs in groups.items():
+        policies, wrappers = (", ".join(sorted(set(names))) for names in zip(*pairs, strict=True))
+        yield f"| {wrappers} | {policies} | {reason} |\n"
+
+
+def _reason(problem: str, policy: str, wrapper: str) -> str:
+    """Return a reason without names and spaces, which differ from stack to stack."""
+    _, _, reason = re.sub(r": (?=[a-z])", "\n", problem, count=1).partition("\n")
+    for name, kind in ((policy, "the policy"), (wrapper, "the wrapper")):
+        reason = re.sub(f"'?{name}'?", kind, reason or problem)
+    return re.sub(r"(: | [A-Z]\w*\().*", "", reason, flags=re.DOTALL).rstrip(".")
+
+
+def _worst(differences: Iterable[float | None]) -> str:
+    largest = max((each or 0 for each in differences), default=None)
+    return "" if largest is None else f"{largest:.0e}" if largest else "0"
+
+
+def _range(numbers: Iterable[int]) -> str:
+    values = sorted(numbers)
+    return " to ".join(map(str, dict.fromkeys([values[0], values[-1]]))) if values else ""
 
 
 def main() -> None:
