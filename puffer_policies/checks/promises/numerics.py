@@ -236,7 +236,7 @@ def _require_certainty(subject: Subject) -> None:
     actors = [
         weight
         for weight, of_actor, of_critic in zip(weights, *grads_of, strict=True)
-        if of_actor is not None and (of_critic is None or not bool(of_critic.any()))
+        if of_actor is not None and of_critic is None
     ]
     gap = 0.0
     for _ in range(DOUBLINGS if actors else 0):
