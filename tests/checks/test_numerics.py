@@ -82,7 +82,19 @@ def test_frozen_parameters_are_declared_by_name_or_by_torch() -> None:
             super().__init__(env)
             self.encoder.requires_grad_(False)
 
-    assert_passes(CHECKS, subject_of(Frozen))
+    assert_passes(CHECKS, subject_of(Frozen, declared={"frozen": ["encoder.*"]}))
+
+    class Adapted(Frozen):
+        """Under a layer that learns, torch's word is enough."""
+
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self.adapter = layer(nn.Linear(16, 16))
+
+        def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+            return self.adapter(super().encode_observations(observations, state))
+
+    assert_passes(CHECKS, subject_of(Adapted))
 
 
 def test_a_branch_behind_a_gate_that_starts_at_nought_is_no_dead_layer() -> None:
