@@ -132,7 +132,8 @@ def _require_no_wrap(subject: Subject, policy: nn.Module, observations: Any) -> 
             f"outputs at least {min(gaps):.2g} apart: what is computed in {dtype} wraps around",
             example=example(
                 "print(policy.forward_eval(observations, state))",
-                "print(policy.forward_eval(observations.float(), state))",
+                "wide = subject.map(lambda leaf: leaf.float(), observations)",
+                "print(policy.forward_eval(wide, state))",
             ),
         )
 
