@@ -37,7 +37,7 @@ train: setup  ## Train CartPole by config name, then evaluate it (RUN=name for a
 
 test: setup lint  ## Lint, type-check and run the tests.
 	@$(MAKE) --no-print-directory $(SIDE_BY_SIDE) test-plugins types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-plugins: $(PLUGINS)  ## Run the plug-ins' own tests.
 

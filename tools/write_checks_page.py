@@ -113,7 +113,8 @@ Each check of each name on each pair of spaces is a test of its own. The pairs a
 - Every wrapper is tried around `Default` with an action mask, too. Both have to be handed on: the
   checks run there that did not apply to it around `Default`.
 - A policy is also tried inside `LSTMWrapper` and inside each wrapper of the package, on the first
-  of its pairs. Both parts are tried on all others by themselves.
+  of its pairs, with the checks of both spaces and those of memory and masks. Both parts are tried
+  with all others by themselves.
 
 A check says what its verdict depends on (its `scope`), and runs on as many pairs as tell more:
 

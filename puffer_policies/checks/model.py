@@ -143,6 +143,16 @@ class Check:
                     fix="Begin it with a capital and end it with a full stop.",
                 )
 
+    @property
+    def is_of_stacks(self) -> bool:
+        """Whether a policy in a wrapper is asked as well, after both were asked alone.
+
+        What is made of observations, saved, or done to any module is told by the parts; how they
+        share spaces, a memory and a mask is not.
+        """
+        is_conditional = self.applies is not always
+        return self.scope is Scope.SPACES or (self.scope is Scope.MODULES and is_conditional)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The decorator gives the function's name to the check, so it travels as functions do.
         return _named, (self.run.__module__, self.run.__qualname__)

@@ -28,6 +28,15 @@ CONTINUOUS = Spaces(VECTOR, gym.Box(-1.0, 1.0, (2,), np.float32))
 SEVERAL = Spaces(VECTOR, gym.MultiDiscrete([3, 2]))
 AGENTS = Spaces(gym.Box(-1.0, 1.0, (3, 4), np.float32), gym.Discrete(3))
 TEAM = Spaces(gym.Box(-1.0, 1.0, (3, 4), np.float32), gym.MultiDiscrete([4, 4, 4]))
+UNITS = Spaces(
+    gym.Dict(
+        {
+            "units": gym.Box(-1.0, 1.0, (3, 4), np.float32),
+            "mask": gym.Box(0.0, 1.0, (3,), np.float32),
+        }
+    ),
+    gym.Discrete(3),
+)
 FRAMES = Spaces(gym.Box(-1.0, 1.0, (6, 4), np.float32), gym.Discrete(3))
 CELLS = Spaces(gym.Box(0, 255, (9,), np.uint8), gym.Discrete(3))
 HALF_BOUNDED = Spaces(
@@ -295,6 +304,19 @@ class Experts(Style):
         x = observations.to(self.critic.weight.dtype)
         outputs = torch.stack([expert(x) for expert in self.body.experts], 1)  # (N, E, H)
         return (self.body.gate(x).softmax(-1).unsqueeze(-1) * outputs).sum(1)
+
+
+class Units(Style):
+    """The mean over units that are there, by flags that the space calls real numbers."""
+
+    def make(self, size: int) -> nn.Module:
+        return nn.Linear(4, size)
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        there = observations["mask"].bool().unsqueeze(-1)
+        units = observations["units"].to(self.critic.weight.dtype).masked_fill(~there, 0.0)
+        pooled = self.body(units).tanh().masked_fill(~there, 0.0).sum(-2)
+        return pooled / there.sum(-2).clamp(min=1)
 
 
 class HyperNetwork(Style):
@@ -853,6 +875,7 @@ FOREIGN: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (Llama, DISCRETE),
     (Patches, IMAGE_HWC),
     (Experts, DISCRETE),
+    (Units, UNITS),
     (HyperNetwork, DISCRETE),
     (Ensemble, DISCRETE),
     (DeepSets, AGENTS),

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from good import GoodLSTM, GoodMLP
 from good_memories import Attention, GRUMemory
+from gymnasium import spaces as gym
 from mutant import Mutant
 from torch import Tensor, nn
+
+from puffer_policies.spaces import Spaces
 
 # -- R1 -------------------------------------------------------------------------------------------
 
@@ -530,6 +533,7 @@ MUTANTS_RECURRENCE: tuple[Mutant, ...] = (
     Mutant("R6", "KeepsGraph", KeepsGraph),
     Mutant("R7", "DecodesEncoder", DecodesEncoder, also={"N6": "nothing reads the cell"}),
     Mutant("R7", "DetachedEveryStep", DetachedEveryStep),
+    Mutant("R7", "detached-codes", DetachedEveryStep, Spaces(gym.Discrete(5), gym.Discrete(3))),
     Mutant(
         "R8",
         "AttendsAcrossEpisodes",

@@ -120,6 +120,48 @@ class OneScaleForAll(GoodMLP):
         return (super().features(observations) - self.mean) / self.std
 
 
+class Counting(GoodMLP):
+    """Sound statistics."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.moments = Moments(width(self.spaces.observation))
+
+    def update_statistics(self, observations: Any) -> None:
+        self.moments.update(super().features(observations))
+
+    def features(self, observations: Any) -> Tensor:
+        return self.moments(super().features(observations))
+
+
+class Shell(nn.Module):
+    """A wrapper of nobody's base class, which has no statistics to keep."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        self.inner = Counting(env)
+        self.hidden_size, self.is_continuous = self.inner.hidden_size, self.inner.is_continuous
+
+    def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
+        return self.inner.encode_observations(observations, state)
+
+    def decode_actions(self, hidden: Tensor) -> Any:
+        return self.inner.decode_actions(hidden)
+
+    def forward_eval(self, observations: Any, state: Any = None) -> Any:
+        return self.inner.forward_eval(observations, state)
+
+    def forward(self, observations: Any, state: Any = None) -> Any:
+        return self.inner(observations, state)
+
+
+class PoliteShell(Shell):
+    """It has the method, as a trainer might ask for it, and does nothing there."""
+
+    def update_statistics(self, observations: Any) -> None:
+        return None
+
+
 class KeepsStatisticsToItself(PolicyWrapper):
     """Normalizes, and tells the policy inside nothing of the observations that it counts."""
 
@@ -152,6 +194,8 @@ MUTANTS_STATISTICS = (
     Mutant("P10", "deviation-of-one", DeviationOfOne, MOVES),
     Mutant("P10", "one-scale-for-all", OneScaleForAll, MOVES),
     Mutant("P10", "mean-of-squares", MeanOfSquares, CHOOSES),
+    Mutant("P10", "shell", Shell, CHOOSES),
+    Mutant("P10", "polite-shell", PoliteShell, CHOOSES),
     Mutant("P10", "keeps-statistics-to-itself", wrapped(KeepsStatisticsToItself), CHOOSES),
     Mutant("P10", "hands-on-the-wrong-ones", wrapped(HandsOnTheWrongOnes), CHOOSES),
 )

@@ -33,7 +33,6 @@ from puffer_policies.checks.model import (
     Level,
     Report,
     Result,
-    Scope,
     Status,
     always,
     by_code,
@@ -150,10 +149,9 @@ def cases_of_distribution(
     around = {r.qualified_name for r in records if r.kind == "wrapper"} | {A_MEMORY}
     names = [record.qualified_name for record in usable if record.kind == "policy"]
     wrapped = [t for n in names for t in wrapped_targets(n, registry, wrappers=around)]
-    # What either makes of observations is tried without the other.
-    together = [c for c in checks if c.scope not in (Scope.OBSERVATIONS, Scope.POLICY)]
+    together = [each for each in checks if each.is_of_stacks]
     # What every policy promises is tried around the first.
-    conditional = [c for c in together if c.applies is not always]
+    conditional = [each for each in together if each.applies is not always]
     told = Told(by_code(existing))
     return [
         *_cases([each for each in targets if not each.group], checks, told),

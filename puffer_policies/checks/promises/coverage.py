@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -50,6 +50,9 @@ NEIGHBORS = 4
 
 SEVERAL = 16
 """Numbers of a MultiDiscrete whose codes are tried one by one."""
+
+FAR = 1e6
+"""Bounds beyond this are no numbers that an env sends."""
 
 PAIRS, FEW_CODES = 24, 8
 """Pairs of such numbers whose codes are tried together, and codes of each."""
@@ -182,6 +185,11 @@ def _unread(subject: Subject, policy: nn.Module, parts: list[_Part], attempt: in
     base = select(subject.observations(1, seed=2 * attempt), [0] * rows)
     changed = map_nested(torch.clone, base)
     others = list(leaves(subject.observations(OTHERS, seed=2 * attempt + 1)))
+    if attempt % 2:
+        # A flag among real numbers, such as a mask of 0 and 1, is one at its bounds only.
+        others = [
+            torch.cat([*edges, own]) for edges, own in zip(_edges(subject), others, strict=True)
+        ]
     is_changed = torch.ones(rows, dtype=torch.bool)
     targets = list(leaves(changed))
     for row, part in enumerate(parts):
@@ -197,6 +205,14 @@ def _unread(subject: Subject, policy: nn.Module, parts: list[_Part], attempt: in
     # A number that is always the same can't be read.
     keep = (is_alike.all(1) & is_changed).tolist()
     return [part for part, unread in zip(parts, keep, strict=True) if unread]
+
+
+def _edges(subject: Subject) -> Iterator[list[Tensor]]:
+    """Yield the lowest and the highest row of each leaf of finite real numbers, (1, *S) each."""
+    for leaf, space in _leaves_of(subject).values():
+        bounds = bounds_of(space) if leaf.is_floating_point() else None
+        rows = [torch.as_tensor(each).to(leaf.dtype).unsqueeze(0) for each in bounds or ()]
+        yield rows if all(each.isfinite().all() for each in rows) else []
 
 
 def _answers(subject: Subject, policy: nn.Module, observations: Any) -> Tensor:
@@ -429,21 +445,13 @@ def _require_places(subject: Subject) -> None:
         if not swaps or is_set or _any_unread(subject, name):
             continue
         policy = perturbed_copy(subject)
+        low, high = (torch.as_tensor(np.asarray(each)) for each in bounds_of(space) or (0, 0))
+        fillings: list[tuple[Tensor, Tensor] | None] = [] if _is_code(space) else [None]
+        # Codes may be equal by chance, and flags among real numbers are read at their bounds only.
+        if max(low.abs().max(), high.abs().max()) <= FAR:
+            fillings.append((low, high))
         for what, pairs in swaps.items():
-            base = select(subject.observations(1), [0] * len(pairs))
-            target = list(leaves(base))[index]
-            for row, (one, other) in enumerate(pairs):
-                if _is_code(space):  # which may be equal by chance
-                    bounds = bounds_of(space) or (0, 0)
-                    low, high = (torch.as_tensor(np.asarray(each)) for each in bounds)
-                    target[row][one], target[row][other] = low[one], high[other]
-            changed = map_nested(torch.clone, base)
-            target = list(leaves(changed))[index]
-            for row, (one, other) in enumerate(pairs):
-                parts = target[row][one].clone(), target[row][other].clone()
-                target[row][other], target[row][one] = parts
-            before, after = (_answers(subject, policy, each) for each in (base, changed))
-            if differs(base, changed) and difference(before, after) <= CHANGE * magnitude(before):
+            if all(_may_be_exchanged(subject, policy, index, pairs, each) for each in fillings):
                 raise CheckFailed(
                     "numbers that do not stand for each other",
                     f"{what} of {name or 'the observation'} may be exchanged: they are summed up "
@@ -453,6 +461,29 @@ def _require_places(subject: Subject) -> None:
                     'only. What has no order is declared: {"unordered": ["hand"]}.',
                     example=example("# exchange two of them and compare"),
                 )
+
+
+def _may_be_exchanged(
+    subject: Subject,
+    policy: nn.Module,
+    index: int,
+    pairs: Sequence[tuple[Any, Any]],
+    filling: tuple[Tensor, Tensor] | None,
+) -> bool:
+    """Whether places in a leaf can be exchanged in pairs, filled with bounds or any numbers."""
+    base = select(subject.observations(1), [0] * len(pairs))
+    target = list(leaves(base))[index]
+    if filling is not None:
+        low, high = filling
+        for row, (one, other) in enumerate(pairs):
+            target[row][one], target[row][other] = low[one], high[other]
+    changed = map_nested(torch.clone, base)
+    target = list(leaves(changed))[index]
+    for row, (one, other) in enumerate(pairs):
+        parts = target[row][one].clone(), target[row][other].clone()
+        target[row][other], target[row][one] = parts
+    before, after = (_answers(subject, policy, each) for each in (base, changed))
+    return differs(base, changed) and difference(before, after) <= CHANGE * magnitude(before)
 
 
 Swaps = dict[str, list[tuple[Any, Any]]]

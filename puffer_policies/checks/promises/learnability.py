@@ -454,7 +454,11 @@ def _require_unlike_units(subject: Subject) -> None:
     alike = {
         name: parameter
         for name, parameter in trained_parameters(subject, policy).items()
-        if parameter.ndim > 1 and len(parameter) > 1 and _has_equal_rows(parameter)
+        # One number a unit is its bias, and what makes units differ comes before it.
+        if parameter.ndim > 1
+        and len(parameter) > 1
+        and parameter[0].numel() > 1
+        and _has_equal_rows(parameter)
     }
     if not alike:
         return

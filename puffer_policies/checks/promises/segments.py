@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
-from puffer_policies.checks.probes.outputs import describe, draw
+from puffer_policies.checks.probes.outputs import describe, draw, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
     State,
@@ -93,12 +95,16 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
         return inputs[-1]
 
     sequences = subject.map(differentiable, observations)
-    logits, values = subject.sequence(sequences, policy=policy, grad=True)
+    with _noting_outputs(policy) as calls:
+        logits, values = subject.sequence(sequences, policy=policy, grad=True)
     # The entropy of a Normal does not show a mean that remembers.
     outputs = describe(subject, logits).sum(1) + values.reshape(-1)
     last = outputs.reshape(BATCH, STEPS)[:, -1].sum()
-    if not inputs or not last.requires_grad:
-        return  # one-hot and integer observations have no gradient
+    if not last.requires_grad:
+        return
+    if not inputs:  # codes have no gradient, but what is made of them has
+        _require_gradient_between(last, calls)
+        return
     grads = torch.autograd.grad(last, inputs, allow_unused=True)
     by_step = sum(grad.abs().flatten(2).sum((0, 2)) for grad in grads if grad is not None)
     if isinstance(by_step, Tensor) and bool(by_step[-1] > 0) and not bool((by_step[:-1] > 0).any()):
@@ -106,6 +112,64 @@ def _require_gradient(subject: Subject, policy: nn.Module, observations: Any) ->
             "the gradient of the last step to reach observations before it",
             "it reaches its own observation only: the state is detached at every step",
         )
+
+
+Calls = dict[nn.Module, list[list[Tensor]]]
+"""What modules returned in each of their calls: the tensors that have a gradient."""
+
+
+@contextmanager
+def _noting_outputs(policy: nn.Module) -> Iterator[Calls]:
+    """Note what the modules with weights of their own return in a block."""
+    calls: Calls = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        tensors = tensors_of(output) or []
+        calls.setdefault(module, []).append([each for each in tensors if each.requires_grad])
+
+    modules = [each for each in policy.modules() if vars(each).get("_parameters")]
+    hooks = [
+        each.register_forward_hook(note)
+        for each in modules
+        if not isinstance(each, torch.jit.ScriptModule)
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _require_gradient_between(last: Tensor, calls: Calls) -> None:
+    """Fail if a policy steps through a sequence, and its last step reaches nothing of the first.
+
+    Of a kernel that runs a whole sequence nothing can be seen from outside.
+    """
+    if not any(len(each) >= STEPS for each in calls.values()):
+        return
+    firsts = [each for outputs in calls.values() for each in outputs[0]]
+    grads = torch.autograd.grad(last, firsts, allow_unused=True)
+    early = [
+        _of_first_step(grad, is_step=len(outputs) >= STEPS)
+        for outputs, grad in zip(
+            (each for each in calls.values() for _ in each[0]), grads, strict=True
+        )
+        if grad is not None
+    ]
+    if not any(bool(each.any()) for each in early):
+        raise CheckFailed(
+            "the gradient of the last step to reach the steps before it",
+            "it ends at the last step: the state is detached at every step",
+        )
+
+
+def _of_first_step(grad: Tensor, *, is_step: bool) -> Tensor:
+    """Return what belongs to the first step, of the gradient of one step or of a sequence."""
+    if is_step:
+        return grad
+    if grad.shape[0] == BATCH * STEPS:
+        return grad.reshape(BATCH, STEPS, *grad.shape[1:])[:, 0]
+    return grad[:, 0] if grad.shape[:2] == (BATCH, STEPS) else grad[:1]
 
 
 @check(

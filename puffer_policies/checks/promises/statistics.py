@@ -38,10 +38,19 @@ MANY = 32
 )
 def statistics_stay_sound(subject: Subject) -> None:
     """Update with one row, equal rows and ordinary ones; then look inside a wrapper."""
+    inside = [
+        name
+        for name, each in subject.policy.named_modules()
+        if name and callable(getattr(each, "update_statistics", None))
+    ]
     if not callable(getattr(subject.policy, "update_statistics", None)):
+        if inside:
+            raise _not_called(inside[0], "the policy has no update_statistics, and nobody calls")
         raise CheckSkipped("it has no update_statistics")
     if isinstance(subject.policy, PolicyWrapper):
         _require_handed_on(subject)
+    elif inside:
+        _require_called(subject, inside)
     few, many = subject.observations(1, seed=1), subject.observations(MANY, seed=2)
     equal = select(few, [0] * MANY)
     zeros = subject.admit(filled(subject.spaces.observation, many, 0.0))
@@ -54,6 +63,25 @@ def statistics_stay_sound(subject: Subject) -> None:
         "equal rows after others": (many, equal),
     }.items():
         _require_sound(subject, first, updates)
+
+
+def _require_called(subject: Subject, names: list[str]) -> None:
+    """Fail if the policy's own method calls none of those inside it."""
+    policy, called = subject.copy_policy(), list[str]()
+    for name in names:
+        # On the instance, in front of the method of the class.
+        policy.get_submodule(name).update_statistics = lambda *_, at=name, **__: called.append(at)  # type: ignore[assignment]
+    update_statistics(policy, subject.observations(MANY, seed=2))
+    if not called:
+        raise _not_called(names[0], "the policy's own does not call")
+
+
+def _not_called(name: str, what: str) -> CheckFailed:
+    return CheckFailed(
+        "statistics to arrive at every part that keeps some",
+        f"{what} that of {name!r}",
+        example=example("policy.update_statistics(observations)"),
+    )
 
 
 def _require_sound(subject: Subject, rows: str, updates: tuple[Any, ...]) -> None:
