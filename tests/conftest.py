@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import gymnasium
@@ -84,6 +85,12 @@ def forks(request):
     yield server
     if isinstance(server, ForkServer):
         server.close()
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt, also where a shell has started the tests in its background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

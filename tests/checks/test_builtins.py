@@ -47,14 +47,17 @@ def cases():
             verdicts.update(keys.values())
             yield from parts(target, new, exhaustive=(i + place) % PAIRS != 0)
         record = REGISTRY.get(name)
-        for j, wrapper in enumerate(wrappers_for(record, REGISTRY)):
-            pairs = [pair for pair in spaces_for(record.capabilities) if serves(wrapper, pair)]
-            if not pairs:
-                continue
+        pairs_of = {
+            wrapper: [pair for pair in spaces_for(record.capabilities) if serves(wrapper, pair)]
+            for wrapper in wrappers_for(record, REGISTRY)
+        }
+        serving = [(wrapper, pairs) for wrapper, pairs in pairs_of.items() if pairs]
+        turn = min(TURN, len(serving))  # few go around a policy that has a memory of its own
+        for j, (wrapper, pairs) in enumerate(serving):
             # i // TURN, as a wrapper would meet the same few kinds of spaces otherwise.
             pair = pairs[(i + i // TURN + j) % len(pairs)]
             (target,) = targets_for(f"{wrapper}({name}({SMALL}))", pair, registry=REGISTRY)
-            yield from parts(target, TOGETHER, exhaustive=(i + j) % TURN != 0)
+            yield from parts(target, TOGETHER, exhaustive=(i + j) % turn != 0)
 
 
 def serves(wrapper, pair):

@@ -21,6 +21,7 @@ pytest.importorskip("sb3_contrib")
 
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -357,17 +358,29 @@ def test_noise_that_depends_on_the_state_has_no_form_here():
         as_policy(policy)
 
 
+# As rl-zoo3 has them for CartPole.
+PPO_OF_THE_ZOO = {
+    "n_steps": 32,
+    "batch_size": 256,
+    "n_epochs": 20,
+    "gae_lambda": 0.8,
+    "gamma": 0.98,
+    "learning_rate": lambda left: 1e-3 * left,
+    "clip_range": lambda left: 0.2 * left,
+}
+
+
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("algorithm", [PPO, A2C], ids=["PPO", "A2C"])
-def test_cartpole_is_solved(algorithm):
-    sizes = (
-        {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98}
-        if algorithm is PPO
-        else {"n_steps": 8}
-    )
-    model = algorithm("PufferPolicy", "CartPole-v1", seed=0, device="cpu", **sizes)
-    model.learn(100_000)
-    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=20)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "steps"),
+    [(PPO, PPO_OF_THE_ZOO, 100_000), (A2C, {}, 200_000)],
+    ids=["PPO", "A2C"],
+)
+def test_cartpole_is_solved(algorithm, settings, steps):
+    envs = make_vec_env("CartPole-v1", 8, seed=0)
+    model = algorithm("PufferPolicy", envs, seed=0, device="cpu", **settings)
+    model.learn(steps)
+    mean, _ = evaluate_policy(model, envs, n_eval_episodes=20)
     assert mean >= 400
 
 
