@@ -313,10 +313,20 @@ class Units(Style):
         return nn.Linear(4, size)
 
     def encode_observations(self, observations: Any, state: Any = None) -> Tensor:
-        there = observations["mask"].bool().unsqueeze(-1)
+        there = self.flags(observations["mask"]).unsqueeze(-1)
         units = observations["units"].to(self.critic.weight.dtype).masked_fill(~there, 0.0)
         pooled = self.body(units).tanh().masked_fill(~there, 0.0).sum(-2)
         return pooled / there.sum(-2).clamp(min=1)
+
+    def flags(self, mask: Tensor) -> Tensor:
+        return mask.bool()
+
+
+class UnitsAboveHalf(Units):
+    """The same by a comparison, which takes NaN for an absence."""
+
+    def flags(self, mask: Tensor) -> Tensor:
+        return mask > 0.5
 
 
 class HyperNetwork(Style):
@@ -876,6 +886,7 @@ FOREIGN: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (Patches, IMAGE_HWC),
     (Experts, DISCRETE),
     (Units, UNITS),
+    (UnitsAboveHalf, UNITS),
     (HyperNetwork, DISCRETE),
     (Ensemble, DISCRETE),
     (DeepSets, AGENTS),

@@ -28,8 +28,9 @@ from puffer_policies.checks.probes.tolerances import (
 )
 from puffer_policies.checks.probes.weights import flat_gradients
 from puffer_policies.checks.promises import learnability
+from puffer_policies.checks.promises.padding import masks_of
 from puffer_policies.nn.distributions import Distribution
-from puffer_policies.spaces.nested import leaves, map_nested
+from puffer_policies.spaces.nested import leaves, map_nested, names_of
 
 FEW = 2
 """Rows with which each weight is tried."""
@@ -78,7 +79,12 @@ def nan_stays_visible(subject: Subject) -> None:
     policy, observations = subject.copy_policy(), subject.observations()
     clean = _answer(subject, policy, observations)
     floats = [leaf.is_floating_point() for leaf in leaves(observations)]
-    for index in (i for i, is_float in enumerate(floats) if is_float):
+    # A comparison makes a flag of what hides rows, and NaN is neither larger nor smaller.
+    masks = {mask.name for mask in masks_of(subject.spaces.observation)}
+    are_flags = [name in masks for name in names_of(observations)]
+    for index, is_float in enumerate(floats):
+        if not is_float or are_flags[index]:
+            continue
         dirty = _poison(observations, index, float("nan"), whole=True)
         where = "observations[0]" if len(floats) == 1 else f"leaf {index} of observations[0]"
         _require_visible(subject, policy, dirty, clean, where, rows=1)
