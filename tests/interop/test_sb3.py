@@ -419,5 +419,5 @@ def test_masked_recall_is_solved_by_a_memory_with_a_mask():
         ent_coef=0.01,
     )
     model.learn(150_000)
-    mean, _ = evaluate_policy(model, envs, n_eval_episodes=100)
+    mean, _ = evaluate_policy(model, envs, n_eval_episodes=100, warn=False)
     assert mean >= 0.9
