@@ -20,7 +20,6 @@ from puffer_policies.assembly.golden import OBSERVATION, sample_inputs
 from puffer_policies.contract import (
     ACTION_MASK,
     EPISODE_START,
-    NEEDS_MASK,
     NEEDS_PREVIOUS,
     PREV_ACTION,
     PREV_REWARD,
@@ -31,7 +30,7 @@ from puffer_policies.nn.distributions import distribution, full_precision
 from puffer_policies.nn.observations import leaf_spaces, to_tensor
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
-from puffer_policies.wrappers.action_mask import ActionMaskWrapper
+from puffer_policies.wrappers.action_mask import mask_keys
 
 OBS, STATE, NEXT = "obs", "state.", "next_"
 VALUE, ACTION = "value", "action"
@@ -76,7 +75,7 @@ class Step(Graph):
             for name, leaf in zip(names_of(tree, OBS), leaves(tree), strict=True)
         )
         _require_different(self.observations)
-        keys = _mask_keys(self.policy)
+        keys = mask_keys(self.policy)
         self.mask = _mask_port(self.layout) if None in keys else ()
         self._observed_masks = {f"{OBS}.{key}" for key in keys}
         self.previous = _previous_ports(self.policy, self.layout)
@@ -193,12 +192,6 @@ def _require_different(ports: tuple[Port, ...]) -> None:
             f"Two parts of the observation are both called {twice[0]!r}, as a key has a dot in it.",
             fix="Rename the key in the env.",
         )
-
-
-def _mask_keys(policy: nn.Module) -> set[str | None]:
-    """Return where modules read a mask: under a key of the observation, or None for the state."""
-    readers = [each for each in policy.modules() if getattr(each, NEEDS_MASK, False)]
-    return {each.key if isinstance(each, ActionMaskWrapper) else None for each in readers}
 
 
 def _mask_port(layout: ActionLayout) -> tuple[Port, ...]:

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from puffer_policies.contract import ACTION_MASK, EPISODE_START
-from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.stable_baselines3 import Adapter
 from puffer_policies.nn.packed_state import PackedState
 from puffer_policies.spaces.nested import leaves, map_nested
-from puffer_policies.wrappers.action_mask import ActionMaskWrapper, mask_logits
+from puffer_policies.wrappers.action_mask import mask_keys, mask_logits
 
 with optional_imports(extra="sb3", purpose="sb3-contrib"):
     from sb3_contrib import MaskablePPO, RecurrentPPO
@@ -69,7 +68,7 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         deterministic: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
         """Take a step of B envs -> actions, values (B, 1), log-probabilities (B,), next state."""
-        self._see(self._rows(obs))
+        self._see(obs)
         logits, values, pair = self._step(obs, lstm_states.pi, episode_starts)
         actions, log_prob = self._choose(logits, deterministic=deterministic)
         # Values are asked for with the state of the critic, which is that of the whole policy.
@@ -88,7 +87,7 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         obs, state = self._allowing(self._rows(obs)), dict[str, Any]()
         if self.packed.size:
             obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
-            state = {**self._unpacked(lstm_states.pi), EPISODE_START: starts}
+            state = {**self.packed.unpack(lstm_states.pi[0][0]), EPISODE_START: starts}
         logits, values = self.policy(obs, state)
         return values.reshape(-1, 1), *self._judge(logits, actions)
 
@@ -129,19 +128,14 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         if not self.packed.size:
             logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
             return logits, values, pair
-        state: dict[str, Any] = self._unpacked(pair)
-        state[EPISODE_START] = episode_starts > 0
+        state = {**self.packed.unpack(pair[0][0]), EPISODE_START: episode_starts > 0}
         logits, values = self.policy.forward_eval(obs, state)  # type: ignore[operator]
         packed = self.packed.pack(state).unsqueeze(0)
         return logits, values, (packed, torch.zeros_like(packed))
 
-    def _unpacked(self, pair: Pair) -> dict[str, Any]:
-        return {**self.packed.unpack(pair[0][0])}
-
     def _allowing(self, obs: Any) -> Any:
         """Return observations whose masks allow something: those of padding allow nothing."""
-        keys = [each.key for each in self.policy.modules() if isinstance(each, ActionMaskWrapper)]
-        for key in filter(None, keys):
+        for key in mask_keys(self.policy) - {None}:
             mask = obs[key]
             obs = {**obs, key: torch.where((mask > 0).any(-1, keepdim=True), mask, 1)}
         return obs
@@ -154,19 +148,18 @@ class PufferMaskablePolicy(Adapter, MaskableActorCriticPolicy):
     """
 
     def _require_served(self) -> None:
-        if self._state(1):
-            raise BuildError(
-                f"{self.policy.spec} has a memory, and MaskablePPO carries none.",
-                fix='Use RecurrentPPO("PufferRecurrentPolicy", ...) with the mask in a Dict '
-                "observation, and ActionMaskWrapper(key='action_mask') around the policy.",
-            )
+        self._require_no_memory(
+            "MaskablePPO",
+            fix='Use RecurrentPPO("PufferRecurrentPolicy", ...) with the mask in a Dict '
+            "observation, and ActionMaskWrapper(key='action_mask') around the policy.",
+        )
         self._require_no_previous()
 
     def forward(
         self, obs: Any, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, *obs) -> actions (B, *shape), values (B, 1) and log-probabilities (B,)."""
-        self._see(self._rows(obs))
+        self._see(obs)
         logits, values = self._masked(obs, action_masks)
         actions, log_prob = self._choose(logits, deterministic=deterministic)
         return actions, values, log_prob

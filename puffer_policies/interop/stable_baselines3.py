@@ -19,7 +19,7 @@ from torch.distributions import Normal
 
 from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, NEEDS_PREVIOUS, PREV_ACTION
+from puffer_policies.contract import ACTION_MASK, NEEDS_PREVIOUS, PREV_ACTION
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
 from puffer_policies.nn.actor_critic import ActorCritic
@@ -27,6 +27,7 @@ from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout, spaces_of
 from puffer_policies.spaces.nested import map_nested
+from puffer_policies.wrappers.action_mask import mask_keys
 from puffer_policies.wrappers.base import PolicyWrapper
 
 with optional_imports(extra="sb3", purpose="Stable-Baselines3"):
@@ -109,16 +110,20 @@ class Adapter(BasePolicy):
 
     def _require_served(self) -> None:
         """Refuse a policy that would silently do something else than it promises."""
-        if self._state(1):
-            raise BuildError(
-                f"{self.policy.spec} has a memory, and this algorithm carries none.",
-                fix='Use sb3_contrib.RecurrentPPO("PufferRecurrentPolicy", ...), after '
-                "import puffer_policies.interop.sb3_contrib.",
-            )
+        self._require_no_memory(
+            "this algorithm",
+            fix='Use sb3_contrib.RecurrentPPO("PufferRecurrentPolicy", ...), after '
+            "import puffer_policies.interop.sb3_contrib.",
+        )
         self._require_no_previous()
         self._require_mask_observed(
             'sb3_contrib.MaskablePPO("PufferMaskablePolicy", ...) sends masks'
         )
+
+    def _require_no_memory(self, algorithm: str, *, fix: str) -> None:
+        if self._state(1):
+            problem = f"{self.policy.spec} has a memory, and {algorithm} carries none."
+            raise BuildError(problem, fix=fix)
 
     def _require_no_previous(self) -> None:
         if any(getattr(each, NEEDS_PREVIOUS, False) for each in self.policy.modules()):
@@ -138,10 +143,7 @@ class Adapter(BasePolicy):
     @property
     def reads_mask(self) -> bool:
         """Whether the policy reads a mask from its state."""
-        return any(
-            getattr(each, NEEDS_MASK, False) and getattr(each, "key", None) is None
-            for each in self.policy.modules()
-        )
+        return None in mask_keys(self.policy)
 
     def _state(self, rows: int) -> dict[str, Tensor]:
         initial_state = getattr(self.policy, "initial_state", None)
@@ -172,9 +174,9 @@ class Adapter(BasePolicy):
         """Return observations as (N, *obs): the library stores those of a Discrete as (N, 1)."""
         return map_nested(lambda own, leaf: leaf.reshape(-1, *own.shape), self._leaves, obs)
 
-    def _see(self, observations: Any) -> None:
+    def _see(self, obs: Any) -> None:
         if self._seen is not None:
-            self._seen.append(map_nested(torch.clone, observations))
+            self._seen.append(map_nested(torch.clone, self._rows(obs)))
 
     # -- actions -----------------------------------------------------------------------------------
 
@@ -183,16 +185,19 @@ class Adapter(BasePolicy):
         members = actions.reshape(-1, *self.layout.shape)
         if self.layout.is_continuous:
             return members  # the library clips them, and stores the unclipped ones
-        return members + torch.as_tensor(np.array(self.layout.start), device=members.device)
+        return members + self._start(members.device)
 
     def _actions(self, members: Tensor) -> Tensor:
         """Return the actions of the policy: the inverse of `_members`, of any dtype."""
         shape = (len(members), *self.layout.policy_shape)
         if self.layout.is_continuous:
             return members.reshape(shape)
-        start = torch.as_tensor(np.array(self.layout.start), device=members.device)
         # The buffer holds choices as float32.
-        return (members.reshape(-1, *self.layout.shape).long() - start).reshape(shape)
+        choices = members.reshape(-1, *self.layout.shape).long()
+        return (choices - self._start(members.device)).reshape(shape)
+
+    def _start(self, device: torch.device) -> Tensor:
+        return torch.as_tensor(np.array(self.layout.start), device=device)
 
     def _choose(self, logits: Any, *, deterministic: bool) -> tuple[Tensor, Tensor]:
         """Return the members (N, *shape) that were chosen, and their log-probabilities (N,)."""
@@ -222,9 +227,8 @@ class PufferPolicy(Adapter, ActorCriticPolicy):
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(B, *obs) -> actions (B, *shape), values (B, 1) and log-probabilities (B,)."""
-        obs = self._rows(obs)
         self._see(obs)
-        logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
+        logits, values = self.policy.forward_eval(self._rows(obs), {})  # type: ignore[operator]
         actions, log_prob = self._choose(logits, deterministic=deterministic)
         return actions, values, log_prob
 

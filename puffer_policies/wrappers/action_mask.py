@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import ACTION_MASK, State
+from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, State
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.nn.observations import leaf_spaces, require_tensor, without_key
 from puffer_policies.spaces import Spaces, action_layout, described
@@ -107,6 +107,12 @@ class ActionMaskWrapper(PolicyWrapper):
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
             _require_options(mask, self.nvec)
         return mask
+
+
+def mask_keys(policy: nn.Module) -> set[str | None]:
+    """Return where modules read a mask: under a key of the observation, or None for the state."""
+    readers = [each for each in policy.modules() if getattr(each, NEEDS_MASK, False)]
+    return {each.key if isinstance(each, ActionMaskWrapper) else None for each in readers}
 
 
 @singledispatch

@@ -147,16 +147,13 @@ def _require_gradient_between(last: Tensor, calls: Calls) -> None:
     """
     if not any(len(each) >= STEPS for each in calls.values()):
         return
-    firsts = [each for outputs in calls.values() for each in outputs[0]]
-    grads = torch.autograd.grad(last, firsts, allow_unused=True)
-    early = [
-        _of_first_step(grad, is_step=len(outputs) >= STEPS)
-        for outputs, grad in zip(
-            (each for each in calls.values() for _ in each[0]), grads, strict=True
-        )
+    firsts = [(each, len(of)) for of in calls.values() for each in of[0]]
+    grads = torch.autograd.grad(last, [each for each, _ in firsts], allow_unused=True)
+    if not any(
+        bool(_of_first_step(grad, is_step=count >= STEPS).any())
+        for (_, count), grad in zip(firsts, grads, strict=True)
         if grad is not None
-    ]
-    if not any(bool(each.any()) for each in early):
+    ):
         raise CheckFailed(
             "the gradient of the last step to reach the steps before it",
             "it ends at the last step: the state is detached at every step",
