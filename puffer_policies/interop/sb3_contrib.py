@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.contract import ACTION_MASK, EPISODE_START
+from puffer_policies.contract import ACTION_MASK
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.stable_baselines3 import Adapter
-from puffer_policies.nn.packed_state import PackedState
-from puffer_policies.spaces.nested import leaves, map_nested
+from puffer_policies.spaces.nested import leaves
 from puffer_policies.wrappers.action_mask import mask_keys, mask_logits
 
 with optional_imports(extra="sb3", purpose="sb3-contrib"):
@@ -48,15 +47,14 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.packed = PackedState.of(self._state(1))
         # The algorithm sizes what it carries by an LSTM of this name. It can't carry nothing.
-        width = max(self.packed.size, 1)
+        width = max(self.guest.packed.size, 1)
         self.lstm_actor = SimpleNamespace(num_layers=1, hidden_size=width)
         self.lstm_hidden_state_shape = (1, 1, width)
 
     def _require_served(self) -> None:
-        self._require_no_previous()
-        self._require_mask_observed("RecurrentPPO has no other way")
+        self.guest.require_no_previous()
+        self.guest.require_mask_observed()
 
     # -- the contract of RecurrentPPO --------------------------------------------------------------
 
@@ -68,9 +66,9 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         deterministic: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
         """Take a step of B envs -> actions, values (B, 1), log-probabilities (B,), next state."""
-        self._see(obs)
+        self.guest.see(self.guest.rows(obs))
         logits, values, pair = self._step(obs, lstm_states.pi, episode_starts)
-        actions, log_prob = self._choose(logits, deterministic=deterministic)
+        actions, log_prob = self.guest.choose(logits, deterministic=deterministic)
         # Values are asked for with the state of the critic, which is that of the whole policy.
         return actions, values, log_prob, RNNStates(pair, pair)
 
@@ -82,14 +80,10 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         Rows are padded to sequences of one length, and the algorithm leaves the padding out of its
         loss.
         """
-        rows = lstm_states.pi[0].shape[1]
-        starts = episode_starts.reshape(rows, -1) > 0
-        obs, state = self._allowing(self._rows(obs)), dict[str, Any]()
-        if self.packed.size:
-            obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
-            state = {**self.packed.unpack(lstm_states.pi[0][0]), EPISODE_START: starts}
-        logits, values = self.policy(obs, state)
-        return values.reshape(-1, 1), *self._judge(logits, actions)
+        packed = lstm_states.pi[0][0]
+        obs, starts = self._allowing(self.guest.rows(obs)), episode_starts.reshape(len(packed), -1)
+        logits, values = self.guest.sequences(obs, packed, starts)
+        return values, *self.guest.judge(logits, actions)
 
     def predict_values(self, obs: Any, lstm_states: Pair, episode_starts: Tensor) -> Tensor:
         """Return the values (B, 1) of the next step."""
@@ -118,20 +112,14 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         deterministic: bool = False,
     ) -> tuple[Tensor, Pair]:
         logits, _, pair = self._step(observation, lstm_states, episode_starts)
-        return self._choose(logits, deterministic=deterministic)[0], pair
+        return self.guest.choose(logits, deterministic=deterministic)[0], pair
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _step(self, obs: Any, pair: Pair, episode_starts: Tensor) -> tuple[Any, Tensor, Pair]:
         """Return logits, values (B, 1) and the next pair."""
-        obs = self._rows(obs)
-        if not self.packed.size:
-            logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
-            return logits, values, pair
-        state = {**self.packed.unpack(pair[0][0]), EPISODE_START: episode_starts > 0}
-        logits, values = self.policy.forward_eval(obs, state)  # type: ignore[operator]
-        packed = self.packed.pack(state).unsqueeze(0)
-        return logits, values, (packed, torch.zeros_like(packed))
+        logits, values, packed = self.guest.step(self.guest.rows(obs), pair[0][0], episode_starts)
+        return logits, values, (packed.unsqueeze(0), pair[1])
 
     def _allowing(self, obs: Any) -> Any:
         """Return observations whose masks allow something: those of padding allow nothing."""
@@ -148,20 +136,20 @@ class PufferMaskablePolicy(Adapter, MaskableActorCriticPolicy):
     """
 
     def _require_served(self) -> None:
-        self._require_no_memory(
+        self.guest.require_no_memory(
             "MaskablePPO",
             fix='Use RecurrentPPO("PufferRecurrentPolicy", ...) with the mask in a Dict '
             "observation, and ActionMaskWrapper(key='action_mask') around the policy.",
         )
-        self._require_no_previous()
+        self.guest.require_no_previous()
 
     def forward(
         self, obs: Any, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, *obs) -> actions (B, *shape), values (B, 1) and log-probabilities (B,)."""
-        self._see(obs)
+        self.guest.see(self.guest.rows(obs))
         logits, values = self._masked(obs, action_masks)
-        actions, log_prob = self._choose(logits, deterministic=deterministic)
+        actions, log_prob = self.guest.choose(logits, deterministic=deterministic)
         return actions, values, log_prob
 
     def evaluate_actions(
@@ -169,29 +157,29 @@ class PufferMaskablePolicy(Adapter, MaskableActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, *obs), (N, *shape) -> values (N, 1), log-probabilities (N,) and entropies (N,)."""
         logits, values = self._masked(obs, action_masks)
-        return values, *self._judge(logits, actions)
+        return values, *self.guest.judge(logits, actions)
 
     def predict_values(self, obs: Any) -> Tensor:
         """(N, *obs) -> values (N, 1), on which masks have no influence."""
         rows = len(next(leaves(obs)))
-        every = torch.ones(rows, sum(self.layout.nvec), dtype=torch.bool)
+        every = torch.ones(rows, sum(self.guest.layout.nvec), dtype=torch.bool)
         return self._masked(obs, every)[1]
 
     def _predict(
         self, observation: Any, deterministic: bool = False, action_masks: Any = None
     ) -> Tensor:
         logits, _ = self._masked(observation, action_masks)
-        return self._choose(logits, deterministic=deterministic)[0]
+        return self.guest.choose(logits, deterministic=deterministic)[0]
 
     def _masked(self, obs: Any, action_masks: Any) -> tuple[Any, Tensor]:
         """Return logits that allow what masks (N, A) of any kind allow, and values (N, 1)."""
-        obs = self._rows(obs)
+        obs = self.guest.rows(obs)
         if action_masks is None:
             return self.policy(obs, {})  # type: ignore[no-any-return]
         mask = torch.as_tensor(action_masks, device=self.device) > 0
-        mask = mask.reshape(-1, sum(self.layout.nvec))
-        logits, values = self.policy(obs, {ACTION_MASK: mask} if self.reads_mask else {})
-        return logits if self.reads_mask else mask_logits(logits, mask), values
+        mask = mask.reshape(-1, sum(self.guest.layout.nvec))
+        logits, values = self.policy(obs, {ACTION_MASK: mask} if self.guest.reads_mask else {})
+        return logits if self.guest.reads_mask else mask_logits(logits, mask), values
 
 
 RecurrentPPO.policy_aliases[RECURRENT] = PufferRecurrentPolicy

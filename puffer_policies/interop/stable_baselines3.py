@@ -11,24 +11,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from puffer_policies.assembly.blueprint import PolicyLike
-from puffer_policies.assembly.factory import get_policy
-from puffer_policies.contract import ACTION_MASK, NEEDS_PREVIOUS, PREV_ACTION
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
+from puffer_policies.interop.guest import Guest
 from puffer_policies.nn.actor_critic import ActorCritic
-from puffer_policies.nn.distributions import Distribution, distribution
-from puffer_policies.nn.observations import leaf_spaces
-from puffer_policies.spaces import ActionLayout, Spaces, action_layout, spaces_of
-from puffer_policies.spaces.nested import map_nested
-from puffer_policies.wrappers.action_mask import mask_keys
-from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.spaces import Spaces, action_layout, spaces_of
 
 with optional_imports(extra="sb3", purpose="Stable-Baselines3"):
     from stable_baselines3 import A2C, PPO
@@ -94,62 +87,27 @@ class Adapter(BasePolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs={**defaults, **(optimizer_kwargs or {})},
         )
-        self.spaces = Spaces(observation_space, action_space)
-        self.layout: ActionLayout = action_layout(action_space)
         self.given = policy
-        self._leaves = leaf_spaces(observation_space)
-        self.policy = get_policy(policy, self.spaces)
+        spaces = Spaces(observation_space, action_space)
+        self.guest = Guest(policy, spaces, library="Stable-Baselines3")
+        self.policy = self.guest.policy
         self._require_served()
-        self._seen: list[Any] | None = [] if _keeps_statistics(self.policy) else None
         self._has_learned = False
         self.optimizer = self.optimizer_class(
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
 
-    # -- what an algorithm sends -------------------------------------------------------------------
-
     def _require_served(self) -> None:
         """Refuse a policy that would silently do something else than it promises."""
-        self._require_no_memory(
+        self.guest.require_no_memory(
             "this algorithm",
             fix='Use sb3_contrib.RecurrentPPO("PufferRecurrentPolicy", ...), after '
             "import puffer_policies.interop.sb3_contrib.",
         )
-        self._require_no_previous()
-        self._require_mask_observed(
-            'sb3_contrib.MaskablePPO("PufferMaskablePolicy", ...) sends masks'
+        self.guest.require_no_previous()
+        self.guest.require_mask_observed(
+            'Or: sb3_contrib.MaskablePPO("PufferMaskablePolicy", ...) sends masks.'
         )
-
-    def _require_no_memory(self, algorithm: str, *, fix: str) -> None:
-        if self._state(1):
-            problem = f"{self.policy.spec} has a memory, and {algorithm} carries none."
-            raise BuildError(problem, fix=fix)
-
-    def _require_no_previous(self) -> None:
-        if any(getattr(each, NEEDS_PREVIOUS, False) for each in self.policy.modules()):
-            raise BuildError(
-                f"{self.policy.spec} reads {PREV_ACTION}, and Stable-Baselines3 does not send it.",
-                fix="Put the last action and reward into the observation, in a wrapper of the env.",
-            )
-
-    def _require_mask_observed(self, other: str) -> None:
-        if self.reads_mask:
-            raise BuildError(
-                f"{self.policy.spec} reads an {ACTION_MASK}, and this algorithm sends none.",
-                fix="Give it in a Dict observation: ActionMaskWrapper(key='action_mask'). Or: "
-                f"{other}.",
-            )
-
-    @property
-    def reads_mask(self) -> bool:
-        """Whether the policy reads a mask from its state."""
-        return None in mask_keys(self.policy)
-
-    def _state(self, rows: int) -> dict[str, Tensor]:
-        initial_state = getattr(self.policy, "initial_state", None)
-        return initial_state(rows, self.device) if callable(initial_state) else {}
-
-    # -- statistics --------------------------------------------------------------------------------
 
     def set_training_mode(self, mode: bool) -> None:
         """Switch modes, as the library does before each rollout and each update.
@@ -162,53 +120,7 @@ class Adapter(BasePolicy):
             self._has_learned = True
         elif self._has_learned:
             self._has_learned = False
-            if self._seen:
-                together = map_nested(lambda *rows: torch.cat(rows), *self._seen)
-                self._seen = []
-                with torch.no_grad():
-                    self.policy.update_statistics(together)  # type: ignore[operator]
-
-    # -- observations ------------------------------------------------------------------------------
-
-    def _rows(self, obs: Any) -> Any:
-        """Return observations as (N, *obs): the library stores those of a Discrete as (N, 1)."""
-        return map_nested(lambda own, leaf: leaf.reshape(-1, *own.shape), self._leaves, obs)
-
-    def _see(self, obs: Any) -> None:
-        if self._seen is not None:
-            self._seen.append(map_nested(torch.clone, self._rows(obs)))
-
-    # -- actions -----------------------------------------------------------------------------------
-
-    def _members(self, actions: Tensor) -> Tensor:
-        """(N, ...) actions of the policy -> (N, *shape) as the library sends them to the env."""
-        members = actions.reshape(-1, *self.layout.shape)
-        if self.layout.is_continuous:
-            return members  # the library clips them, and stores the unclipped ones
-        return members + self._start(members.device)
-
-    def _actions(self, members: Tensor) -> Tensor:
-        """Return the actions of the policy: the inverse of `_members`, of any dtype."""
-        shape = (len(members), *self.layout.policy_shape)
-        if self.layout.is_continuous:
-            return members.reshape(shape)
-        # The buffer holds choices as float32.
-        choices = members.reshape(-1, *self.layout.shape).long()
-        return (choices - self._start(members.device)).reshape(shape)
-
-    def _start(self, device: torch.device) -> Tensor:
-        return torch.as_tensor(np.array(self.layout.start), device=device)
-
-    def _choose(self, logits: Any, *, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """Return the members (N, *shape) that were chosen, and their log-probabilities (N,)."""
-        chances = distribution(logits)
-        actions = chances.mode() if deterministic else chances.sample()
-        return self._members(actions), chances.log_prob(actions)
-
-    def _judge(self, logits: Any, members: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities (N,) of members, and the entropies (N,)."""
-        chances: Distribution = distribution(logits)
-        return chances.log_prob(self._actions(members)), chances.entropy()
+            self.guest.update_statistics()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what `load` builds the policy with."""
@@ -227,24 +139,27 @@ class PufferPolicy(Adapter, ActorCriticPolicy):
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(B, *obs) -> actions (B, *shape), values (B, 1) and log-probabilities (B,)."""
-        self._see(obs)
-        logits, values = self.policy.forward_eval(self._rows(obs), {})  # type: ignore[operator]
-        actions, log_prob = self._choose(logits, deterministic=deterministic)
+        rows = self.guest.rows(obs)
+        self.guest.see(rows)
+        logits, values = self.policy.forward_eval(rows, {})  # type: ignore[operator]
+        actions, log_prob = self.guest.choose(logits, deterministic=deterministic)
         return actions, values, log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, *obs), (N, *shape) -> values (N, 1), log-probabilities (N,) and entropies (N,)."""
-        logits, values = self.policy(self._rows(obs), {})
-        return values, *self._judge(logits, actions)
+        logits, values = self.policy(self.guest.rows(obs), {})
+        return values, *self.guest.judge(logits, actions)
 
     def predict_values(self, obs: Any) -> Tensor:
         """(N, *obs) -> values (N, 1)."""
-        values: Tensor = self.policy.forward_eval(self._rows(obs), {})[1]  # type: ignore[operator]
+        values: Tensor = self._decide(obs)[1]
         return values
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        logits, _ = self.policy.forward_eval(self._rows(observation), {})  # type: ignore[operator]
-        return self._choose(logits, deterministic=deterministic)[0]
+        return self.guest.choose(self._decide(observation)[0], deterministic=deterministic)[0]
+
+    def _decide(self, obs: Any) -> tuple[Any, Tensor]:
+        return self.policy.forward_eval(self.guest.rows(obs), {})  # type: ignore
 
 
 # -- from there to here ----------------------------------------------------------------------------
@@ -336,12 +251,6 @@ def stock_policy(cls: type[ActorCriticPolicy], env: Any) -> ActorCritic:
 MlpPolicy = partial(stock_policy, policies.ActorCriticPolicy)
 CnnPolicy = partial(stock_policy, policies.ActorCriticCnnPolicy)
 MultiInputPolicy = partial(stock_policy, policies.MultiInputActorCriticPolicy)
-
-
-def _keeps_statistics(policy: nn.Module) -> bool:
-    """Whether a module does more with observations than to hand them on, as any wrapper does."""
-    updates = [getattr(type(each), "update_statistics", None) for each in policy.modules()]
-    return any(each not in (None, PolicyWrapper.update_statistics) for each in updates)
 
 
 for algorithm in (PPO, A2C):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from scenes import (
+    CHOICE,
+    MASK,
+    MEMORIES,
+    PAIRS,
+    SMALL,
+    VECTOR,
+    MaskInObservation,
+    RandomEnv,
+    numbers,
+    pair_of,
+)
 
 from puffer_policies import Spaces, get_policy, load_policy, save_checkpoint
 from puffer_policies.checks import check_policy
 from puffer_policies.contract import EPISODE_START
-from puffer_policies.envs.recall import MaskedRecallEnv
 from puffer_policies.errors import BuildError, PolicyNotFound
-from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
 
@@ -36,61 +45,8 @@ from puffer_policies.interop.stable_baselines3 import (
 
 pytestmark = pytest.mark.interop
 
-VECTOR, CHOICE = spaces.Box(-1.0, 1.0, (4,), np.float32), spaces.Discrete(3)
-MASK = spaces.Box(0, 1, (3,), np.int8)
-SMALL = "hidden_size=16"
 STEPS, ENVS = 16, 2
 SIZES = {"n_steps": STEPS, "batch_size": STEPS, "n_epochs": 1, "seed": 0, "device": "cpu"}
-PAIRS = {
-    "vector-discrete": Spaces(VECTOR, CHOICE),
-    "image-multidiscrete": Spaces(
-        spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.MultiDiscrete([3, 2])
-    ),
-    "dict-multibinary": Spaces(
-        spaces.Dict({"at": VECTOR, "kind": spaces.Discrete(4)}), spaces.MultiBinary(3)
-    ),
-    "discrete-box": Spaces(spaces.Discrete(5), spaces.Box(-1.0, 0.5, (2,), np.float32)),
-}
-MEMORIES = [
-    f"{name}(Default({SMALL}))"
-    for name in ("LSTMWrapper", "GRUWrapper", "MinGRUWrapper", "FrameStackWrapper")
-]
-
-
-class RandomEnv(gymnasium.Env):
-    """Random observations and rewards, in episodes of 3 to 7 steps, some of which are cut off."""
-
-    def __init__(self, pair: Spaces, seed: int, *, masked: bool = False) -> None:
-        self.observation_space, self.action_space = pair.observation, pair.action
-        self.observation_space.seed(seed)
-        self.random, self.masked, self.taken = np.random.default_rng(seed), masked, []
-        self.mask = np.ones(3, np.int8)
-
-    def observe(self):
-        observation = self.observation_space.sample()
-        if self.masked:
-            self.mask = np.array([1, 0, 0], np.int8)
-            self.mask[self.random.integers(3)] = 1
-            if isinstance(observation, dict):
-                observation["mask"] = self.mask.copy()
-        return observation
-
-    def action_masks(self):
-        return self.mask.astype(bool)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.left = int(self.random.integers(3, 8))
-        return self.observe(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        if self.masked:
-            assert self.mask[action]
-        self.left -= 1
-        over = self.left == 0
-        cut = over and bool(self.random.integers(2))
-        return self.observe(), float(self.random.normal()), over and not cut, cut, {}
 
 
 def envs_of(pair, **options):
@@ -98,25 +54,11 @@ def envs_of(pair, **options):
     return DummyVecEnv(makers)
 
 
-def pair_of(pair):
-    """Return spaces of its own, as envs draw from them."""
-    import copy
-
-    return copy.deepcopy(pair.observation), copy.deepcopy(pair.action)
-
-
 def collected(model):
     """Let a model collect one rollout, and return its buffer."""
     _, callback = model._setup_learn(STEPS * ENVS, None)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, STEPS)
     return model.rollout_buffer
-
-
-def numbers(policy, observations, actions, state=None):
-    """Return values, log-probabilities and entropies by the policy itself."""
-    logits, values = policy(observations, state)
-    chances = distribution(logits)
-    return values.flatten(), chances.log_prob(actions), chances.entropy()
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
@@ -376,34 +318,17 @@ PPO_OF_THE_ZOO = {
     [(PPO, PPO_OF_THE_ZOO, 100_000), (A2C, {}, 200_000)],
     ids=["PPO", "A2C"],
 )
-def test_cartpole_is_solved(algorithm, settings, steps):
+def test_cartpole_is_solved(algorithm, settings, steps, note_return):
     envs = make_vec_env("CartPole-v1", 8, seed=0)
     model = algorithm("PufferPolicy", envs, seed=0, device="cpu", **settings)
     model.learn(steps)
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=20)
-    assert mean >= 400
-
-
-class MaskInObservation(gymnasium.ObservationWrapper):
-    """Masked recall as RecurrentPPO can play it: its mask stands in the observation."""
-
-    def __init__(self) -> None:
-        super().__init__(MaskedRecallEnv())
-        mask = spaces.Box(0, 1, (4,), np.int8)
-        self.observation_space = spaces.Dict({"symbol": self.env.observation_space, "mask": mask})
-
-    def reset(self, **options):
-        observation, info = self.env.reset(**options)
-        return {"symbol": observation, "mask": np.array(info["action_mask"])}, info
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        seen = {"symbol": observation, "mask": np.array(info["action_mask"])}
-        return seen, reward, terminated, truncated, info
+    trainer = f"Stable-Baselines3 {algorithm.__name__}"
+    note_return(mean, least=400, trainer=trainer, policy="Default", env="CartPole-v1", steps=steps)
 
 
 @pytest.mark.exhaustive
-def test_masked_recall_is_solved_by_a_memory_with_a_mask():
+def test_masked_recall_is_solved_by_a_memory_with_a_mask(note_return):
     envs = DummyVecEnv([MaskInObservation] * 16)
     stack = "GRUWrapper(ActionMaskWrapper(Default(hidden_size=64), key='mask'))"
     model = RecurrentPPO(
@@ -420,4 +345,5 @@ def test_masked_recall_is_solved_by_a_memory_with_a_mask():
     )
     model.learn(150_000)
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=100, warn=False)
-    assert mean >= 0.9
+    trainer, env = "sb3-contrib RecurrentPPO", "masked recall"
+    note_return(mean, least=0.9, trainer=trainer, policy=stack, env=env, steps=150_000)

@@ -1,0 +1,188 @@
+"""A policy of ours in the trainer of another library: what every adapter does with it.
+
+`N` rows of a batch, `B` envs or sequences, `T` steps, `S` numbers of the state of a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from puffer_policies.assembly.blueprint import PolicyLike
+from puffer_policies.assembly.factory import get_policy
+from puffer_policies.contract import ACTION_MASK, EPISODE_START, NEEDS_PREVIOUS, PREV_ACTION
+from puffer_policies.errors import BuildError
+from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.nn.observations import leaf_spaces
+from puffer_policies.nn.packed_state import PackedState
+from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces.nested import map_nested
+from puffer_policies.wrappers.action_mask import mask_keys
+from puffer_policies.wrappers.base import PolicyWrapper
+
+
+class Guest:
+    """A policy, and what a trainer of others asks of it.
+
+    Args:
+        policy: whatever `get_policy` builds: a name, an expression, a `PolicySpec` or a class.
+        spaces: of the env, as the library leaves them.
+        library: its name, for errors.
+
+    Raises:
+        PolicyError: as of `get_policy`.
+    """
+
+    policy: nn.Module
+    """As `get_policy` built it: `save_checkpoint` saves it for our own tools."""
+
+    packed: PackedState
+    """The order of its state in one tensor (B, S), where a library carries tensors of its own."""
+
+    def __init__(self, policy: PolicyLike, spaces: Spaces, *, library: str) -> None:
+        self.policy = get_policy(policy, spaces)
+        self.spaces, self.library = spaces, library
+        self.layout: ActionLayout = action_layout(spaces.action)
+        self.packed = PackedState.of(self._initial(1))
+        self._leaves = leaf_spaces(spaces.observation)
+        self._seen: list[Any] | None = [] if _keeps_statistics(self.policy) else None
+
+    # -- what a library has to send ----------------------------------------------------------------
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the policy reads a mask from its state."""
+        return None in mask_keys(self.policy)
+
+    def require_no_memory(self, algorithm: str, *, fix: str) -> None:
+        """Raise `BuildError` where the policy has a memory, which `algorithm` does not carry."""
+        if self.packed.size:
+            problem = f"{self.policy.spec} has a memory, and {algorithm} carries none."
+            raise BuildError(problem, fix=fix)
+
+    def require_no_previous(self) -> None:
+        """Raise `BuildError` where the policy reads the last action and reward."""
+        if any(getattr(each, NEEDS_PREVIOUS, False) for each in self.policy.modules()):
+            raise BuildError(
+                f"{self.policy.spec} reads {PREV_ACTION}, and {self.library} does not send it.",
+                fix="Put the last action and reward into the observation, in a wrapper of the env.",
+            )
+
+    def require_mask_observed(self, other: str = "") -> None:
+        """Raise `BuildError` where the policy reads a mask that is not in the observation.
+
+        Args:
+            other: another way to have masks there, as a sentence.
+        """
+        if self.reads_mask:
+            fix = "Give it in a Dict observation: ActionMaskWrapper(key='action_mask')."
+            raise BuildError(
+                f"{self.policy.spec} reads an {ACTION_MASK}, and {self.library} sends none.",
+                fix=f"{fix} {other}".strip(),
+            )
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def initial_state(self, rows: int) -> Tensor:
+        """Return the state (B, S) in which an episode starts."""
+        return self.packed.pack(self._initial(rows)) if self.packed.size else torch.empty(rows, 0)
+
+    def step(self, obs: Any, packed: Tensor, episode_start: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Take a step of B envs -> logits, values (B, 1) and the next state (B, S).
+
+        Args:
+            obs: (B, *obs).
+            packed: (B, S).
+            episode_start: (B,), where the memory of a row begins anew before this step.
+        """
+        if not self.packed.size:
+            logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
+            return logits, values, packed
+        state = {**self.packed.unpack(packed), EPISODE_START: episode_start > 0}
+        logits, values = self.policy.forward_eval(obs, state)  # type: ignore[operator]
+        return logits, values, self.packed.pack(state)
+
+    def sequences(self, obs: Any, packed: Tensor, episode_start: Tensor) -> tuple[Any, Tensor]:
+        """Return the logits of B * T rows, where row b * T + t is step t, and values (B * T, 1).
+
+        Args:
+            obs: (B * T, *obs), in the same order.
+            packed: (B, S), before the first step.
+            episode_start: (B, T).
+        """
+        state = dict[str, Any]()
+        if self.packed.size:
+            starts = episode_start > 0
+            obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
+            state = {**self.packed.unpack(packed), EPISODE_START: starts}
+        logits, values = self.policy(obs, state)
+        return logits, values.reshape(-1, 1)
+
+    def _initial(self, rows: int) -> dict[str, Tensor]:
+        initial_state = getattr(self.policy, "initial_state", None)
+        device = next((each.device for each in self.policy.parameters()), torch.device("cpu"))
+        return initial_state(rows, device) if callable(initial_state) else {}
+
+    # -- statistics --------------------------------------------------------------------------------
+
+    def see(self, obs: Any) -> None:
+        """Keep observations of a rollout, (N, *obs), where the policy keeps statistics of them."""
+        if self._seen is not None:
+            self._seen.append(map_nested(torch.clone, obs))
+
+    def update_statistics(self) -> None:
+        """Let the policy take over the statistics of what it has seen since the last time.
+
+        To be called between an update and the next rollout: in the midst of either, the ratio of
+        PPO would not be 1 for an unchanged policy.
+        """
+        if self._seen:
+            together = map_nested(lambda *rows: torch.cat(rows), *self._seen)
+            self._seen = []
+            with torch.no_grad():
+                self.policy.update_statistics(together)  # type: ignore[operator]
+
+    # -- observations and actions ------------------------------------------------------------------
+
+    def rows(self, obs: Any) -> Any:
+        """Return observations as (N, *obs), where a library adds axes or takes them away."""
+        return map_nested(lambda own, leaf: leaf.reshape(-1, *own.shape), self._leaves, obs)
+
+    def members(self, actions: Tensor) -> Tensor:
+        """(N, ...) actions of the policy -> (N, *shape) members of the action space."""
+        members = actions.reshape(-1, *self.layout.shape)
+        if self.layout.is_continuous:
+            return members  # the library clips them, and stores the unclipped ones
+        return members + self._start(members.device)
+
+    def actions(self, members: Tensor) -> Tensor:
+        """Return the actions of the policy: the inverse of `members`, of any dtype."""
+        shape = (len(members), *self.layout.policy_shape)
+        if self.layout.is_continuous:
+            return members.reshape(shape)
+        # Buffers hold choices as float32.
+        choices = members.reshape(-1, *self.layout.shape).long()
+        return (choices - self._start(members.device)).reshape(shape)
+
+    def _start(self, device: torch.device) -> Tensor:
+        return torch.as_tensor(np.array(self.layout.start), device=device)
+
+    def choose(self, logits: Any, *, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the members (N, *shape) that were chosen, and their log-probabilities (N,)."""
+        chances = distribution(logits)
+        actions = chances.mode() if deterministic else chances.sample()
+        return self.members(actions), chances.log_prob(actions)
+
+    def judge(self, logits: Any, members: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities (N,) of members, and the entropies (N,)."""
+        chances: Distribution = distribution(logits)
+        return chances.log_prob(self.actions(members)), chances.entropy()
+
+
+def _keeps_statistics(policy: nn.Module) -> bool:
+    """Whether a module does more with observations than to hand them on, as any wrapper does."""
+    updates = [getattr(type(each), "update_statistics", None) for each in policy.modules()]
+    return any(each not in (None, PolicyWrapper.update_statistics) for each in updates)
