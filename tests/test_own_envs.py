@@ -11,7 +11,9 @@ import pytest
 from commands import run
 from fake_packages import site_in, write_files
 
-from puffer_policies.errors import ConfigError, EnvError, PluginError, TrustError
+from puffer_policies import pufferl
+from puffer_policies.assembly.header import read_header
+from puffer_policies.errors import ConfigError, EnvError, PluginError, PolicyNotFound, TrustError
 from puffer_policies.registry import default_registry, imports, set_default_registry
 from puffer_policies.spaces import spaces_of
 
@@ -150,6 +152,148 @@ def test_an_import_that_fails_is_told_with_the_cure(folder, capsys, module, text
     code, _, error = run(capsys, "list", "--import", module)
     assert code == 2
     assert text in error
+
+
+# -- a package that a config names -----------------------------------------------------------------
+
+GUIDE = """
+    from pathlib import Path
+
+    import gymnasium
+    import torch.nn as nn
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    import puffer_policies.pytorch
+    from puffer_policies.models import Default, Structured
+
+    Path(__file__).with_name("ran").touch()
+
+    class MyPolicy(nn.Module):
+        def __init__(self, env, hidden_size=256):
+            super().__init__()
+            self.hidden_size, self.is_continuous = hidden_size, False
+            width = env.single_observation_space.shape[0]
+            self.encoder = puffer_policies.pytorch.layer_init(nn.Linear(width, hidden_size))
+            self.actor = nn.Linear(hidden_size, env.single_action_space.n)
+            self.critic = nn.Linear(hidden_size, 1)
+
+        def encode_observations(self, observations, state=None):
+            return self.encoder(observations).relu()
+
+        def decode_actions(self, hidden):
+            return self.actor(hidden), self.critic(hidden)
+
+        def forward_eval(self, observations, state=None):
+            return self.decode_actions(self.encode_observations(observations, state))
+
+        def forward(self, observations, state=None):
+            return self.forward_eval(observations, state)
+
+    class MyMemory(puffer_policies.models.LSTMWrapper): ...
+
+    class Convolutional(MyPolicy): ...
+
+    gymnasium.register("my_env", CartPoleEnv, max_episode_steps=200)
+"""
+INI = """
+    [base]
+    package = my_package
+    env_name = {env}
+    policy_name = {policy}
+    rnn_name = {rnn}
+
+    [policy]
+    hidden_size = 32
+
+    [train]
+    total_timesteps = 64
+    bptt_horizon = 8
+    minibatch_size = auto
+
+    [vec]
+    num_envs = 4
+
+    [eval]
+    episodes = 2
+"""
+CONSENT = ("--import", "my_package")
+
+
+def guide_files(folder, env="my_env", policy="MyPolicy", rnn="None"):
+    ini = INI.format(env=env, policy=policy, rnn=rnn)
+    write_files(folder, {"my_package.py": GUIDE, "my.ini": ini})
+
+
+def test_a_class_that_was_never_registered_is_trained_by_its_config_after_an_import(folder, capsys):
+    guide_files(folder, rnn="MyMemory")
+    code, _, error = run(capsys, "train", "my.ini", *CONSENT, "--quiet")
+    assert code == 0, error
+    path = str(only_run(folder))
+    code, printed, error = run(capsys, "eval", path, "--json", *CONSENT)
+    assert code == 0, error
+    assert json.loads(printed)["episodes"] == 2
+    assert str(read_header(path).spec) == "local/MyMemory(local/MyPolicy(hidden_size=32))"
+    more = ("--resume", path, "--train.total-timesteps", "128")
+    assert run(capsys, "train", *more, *CONSENT)[0] == 0
+
+
+def test_a_package_in_a_config_is_not_imported_and_the_error_says_the_step(folder, capsys):
+    guide_files(folder, env="CartPole-v1")
+    for words in (("train", "my.ini"), ("train", "my.ini", "--base.rnn-name", "LSTMWrapper")):
+        code, _, error = run(capsys, *words)
+        assert code == 2
+        assert "No policy or wrapper is called 'MyPolicy'" in error
+        assert "trust it: --import my_package" in error
+    assert not has_run(folder)
+    assert "my_package" not in sys.modules
+
+
+def test_a_run_of_such_a_class_says_what_it_had_imported(folder, capsys):
+    guide_files(folder, env="CartPole-v1")
+    assert run(capsys, "train", "my.ini", *CONSENT, "--quiet")[0] == 0
+    path = str(only_run(folder))
+    forget(folder)
+    sys.modules.pop("my_package")
+    set_default_registry(None)
+    for words in (("eval", path), ("train", "--resume", path)):
+        code, _, error = run(capsys, *words)
+        assert code == 2
+        assert "trust them: --import my_package" in error
+    assert not has_run(folder)
+
+
+def test_a_name_that_means_another_class_than_the_package_has_is_refused(folder, capsys):
+    guide_files(folder, env="CartPole-v1", policy="Convolutional")
+    code, _, error = run(capsys, "train", "my.ini", *CONSENT)
+    assert code == 2
+    assert "'puffer-policies/Convolutional'" in error
+    assert "override=True" in error
+
+
+def test_a_name_from_elsewhere_is_said_where_the_package_was_not_imported(folder, capsys):
+    guide_files(folder, env="CartPole-v1", policy="Default")
+    code, _, error = run(capsys, "train", "my.ini", "--quiet")
+    assert code == 0
+    assert "not imported without --import my_package" in error
+    code, _, error = run(capsys, "train", "my.ini", "--quiet", *CONSENT)
+    assert code == 0  # it imports Default, and defines none
+    assert "note: 'Default'" not in error
+
+
+def test_a_package_that_lacks_the_class_says_what_it_has(folder, capsys):
+    guide_files(folder, env="CartPole-v1", policy="MyPolice")
+    code, _, error = run(capsys, "train", "my.ini", *CONSENT)
+    assert code == 2
+    assert "Did you mean 'MyPolicy'" in error
+
+
+def test_in_a_program_the_error_says_how_to_register_the_class(folder):
+    guide_files(folder, env="CartPole-v1")
+    args = pufferl.load_config("my.ini")
+    vecenv = pufferl.load_env("my.ini", args)
+    with pytest.raises(PolicyNotFound, match="register_policy"):
+        pufferl.load_policy(args, vecenv)
+    vecenv.close()
 
 
 # -- consent by a registry file --------------------------------------------------------------------

@@ -22,7 +22,9 @@ from puffer_policies.assembly.tensortable import read_table
 from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
 from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry.explain import source_text
-from puffer_policies.registry.names import BUILTIN
+from puffer_policies.registry.imports import module_offence, user_imports
+from puffer_policies.registry.names import BUILTIN, LAYER_NAMES
+from puffer_policies.registry.records import Layer
 from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec, WrapperSpec
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.data import default_text, space_from_data, space_to_data
@@ -152,6 +154,14 @@ class Header:
         ]
         return PolicySpec(self.spec.name, kwargs, tuple(wrappers))
 
+    @property
+    def imports_text(self) -> str:
+        """The step that imports what its run had imported and this process has not, or ''."""
+        missing = [name for name in dict.fromkeys(self.imports) if name not in user_imports()]
+        flags = " ".join(f"--import {name}" for name in missing if not module_offence(name))
+        step = "The run had imported modules of its user's. If you have and trust them:"
+        return f"{step} {flags}" if flags else ""
+
     def training_text(self, error: PolicyError) -> str:
         """Say what the policy was trained with, as the remedy of an error at building it."""
         packages = {(each.distribution, each.version) for each in self.origins}
@@ -161,9 +171,11 @@ class Header:
         lines += self.version_changes({name for name, _ in packages if installed_version(name)})
         if isinstance(error, PolicyNotFound):
             # Near names would be other policies.
-            lines += [
-                source_text(name, version) for name, version in sorted(packages) if name != BUILTIN
-            ]
+            others = [each for each in sorted(packages) if each[0] != BUILTIN]
+            if imports := self.imports_text:
+                others = [each for each in others if each[0] != LAYER_NAMES[Layer.PROCESS]]
+                lines.append(imports)
+            lines += [source_text(name, version) for name, version in others]
         else:
             lines.append(error.fix)
         return "\n".join(filter(None, lines))

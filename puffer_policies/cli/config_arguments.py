@@ -19,6 +19,8 @@ from puffer_policies.config.sources import command_line_source
 from puffer_policies.errors import ConfigError, nearest
 from puffer_policies.files import user_path
 from puffer_policies.registry import default_registry
+from puffer_policies.registry.user_modules import require_names
+from puffer_policies.streams import write_note
 
 NAMES_A_CONFIG = "a config, a .toml or .ini file, the folder of a run, or a gymnasium id"
 
@@ -100,17 +102,18 @@ def require_registered(config: Config) -> None:
     """Refuse names of policies and wrappers that are not registered, before an env is made.
 
     Raises:
-        PolicyError: as `get_policy`, with near names.
+        PolicyError: as of `require_names`.
     """
-    registry = default_registry()
+    base = config.base
     # Without this check, a misspelled policy would be reported only after the env was made, which
     # may take seconds.
-    spec = registry.spec(config.base.policy_name)
-    registry.get(spec.name, kind="policy")
-    wrappers = [each.name for each in spec.wrappers]
-    for wrapper in (*wrappers, config.base.rnn_name):
-        if wrapper is not None:
-            registry.get(wrapper, kind="wrapper")
+    require_names(
+        base.policy_name,
+        base.rnn_name,
+        package=base.package,
+        registry=default_registry(),
+        note=lambda text: write_note(f"note: {text}"),
+    )
 
 
 def folder_beside_runs(config: Config, kind: str) -> Path:

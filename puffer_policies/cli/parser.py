@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 from puffer_policies.cli.output import code_announced, print_error
 from puffer_policies.errors import PolicyError, did_you_mean
 from puffer_policies.registry import default_registry
-from puffer_policies.registry.imports import import_module
 from puffer_policies.registry.names import BUILTIN
 from puffer_policies.registry.packages import installed_version
+from puffer_policies.registry.user_modules import use_module
 from puffer_policies.streams import (
     OutputError,
     data_stream,
@@ -198,7 +198,7 @@ def _complete(parser: argparse.ArgumentParser, verb: str) -> None:
             dest="imports",
             metavar="MODULE",
             help="first import this module, from the path or the working folder, which runs its "
-            "code; it may register envs and policies (may be repeated)",
+            "code, and take its envs and policies (may be repeated)",
         )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
@@ -209,7 +209,7 @@ def _run(arguments: list[str]) -> int:
         options = _parse(arguments)
         if options.verb in VERBS:
             for name in getattr(options, "imports", ()):
-                import_module(name)
+                use_module(name, default_registry())
             return _exit_code(options)
     # The output of a plug-in's verb is its own.
     try:

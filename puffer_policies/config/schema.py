@@ -126,7 +126,7 @@ class BaseConfig(Section):
     rnn_name: Annotated[str, RegisteredName("wrapper")] | None = None
     """A registered wrapper to put around the policy, or None."""
     package: str | None = None
-    """Package of the env in PufferLib's files; recorded, but never imported."""
+    """Module of the policy and the env in PufferLib's files; ``--import`` imports it, no config."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from puffer_policies.config.config import Config
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, EnvError, PolicyNotFound
 from puffer_policies.registry import Registry, default_registry
-from puffer_policies.registry.imports import module_offence, user_imports
 from puffer_policies.registry.specs import WrapperSpec
+from puffer_policies.registry.user_modules import require_names
 from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.protocol import VecEnv
@@ -86,14 +86,10 @@ def naming_imports(checkpoint: Path | None) -> Iterator[None]:
     try:
         yield
     except EnvError as error:
-        missing = _missing_imports(checkpoint)
-        if not missing:
+        header = _header(checkpoint)
+        if header is None or not header.imports_text:
             raise
-        flags = " ".join(f"--import {name}" for name in missing)
-        raise EnvError(
-            error.problem,
-            fix=f"The run had imported modules of its user's. If you have and trust them: {flags}",
-        ) from error
+        raise EnvError(error.problem, fix=header.imports_text) from error
 
 
 @contextmanager
@@ -107,13 +103,6 @@ def naming_packages(checkpoint: Path | None) -> Iterator[None]:
             raise
         fix = header.training_text(error)
         raise PolicyNotFound(error.problem, fix=fix or error.fix) from error
-
-
-def _missing_imports(checkpoint: Path | None) -> list[str]:
-    """Return the modules that a checkpoint names and this process has not imported."""
-    header = _header(checkpoint)
-    distinct = dict.fromkeys(() if header is None else header.imports)
-    return [each for each in distinct if each not in user_imports() and not module_offence(each)]
 
 
 def _header(checkpoint: Path | None) -> Header | None:
@@ -137,6 +126,7 @@ def policy_of(config: Config, env: Any, *, registry: Registry | None = None) -> 
     """
     registry = default_registry() if registry is None else registry
     rnn = config.base.rnn_name
+    require_names(config.base.policy_name, rnn, package=config.base.package, registry=registry)
     # Into the spec, not as keywords of get_policy: [policy] must not reach the builder's own.
     spec = spec_of(config.base.policy_name, registry).with_kwargs(config.policy)
     if config.train.normalize_observations:

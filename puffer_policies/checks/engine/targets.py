@@ -49,6 +49,7 @@ from puffer_policies.errors import BuildError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
 from puffer_policies.registry.specs import PolicySpec, WrapperSpec
+from puffer_policies.registry.user_modules import constructor_parameters, goes_around_policy
 from puffer_policies.spaces import Spaces, action_layout, with_four_names
 from puffer_policies.wrappers.base import PolicyWrapper, RecurrentWrapper
 
@@ -311,19 +312,12 @@ def _is_wrapper(cls: type[Any], registry: Registry) -> bool:
         return True
     if any(record.loaded is cls for record in registry.records("wrapper")):
         return True
-    return "policy" in _parameters(cls)[1:2]
-
-
-def _parameters(cls: type[Any]) -> list[str]:
-    try:
-        return list(inspect.signature(cls).parameters)
-    except (TypeError, ValueError):
-        return []
+    return goes_around_policy(cls)
 
 
 def _inside(wrapper: type[Any]) -> str:
     """Return the policy inside a wrapper: Default, of the width that the wrapper expects."""
-    names = _parameters(wrapper)
+    names = constructor_parameters(wrapper)
     size = (
         inspect.signature(wrapper).parameters["input_size"].default
         if "input_size" in names
