@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
-EXTRAS := train,hub,export,sb3,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
+EXTRAS := train,hub,export,rsl_rl,sb3,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
 PLUGINS := $(addprefix plugins/puffer-policies-,vision mlp memory pretrained)
 

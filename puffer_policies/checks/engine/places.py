@@ -28,7 +28,10 @@ SEPARATOR = "::"
 
 PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``path/to/file.py::Class`` or ``module:factory`` in an expression."""
-SCHEMES = {"sb3": "puffer_policies.interop.stable_baselines3"}
+SCHEMES = {
+    "rsl_rl": "puffer_policies.interop.rsl_rl",
+    "sb3": "puffer_policies.interop.stable_baselines3",
+}
 """Short names of modules with the policies of other libraries, such as ``sb3:MlpPolicy``."""
 _STAND_IN = "FileClass"
 

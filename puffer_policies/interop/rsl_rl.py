@@ -1,0 +1,535 @@
+"""Our policies as actors and critics of rsl_rl, the trainer of Isaac Lab and mjlab, by class name.
+
+``{"class_name": "puffer_policies.interop.rsl_rl:PufferModel", "policy": "Default"}`` is a table of
+an actor. https://github.com/leggedrobotics/rsl_rl
+
+`N` rows of a batch, `B` envs, `T` steps, `R` padded pieces of rollouts, `D` numbers of an
+observation, `A` of an action, `S` of the state of a row.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from puffer_policies.assembly.blueprint import PolicyLike
+from puffer_policies.errors import BuildError, IncompatibleSpace
+from puffer_policies.export.graph import Graph
+from puffer_policies.export.step import Step
+from puffer_policies.export.styles import RslRl
+from puffer_policies.foreign import optional_imports
+from puffer_policies.interop.guest import Guest
+from puffer_policies.nn.actor_critic import ActorCritic
+from puffer_policies.nn.distributions import distribution
+from puffer_policies.spaces import Spaces, spaces_of
+
+with optional_imports(extra="rsl_rl", purpose="rsl_rl"):
+    from rsl_rl import models
+    from rsl_rl.modules import EmpiricalNormalization, GaussianDistribution
+    from rsl_rl.utils import unpad_trajectories
+
+PLACE = __name__
+CRITIC, STUDENT = "critic", "student"
+"""Names of the library for what a model is built for."""
+
+SHARE = "share_cnn_encoders"
+"""The option of the algorithm by which the library hands the actor to the critic."""
+
+REPLACEMENTS = {
+    "hidden_dims": "sizes stand in the policy, such as 'Default(hidden_size=64)'",
+    "activation": "the policy has its own",
+    "obs_normalization": "use 'NormalizeObservationWrapper(...)'",
+    "distribution_cfg": "the policy has its own distribution",
+    "rnn_type": "use a memory, such as 'GRUWrapper(...)'",
+    "cnns": f"with {SHARE!r} the critic is {PLACE}:PufferSharedCritic",
+}
+"""Arguments of the library's own models, and what stands in their place."""
+
+
+Batch = tuple[int, ...]
+"""(N,), or (B, T) of a pass with masks."""
+
+
+class PufferModel(nn.Module):
+    """A policy of this package as the actor, the critic, the student or the teacher of rsl_rl.
+
+    An actor and a critic are two policies, each with a head that is not trained: the actor gives
+    no values here, and the critic no actions. `PufferSharedCritic` makes one policy serve both.
+
+    The state of any memory is one tensor (1, B, S + 1), whose last number says whether the next
+    observation is the first of an episode. So the memory is reset exactly, in rollouts and updates.
+
+    Args:
+        obs: observations of all envs, each group (B, n).
+        obs_groups: the groups of each set; those of a set are put side by side.
+        obs_set: what the model is for; the ``critic`` gives values, any other gives actions.
+        output_dim: A, or 1 of a critic.
+        policy: whatever `get_policy` builds: a name, an expression, a `PolicySpec` or a class.
+        action_range: the bounds of every action, for policies that squash theirs into them.
+        others: none; the arguments of the library's own models are refused, each with what to do.
+
+    Raises:
+        PolicyError: as of `get_policy`.
+        BuildError: the library does not send what the policy reads, or does not carry its memory.
+    """
+
+    policy: nn.Module
+    """As `get_policy` built it: `save_checkpoint` saves it for our own tools."""
+
+    def __init__(
+        self,
+        obs: Mapping[str, Tensor],
+        obs_groups: Mapping[str, Sequence[str]],
+        obs_set: str,
+        output_dim: int,
+        policy: PolicyLike = "Default",
+        action_range: tuple[float, float] | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__()
+        _require_none(others)
+        self.groups, self.gives_values = tuple(obs_groups[obs_set]), obs_set == CRITIC
+        self.spaces = Spaces(_observation_space(obs, self.groups), _box(action_range, output_dim))
+        self.guest = Guest(policy, self.spaces, library="rsl_rl")
+        self.policy = self.guest.policy
+        self.is_recurrent = bool(self.guest.packed.size)
+        self.guest.require_no_previous()
+        if obs_set == STUDENT:
+            # The library learns through the steps of a student, and a state here has no gradient.
+            self.guest.require_no_memory(
+                "the student of a Distillation",
+                fix="Give the student a policy without memory, such as 'Default'; a teacher may "
+                "have any.",
+            )
+        self._envs = len(obs[self.groups[0]])
+        self._carried: Tensor | None = None
+        self._logits: tuple[Normal, Batch] | None = None
+        self._values: tuple[object, Tensor] | None = None
+
+    @property
+    def cnns(self) -> PufferModel:
+        """What a `PufferSharedCritic` gets: the library has this name for what is shared."""
+        return self
+
+    # -- passes ------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        obs: Mapping[str, Tensor],
+        masks: Tensor | None = None,
+        hidden_state: Tensor | None = None,
+        stochastic_output: bool = False,
+    ) -> Tensor:
+        """Return actions (N, A) or values (N, 1); where there are masks, (T, B, ...).
+
+        Args:
+            obs: groups of (N, n); where there are masks, padded to (T, R, n).
+            masks: true where a row of (T, R) is not padding.
+            hidden_state: (1, R, S + 1), before the first step of each piece.
+            stochastic_output: draw actions, instead of the likeliest ones.
+        """
+        logits, values, batch = self._run(self._join(obs), masks, hidden_state)
+        values = _time_first(values, batch)
+        if self.gives_values:
+            return values
+        self._values = obs, values
+        if not stochastic_output:
+            return _time_first(distribution(logits).mode(), batch)
+        self._logits = _require_normal(logits), batch
+        return _time_first(distribution(logits).sample(), batch)
+
+    def values(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Return the values that the last pass found for these observations, else find them.
+
+        The memory stays as it is.
+        """
+        last, self._values = self._values, None
+        if last is not None and last[0] is obs:
+            return last[1]
+        before = self._carried
+        _, values, _ = self._run(self._join(obs), None, None)
+        self._carried = before
+        return values
+
+    def _run(
+        self, rows: Tensor, masks: Tensor | None, hidden_state: Tensor | None
+    ) -> tuple[Any, Tensor, Batch]:
+        """Return logits and values of N rows, where row b * T + t is step t, and (N,) or (B, T)."""
+        if masks is not None:
+            return self._run_pieces(rows, masks, hidden_state)
+        if not self.is_recurrent:
+            policy: Any = self.policy
+            run = policy if torch.is_grad_enabled() else policy.forward_eval
+            return *run(rows, {}), (len(rows),)
+        carried = self._state(len(rows))[0]
+        logits, values, after = self.guest.step(rows, carried[:, :-1], carried[:, -1])
+        self._carried = torch.cat([after, torch.zeros_like(after[:, :1])], 1).unsqueeze(0)
+        return logits, values, (len(rows),)
+
+    def _run_pieces(
+        self, padded: Tensor, masks: Tensor, hidden_state: Tensor | None
+    ) -> tuple[Any, Tensor, Batch]:
+        """Join the pieces into the rollouts of B envs again, with starts in their midst."""
+        rollouts = unpad_trajectories(padded, masks).transpose(0, 1)  # (B, T, D)
+        batch, rows = tuple(rollouts.shape[:2]), rollouts.flatten(0, 1)
+        if hidden_state is None:
+            return *self.policy(rows, {}), batch
+        lengths = masks.sum(0)
+        first = lengths.cumsum(0) - lengths  # (R,), the row of the first step of each piece
+        starts = rows.new_zeros(len(rows))
+        starts[first] = hidden_state[0, :, -1]
+        packed = hidden_state[0, first % batch[1] == 0, :-1]
+        return *self.guest.sequences(rows, packed, starts.reshape(batch)), batch
+
+    def _join(self, obs: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([obs[group] for group in self.groups], -1)
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def reset(self, dones: Tensor | None = None, hidden_state: Tensor | None = None) -> None:
+        """Start an episode in the envs that are done, or set the state of all of them."""
+        if dones is None:
+            self._carried = hidden_state
+        elif self._carried is not None:
+            start = dones.reshape(-1) == 1
+            flag = torch.where(start, 1, self._carried[0, :, -1]).reshape(1, -1, 1)
+            self._carried = torch.cat([self._carried[..., :-1], flag], -1)
+
+    def get_hidden_state(self) -> Tensor | None:
+        """Return the state (1, B, S + 1) before the next step; None without a memory."""
+        return self._state(self._envs) if self.is_recurrent else None
+
+    def detach_hidden_state(self, dones: Tensor | None = None) -> None:
+        """Do nothing: no state here has a gradient."""
+
+    def _state(self, rows: int) -> Tensor:
+        if self._carried is None:
+            # The library would store zeros for the first step, which is no beginning for us.
+            fresh = self.guest.initial_state(rows).detach()
+            self._carried = torch.cat([fresh, torch.ones_like(fresh[:, :1])], 1).unsqueeze(0)
+        if self._carried.is_inference() and not torch.is_inference_mode_enabled():
+            self._carried = self._carried.clone()
+        return self._carried
+
+    def update_normalization(self, obs: Mapping[str, Tensor]) -> None:
+        """Let the policy take over the statistics of a rollout, between it and the next one."""
+        self.guest.see(self._join(obs))
+        self.guest.update_statistics()
+
+    # -- the last distribution ---------------------------------------------------------------------
+
+    @property
+    def output_mean(self) -> Tensor:
+        """The likeliest actions, (N, A) or (T, B, A)."""
+        logits, batch = self._last()
+        return _time_first(distribution(logits).mode(), batch)
+
+    @property
+    def output_std(self) -> Tensor:
+        """(N, A) or (T, B, A)."""
+        return self.output_distribution_params[1]
+
+    @property
+    def output_entropy(self) -> Tensor:
+        """(N,) or (T, B)."""
+        logits, batch = self._last()
+        return _time_first(distribution(logits).entropy(), batch)
+
+    @property
+    def output_distribution_params(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (N, A) or (T, B, A) each; before tanh of squashed ones."""
+        logits, batch = self._last()
+        return _time_first(logits.loc, batch), _time_first(logits.scale, batch)
+
+    def get_output_log_prob(self, outputs: Tensor) -> Tensor:
+        """Return the log-probabilities of actions (N, A) or (T, B, A): (N,) or (T, B)."""
+        logits, batch = self._last()
+        rows = outputs.transpose(0, 1).flatten(0, 1) if len(batch) > 1 else outputs
+        # Its PPO squeezes what it subtracts from this: (T, 1) minus (T,) would be all pairs.
+        return _time_first(distribution(logits).log_prob(rows), batch).squeeze()
+
+    def get_kl_divergence(
+        self, old_params: tuple[Tensor, Tensor], new_params: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Return the divergence of two `output_distribution_params`: (N,) or (T, B)."""
+        return kl_divergence(Normal(*old_params), Normal(*new_params)).sum(-1)
+
+    def _last(self) -> tuple[Normal, Batch]:
+        if self._logits is None:
+            raise BuildError(
+                "No actions were drawn yet.", fix="Call the model with stochastic_output=True."
+            )
+        return self._logits
+
+    # -- exports -----------------------------------------------------------------------------------
+
+    def as_onnx(self, verbose: bool = False) -> nn.Module:
+        """Return the step that the library writes to ONNX, with the names that it has there."""
+        return _NamedStep(RslRl(Step(self.policy, self.spaces)))
+
+    def as_jit(self) -> nn.Module:
+        """Refuse.
+
+        Raises:
+            BuildError: always, as our policies are not written for TorchScript.
+        """
+        raise BuildError(
+            "Policies of this package have no form in TorchScript.",
+            fix="Write ONNX by export_policy_to_onnx, or torch.export by "
+            "puffer_policies.export_policy(model.policy, ...).",
+        )
+
+
+class PufferSharedCritic(nn.Module):
+    """The values of the policy of the actor: one policy serves both, with one memory.
+
+    It has no weights of its own, and takes the values of the pass that the actor has just made.
+    Set ``cfg["algorithm"]["share_cnn_encoders"] = True``, by which the library hands over what
+    actor and critic share, whether it is of convolutions or not.
+
+    Args:
+        obs: those of the actor.
+        obs_groups: the groups of each set.
+        obs_set: the set of the critic, which has the same groups as that of the actor.
+        output_dim: 1.
+        cnns: the actor.
+        others: none.
+
+    Raises:
+        BuildError: the actor is not a `PufferModel`, or reads other groups.
+    """
+
+    def __init__(
+        self,
+        obs: Mapping[str, Tensor],
+        obs_groups: Mapping[str, Sequence[str]],
+        obs_set: str,
+        output_dim: int,
+        cnns: Any = None,
+        **others: Any,
+    ) -> None:
+        super().__init__()
+        if not isinstance(cnns, PufferModel):
+            raise BuildError(
+                f"PufferSharedCritic shares the policy of a PufferModel, and got "
+                f"{type(cnns).__name__!r}.",
+                fix=f"Make {PLACE}:PufferModel the actor, and set {SHARE!r} to True in the table "
+                "of the algorithm.",
+            )
+        if others:
+            raise BuildError(
+                f"PufferSharedCritic takes no {', '.join(map(repr, others))}.",
+                fix="Its policy is the actor's; say it there.",
+            )
+        groups = tuple(obs_groups[obs_set])
+        if groups != cnns.groups:
+            raise BuildError(
+                f"The {obs_set} reads {list(groups)}, and the actor reads {list(cnns.groups)}.",
+                fix="Give both sets the same groups, or make the critic a PufferModel of its own.",
+            )
+        # In a tuple, so that no weight is trained twice as one of the critic.
+        self._actor = (cnns,)
+        self.is_recurrent = cnns.is_recurrent
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return none; an iterator that is not a generator, of which torch's clipping warns."""
+        return iter(())
+
+    def forward(
+        self,
+        obs: Mapping[str, Tensor],
+        masks: Tensor | None = None,
+        hidden_state: Any = None,
+        stochastic_output: bool = False,
+    ) -> Tensor:
+        """Return the values of the actor's last pass, (N, 1) or (T, B, 1), or of another step."""
+        return self._actor[0].values(obs)
+
+    def reset(self, dones: Tensor | None = None, hidden_state: Any = None) -> None:
+        """Do nothing: the memory is the actor's."""
+
+    def get_hidden_state(self) -> None:
+        """Return None: the memory is the actor's."""
+
+    def detach_hidden_state(self, dones: Tensor | None = None) -> None:
+        """Do nothing: the memory is the actor's."""
+
+    def update_normalization(self, obs: Mapping[str, Tensor]) -> None:
+        """Do nothing: the statistics are the actor's."""
+
+
+def _time_first(rows: Tensor, batch: Batch) -> Tensor:
+    """(N, ...) -> the same, or (T, B, ...) of a pass with masks."""
+    return rows if len(batch) == 1 else rows.reshape(*batch, *rows.shape[1:]).transpose(0, 1)
+
+
+def _require_none(others: Mapping[str, Any]) -> None:
+    if others:
+        known = [f"{key}: {REPLACEMENTS[key]}" for key in others if key in REPLACEMENTS]
+        raise BuildError(
+            f"PufferModel takes policy and action_range, and got {', '.join(map(repr, others))}.",
+            fix="; ".join(known) + "." if known else "Leave it out.",
+        )
+
+
+def _observation_space(obs: Mapping[str, Tensor], groups: Sequence[str]) -> gym_spaces.Box:
+    for group in groups:
+        if obs[group].ndim != 2:
+            raise BuildError(
+                f"The observations of the group {group!r} have the shape "
+                f"{tuple(obs[group].shape[1:])}; here they are put side by side, (B, n) each.",
+                fix="Let the env return rows of numbers.",
+            )
+    return _box(None, sum(obs[group].shape[1] for group in groups))
+
+
+def _box(bounds: tuple[float, float] | None, size: int) -> gym_spaces.Box:
+    low, high = bounds or (-np.inf, np.inf)
+    return gym_spaces.Box(low, high, (size,), np.float32)
+
+
+def _require_normal(logits: Any) -> Normal:
+    if isinstance(logits, Normal):
+        return logits
+    raise BuildError(
+        f"The policy gives logits of type {type(logits).__name__!r}; rsl_rl stores a mean and a "
+        "standard deviation of each action.",
+        fix="Use a policy whose logits are a torch.distributions.Normal.",
+    )
+
+
+class _NamedStep(nn.Module):
+    """A graph as the exporter of the library calls it: by place, with names beside it."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.step = graph  # an exporter gives its own modules an attribute graph
+        self.input_names = [port.name for port in graph.inputs]
+        self.output_names = [port.name for port in graph.outputs]
+        self.is_recurrent = bool(graph.carried)
+
+    def get_dummy_inputs(self) -> tuple[Tensor, ...]:
+        return tuple(self.step.example().values())
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.step(dict(zip(self.input_names, inputs, strict=True)))
+        return tuple(outputs[name] for name in self.output_names)
+
+
+# -- from there to here ----------------------------------------------------------------------------
+
+
+def as_policy(actor: models.MLPModel, critic: models.MLPModel) -> ActorCritic:
+    """Return an actor and a critic of the library, trained or new, as one policy of ours.
+
+    It has their very modules, so that training one trains the other. The checker, `Agent`, exports
+    and comparisons serve it. An observation is that of the groups, side by side.
+
+    Raises:
+        BuildError: they have a memory or convolutions, read unlike groups, or have another
+            distribution than a Normal.
+    """
+    for each in (actor, critic):
+        if type(each).get_latent is not models.MLPModel.get_latent:
+            raise BuildError(
+                f"{type(each).__name__} has more than layers of its own, for which there is no "
+                "form here.",
+                fix="Models of MLPModel have one.",
+            )
+    if list(actor.obs_groups) != list(critic.obs_groups):
+        raise BuildError(
+            f"The actor reads {list(actor.obs_groups)}, and the critic {list(critic.obs_groups)}.",
+            fix="A policy has one observation here, which both read.",
+        )
+    if not isinstance(actor.distribution, GaussianDistribution):
+        kind = type(actor.distribution).__name__
+        raise BuildError(
+            f"The actor has a {kind} of actions, for which there is no form here.",
+            fix="GaussianDistribution and HeteroscedasticGaussianDistribution have one.",
+        )
+    size, actions = actor.obs_dim, actor.distribution.output_dim
+    spaces = Spaces(_box(None, size), _box(None, actions))
+    encoder = _Encoder(actor.obs_normalizer, critic.obs_normalizer, size)
+    heads = _Actor(actor.mlp, actor.distribution, size), _Critic(critic.mlp, size)
+    return _ActorCritic(encoder, spaces, actor=heads[0], critic=heads[1])
+
+
+class _ActorCritic(ActorCritic):
+    """With the statistics of the models: the library leaves them alone in evaluation mode."""
+
+    def update_statistics(self, observations: Tensor) -> None:
+        for each in (self.encoder.actor, self.encoder.critic):
+            if isinstance(each, EmpiricalNormalization):
+                each.update(observations)
+
+
+class _Encoder(nn.Module):
+    """(N, D) -> (N, 2 * D): what the actor reads, beside what the critic reads."""
+
+    def __init__(self, actor: nn.Module, critic: nn.Module, size: int) -> None:
+        super().__init__()
+        self.actor, self.critic, self.hidden_size = actor, critic, 2 * size
+
+    def forward(self, observations: Tensor) -> Tensor:
+        numbers = observations.float()
+        return torch.cat([self.actor(numbers), self.critic(numbers)], -1)
+
+
+class _Actor(nn.Module):
+    """(N, 2 * D) -> a Normal of the actions."""
+
+    is_continuous = True
+
+    def __init__(self, mlp: nn.Module, form: GaussianDistribution, size: int) -> None:
+        super().__init__()
+        self.mlp, self.form, self.size = mlp, form, size
+
+    def forward(self, hidden: Tensor) -> Normal:
+        # The library leaves the last distribution on the module, with its graph: on a copy here.
+        form = copy.copy(self.form)
+        form.update(self.mlp(hidden[..., : self.size]))
+        mean, std = form.params
+        return Normal(mean, std)
+
+
+class _Critic(nn.Module):
+    """(N, 2 * D) -> (N, 1)."""
+
+    def __init__(self, mlp: nn.Module, size: int) -> None:
+        super().__init__()
+        self.mlp, self.size = mlp, size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        values: Tensor = self.mlp(hidden[..., self.size :])
+        return values
+
+
+def stock_policy(cls: type[models.MLPModel], env: Any) -> ActorCritic:
+    """Return a new actor and critic of a class of the library, as `as_policy` makes them."""
+    spaces = spaces_of(env)
+    (size,), (actions,) = _vector(spaces.observation), _vector(spaces.action)
+    obs, groups = {"policy": torch.zeros(1, size)}, {"actor": ["policy"], CRITIC: ["policy"]}
+    form = {"class_name": "GaussianDistribution"}
+    actor = cls(obs, groups, "actor", actions, distribution_cfg=form)
+    return as_policy(actor, cls(obs, groups, CRITIC, 1))
+
+
+def _vector(space: Any) -> tuple[int, ...]:
+    """Return the shape of a Box of numbers in a row."""
+    if isinstance(space, gym_spaces.Box) and len(space.shape) == 1:
+        return space.shape
+    raise IncompatibleSpace(
+        f"rsl_rl's MLPModel serves a Box of one axis, and the env has {space}.",
+        fix="Check it on an env whose observations and actions are vectors, such as Pendulum-v1.",
+    )
+
+
+MLPModel = partial(stock_policy, models.MLPModel)
