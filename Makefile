@@ -6,6 +6,8 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
+# Of the pairs of spaces, one in so many is tried with each check of the plug-ins.
+EVERY  ?= 3
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
 EXTRAS := train,hub,export,rsl_rl,sb3,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
@@ -39,10 +41,10 @@ test: setup lint  ## Lint, type-check and run the tests.
 	@$(MAKE) --no-print-directory $(SIDE_BY_SIDE) test-plugins types
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-plugins: $(PLUGINS)  ## Run the plug-ins' own tests.
+test-plugins: $(PLUGINS)  ## Run the plug-ins' own tests (EVERY=1 for all pairs of spaces).
 
 $(PLUGINS): setup
-	cd $@ && $(CURDIR)/$(BIN)/python -m pytest -q
+	cd $@ && $(CURDIR)/$(BIN)/python -m pytest -q -p no:logging --every $(EVERY)
 
 conformance: setup  ## Check every memory of 1, 2 and 3 layers on every kind of space.
 	$(BIN)/python -m pytest -n 2 tests/checks/test_memories.py --exhaustive

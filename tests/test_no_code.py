@@ -66,7 +66,8 @@ for number, name in enumerate(names):
     for function in (spaces_of, find_env if ":" in name else make_vecenv, make_vecenv):
         attempt(function, name)
     for key in ("env_name", "policy_name"):
-        config = {{"package": "evil", "env_name": "CartPole-v1", "policy_name": "Default", key: name}}
+        config = {{"package": "evil", "env_name": "CartPole-v1", "policy_name": "Default"}}
+        config[key] = name
         folder = Path(f"run-{{number}}-{{key}}")
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))

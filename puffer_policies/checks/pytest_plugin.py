@@ -5,6 +5,7 @@ pytest imports this file at every start, so it imports nothing of the suite unti
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _CASES_FILE = Path(__file__).with_name("engine") / "cases.py"
 ADVICE = "advice to the author of a policy: "
 """Begins the reason of a skip that is a piece of advice."""
+_CASES = "puffer_policies.checks.engine.cases"
 _ARGUMENT = "conformance_case"
 """The argument of the test in that file, which ``pytest --policy`` collects."""
 
@@ -71,6 +73,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="run the conformance suite on a policy: a name, an expression or path/to/file.py::X",
     )
+    parser.getgroup("puffer-policies").addoption(
+        "--every",
+        type=_step,
+        default=1,
+        metavar="N",
+        help="try each check on every Nth pair of spaces of a policy, in turn over checks and "
+        "policies (default: on all)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,6 +99,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(_ARGUMENT, [pytest.param(case, id=case.id) for case in cases])
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what ``--every`` does."""
+    step: int = config.getoption("--every")
+    if step <= 1:
+        return
+    groups: dict[tuple[str, str], list[pytest.Item]] = {}
+    # Sorted, as plug-ins shuffle tests, and workers of a parallel run have to agree.
+    for item in sorted(items, key=lambda item: item.nodeid):
+        if pair := _policy_and_check(item):
+            groups.setdefault(pair, []).append(item)
+    policies = sorted({policy for policy, _ in groups})
+    codes = sorted({code for _, code in groups})
+    left_out = set[pytest.Item]()
+    for (policy, code), group in groups.items():
+        turn = policies.index(policy) + codes.index(code)
+        # At least one: checks of saving have no more.
+        kept = range(turn % min(step, len(group)), len(group), step)
+        left_out.update(item for place, item in enumerate(group) if place not in kept)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _step(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _policy_and_check(item: pytest.Item) -> tuple[str, str] | None:
+    """Return what a test of the suite is about; None for any other test."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    for each in params.values():
+        if type(each).__module__ == _CASES:
+            return each.target.name, each.check.code
+    return None
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """List the advice of the suite, which pytest would only count as skips."""
     reasons = [
@@ -104,4 +151,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _cases() -> Any:
-    return importlib.import_module("puffer_policies.checks.engine.cases")
+    return importlib.import_module(_CASES)

@@ -1,9 +1,9 @@
 """Every policy of ours, alone and in wrappers, keeps every promise on all that it fits.
 
-A policy alone is tried on every fourth pair of its matrix, in turn, so that each kind of space
+A policy alone is tried on every fifth pair of its matrix, in turn, so that each kind of space
 meets two policies; with those checks for each pair that a run over the matrix tries there. In a
 wrapper it is tried on one pair of its spaces, with the checks of stacks, and every wrapper goes
-around every seventh policy: what is inside is tried alone as well.
+around every ninth policy: what is inside is tried alone as well.
 ``--exhaustive`` takes all stacks, all pairs, and every check there.
 """
 
@@ -31,9 +31,9 @@ QUICK = [check for check in CHECKS if check not in SLOW]
 TOGETHER = [check for check in QUICK if check.is_of_stacks]
 """What a policy in a wrapper is tried with, as either is tried with the others alone."""
 
-PAIRS, TURN = 4, 7
-ALL, TRACED = [*NAMES, *WRAPPERS], 2
-"""Every second one is traced for export and compilation, which takes seconds."""
+PAIRS, TURN = 5, 9
+ALL, TRACED = [*NAMES, *WRAPPERS], 3
+"""Every third one is traced for export and compilation, which takes seconds."""
 SMALL = "hidden_size=32"
 """Of a policy in a wrapper, as a memory costs the square of it."""
 

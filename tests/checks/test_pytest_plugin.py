@@ -101,6 +101,17 @@ def test_one_line_tests_every_name_of_the_distribution_and_fails_once_for_a_caus
     assert "raceback" not in text
 
 
+def test_every_nth_pair_is_tried_in_turn(run_pytest):
+    options = ("--collect-only", "-q", "-k", "not LSTMWrapper")
+    names = [run_pytest(*options, *more).outlines for more in ((), ("--every", "3"))]
+    every, some = ({each.partition("[")[2] for each in lines if "::" in each} for lines in names)
+    assert some < every
+    assert len(every) / 3 - 2 < len(some) < len(every) / 3 + 2
+    # Over checks and policies, each pair has its turn.
+    pairs = ({name.split("-S")[0].partition("-")[2] for name in names} for names in (every, some))
+    assert next(pairs) == next(pairs)
+
+
 def test_pytest_finds_the_plugin_and_names_the_same_tests_in_every_process(package, run_pytest):
     paths = [each.name for each in package.path.glob("test_*.py")]
     options = ["--collect-only", "-q", "--policy", "acme-policies/Fine", *paths]

@@ -1,7 +1,7 @@
 """The suite catches every bad policy by its own check alone, and finds no fault with good ones.
 
-Every run holds a mutant against its own check, every third one of its family, and every 24th of the
-others, in turn: each check stays silent on some ten mutants of others. Of the checks of saving and
+Every run holds a mutant against its own check, every fifth one of its family, and every 48th of the
+others, in turn: each check stays silent on some five mutants of others. Of the checks of saving and
 export, which take longer, it takes the mutant's own alone. ``--exhaustive`` takes all.
 """
 
@@ -24,7 +24,7 @@ OVERLAPS = {"B5-lazy-encoder": dict.fromkeys(SEEING_COPIES, LAZY)}
 CHECKS = select_checks(all_checks(), tiers=list(Tier))
 SLOW = {Scope.POLICY, Tier.TRAINABILITY}
 QUICK = [each for each in CHECKS if not {each.scope, each.tier} & SLOW]
-KIN, OTHERS = 3, 24
+KIN, OTHERS = 5, 48
 
 
 def checks_for(mutant: Mutant, expected: set[str], *, exhaustive: bool):

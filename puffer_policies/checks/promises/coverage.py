@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces as gym
 from torch import Tensor, nn
 
-from puffer_policies.checks.model import CheckFailed, Scope, check
+from puffer_policies.checks.model import CheckFailed, Level, Scope, check
 from puffer_policies.checks.probes.construction import constructor, rebuild
 from puffer_policies.checks.probes.edges import bounds_of
 from puffer_policies.checks.probes.outputs import numbers
@@ -97,10 +97,18 @@ def every_number_matters(subject: Subject) -> None:
     _require_places(subject)
     _require_parts(subject)
     if other := _without_bounds(subject):
-        _require_read(other, perturb(other.fresh()).eval(), "; its bounds are infinite here")
+        # Nobody need ever build it so, but a number that is lost there is lost in silence.
+        _require_read(
+            other,
+            perturb(other.fresh()).eval(),
+            "; its bounds are infinite here",
+            level=Level.ADVICE,
+        )
 
 
-def _require_read(subject: Subject, policy: nn.Module, where: str = "") -> None:
+def _require_read(
+    subject: Subject, policy: nn.Module, where: str = "", *, level: Level | None = None
+) -> None:
     parts = list(_parts(subject))
     for attempt in range(ATTEMPTS):
         parts = _unread(subject, policy, parts, attempt)
@@ -117,6 +125,7 @@ def _require_read(subject: Subject, policy: nn.Module, where: str = "") -> None:
             f"# change {labels[0]} of the observations and compare",
             "print(policy.forward_eval(observations, state))",
         ),
+        level=level,
     )
 
 

@@ -571,9 +571,9 @@ def key_order_free(subject: Subject) -> None:
     outputs = one_step(subject, other, observations)
     if not is_same(outputs, expected):
         gap = difference(outputs, expected)
-        raise _order_failure(
-            f"built for reversed keys, with the same weights, outputs are {gap:.2g} apart"
-        )
+        actual = f"built for reversed keys, with the same weights, outputs are {gap:.2g} apart"
+        # Dict spaces sort their keys, so that only those made of an OrderedDict can differ.
+        raise _order_failure(actual, level=Level.ADVICE)
 
 
 def _order_failure(actual: str, *, level: Level | None = None) -> CheckFailed:
