@@ -1,8 +1,8 @@
-"""The clocks of `training_toys` behind other APIs: PettingZoo's, and a copy of PufferLib's."""
+"""The clocks of `training_toys` behind other APIs: PettingZoo's, and PufferLib's native one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,97 +77,6 @@ class Clocks:
 
 def together(schedules: Sequence[Schedule] = SCHEDULES) -> Clocks:
     return Clocks({f"agent_{i}": each for i, each in enumerate(schedules)})
-
-
-class FakeSerial:
-    """What PufferLib 3.0's ``Serial`` does with emulated envs, in place and with its checks."""
-
-    def __init__(self, makers: Sequence[Callable[[], Any]]) -> None:
-        self.envs = [FakeEmulated(maker()) for maker in makers]
-        self.driver_env = self.envs[0]
-        self.emulated = {"observation_dtype": np.float32}
-        self.single_observation_space = Clock.observation_space
-        self.single_action_space = Clock.action_space
-        self.num_agents = sum(each.num_agents for each in self.envs)
-        self.agents_per_batch = self.num_envs = self.num_agents
-        self.action_space = spaces.MultiDiscrete([2] * self.num_agents)
-        self.agent_ids = np.arange(self.num_agents)
-        self.observations = np.zeros((self.num_agents, 2), np.float32)
-        self.rewards = np.zeros(self.num_agents, np.float32)
-        self.terminals, self.truncations, self.masks = (
-            np.zeros(self.num_agents, bool) for _ in range(3)
-        )
-        self.flag, self.closed = "reset", False
-
-    def async_reset(self, seed: int | None = None) -> None:
-        self.flag, row = "recv", 0
-        for i, env in enumerate(self.envs):
-            self._write(row, env.restart(None if seed is None else seed + i), starting=True)
-            row += env.num_agents
-
-    def send(self, actions: np.ndarray) -> None:
-        assert self.flag == "send"
-        assert actions.flags.contiguous
-        assert self.action_space.contains(actions)
-        self.flag, row = "recv", 0
-        for env in self.envs:
-            if env.done:
-                self._write(row, env.restart(None), starting=True)
-            else:
-                self._write(row, env.play(actions[row : row + env.num_agents]), starting=False)
-            row += env.num_agents
-
-    def _write(self, row: int, told: list[Any], *, starting: bool) -> None:
-        for i, each in enumerate(told, start=row):
-            shown, reward, terminated, truncated = each or (0, 0, True, False)
-            self.observations[i], self.rewards[i] = shown, reward
-            self.terminals[i] = terminated and not starting
-            self.truncations[i] = truncated
-            self.masks[i] = starting or each is not None
-
-    def recv(self) -> tuple[Any, ...]:
-        assert self.flag == "recv"
-        self.flag = "send"
-        buffers = (self.observations, self.rewards, self.terminals, self.truncations)
-        return *buffers, [], self.agent_ids, self.masks
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeEmulated:
-    """A clock or clocks as PufferLib's emulation tells of them: None for an absent agent."""
-
-    def __init__(self, env: Any) -> None:
-        self.env, self.done = env, True
-        self.agents = getattr(env, "possible_agents", None)
-        self.num_agents = len(self.agents) if self.agents else 1
-        self.single_observation_space = Clock.observation_space
-        self.single_action_space = Clock.action_space
-
-    def restart(self, seed: int | None) -> list[Any]:
-        self.done = False
-        shown, _ = self.env.reset(seed=seed)
-        if not self.agents:
-            return [(shown, 0, False, False)]
-        return [(shown[a], 0, False, False) if a in shown else None for a in self.agents]
-
-    def play(self, actions: np.ndarray) -> list[Any]:
-        if not self.agents:
-            *told, _ = self.env.step(int(actions[0]))
-            self.done = told[2] or told[3]
-            return [tuple(told)]
-        playing = dict(zip(self.agents, actions, strict=True))
-        shown, rewards, ends, cuts, _ = self.env.step(
-            {a: act for a, act in playing.items() if a in self.env.agents}
-        )
-        self.done = not self.env.agents
-        return [
-            (shown[a], rewards.get(a, 0), ends.get(a, False), cuts.get(a, False))
-            if a in shown
-            else None
-            for a in self.agents
-        ]
 
 
 class FakeNative:

@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from agent_toys import Clocks, FakeNative, FakeSerial
+from agent_toys import Clocks, FakeNative
 from gymnasium.vector import SyncVectorEnv, VectorWrapper
+from pufferlib_toys import FakeSerial
 from training_toys import SCHEDULES, Clock, Guess
 
 from puffer_policies.assembly.factory import get_policy

@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from agent_toys import FakeNative, FakeSerial, together
+from agent_toys import FakeNative, together
 from gymnasium.vector import AutoresetMode
 from plain_policies import Plain, Split
+from pufferlib_toys import FakeSerial
 from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig

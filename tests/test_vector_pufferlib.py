@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from agent_toys import Clocks, FakeNative, FakeSerial
+from agent_toys import Clocks, FakeNative
+from pufferlib_toys import FakeSerial
 from training_toys import SCHEDULES, Clock
 
 from puffer_policies import pufferl

@@ -28,7 +28,8 @@ class Guest:
     """A policy, and what a trainer of others asks of it.
 
     Args:
-        policy: whatever `get_policy` builds: a name, an expression, a `PolicySpec` or a class.
+        policy: whatever `get_policy` builds: a name, an expression, a `PolicySpec` or a class; or
+            what it has built.
         spaces: of the env, as the library leaves them.
         library: its name, for errors.
 
@@ -42,8 +43,8 @@ class Guest:
     packed: PackedState
     """The order of its state in one tensor (B, S), where a library carries tensors of its own."""
 
-    def __init__(self, policy: PolicyLike, spaces: Spaces, *, library: str) -> None:
-        self.policy = get_policy(policy, spaces)
+    def __init__(self, policy: PolicyLike | nn.Module, spaces: Spaces, *, library: str) -> None:
+        self.policy = policy if isinstance(policy, nn.Module) else get_policy(policy, spaces)
         self.spaces, self.library = spaces, library
         self.layout: ActionLayout = action_layout(spaces.action)
         self.packed = PackedState.of(self._initial(1))

@@ -9,7 +9,6 @@ import numpy as np
 from gymnasium import spaces
 
 from puffer_policies import Spaces
-from puffer_policies.envs.recall import MaskedRecallEnv
 from puffer_policies.nn.distributions import distribution
 
 VECTOR, CHOICE = spaces.Box(-1.0, 1.0, (4,), np.float32), spaces.Discrete(3)
@@ -76,6 +75,9 @@ class MaskInObservation(gymnasium.ObservationWrapper):
     """Masked recall as RecurrentPPO can play it: its mask stands in the observation."""
 
     def __init__(self) -> None:
+        # Here, as the games need a gymnasium that PufferLib's trainer does not go with.
+        from puffer_policies.envs.recall import MaskedRecallEnv
+
         super().__init__(MaskedRecallEnv())
         mask = spaces.Box(0, 1, (4,), np.int8)
         self.observation_space = spaces.Dict({"symbol": self.env.observation_space, "mask": mask})
