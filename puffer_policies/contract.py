@@ -11,7 +11,7 @@ from puffer_policies.errors import ContractError
 from puffer_policies.foreign import error_text, foreign_code
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 EPISODE_START = "episode_start"
 """State key: bool (B,) or (B, T), true where the observation is the first of an episode."""
@@ -79,6 +79,11 @@ REQUIRED = {
 """The parameter names of every method, after ``self``."""
 
 ATTRIBUTES = {"is_continuous": bool, "hidden_size": int}
+
+
+def any_module_has(policy: nn.Module, need: str) -> bool:
+    """Return whether a module of a policy has `NEEDS_MASK` or `NEEDS_PREVIOUS` set."""
+    return any(getattr(module, need, False) for module in policy.modules())
 
 
 def missing_members(policy: object) -> list[str]:

@@ -23,6 +23,7 @@ from puffer_policies.contract import (
     NEEDS_PREVIOUS,
     PREV_ACTION,
     PREV_REWARD,
+    any_module_has,
 )
 from puffer_policies.errors import ContractError, IncompatibleSpace
 from puffer_policies.export.graph import Graph, Port, Tensors
@@ -199,7 +200,7 @@ def _mask_port(layout: ActionLayout) -> tuple[Port, ...]:
 
 
 def _previous_ports(policy: nn.Module, layout: ActionLayout) -> tuple[Port, ...]:
-    if not any(getattr(each, NEEDS_PREVIOUS, False) for each in policy.modules()):
+    if not any_module_has(policy, NEEDS_PREVIOUS):
         return ()
     number = torch.float32 if layout.is_continuous else torch.int64
     action = Port(PREV_ACTION, layout.policy_shape, number)

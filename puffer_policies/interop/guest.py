@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.assembly.factory import get_policy
-from puffer_policies.contract import ACTION_MASK, EPISODE_START, NEEDS_PREVIOUS, PREV_ACTION
+from puffer_policies.contract import (
+    ACTION_MASK,
+    EPISODE_START,
+    NEEDS_PREVIOUS,
+    PREV_ACTION,
+    any_module_has,
+)
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import leaf_spaces
@@ -66,7 +72,7 @@ class Guest:
 
     def require_no_previous(self) -> None:
         """Raise `BuildError` where the policy reads the last action and reward."""
-        if any(getattr(each, NEEDS_PREVIOUS, False) for each in self.policy.modules()):
+        if any_module_has(self.policy, NEEDS_PREVIOUS):
             raise BuildError(
                 f"{self.policy.spec} reads {PREV_ACTION}, and {self.library} does not send it.",
                 fix="Put the last action and reward into the observation, in a wrapper of the env.",

@@ -17,6 +17,7 @@ from puffer_policies.contract import (
     NEEDS_PREVIOUS,
     PREV_ACTION,
     PREV_REWARD,
+    any_module_has,
 )
 from puffer_policies.spaces import ActionLayout, action_layout
 from puffer_policies.vector.protocol import VecEnv
@@ -29,7 +30,7 @@ class Feed:
 
     def __init__(self, vecenv: VecEnv, policy: nn.Module) -> None:
         self._vecenv = vecenv
-        self._reads_masks = _reads(policy, NEEDS_MASK)
+        self._reads_masks = any_module_has(policy, NEEDS_MASK)
         # Only for a policy that reads them: PufferLib's policies know no such keys.
         self._previous = previous_of(
             policy, action_layout(vecenv.single_action_space), vecenv.num_agents
@@ -83,13 +84,9 @@ class Previous:
 
 def previous_of(policy: nn.Module, layout: ActionLayout, num_agents: int) -> Previous | None:
     """Return a memory of last actions and rewards, if something in `policy` reads them."""
-    return Previous(layout, num_agents) if _reads(policy, NEEDS_PREVIOUS) else None
+    return Previous(layout, num_agents) if any_module_has(policy, NEEDS_PREVIOUS) else None
 
 
 def on_device(extras: Arrays, device: torch.device) -> dict[str, Tensor]:
     """Return copies of `extras` as tensors."""
     return {key: torch.from_numpy(each).to(device, copy=True) for key, each in extras.items()}
-
-
-def _reads(policy: nn.Module, attribute: str) -> bool:
-    return any(getattr(module, attribute, False) for module in policy.modules())

@@ -44,7 +44,7 @@ from puffer_policies.checks.engine.scenes import Scene, scene_of
 from puffer_policies.checks.model import Result, Scope
 from puffer_policies.checks.probes.snippets import snippet
 from puffer_policies.checks.probes.subject import Subject
-from puffer_policies.contract import NEEDS_MASK
+from puffer_policies.contract import NEEDS_MASK, any_module_has
 from puffer_policies.errors import BuildError, PolicyError
 from puffer_policies.registry import Registry
 from puffer_policies.registry.records import Capabilities, PolicyRecord, Record, WrapperRecord
@@ -366,7 +366,7 @@ def _built_target(policy: nn.Module, env: Any, wrappers: tuple[WrapperLike, ...]
 def subject_of_module(policy: nn.Module, spaces: Spaces, *, played: Any = None) -> Subject:
     """Return a policy that is built already as checks see it: a build of it is a copy."""
     cls = type(policy)
-    needs_mask = any(getattr(module, NEEDS_MASK, False) for module in policy.modules())
+    needs_mask = any_module_has(policy, NEEDS_MASK)
     imports = "from puffer_policies import Spaces"
     return Subject(
         name=cls.__name__,

@@ -26,6 +26,7 @@ from puffer_policies.contract import (
     NEEDS_PREVIOUS,
     PREV_ACTION,
     PREV_REWARD,
+    any_module_has,
 )
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import batch_layout, merge_time
@@ -322,10 +323,9 @@ class Subject:
     def _find_required_inputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         layout, required = self.layout, dict[str, tuple[tuple[int, ...], torch.dtype]]()
         declares = self.capabilities is not None and self.capabilities.needs_mask
-        modules = list(self.policy.modules())
-        if layout.nvec and (declares or any(getattr(m, NEEDS_MASK, False) for m in modules)):
+        if layout.nvec and (declares or any_module_has(self.policy, NEEDS_MASK)):
             required[ACTION_MASK] = (sum(layout.nvec),), torch.bool
-        if any(getattr(module, NEEDS_PREVIOUS, False) for module in modules):
+        if any_module_has(self.policy, NEEDS_PREVIOUS):
             number = torch.float32 if layout.is_continuous else torch.int64
             required[PREV_ACTION] = layout.policy_shape, number
             required[PREV_REWARD] = (), torch.float32

@@ -21,7 +21,7 @@ from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import ENTROPY, PROBABILITY, difference
 from puffer_policies.checks.probes.weights import flat_gradients
-from puffer_policies.contract import ACTION_MASK, NEEDS_MASK
+from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, any_module_has
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
@@ -167,7 +167,7 @@ def _needs_mask(subject: Subject) -> bool:
     """Whether its record says that it needs a mask, or an attribute of a module."""
     if subject.capabilities is not None and subject.capabilities.needs_mask:
         return True
-    return any(getattr(module, NEEDS_MASK, False) for module in subject.policy.modules())
+    return any_module_has(subject.policy, NEEDS_MASK)
 
 
 def _probabilities(dist: Distribution, layout: ActionLayout, mask: Tensor) -> Tensor:
