@@ -20,7 +20,9 @@ from puffer_policies.contract import (
     PREV_ACTION,
     any_module_has,
 )
+from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.errors import BuildError
+from puffer_policies.interop.heads import device_of
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.nn.packed_state import PackedState
@@ -56,6 +58,7 @@ class Guest:
         self.packed = PackedState.of(self._initial(1))
         self._leaves = leaf_spaces(spaces.observation)
         self._seen: list[Any] | None = [] if _keeps_statistics(self.policy) else None
+        self._has_learned = False
 
     # -- what a library has to send ----------------------------------------------------------------
 
@@ -91,6 +94,20 @@ class Guest:
                 fix=f"{fix} {other}".strip(),
             )
 
+    def require_reset_in_step(self, envs: Any) -> None:
+        """Raise `BuildError` where a memory would see the last observation of another episode.
+
+        Such libraries take the observation after an end as the first of the next episode, and envs
+        that reset in a step of their own show the last observation there.
+        """
+        mode = (getattr(envs, "metadata", None) or {}).get("autoreset_mode")
+        if self.packed.size and mode == AutoresetMode.NEXT_STEP:
+            raise BuildError(
+                f"These envs reset in the step after the end, and {self.library} starts an episode "
+                "at the end: the memory would begin with the last observation of another episode.",
+                fix="Make them with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP.",
+            )
+
     # -- memory ------------------------------------------------------------------------------------
 
     def initial_state(self, rows: int) -> Tensor:
@@ -120,18 +137,51 @@ class Guest:
             packed: (B, S), before the first step.
             episode_start: (B, T).
         """
-        state = dict[str, Any]()
-        if self.packed.size:
-            starts = episode_start > 0
-            obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
-            state = {**self.packed.unpack(packed), EPISODE_START: starts}
+        return self._sequences(obs, packed, episode_start)[:2]
+
+    def _sequences(self, obs: Any, packed: Tensor, starts: Tensor) -> tuple[Any, Tensor, Tensor]:
+        if not self.packed.size:
+            return *self.policy(obs, {}), packed
+        starts = starts > 0
+        obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
+        state = {**self.packed.unpack(packed), EPISODE_START: starts}
         logits, values = self.policy(obs, state)
-        return logits, values.reshape(-1, 1)
+        return logits, values.reshape(-1, 1), self.packed.pack(state)
+
+    # -- a memory that the library begins with zeros -----------------------------------------------
+    #
+    # Zeros are not the beginning of every memory. So the tensor that such a library carries has one
+    # number more, in front: the steps since the episode started. 0 resets the memory.
+
+    @property
+    def carry_size(self) -> int:
+        """1 + S: the width of the tensor that a library carries which begins with zeros."""
+        return 1 + self.packed.size
+
+    def carry_step(
+        self, obs: Any, carry: Tensor, episode_start: Tensor
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Take a `step` with (B, 1 + S) -> logits, values (B, 1) and the next (B, 1 + S)."""
+        starts = (episode_start > 0) | (carry[:, 0] == 0)
+        logits, values, packed = self.step(obs, carry[:, 1:], starts)
+        steps = torch.where(starts, 0, carry[:, 0]) + 1
+        return logits, values, torch.cat([steps.unsqueeze(1), packed], 1)
+
+    def carry_sequences(
+        self, obs: Any, carry: Tensor, episode_start: Tensor
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Run `sequences` from (B, 1 + S) -> logits, values (B * T, 1) and the next (B, 1 + S)."""
+        starts = episode_start > 0
+        starts = torch.cat([starts[:, :1] | (carry[:, :1] == 0), starts[:, 1:]], 1)  # (B, T)
+        logits, values, packed = self._sequences(obs, carry[:, 1:], starts)
+        time = starts.shape[1]
+        begun = torch.arange(time, device=starts.device) * starts  # (B, T), the steps of starts
+        steps = torch.where(starts.any(1), 0, carry[:, 0]) + time - begun.amax(1)
+        return logits, values, torch.cat([steps.unsqueeze(1), packed], 1)
 
     def _initial(self, rows: int) -> dict[str, Tensor]:
         initial_state = getattr(self.policy, "initial_state", None)
-        device = next((each.device for each in self.policy.parameters()), torch.device("cpu"))
-        return initial_state(rows, device) if callable(initial_state) else {}
+        return initial_state(rows, device_of(self.policy)) if callable(initial_state) else {}
 
     # -- statistics --------------------------------------------------------------------------------
 
@@ -139,6 +189,15 @@ class Guest:
         """Keep observations of a rollout, (N, *obs), where the policy keeps statistics of them."""
         if self._seen is not None:
             self._seen.append(map_nested(torch.clone, obs))
+
+    def switch(self, *, learning: bool) -> None:
+        """Tell whether an update or a rollout goes on, as often as it is known.
+
+        Where a rollout follows an update, the policy takes over its statistics.
+        """
+        if self._has_learned and not learning:
+            self.update_statistics()
+        self._has_learned = learning
 
     def update_statistics(self) -> None:
         """Let the policy take over the statistics of what it has seen since the last time.

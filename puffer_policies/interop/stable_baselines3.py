@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from gymnasium import Space
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
+from puffer_policies.interop.heads import ActorHead, CriticHead
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.spaces import Spaces, action_layout, spaces_of
 
@@ -92,7 +92,6 @@ class Adapter(BasePolicy):
         self.guest = Guest(policy, spaces, library="Stable-Baselines3")
         self.policy = self.guest.policy
         self._require_served()
-        self._has_learned = False
         self.optimizer = self.optimizer_class(
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
@@ -116,11 +115,7 @@ class Adapter(BasePolicy):
         observations that the last rollout has seen.
         """
         super().set_training_mode(mode)
-        if mode:
-            self._has_learned = True
-        elif self._has_learned:
-            self._has_learned = False
-            self.guest.update_statistics()
+        self.guest.switch(learning=mode)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what `load` builds the policy with."""
@@ -181,9 +176,11 @@ def as_policy(module: ActorCriticPolicy) -> ActorCritic:
             fix="Policies of ActorCriticPolicy without use_sde have one.",
         )
     encoder, spaces = _Encoder(module), Spaces(module.observation_space, module.action_space)
-    return ActorCritic(
-        encoder, spaces, actor=_Actor(module, encoder.split), critic=_Critic(module, encoder.split)
-    )
+    layout, split = action_layout(spaces.action), encoder.split
+    log_std = module.log_std if layout.is_continuous else None
+    actor = ActorHead(module.action_net, layout, columns=slice(split), log_std=log_std)
+    critic = CriticHead(module.value_net, columns=slice(split, None))
+    return ActorCritic(encoder, spaces, actor=actor, critic=critic)
 
 
 class _Encoder(nn.Module):
@@ -203,43 +200,6 @@ class _Encoder(nn.Module):
         others = features if self.critic is self.actor else self.critic(inputs)
         parts = self.layers.forward_actor(features), self.layers.forward_critic(others)
         return torch.cat(parts, -1)
-
-
-class _Actor(nn.Module):
-    """(N, H) -> logits."""
-
-    def __init__(self, module: ActorCriticPolicy, split: int) -> None:
-        super().__init__()
-        self.net, self.split = module.action_net, split
-        self.layout = action_layout(module.action_space)
-        self.is_continuous = self.layout.is_continuous
-        if self.is_continuous:
-            self.log_std = module.log_std
-
-    def forward(self, hidden: Tensor) -> Any:
-        numbers: Tensor = self.net(hidden[..., : self.split])
-        if self.is_continuous:
-            mean = numbers.reshape(-1, *self.layout.shape)
-            return Normal(mean, self.log_std.exp().reshape(self.layout.shape).expand_as(mean))
-        if self.layout.kind == "multibinary":
-            # The library has one number for each bit, which is that of "yes" against 0 of "no".
-            yes = numbers.unbind(-1)
-            return tuple(torch.stack([torch.zeros_like(each), each], -1) for each in yes)
-        if self.layout.kind == "discrete":
-            return numbers
-        return torch.split(numbers, list(self.layout.nvec), -1)
-
-
-class _Critic(nn.Module):
-    """(N, H) -> (N, 1)."""
-
-    def __init__(self, module: ActorCriticPolicy, split: int) -> None:
-        super().__init__()
-        self.net, self.split = module.value_net, split
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        values: Tensor = self.net(hidden[..., self.split :])
-        return values
 
 
 def stock_policy(cls: type[ActorCriticPolicy], env: Any) -> ActorCritic:

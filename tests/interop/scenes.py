@@ -71,6 +71,13 @@ def pair_of(pair):
     return copy.deepcopy(pair.observation), copy.deepcopy(pair.action)
 
 
+def same_step_envs(makers):
+    """Return vector envs that reset in the step in which an episode ends, as all once did."""
+    modes = getattr(gymnasium.vector, "AutoresetMode", None)
+    options = {"autoreset_mode": modes.SAME_STEP} if modes else {}
+    return gymnasium.vector.SyncVectorEnv(makers, **options)
+
+
 class MaskInObservation(gymnasium.ObservationWrapper):
     """Masked recall as RecurrentPPO can play it: its mask stands in the observation."""
 

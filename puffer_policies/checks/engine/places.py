@@ -31,6 +31,7 @@ PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Z
 SCHEMES = {
     "rsl_rl": "puffer_policies.interop.rsl_rl",
     "sb3": "puffer_policies.interop.stable_baselines3",
+    "skrl": "puffer_policies.interop.skrl",
 }
 """Short names of modules with the policies of other libraries, such as ``sb3:MlpPolicy``."""
 _STAND_IN = "FileClass"
