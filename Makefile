@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 OLDEST := .venv-oldest
+RLLIB  := .venv-rllib
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # Of the pairs of spaces, one in so many is tried with each check of the plug-ins.
@@ -20,8 +21,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Of targets that run side by side, make 4 and later print one after the other.
 SIDE_BY_SIDE := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup train test test-plugins test-interop $(PLUGINS) test-oldest conformance lint types
-.PHONY: format bench docs clean
+.PHONY: help setup train test test-plugins test-interop test-rllib $(PLUGINS) test-oldest conformance
+.PHONY: lint types format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -60,6 +61,16 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt
 test-oldest: $(OLDEST)/.ready  ## Run the core's tests with gymnasium 0.29.1 and numpy 1.26.4.
 	$(OLDEST)/bin/python -m pytest -n 2
 
+# RLlib pins gymnasium.
+$(RLLIB)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RLLIB)
+	grep -v '^gymnasium==' constraints.txt > $(RLLIB)/constraints.txt
+	$(RLLIB)/bin/python -m pip install -q -c $(RLLIB)/constraints.txt -e '.[rllib,test]'
+	@touch $@
+
+test-rllib: $(RLLIB)/.ready  ## Run our policies in RLlib.
+	$(RLLIB)/bin/python -m pytest --interop tests/interop/test_rllib.py tests/test_docs.py -k rllib
+
 test-interop: setup  ## Run our policies in the trainers of others.
 	$(BIN)/python -m pytest -n 2 --interop tests/interop tests/test_docs.py
 
@@ -84,4 +95,4 @@ bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## Remove the environments and caches.
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(OLDEST) $(RLLIB) .pytest_cache .mypy_cache .ruff_cache build dist

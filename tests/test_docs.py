@@ -76,6 +76,9 @@ def variables(request, commands, forks, tmp_path):
         yield {**variables, **place, "HF_TOKEN": TOKEN}
 
 
+OPTIONAL = {"import onnxruntime": ("onnxruntime", "export"), "import ray": ("ray", "rllib")}
+"""Lines of pages, with the package and the extra that they need."""
+
 WITH_CODE = [
     pytest.param(page, marks=[pytest.mark.interop] if page.parent.name == "interop" else [])
     for page in PAGES
@@ -88,8 +91,9 @@ WITH_CODE = [
 def test_page_runs(page, variables, forks, tmp_path):
     if "$ cc " in page.read_text() and shutil.which("cc") is None:
         pytest.skip("no C compiler: there is no cc")
-    if "import onnxruntime" in page.read_text():
-        pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    for line, (package, extra) in OPTIONAL.items():
+        if line in page.read_text():
+            pytest.importorskip(package, reason=f"the extra {extra} is not installed")
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
     environ = {**variables, "PYTHONPATH": str(tmp_path)}

@@ -30,6 +30,8 @@ from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.wrappers.action_mask import mask_keys
 from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.wrappers.frame_stack import FrameStackWrapper
+from puffer_policies.wrappers.separate_critic import SeparateCriticWrapper
 
 
 class Guest:
@@ -106,6 +108,15 @@ class Guest:
                 f"These envs reset in the step after the end, and {self.library} starts an episode "
                 "at the end: the memory would begin with the last observation of another episode.",
                 fix="Make them with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP.",
+            )
+
+    def require_no_statistics(self, *, fix: str) -> None:
+        """Raise `BuildError` where the policy keeps statistics, which the library never updates."""
+        if self._seen is not None:
+            raise BuildError(
+                f"{self.policy.spec} keeps statistics of its observations, and {self.library} has "
+                "no moment between an update and the next rollout to update them.",
+                fix=fix,
             )
 
     # -- memory ------------------------------------------------------------------------------------
@@ -213,6 +224,13 @@ class Guest:
 
     # -- observations and actions ------------------------------------------------------------------
 
+    def allowing(self, obs: Any) -> Any:
+        """Return observations (N, *obs) whose masks allow something: those of padding do not."""
+        for key in mask_keys(self.policy) - {None}:
+            mask = obs[key]
+            obs = {**obs, key: torch.where((mask > 0).any(-1, keepdim=True), mask, 1)}
+        return obs
+
     def rows(self, obs: Any) -> Any:
         """Return observations as (N, *obs), where a library adds axes or takes them away."""
         return map_nested(lambda own, leaf: leaf.reshape(-1, *own.shape), self._leaves, obs)
@@ -248,7 +266,12 @@ class Guest:
         return chances.log_prob(self.actions(members)), chances.entropy()
 
 
+DELEGATING = (PolicyWrapper, FrameStackWrapper, SeparateCriticWrapper)
+"""Wrappers that hand the observations on, and keep no statistics of their own."""
+
+
 def _keeps_statistics(policy: nn.Module) -> bool:
-    """Whether a module does more with observations than to hand them on, as any wrapper does."""
+    """Whether a module does more with observations than to hand them on."""
+    delegating = (None, *(each.update_statistics for each in DELEGATING))
     updates = [getattr(type(each), "update_statistics", None) for each in policy.modules()]
-    return any(each not in (None, PolicyWrapper.update_statistics) for each in updates)
+    return any(each not in delegating for each in updates)

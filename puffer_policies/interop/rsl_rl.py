@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from puffer_policies.assembly.blueprint import PolicyLike
-from puffer_policies.errors import BuildError, IncompatibleSpace
+from puffer_policies.errors import BuildError
 from puffer_policies.export.graph import Graph
 from puffer_policies.export.step import Step
 from puffer_policies.export.styles import RslRl
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
+from puffer_policies.interop.heads import CriticHead, Trunks, device_of
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import distribution
-from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.spaces import Spaces, require_kinds, spaces_of
 
 with optional_imports(extra="rsl_rl", purpose="rsl_rl"):
     from rsl_rl import models
@@ -64,8 +65,8 @@ class PufferModel(nn.Module):
     An actor and a critic are two policies, each with a head that is not trained: the actor gives
     no values here, and the critic no actions. `PufferSharedCritic` makes one policy serve both.
 
-    The state of any memory is one tensor (1, B, S + 1), whose last number says whether the next
-    observation is the first of an episode. So the memory is reset exactly, in rollouts and updates.
+    The state of any memory is one tensor (1, B, 1 + S), in which zeros start an episode. So the
+    memory is reset exactly, in rollouts and in updates.
 
     Args:
         obs: observations of all envs, each group (B, n).
@@ -133,7 +134,7 @@ class PufferModel(nn.Module):
         Args:
             obs: groups of (N, n); where there are masks, padded to (T, R, n).
             masks: true where a row of (T, R) is not padding.
-            hidden_state: (1, R, S + 1), before the first step of each piece.
+            hidden_state: (1, R, 1 + S), before the first step of each piece.
             stochastic_output: draw actions, instead of the likeliest ones.
         """
         logits, values, batch = self._run(self._join(obs), masks, hidden_state)
@@ -169,9 +170,9 @@ class PufferModel(nn.Module):
             policy: Any = self.policy
             run = policy if torch.is_grad_enabled() else policy.forward_eval
             return *run(rows, {}), (len(rows),)
-        carried = self._state(len(rows))[0]
-        logits, values, after = self.guest.step(rows, carried[:, :-1], carried[:, -1])
-        self._carried = torch.cat([after, torch.zeros_like(after[:, :1])], 1).unsqueeze(0)
+        no_starts = torch.zeros(len(rows), device=rows.device)
+        logits, values, after = self.guest.carry_step(rows, self._state(len(rows))[0], no_starts)
+        self._carried = after.unsqueeze(0)
         return logits, values, (len(rows),)
 
     def _run_pieces(
@@ -184,10 +185,11 @@ class PufferModel(nn.Module):
             return *self.policy(rows, {}), batch
         lengths = masks.sum(0)
         first = lengths.cumsum(0) - lengths  # (R,), the row of the first step of each piece
-        starts = rows.new_zeros(len(rows))
-        starts[first] = hidden_state[0, :, -1]
-        packed = hidden_state[0, first % batch[1] == 0, :-1]
-        return *self.guest.sequences(rows, packed, starts.reshape(batch)), batch
+        starts = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        starts[first] = hidden_state[0, :, 0] == 0
+        carry = hidden_state[0, first % batch[1] == 0]
+        logits, values, _ = self.guest.carry_sequences(rows, carry, starts.reshape(batch))
+        return logits, values, batch
 
     def _join(self, obs: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([obs[group] for group in self.groups], -1)
@@ -199,12 +201,10 @@ class PufferModel(nn.Module):
         if dones is None:
             self._carried = hidden_state
         elif self._carried is not None:
-            start = dones.reshape(-1) == 1
-            flag = torch.where(start, 1, self._carried[0, :, -1]).reshape(1, -1, 1)
-            self._carried = torch.cat([self._carried[..., :-1], flag], -1)
+            self._carried = self._carried.masked_fill(dones.reshape(1, -1, 1) == 1, 0)
 
     def get_hidden_state(self) -> Tensor | None:
-        """Return the state (1, B, S + 1) before the next step; None without a memory."""
+        """Return the state (1, B, 1 + S) before the next step; None without a memory."""
         return self._state(self._envs) if self.is_recurrent else None
 
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:
@@ -212,9 +212,7 @@ class PufferModel(nn.Module):
 
     def _state(self, rows: int) -> Tensor:
         if self._carried is None:
-            # The library would store zeros for the first step, which is no beginning for us.
-            fresh = self.guest.initial_state(rows).detach()
-            self._carried = torch.cat([fresh, torch.ones_like(fresh[:, :1])], 1).unsqueeze(0)
+            self._carried = torch.zeros((1, rows, self.guest.carry_size), device=device_of(self))
         if self._carried.is_inference() and not torch.is_inference_mode_enabled():
             self._carried = self._carried.clone()
         return self._carried
@@ -457,30 +455,23 @@ def as_policy(actor: models.MLPModel, critic: models.MLPModel) -> ActorCritic:
         )
     size, actions = actor.obs_dim, actor.distribution.output_dim
     spaces = Spaces(_box(None, size), _box(None, actions))
-    encoder = _Encoder(actor.obs_normalizer, critic.obs_normalizer, size)
-    heads = _Actor(actor.mlp, actor.distribution, size), _Critic(critic.mlp, size)
-    return _ActorCritic(encoder, spaces, actor=heads[0], critic=heads[1])
+    encoder = Trunks(_floats, actor.obs_normalizer, critic.obs_normalizer, space=spaces.observation)
+    head = _Actor(actor.mlp, actor.distribution, size)
+    value = CriticHead(critic.mlp, columns=slice(size, None))
+    return _ActorCritic(encoder, spaces, actor=head, critic=value)
 
 
 class _ActorCritic(ActorCritic):
     """With the statistics of the models: the library leaves them alone in evaluation mode."""
 
     def update_statistics(self, observations: Tensor) -> None:
-        for each in (self.encoder.actor, self.encoder.critic):
+        for each in self.encoder.networks:  # type: ignore[union-attr]
             if isinstance(each, EmpiricalNormalization):
                 each.update(observations)
 
 
-class _Encoder(nn.Module):
-    """(N, D) -> (N, 2 * D): what the actor reads, beside what the critic reads."""
-
-    def __init__(self, actor: nn.Module, critic: nn.Module, size: int) -> None:
-        super().__init__()
-        self.actor, self.critic, self.hidden_size = actor, critic, 2 * size
-
-    def forward(self, observations: Tensor) -> Tensor:
-        numbers = observations.float()
-        return torch.cat([self.actor(numbers), self.critic(numbers)], -1)
+def _floats(observations: Tensor) -> Tensor:
+    return observations.float()
 
 
 class _Actor(nn.Module):
@@ -500,36 +491,15 @@ class _Actor(nn.Module):
         return Normal(mean, std)
 
 
-class _Critic(nn.Module):
-    """(N, 2 * D) -> (N, 1)."""
-
-    def __init__(self, mlp: nn.Module, size: int) -> None:
-        super().__init__()
-        self.mlp, self.size = mlp, size
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        values: Tensor = self.mlp(hidden[..., self.size :])
-        return values
-
-
 def stock_policy(cls: type[models.MLPModel], env: Any) -> ActorCritic:
     """Return a new actor and critic of a class of the library, as `as_policy` makes them."""
     spaces = spaces_of(env)
-    (size,), (actions,) = _vector(spaces.observation), _vector(spaces.action)
+    require_kinds(spaces, "rsl_rl's stock model", observations=("vector",), actions=("box",))
+    size, actions = (int(np.prod(each.shape)) for each in (spaces.observation, spaces.action))
     obs, groups = {"policy": torch.zeros(1, size)}, {"actor": ["policy"], CRITIC: ["policy"]}
     form = {"class_name": "GaussianDistribution"}
     actor = cls(obs, groups, "actor", actions, distribution_cfg=form)
     return as_policy(actor, cls(obs, groups, CRITIC, 1))
-
-
-def _vector(space: Any) -> tuple[int, ...]:
-    """Return the shape of a Box of numbers in a row."""
-    if isinstance(space, gym_spaces.Box) and len(space.shape) == 1:
-        return space.shape
-    raise IncompatibleSpace(
-        f"rsl_rl's MLPModel serves a Box of one axis, and the env has {space}.",
-        fix="Check it on an env whose observations and actions are vectors, such as Pendulum-v1.",
-    )
 
 
 MLPModel = partial(stock_policy, models.MLPModel)

@@ -21,7 +21,7 @@ from puffer_policies.contract import ACTION_MASK
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.stable_baselines3 import Adapter
 from puffer_policies.spaces.nested import leaves
-from puffer_policies.wrappers.action_mask import mask_keys, mask_logits
+from puffer_policies.wrappers.action_mask import mask_logits
 
 with optional_imports(extra="sb3", purpose="sb3-contrib"):
     from sb3_contrib import MaskablePPO, RecurrentPPO
@@ -81,7 +81,10 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         loss.
         """
         packed = lstm_states.pi[0][0]
-        obs, starts = self._allowing(self.guest.rows(obs)), episode_starts.reshape(len(packed), -1)
+        obs, starts = (
+            self.guest.allowing(self.guest.rows(obs)),
+            episode_starts.reshape(len(packed), -1),
+        )
         logits, values = self.guest.sequences(obs, packed, starts)
         return values, *self.guest.judge(logits, actions)
 
@@ -120,13 +123,6 @@ class PufferRecurrentPolicy(Adapter, RecurrentActorCriticPolicy):
         """Return logits, values (B, 1) and the next pair."""
         logits, values, packed = self.guest.step(self.guest.rows(obs), pair[0][0], episode_starts)
         return logits, values, (packed.unsqueeze(0), pair[1])
-
-    def _allowing(self, obs: Any) -> Any:
-        """Return observations whose masks allow something: those of padding allow nothing."""
-        for key in mask_keys(self.policy) - {None}:
-            mask = obs[key]
-            obs = {**obs, key: torch.where((mask > 0).any(-1, keepdim=True), mask, 1)}
-        return obs
 
 
 class PufferMaskablePolicy(Adapter, MaskableActorCriticPolicy):

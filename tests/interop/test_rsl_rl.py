@@ -130,8 +130,8 @@ def own_numbers(model, carried, observations, actions, starts):
     if carried is None:
         return numbers(model.policy, observations.flatten(0, 1), actions)
     starts = starts.clone()
-    starts[:, 0] = carried[0, :, -1] > 0
-    state = model.guest.packed.unpack(carried[0, :, :-1])
+    starts[:, 0] = carried[0, :, 0] == 0
+    state = model.guest.packed.unpack(carried[0, :, 1:])
     return numbers(model.policy, observations, actions, {**state, EPISODE_START: starts})
 
 

@@ -29,6 +29,7 @@ SEPARATOR = "::"
 PLACE = re.compile(rf"[^\s(),]+{SEPARATOR}\w+|(?<![\w./'\"])[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``path/to/file.py::Class`` or ``module:factory`` in an expression."""
 SCHEMES = {
+    "rllib": "puffer_policies.interop.rllib",
     "rsl_rl": "puffer_policies.interop.rsl_rl",
     "sb3": "puffer_policies.interop.stable_baselines3",
     "skrl": "puffer_policies.interop.skrl",
