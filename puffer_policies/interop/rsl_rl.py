@@ -495,7 +495,7 @@ def stock_policy(cls: type[models.MLPModel], env: Any) -> ActorCritic:
     """Return a new actor and critic of a class of the library, as `as_policy` makes them."""
     spaces = spaces_of(env)
     require_kinds(spaces, "rsl_rl's stock model", observations=("vector",), actions=("box",))
-    size, actions = (int(np.prod(each.shape)) for each in (spaces.observation, spaces.action))
+    size, actions = (gym_spaces.flatdim(each) for each in (spaces.observation, spaces.action))
     obs, groups = {"policy": torch.zeros(1, size)}, {"actor": ["policy"], CRITIC: ["policy"]}
     form = {"class_name": "GaussianDistribution"}
     actor = cls(obs, groups, "actor", actions, distribution_cfg=form)
