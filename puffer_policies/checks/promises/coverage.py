@@ -64,6 +64,9 @@ SIDES = {"below": (0, 1), "above": (2, 3), "mirrored": (0, 3)}
 BOTH_SIDES = 32
 """Numbers of a leaf that are tried so."""
 
+TEXT = 32
+"""Numbers of a vector that a convolution of one axis may run over, with a stride like that."""
+
 MIN_NUMBERS = 3
 """Numbers of a vector of which each has a meaning of its own. Two may well be two of a kind."""
 
@@ -158,8 +161,8 @@ def _parts_of_leaf(shape: tuple[int, ...], space: Any, *, strides: bool) -> Iter
     layout = image_layout(space) if len(shape) == 3 else None
     if layout:
         yield from _bands(shape, IMAGE_AXES if layout == "HWC" else ("channel", "row", "column"))
-    elif strides and len(shape) == 2:
-        yield from _bands(shape, ("row", "column"))
+    elif strides and (len(shape) == 2 or (len(shape) == 1 and shape[0] >= TEXT)):
+        yield from _bands(shape, ("row", "column")[: len(shape)])
     else:
         for flat in _spread(range(math.prod(shape))):
             place = tuple(map(int, np.unravel_index(flat, shape))) if shape else ()

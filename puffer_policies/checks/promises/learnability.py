@@ -361,24 +361,31 @@ def every_parameter_learns(subject: Subject) -> None:
     starts = subject.starts(at=[(0, 0), (1, 3)]) if subject.recurrent else None
     loss = first_epoch_loss(subject, policy, subject.observations(steps=STEPS), starts=starts)
     torch.autograd.backward(loss)
+    trained = trained_parameters(subject, policy)
     dead = [
         name
-        for name, parameter in trained_parameters(subject, policy).items()
+        for name, parameter in trained.items()
         if parameter.grad is None or not bool(parameter.grad.ne(0).any())
     ]
-    if dead:
-        raise CheckFailed(
-            "a gradient for every parameter",
-            f"none for {', '.join(dead)}",
-            example=example(
-                "from puffer_policies.checks.probes.bandits import first_epoch_loss",
-                "first_epoch_loss(subject, policy, observations).backward()",
-                "print([name for name, p in policy.named_parameters() if p.grad is None])",
-                steps=STEPS,
-            ),
-        )
+    # A bias that shifts all logits alike changes no probability, and does no harm.
+    shifts = {f"{name.removesuffix('weight')}bias" for name in trained if name not in dead}
+    failure = CheckFailed(
+        "a gradient for every parameter",
+        f"none for {', '.join(dead)}",
+        example=example(
+            "from puffer_policies.checks.probes.bandits import first_epoch_loss",
+            "first_epoch_loss(subject, policy, observations).backward()",
+            "print([name for name, p in policy.named_parameters() if p.grad is None])",
+            steps=STEPS,
+        ),
+        level=Level.ADVICE if shifts.issuperset(dead) else None,
+    )
+    if dead and failure.level is None:
+        raise failure
     _require_uncut(subject, policy, starts)
     _require_every_scale(subject, policy)
+    if dead:
+        raise failure
 
 
 def _require_thawed(subject: Subject) -> None:

@@ -141,17 +141,22 @@ def _noting_outputs(policy: nn.Module) -> Iterator[Calls]:
 
 
 def _require_gradient_between(last: Tensor, calls: Calls) -> None:
-    """Fail if a policy steps through a sequence, and its last step reaches nothing of the first.
+    """Fail if a policy steps through a sequence, and its last step reaches nothing before it.
 
     Of a kernel that runs a whole sequence nothing can be seen from outside.
     """
     if not any(len(each) >= STEPS for each in calls.values()):
         return
-    firsts = [(each, len(of)) for of in calls.values() for each in of[0]]
-    grads = torch.autograd.grad(last, [each for each, _ in firsts], allow_unused=True)
+    outputs = [
+        (each, len(of) >= STEPS)
+        for of in calls.values()
+        for call in (of[:-1] if len(of) >= STEPS else of)
+        for each in call
+    ]
+    grads = torch.autograd.grad(last, [each for each, _ in outputs], allow_unused=True)
     if not any(
-        bool(_of_first_step(grad, is_step=count >= STEPS).any())
-        for (_, count), grad in zip(firsts, grads, strict=True)
+        bool(_before_last_step(grad, is_step=is_step).any())
+        for (_, is_step), grad in zip(outputs, grads, strict=True)
         if grad is not None
     ):
         raise CheckFailed(
@@ -160,13 +165,13 @@ def _require_gradient_between(last: Tensor, calls: Calls) -> None:
         )
 
 
-def _of_first_step(grad: Tensor, *, is_step: bool) -> Tensor:
-    """Return what belongs to the first step, of the gradient of one step or of a sequence."""
+def _before_last_step(grad: Tensor, *, is_step: bool) -> Tensor:
+    """Return what belongs to earlier steps, of the gradient of one of them or of a sequence."""
     if is_step:
         return grad
     if grad.shape[0] == BATCH * STEPS:
-        return grad.reshape(BATCH, STEPS, *grad.shape[1:])[:, 0]
-    return grad[:, 0] if grad.shape[:2] == (BATCH, STEPS) else grad[:1]
+        return grad.reshape(BATCH, STEPS, *grad.shape[1:])[:, :-1]
+    return grad[:, :-1] if grad.shape[:2] == (BATCH, STEPS) else grad[:-1]
 
 
 @check(
