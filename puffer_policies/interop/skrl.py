@@ -243,8 +243,8 @@ def as_policy(
         nn.Identity() if observation_preprocessor is None else observation_preprocessor,
         space=spaces.observation,
     )
-    actor = _Actor(policy)
-    return ActorCritic(encoder, spaces, actor=actor, critic=_Critic(value, value_preprocessor))
+    critic = _Critic(value, value_preprocessor, is_shared=value is policy)
+    return ActorCritic(encoder, spaces, actor=_Actor(policy), critic=critic)
 
 
 def _require_form(policy: Model, value: Model) -> None:
@@ -309,13 +309,17 @@ class _Actor(nn.Module):
 class _Critic(nn.Module):
     """(N, M) -> (N, 1)."""
 
-    def __init__(self, model: Model, preprocessor: nn.Module | None) -> None:
+    def __init__(self, model: Model, preprocessor: nn.Module | None, *, is_shared: bool) -> None:
         super().__init__()
-        self.model, self.preprocessor = model, preprocessor
+        self.preprocessor = preprocessor
+        # A shared model is a module of the actor, so that no weight has two names.
+        self._model = (model,)
+        if not is_shared:
+            self.model = model
 
     def forward(self, rows: Tensor) -> Tensor:
         inputs = {"observations": rows, "states": None}
-        values: Tensor = self.model.compute(inputs, role="value")[0]
+        values: Tensor = self._model[0].compute(inputs, role="value")[0]
         return values if self.preprocessor is None else self.preprocessor(values, inverse=True)
 
 

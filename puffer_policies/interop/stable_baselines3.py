@@ -189,7 +189,9 @@ class _Encoder(nn.Module):
     def __init__(self, module: ActorCriticPolicy) -> None:
         super().__init__()
         self.space, self.normalize_images = module.observation_space, module.normalize_images
-        self.actor, self.critic = module.pi_features_extractor, module.vf_features_extractor
+        self.actor, critic = module.pi_features_extractor, module.vf_features_extractor
+        # A shared extractor is a module once, so that no weight has two names.
+        self.critic = None if critic is self.actor else critic
         self.layers = module.mlp_extractor
         self.split = int(self.layers.latent_dim_pi)
         self.hidden_size = self.split + int(self.layers.latent_dim_vf)
@@ -197,7 +199,7 @@ class _Encoder(nn.Module):
     def forward(self, observations: Any) -> Tensor:
         inputs = preprocess_obs(observations, self.space, normalize_images=self.normalize_images)
         features = self.actor(inputs)
-        others = features if self.critic is self.actor else self.critic(inputs)
+        others = features if self.critic is None else self.critic(inputs)
         parts = self.layers.forward_actor(features), self.layers.forward_critic(others)
         return torch.cat(parts, -1)
 

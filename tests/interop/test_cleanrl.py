@@ -419,7 +419,7 @@ def test_cartpole_is_solved(note_return):
 
 
 @pytest.mark.exhaustive
-def test_a_memory_repeats_the_card_before(note_return):
+def test_repeating_the_card_before_is_solved(note_return):
     envs, steps = same_step_envs([partial(RepeatPreviousEnv, k=2)] * 16), 60_000
     stack = "GRUWrapper(Default(hidden_size=64))"
     store = run_script(

@@ -274,6 +274,7 @@ def test_a_policy_of_the_library_has_its_numbers_here(pair, shared):
         cls, observation = CnnPolicy, spaces.Box(0, 255, (3, 36, 36), np.uint8)
     theirs = cls.args[0](observation, action, lambda _: 1e-3, share_features_extractor=shared)
     ours, layout = as_policy(theirs), action_layout(action)
+    assert len(ours.state_dict()) == len(list(ours.parameters()))  # no weight has two names
     seen = [observation.sample() for _ in range(6)]
     batch = map_nested(lambda *rows: torch.from_numpy(np.stack(rows)), *map(plain, seen))
     taken = torch.from_numpy(np.stack([action.sample() for _ in range(6)]))
