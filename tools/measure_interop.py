@@ -29,6 +29,8 @@ DATA = ROOT / "docs" / "interop.json"
 STOCK = {
     "sb3:MlpPolicy": ("stable_baselines3", "CartPole-v1"),
     "sb3:CnnPolicy": ("stable_baselines3", "puffer_policies/Breakout-v0"),
+    "skrl:SeparateModels": ("skrl", "CartPole-v1"),
+    "skrl:SharedModel": ("skrl", "CartPole-v1"),
 }
 """Short name of a policy -> its distribution, and the env that it is checked on."""
 
@@ -48,7 +50,8 @@ def learned(arguments: list[str]) -> dict[str, Any]:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "--interop", "--exhaustive", "tests/interop"),
-                *("-p", "no:randomly", "-k", "solved", f"--junitxml={report}", *arguments),
+                *("-p", "no:randomly", "-k", "solved", f"--junitxml={report}"),
+                *("-o", "junit_family=xunit1", *arguments),  # the default has no properties
             ],
             cwd=ROOT,
             check=False,  # a return that is too low is measured as well

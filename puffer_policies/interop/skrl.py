@@ -113,6 +113,8 @@ class PufferModel(Model):
         if role == "value":
             return self._value(inputs), {}
         members = inputs.get("taken_actions")
+        if members is not None and self._seen is not None:
+            raise _not_both()
         self.guest.switch(learning=members is not None)
         self._logits, values, outputs = self._run(inputs)
         self._values = inputs["observations"], values
@@ -142,6 +144,8 @@ class PufferModel(Model):
 
     def _value(self, inputs: dict[str, Any]) -> Tensor:
         """Return values (N, 1), those of the last act where they are asked for first."""
+        if self._logits is None:
+            raise _not_both()
         if self._seen is not None:
             # Agents ask for values of what they acted on when they train, and not when they play.
             self.guest.see(self._seen)
@@ -199,6 +203,13 @@ class PufferModel(Model):
             fix="Let sequence_length divide the steps of a rollout (cfg.rollouts), and "
             "mini_batches divide the number of sequences of all envs.",
         )
+
+
+def _not_both() -> BuildError:
+    return BuildError(
+        "A PufferModel has one role alone here, and is one policy with actions and values.",
+        fix='Give it in both: models={"policy": model, "value": model}.',
+    )
 
 
 def _nested(space: Any, rows: Tensor) -> Any:

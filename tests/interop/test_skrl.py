@@ -280,6 +280,15 @@ def test_envs_of_another_kind_are_refused():
         PufferModel(env, "LSTMWrapper(Default)", device="cpu")
 
 
+@pytest.mark.parametrize("other", ["another PufferModel", "a model of the library"])
+def test_a_model_in_one_role_alone_is_refused(other):
+    env = envs_of(PAIRS["vector-discrete"])
+    agent = agent_of(PPO, env, PufferModel(env, f"Default({SMALL})", device="cpu"), **ONE_UPDATE)
+    agent.value = PufferModel(env, device="cpu") if "Puffer" in other else Value()
+    with pytest.raises(BuildError, match="Give it in both"):
+        trained(agent, env, STEPS)
+
+
 # -- from there to here ----------------------------------------------------------------------------
 
 
