@@ -32,7 +32,7 @@ from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces, require_kinds, spaces_of
 
-with optional_imports(extra="rsl_rl", purpose="rsl_rl"):
+with optional_imports(extra="rsl-rl", purpose="rsl_rl"):
     from rsl_rl import models
     from rsl_rl.modules import EmpiricalNormalization, GaussianDistribution
     from rsl_rl.utils import unpad_trajectories

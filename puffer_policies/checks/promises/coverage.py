@@ -472,6 +472,8 @@ def _require_places(subject: Subject) -> None:
                     "table of its own or add a vector for its place; average pixels over channels "
                     'only. What has no order is declared: {"unordered": ["hand"]}.',
                     example=example("# exchange two of them and compare"),
+                    # Cards of a hand have no order, and words of a text have one.
+                    level=Level.ADVICE if isinstance(space, gym.MultiDiscrete) else None,
                 )
 
 

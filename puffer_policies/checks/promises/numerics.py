@@ -108,10 +108,10 @@ def nan_stays_visible(subject: Subject) -> None:
                 _require_visible(subject, policy, few, clean, where, rows=FEW)
             finally:
                 parameter.copy_(before)
-    for failure in hidden:
+    for each in hidden:
         # A guard of one sensor, such as against a vector of length 0, and not of the policy.
-        failure.level = Level.ADVICE
-        raise failure
+        each.level = Level.ADVICE
+        raise each
 
 
 def _answer(subject: Subject, policy: nn.Module, observations: Any) -> tuple[Tensor, Tensor]:
