@@ -18,12 +18,12 @@ from torch.distributions import Categorical
 from torch.distributions import Distribution as TorchDistribution
 
 from puffer_policies.assembly.blueprint import PolicyLike
-from puffer_policies.errors import BuildError
+from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
 from puffer_policies.interop.heads import Trunks, logits_of
 from puffer_policies.nn.actor_critic import ActorCritic
-from puffer_policies.spaces import Spaces, action_layout, require_kinds, spaces_of
+from puffer_policies.spaces import Spaces, action_layout, described, require_kinds, spaces_of
 from puffer_policies.spaces.nested import map_nested
 
 with optional_imports(extra="skrl", purpose="skrl"):
@@ -355,6 +355,11 @@ def stock_policy(env: Any, *, shared: bool) -> ActorCritic:
     spaces = spaces_of(env)
     require_kinds(spaces, "skrl's stock model", observations=("vector",), actions=tuple(MIXINS))
     mixin = MIXINS[action_layout(spaces.action).kind]
+    if mixin == MIXINS["multidiscrete"] and not hasattr(spaces.action, "nvec"):
+        raise IncompatibleSpace(
+            f"skrl has no model for integers of a Box: {described(spaces.action)}.",
+            fix="Check it on an env with a MultiDiscrete.",
+        )
     sides = {"observation_space": spaces.observation, "action_space": spaces.action}
     parts = [{"network": NETWORK, "output": output} for output in ("ACTIONS", "ONE")]
     if shared:
