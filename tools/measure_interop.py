@@ -31,6 +31,8 @@ STOCK = {
     "sb3:CnnPolicy": ("stable_baselines3", "puffer_policies/Breakout-v0"),
     "skrl:SeparateModels": ("skrl", "CartPole-v1"),
     "skrl:SharedModel": ("skrl", "CartPole-v1"),
+    "rsl_rl:MLPModel": ("rsl-rl-lib", "Pendulum-v1"),
+    "rllib:DefaultPPOTorchRLModule": ("ray", "CartPole-v1"),
 }
 """Short name of a policy -> its distribution, and the env that it is checked on."""
 

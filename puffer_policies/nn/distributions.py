@@ -122,7 +122,9 @@ class Gaussian:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw (N, *shape), unclipped: the log-probability is that of the number drawn."""
         loc = self.loc.detach()
-        noise = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+        # Not torch.randn: with a generator it takes no shape that torch.compile leaves open.
+        noise = torch.empty_like(loc, memory_format=torch.contiguous_format)
+        noise.normal_(generator=generator)
         return torch.addcmul(loc, self.scale.detach(), noise)
 
     def mode(self) -> Tensor:

@@ -284,6 +284,15 @@ def test_squashed_actions_stay_between_their_bounds_in_a_run():
     runner.alg.update()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler
+def test_an_actor_draws_where_torch_compile_leaves_the_number_of_rows_open():
+    actor = runner_of(RandomEnvs(), f"Default({SMALL})").alg.actor
+    compiled = torch.compile(actor, backend="eager", dynamic=True)  # as torch_compile_mode does
+    with torch.inference_mode():
+        drawn = compiled(RandomEnvs().get_observations(), stochastic_output=True)
+    assert drawn.shape == (ENVS, ACTIONS)
+
+
 def test_our_actor_goes_with_their_critic():
     runner = runner_of(RandomEnvs(), f"GRUWrapper(Default({SMALL}))", shared=False)
     runner.cfg["critic"] = {"class_name": "MLPModel", "hidden_dims": [8]}
