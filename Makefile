@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 OLDEST := .venv-oldest
 RLLIB  := .venv-rllib
+PUFFERLIB := .venv-pufferlib
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 # Of the pairs of spaces, one in so many is tried with each check of the plug-ins.
@@ -21,8 +22,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Of targets that run side by side, make 4 and later print one after the other.
 SIDE_BY_SIDE := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup train test test-plugins test-interop test-rllib $(PLUGINS) test-oldest conformance
-.PHONY: lint types format bench docs clean
+.PHONY: help setup train test test-plugins test-interop test-rllib test-pufferlib $(PLUGINS)
+.PHONY: test-oldest conformance lint types format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -74,6 +75,24 @@ test-rllib: $(RLLIB)/.ready  ## Run our policies in RLlib.
 test-interop: setup  ## Run our policies in the trainers of others.
 	$(BIN)/python -m pytest -n 2 --interop tests/interop tests/test_docs.py
 
+# PufferLib 3.0 comes as source alone, and its pins ask for an environment of its own. Its envs in C
+# are left out, as their build downloads libraries.
+$(PUFFERLIB)/.ready: pyproject.toml constraints.txt tools/pufferlib/sitecustomize.py
+	$(PYTHON) -m venv $(PUFFERLIB)
+	grep -vE '^(gymnasium|numpy)==' constraints.txt > $(PUFFERLIB)/constraints.txt
+	printf 'gymnasium==0.29.1\nnumpy==1.26.4\n' >> $(PUFFERLIB)/constraints.txt
+	$(PUFFERLIB)/bin/python -m pip install -q -c $(PUFFERLIB)/constraints.txt \
+		-e . pytest pytest-randomly 'setuptools<81' wheel psutil pyro-ppl rich_argparse
+	$(PUFFERLIB)/bin/python -m pip install -q -c $(PUFFERLIB)/constraints.txt \
+		--no-build-isolation gym==0.23.0 pettingzoo==1.24.1
+	NO_OCEAN=1 PYTHONPATH=tools/pufferlib $(PUFFERLIB)/bin/python -m pip install -q \
+		--no-build-isolation --no-deps pufferlib==3.0.0
+	@touch $@
+
+test-pufferlib: $(PUFFERLIB)/.ready  ## Build PufferLib 3.0, and run our policies in it.
+	$(PUFFERLIB)/bin/python -m pytest tests/test_pufferlib_trainer.py
+	$(PUFFERLIB)/bin/python -m pytest --interop tests/interop/test_pufferlib.py
+
 lint: setup  ## Check style and format.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,4 +114,4 @@ bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## Remove the environments and caches.
-	rm -rf $(VENV) $(OLDEST) $(RLLIB) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(OLDEST) $(RLLIB) $(PUFFERLIB) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -76,8 +76,12 @@ def variables(request, commands, forks, tmp_path):
         yield {**variables, **place, "HF_TOKEN": TOKEN}
 
 
-OPTIONAL = {"import onnxruntime": ("onnxruntime", "export"), "import ray": ("ray", "rllib")}
-"""Lines of pages, with the package and the extra that they need."""
+OPTIONAL = {
+    "import onnxruntime": ("onnxruntime", "the extra export"),
+    "import ray": ("ray", "the extra rllib"),
+    "from pufferlib import": ("pufferlib", "make test-pufferlib"),
+}
+"""Lines of pages, with the package that they need and what brings it."""
 
 WITH_CODE = [
     pytest.param(page, marks=[pytest.mark.interop] if page.parent.name == "interop" else [])
@@ -91,9 +95,9 @@ WITH_CODE = [
 def test_page_runs(page, variables, forks, tmp_path):
     if "$ cc " in page.read_text() and shutil.which("cc") is None:
         pytest.skip("no C compiler: there is no cc")
-    for line, (package, extra) in OPTIONAL.items():
+    for line, (package, source) in OPTIONAL.items():
         if line in page.read_text():
-            pytest.importorskip(package, reason=f"the extra {extra} is not installed")
+            pytest.importorskip(package, reason=f"{source} brings {package}")
     program = tmp_path / "page_of_docs.py"
     program.write_text(script(page))
     environ = {**variables, "PYTHONPATH": str(tmp_path)}

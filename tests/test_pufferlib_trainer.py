@@ -273,7 +273,7 @@ def test_statistics_of_a_rollout_count_from_the_next_one_on(library):
 def test_rollouts_of_several_segments_are_refused_where_there_is_a_memory(library):
     assert_exact(collected(library, VECTORS, DEFAULT, batch_size=64))
     trainer = collected(library, VECTORS, f"GRUWrapper({DEFAULT})", batch_size=64)
-    with pytest.raises(BuildError, match=r"32 steps.*\n?.*segments of 16(.|\n)*batch_size = auto"):
+    with pytest.raises(BuildError, match=r"32 steps.*\n?.*segments of 16(.|\n)*batch_size by 2"):
         trainer.train()
 
 

@@ -225,7 +225,8 @@ class PufferLibPolicy(nn.Module):
                 f"An agent's rollout has {longest} steps, and PufferLib trains segments of "
                 f"{length} steps. It begins each of them without a memory, but has collected all "
                 f"but the first with one, so that {self._name} would be trained as another policy.",
-                fix="Set train.batch_size = auto, which is bptt_horizon steps of every agent.",
+                fix=f"Divide train.batch_size by {longest // length}, or set it to auto: "
+                "bptt_horizon steps of every agent.",
             )
 
 

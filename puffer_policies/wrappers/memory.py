@@ -63,5 +63,5 @@ class GTrXLWrapper(MemoryWrapper, core=GTrXLCore):
 
     Parisotto et al. 2020, https://arxiv.org/abs/1910.06764. Each step attends to the last steps of
     its own episode. This costs more than a recurrent layer, and the state is a window instead of a
-    vector, which PufferLib's trainer cannot carry.
+    vector.
     """

@@ -97,7 +97,7 @@ class LRUCore(StackCore):
     Args:
         input_size: I.
         hidden_size: H.
-        num_layers: units on top of each other; PufferLib's trainer carries the state of one only.
+        num_layers: units on top of each other.
         r_min: smallest modulus of a fresh decay.
         r_max: largest modulus of a fresh decay; 0.999 remembers for about a thousand steps.
     """

@@ -88,7 +88,7 @@ class FusedCore(Core):
     Args:
         input_size: I.
         hidden_size: H.
-        num_layers: L; PufferLib's trainer carries the state of one layer only.
+        num_layers: L.
     """
 
     layers_class: ClassVar[type[FusedLayers]]

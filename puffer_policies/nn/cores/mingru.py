@@ -57,7 +57,7 @@ class MinGRUCore(Core):
     Args:
         input_size: I.
         hidden_size: H.
-        num_layers: L; PufferLib's trainer carries the state of one layer only.
+        num_layers: L.
         highway: whether a gate mixes a layer's input into its output; needs equal sizes.
     """
 
