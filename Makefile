@@ -79,7 +79,7 @@ test-interop: setup  ## Run our policies in the trainers of others.
 # are left out, as their build downloads libraries.
 $(PUFFERLIB)/.ready: pyproject.toml constraints.txt tools/pufferlib/sitecustomize.py
 	$(PYTHON) -m venv $(PUFFERLIB)
-	grep -vE '^(gymnasium|numpy)==' constraints.txt > $(PUFFERLIB)/constraints.txt
+	grep -vE '^(gymnasium|numpy|pettingzoo)==' constraints.txt > $(PUFFERLIB)/constraints.txt
 	printf 'gymnasium==0.29.1\nnumpy==1.26.4\n' >> $(PUFFERLIB)/constraints.txt
 	$(PUFFERLIB)/bin/python -m pip install -q -c $(PUFFERLIB)/constraints.txt \
 		-e . pytest pytest-randomly 'setuptools<81' wheel psutil pyro-ppl rich_argparse
