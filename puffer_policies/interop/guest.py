@@ -1,6 +1,7 @@
 """A policy of ours in the trainer of another library: what every adapter does with it.
 
-`N` rows of a batch, `B` envs or sequences, `T` steps, `S` numbers of the state of a row.
+`N` rows of a batch, `B` envs or sequences, `T` steps, `S` numbers of the state of a row, `A` options
+of all choices.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.nn.packed_state import PackedState
 from puffer_policies.spaces import ActionLayout, Spaces, action_layout
 from puffer_policies.spaces.nested import map_nested
-from puffer_policies.wrappers.action_mask import mask_keys
+from puffer_policies.wrappers.action_mask import mask_keys, mask_logits
 from puffer_policies.wrappers.base import PolicyWrapper
 from puffer_policies.wrappers.frame_stack import FrameStackWrapper
 from puffer_policies.wrappers.separate_critic import SeparateCriticWrapper
@@ -125,39 +126,59 @@ class Guest:
         """Return the state (B, S) in which an episode starts."""
         return self.packed.pack(self._initial(rows)) if self.packed.size else torch.empty(rows, 0)
 
-    def step(self, obs: Any, packed: Tensor, episode_start: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def step(
+        self, obs: Any, packed: Tensor, episode_start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Any, Tensor, Tensor]:
         """Take a step of B envs -> logits, values (B, 1) and the next state (B, S).
 
         Args:
             obs: (B, *obs).
             packed: (B, S).
             episode_start: (B,), where the memory of a row begins anew before this step.
+            mask: (B, A), true where an option is allowed. A policy that reads masks gets it in its
+                state; of any other it is applied to the logits.
         """
-        if not self.packed.size:
-            logits, values = self.policy.forward_eval(obs, {})  # type: ignore[operator]
-            return logits, values, packed
-        state = {**self.packed.unpack(packed), EPISODE_START: episode_start > 0}
+        state = self._state(packed, episode_start, mask)
         logits, values = self.policy.forward_eval(obs, state)  # type: ignore[operator]
-        return logits, values, self.packed.pack(state)
+        after = self.packed.pack(state) if self.packed.size else packed
+        return self._allowed(logits, mask), values, after
 
-    def sequences(self, obs: Any, packed: Tensor, episode_start: Tensor) -> tuple[Any, Tensor]:
+    def sequences(
+        self, obs: Any, packed: Tensor, episode_start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """Return the logits of B * T rows, where row b * T + t is step t, and values (B * T, 1).
 
         Args:
             obs: (B * T, *obs), in the same order.
             packed: (B, S), before the first step.
             episode_start: (B, T).
+            mask: (B * T, A), as of `step`.
         """
-        return self._sequences(obs, packed, episode_start)[:2]
+        return self._sequences(obs, packed, episode_start, mask)[:2]
 
-    def _sequences(self, obs: Any, packed: Tensor, starts: Tensor) -> tuple[Any, Tensor, Tensor]:
-        if not self.packed.size:
-            return *self.policy(obs, {}), packed
-        starts = starts > 0
-        obs = map_nested(lambda leaf: leaf.reshape(*starts.shape, *leaf.shape[1:]), obs)
-        state = {**self.packed.unpack(packed), EPISODE_START: starts}
+    def _sequences(
+        self, obs: Any, packed: Tensor, starts: Tensor, mask: Tensor | None
+    ) -> tuple[Any, Tensor, Tensor]:
+        state = self._state(packed, starts, mask)
+        if self.packed.size:
+            batch = starts.shape
+            obs = map_nested(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), obs)
+            if ACTION_MASK in state:
+                state[ACTION_MASK] = state[ACTION_MASK].reshape(*batch, -1)
         logits, values = self.policy(obs, state)
-        return logits, values.reshape(-1, 1), self.packed.pack(state)
+        after = self.packed.pack(state) if self.packed.size else packed
+        return self._allowed(logits, mask), values.reshape(-1, 1), after
+
+    def _state(self, packed: Tensor, starts: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        state = dict[str, Any]()
+        if self.packed.size:
+            state = {**self.packed.unpack(packed), EPISODE_START: starts > 0}
+        if mask is not None and self.reads_mask:
+            state[ACTION_MASK] = mask
+        return state
+
+    def _allowed(self, logits: Any, mask: Tensor | None) -> Any:
+        return logits if mask is None or self.reads_mask else mask_logits(logits, mask)
 
     # -- a memory that the library begins with zeros -----------------------------------------------
     #
@@ -170,11 +191,11 @@ class Guest:
         return 1 + self.packed.size
 
     def carry_step(
-        self, obs: Any, carry: Tensor, episode_start: Tensor
+        self, obs: Any, carry: Tensor, episode_start: Tensor, mask: Tensor | None = None
     ) -> tuple[Any, Tensor, Tensor]:
         """Take a `step` with (B, 1 + S) -> logits, values (B, 1) and the next (B, 1 + S)."""
         starts = (episode_start > 0) | (carry[:, 0] == 0)
-        logits, values, packed = self.step(obs, carry[:, 1:], starts)
+        logits, values, packed = self.step(obs, carry[:, 1:], starts, mask)
         steps = torch.where(starts, 0, carry[:, 0]) + 1
         return logits, values, torch.cat([steps.unsqueeze(1), packed], 1)
 
@@ -184,7 +205,7 @@ class Guest:
         """Run `sequences` from (B, 1 + S) -> logits, values (B * T, 1) and the next (B, 1 + S)."""
         starts = episode_start > 0
         starts = torch.cat([starts[:, :1] | (carry[:, :1] == 0), starts[:, 1:]], 1)  # (B, T)
-        logits, values, packed = self._sequences(obs, carry[:, 1:], starts)
+        logits, values, packed = self._sequences(obs, carry[:, 1:], starts, None)
         time = starts.shape[1]
         begun = torch.arange(time, device=starts.device) * starts  # (B, T), the steps of starts
         steps = torch.where(starts.any(1), 0, carry[:, 0]) + time - begun.amax(1)

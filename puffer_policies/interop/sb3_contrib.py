@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffer_policies.contract import ACTION_MASK
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.stable_baselines3 import Adapter
 from puffer_policies.spaces.nested import leaves
-from puffer_policies.wrappers.action_mask import mask_logits
 
 with optional_imports(extra="sb3", purpose="sb3-contrib"):
     from sb3_contrib import MaskablePPO, RecurrentPPO
@@ -169,13 +167,12 @@ class PufferMaskablePolicy(Adapter, MaskableActorCriticPolicy):
 
     def _masked(self, obs: Any, action_masks: Any) -> tuple[Any, Tensor]:
         """Return logits that allow what masks (N, A) of any kind allow, and values (N, 1)."""
-        obs = self.guest.rows(obs)
-        if action_masks is None:
-            return self.policy(obs, {})  # type: ignore[no-any-return]
-        mask = torch.as_tensor(action_masks, device=self.device) > 0
-        mask = mask.reshape(-1, sum(self.guest.layout.nvec))
-        logits, values = self.policy(obs, {ACTION_MASK: mask} if self.guest.reads_mask else {})
-        return logits if self.guest.reads_mask else mask_logits(logits, mask), values
+        rows, mask = self.guest.rows(obs), None
+        if action_masks is not None:
+            mask = torch.as_tensor(action_masks, device=self.device) > 0
+            mask = mask.reshape(-1, sum(self.guest.layout.nvec))
+        nothing = torch.empty(0)  # a policy without memory begins nowhere
+        return self.guest.sequences(rows, nothing, nothing, mask)
 
 
 RecurrentPPO.policy_aliases[RECURRENT] = PufferRecurrentPolicy
