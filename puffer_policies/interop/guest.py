@@ -1,7 +1,7 @@
 """A policy of ours in the trainer of another library: what every adapter does with it.
 
-`N` rows of a batch, `B` envs or sequences, `T` steps, `S` numbers of the state of a row, `A` options
-of all choices.
+`N` rows of a batch, `B` envs or sequences, `T` steps, `S` numbers of the state of a row, `A`
+options of all choices.
 """
 
 from __future__ import annotations
