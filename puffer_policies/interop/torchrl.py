@@ -28,6 +28,7 @@ from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
+from puffer_policies.interop.heads import device_of
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import SquashedNormal, distribution
 from puffer_policies.nn.packed_state import PackedState
@@ -59,7 +60,7 @@ with optional_imports(extra="torchrl", purpose="TorchRL"):
     )
 
 MEMORY = "memory"
-"""Key of the state of any memory, (S + 1): its numbers, and how many steps its episode is old."""
+"""Key of the state of any memory, (1 + S): how many steps its episode is old, and its numbers."""
 
 OBSERVATION, ACTION, VALUE = "observation", "action", "state_value"
 """Keys of the library."""
@@ -287,8 +288,9 @@ def make_actor_critic(
 class Adapter(TensorDictModuleBase):
     """What the actor and the critic share: the policy, and a pass of it.
 
-    The state of any memory is one entry of a tensordict, `MEMORY`. Its last number counts the steps
-    of the episode, so that a memory begins anew where that is 0: a primer of zeros resets it.
+    The state of any memory is one entry of a tensordict, `MEMORY`. Its first number counts the
+    steps of the episode, so that a memory begins anew where that is 0: a primer of zeros resets it.
+    ``is_init`` is not read, as value estimators of the library set it where no episode starts.
     """
 
     policy: nn.Module
@@ -302,31 +304,28 @@ class Adapter(TensorDictModuleBase):
             self.in_keys.append(MEMORY)
 
     def _steps(self, tensordict: Any, mask: Tensor | None) -> tuple[Any, Tensor, Tensor]:
-        """Take one step of each row -> logits, values (N, 1) and memories (N, S + 1)."""
-        carried = self._carried(tensordict)
-        obs, age = self.forms.observe(tensordict), carried[:, -1:]
-        logits, values, after = self.guest.step(obs, carried[:, :-1], age.flatten() == 0, mask)
-        return logits, values, torch.cat([after, age + 1], 1)
+        """Take one step of each row -> logits, values (N, 1) and memories (N, 1 + S)."""
+        carry = self._carry(tensordict)
+        never = torch.zeros_like(carry[:, 0])  # the memory itself tells where it begins anew
+        return self.guest.carry_step(self.forms.observe(tensordict), carry, never, mask)
 
     def _pass(self, tensordict: Any, mask: Tensor | None) -> tuple[Any, Tensor]:
         """Return logits and values (N, 1), by steps or by sequences of the last batch dimension."""
-        if not self.guest.packed.size:
-            rows = self._carried(tensordict)
-            return self.guest.sequences(self.forms.observe(tensordict), rows, rows, mask)
-        has_gradient = torch.is_grad_enabled()
-        if not recurrent_mode():
+        carry = self._carry(tensordict)
+        has_gradient, has_memory = torch.is_grad_enabled(), bool(self.guest.packed.size)
+        if has_memory and not recurrent_mode():
             if has_gradient:
                 raise ContractError(
                     f"{self.policy.spec} has a memory, which learns nothing from single steps.",
-                    fix="Call the loss in 'with set_recurrent_mode(True):' of torchrl.modules.",
+                    fix="Call a loss, or the module in 'with set_recurrent_mode(True):' of "
+                    "torchrl.modules; or without gradients.",
                 )
             return self._steps(tensordict, mask)[:2]
-        steps = tensordict.shape[-1] if tensordict.shape else 1
-        carried = self._carried(tensordict)
-        age = carried[:, -1].reshape(-1, steps)  # (B, T)
+        time = tensordict.shape[-1] if tensordict.shape else 1
+        age = carry[:, 0].reshape(-1, time)  # (B, T)
         is_torn = (age[:, 1:] > 0) & (age[:, 1:] != age[:, :-1] + 1)
         if not is_torn.any():
-            packed = carried.reshape(*age.shape, -1)[:, 0, :-1]
+            packed = carry.reshape(*age.shape, -1)[:, 0, 1:]
             return self.guest.sequences(self.forms.observe(tensordict), packed, age == 0, mask)
         if has_gradient:
             raise ContractError(
@@ -338,15 +337,15 @@ class Adapter(TensorDictModuleBase):
         # nowhere: each has the memory that the rollout left for it.
         return self._steps(tensordict, mask)[:2]
 
-    def _carried(self, tensordict: Any) -> Tensor:
-        """Return the memories (N, S + 1), or as many numbers 0 of a policy without."""
+    def _carry(self, tensordict: Any) -> Tensor:
+        """Return the memories (N, 1 + S); zeros of a policy without."""
         if not self.guest.packed.size:
             return torch.zeros(tensordict.numel(), 1)
         fix = (
             "Let the collector append what the actor needs, auto_register_policy_transforms=True, "
             "or append the transform actor.make_tensordict_primer() to the env."
         )
-        return _entry(tensordict, MEMORY, fix).reshape(-1, self.guest.packed.size + 1)
+        return _entry(tensordict, MEMORY, fix).reshape(-1, self.guest.carry_size)
 
 
 class PufferActor(Adapter):
@@ -399,8 +398,7 @@ class PufferActor(Adapter):
         """
         if not self.guest.packed.size:
             return Compose()
-        spec = Unbounded((self.guest.packed.size + 1,))
-        return TensorDictPrimer({MEMORY: spec}, expand_specs=True)
+        return TensorDictPrimer({MEMORY: Unbounded((self.guest.carry_size,))}, expand_specs=True)
 
     def update_statistics(self, tensordict: Any) -> None:
         """Let the policy take over the statistics of a rollout, after it has learned from it.
@@ -429,7 +427,7 @@ class PufferCritic(Adapter):
         mask = None
         if self.guest.reads_mask:  # on which values do not depend
             every = sum(self.guest.layout.nvec)
-            device = next(self.policy.parameters()).device
+            device = device_of(self.policy)
             mask = torch.ones(tensordict.numel(), every, dtype=torch.bool, device=device)
         _, values = self._pass(tensordict, mask)
         return tensordict.set(VALUE, values.reshape(*tensordict.shape, 1))

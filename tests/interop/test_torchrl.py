@@ -191,7 +191,7 @@ def test_the_loss_of_a_memory_has_the_gradient_of_the_policy():
         actor.get_dist(data).log_prob(data["action"]).sum().backward()
     found = [each.grad.clone() for each in actor.policy.parameters() if each.grad is not None]
     actor.zero_grad()
-    starts = data[MEMORY][..., -1] == 0
+    starts = data[MEMORY][..., 0] == 0
     actions = data["action"].argmax(-1).flatten()
     state = {EPISODE_START: starts}
     numbers(actor.policy, data["observation"], actions, state)[1].sum().backward()
