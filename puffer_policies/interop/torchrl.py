@@ -374,7 +374,7 @@ class PufferActor(Adapter):
         members, log_prob = self.guest.choose(logits, deterministic=not is_random)
         batch = tensordict.shape
         entries = self.forms.action.entries(members)
-        tensordict.set(self.forms.action_key, entries.reshape(*batch, *entries.shape[1:]))
+        tensordict.set(self.forms.action_key, entries.reshape((*batch, *entries.shape[1:])))
         tensordict.set(self.log_prob_key, log_prob.reshape(batch))
         if self.guest.packed.size:
             tensordict.set(("next", MEMORY), after.reshape(*batch, -1))
@@ -470,7 +470,7 @@ class ActionDistribution(Distribution):
 
     def _shaped(self, actions: Tensor) -> Tensor:
         entries = self.form.entries(self.guest.members(actions))
-        return entries.reshape(*self.batch_shape, *self.event_shape)
+        return entries.reshape(self.batch_shape + self.event_shape)
 
 
 # -- from there to here ----------------------------------------------------------------------------

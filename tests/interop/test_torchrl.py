@@ -183,6 +183,19 @@ def later_values(policy, data, starts):
     return values.detach()
 
 
+@pytest.mark.parametrize("by_index", [False, True], ids=["one-hot", "index"])
+def test_an_env_without_a_batch_is_played_and_learned_from(by_index):
+    pair = Spaces(*pair_of(PAIRS["vector-discrete"]))
+    env = TransformedEnv(GymWrapper(RandomEnv(pair, 0), categorical_action_encoding=by_index))
+    actor, critic = make_actor_critic(f"GRUWrapper(Default({SMALL}))", env)
+    (data,) = collector_of(env, actor)
+    assert data.shape == (STEPS,)
+    with torch.no_grad():  # outside of a loss, each step stands alone
+        assert actor.get_dist(data[0]).sample().shape == data["action"][0].shape
+    estimator(critic)(data)
+    assert ClipPPOLoss(actor, critic)(data)["kl_approx"].abs().max() < 1e-6
+
+
 def test_the_loss_of_a_memory_has_the_gradient_of_the_policy():
     env = envs_of(PAIRS["vector-discrete"])
     actor, _ = make_actor_critic(f"GRUWrapper(Default({SMALL}))", env)
