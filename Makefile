@@ -109,6 +109,7 @@ docs: setup  ## Generate the pages and pictures of docs/ that are made from the 
 	$(BIN)/python tools/write_checks_page.py
 	$(BIN)/python tools/write_zoo_page.py
 	$(BIN)/python tools/write_export_page.py
+	$(BIN)/python tools/write_interop_page.py
 
 bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

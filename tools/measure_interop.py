@@ -20,21 +20,31 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from gymnasium import spaces as gym
+
 from puffer_policies.checks import check_policy
 from puffer_policies.errors import MissingDependency
+from puffer_policies.spaces import Spaces
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "docs" / "interop.json"
 
+VECTOR = gym.Box(-1.0, 1.0, (4,))
+CHOICES = Spaces(VECTOR, gym.Discrete(3))
+REALS = Spaces(VECTOR, gym.Box(-1.0, 1.0, (2,)))
+IMAGES = Spaces(gym.Box(0, 255, (4, 84, 84), np.uint8), gym.Discrete(3))
+PARTS = Spaces(gym.Dict({"at": VECTOR, "kind": gym.Discrete(4)}), gym.Discrete(3))
 STOCK = {
-    "sb3:MlpPolicy": ("stable_baselines3", "CartPole-v1"),
-    "sb3:CnnPolicy": ("stable_baselines3", "puffer_policies/Breakout-v0"),
-    "skrl:SeparateModels": ("skrl", "CartPole-v1"),
-    "skrl:SharedModel": ("skrl", "CartPole-v1"),
-    "rsl_rl:MLPModel": ("rsl-rl-lib", "Pendulum-v1"),
-    "rllib:DefaultPPOTorchRLModule": ("ray", "CartPole-v1"),
+    "rllib:DefaultPPOTorchRLModule": ("ray", CHOICES),
+    "rsl_rl:MLPModel": ("rsl-rl-lib", REALS),
+    "sb3:CnnPolicy": ("stable_baselines3", IMAGES),
+    "sb3:MlpPolicy": ("stable_baselines3", CHOICES),
+    "sb3:MultiInputPolicy": ("stable_baselines3", PARTS),
+    "skrl:SeparateModels": ("skrl", CHOICES),
+    "skrl:SharedModel": ("skrl", CHOICES),
 }
-"""Short name of a policy -> its distribution, and the env that it is checked on."""
+"""Short name of a policy -> its distribution, and the spaces that it is checked on."""
 
 
 def read_data() -> dict[str, Any]:
@@ -68,11 +78,11 @@ def learned(arguments: list[str]) -> dict[str, Any]:
 
 def findings_of(name: str) -> dict[str, Any]:
     """Return what the checker says of a policy by its short name."""
-    distribution, env = STOCK[name]
-    report = check_policy(name, env)
+    distribution, spaces = STOCK[name]
+    report = check_policy(name, spaces)
     return {
         "version": f"{distribution} {metadata.version(distribution)}",
-        "env": env,
+        "spaces": f"{spaces.observation}, {spaces.action}",
         "passed": report.counts["passed"],
         "findings": {
             each.first.code: f"{each.level}: {each.first.actual or each.first.message}"

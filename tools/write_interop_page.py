@@ -32,7 +32,7 @@ FINDINGS = """
 A finding was judged by reading the code, and `puffer-policies check NAME --env ENV` shows how to
 reproduce it.
 
-| policy | env | promises kept | finding | judgment |
+| policy | spaces | promises kept | finding | judgment |
 |---|---|---|---|---|
 """
 
@@ -59,7 +59,7 @@ def _return_row(note: dict[str, Any]) -> str:
 
 
 def _finding_rows(name: str, each: dict[str, Any]) -> Iterator[str]:
-    start = f"| `{name}`, {each['version']} | {each['env']} | {each['passed']} |"
+    start = f"| `{name}`, {each['version']} | {each['spaces']} | {each['passed']} |"
     if not each["findings"]:
         yield f"{start} none | |\n"
     for code, text in each["findings"].items():

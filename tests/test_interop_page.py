@@ -1,0 +1,17 @@
+"""The tables of the trainers of others are those that were measured."""
+
+from __future__ import annotations
+
+from tool_files import load_tool
+
+PAGE = load_tool("write_interop_page")
+
+
+def test_the_page_has_what_was_measured():
+    assert PAGE.page() == PAGE.PAGE.read_text(), "run `make docs`"
+
+
+def test_every_finding_has_been_judged():
+    findings = PAGE.read_data()["findings"]
+    pairs = {(name, code) for name, each in findings.items() for code in each["findings"]}
+    assert pairs <= set(PAGE.JUDGMENTS)
