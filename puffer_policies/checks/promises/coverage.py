@@ -48,6 +48,9 @@ BANDS = 4
 NEIGHBORS = 4
 """Of many codes, how many of the last are tried. A dtype of few bits takes some for each other."""
 
+WORDS, FEW_ALIKE = 128, 0.1
+"""Codes of a vocabulary, and the share of them that may be answered like others by chance."""
+
 SEVERAL = 16
 """Numbers of a MultiDiscrete whose codes are tried one by one."""
 
@@ -120,6 +123,8 @@ def _require_read(
         if attempt % TRIES == TRIES // 2:
             policy = perturb(policy, seed=attempt)  # a unit that is dead may wake up
     labels = [part.name for part in parts]
+    if _are_of_matrices(subject, parts):
+        level = Level.ADVICE
     text = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
     raise CheckFailed(
         "every number of the observations to change an output, or to be declared unread",
@@ -130,6 +135,16 @@ def _require_read(
         ),
         level=level,
     )
+
+
+def _are_of_matrices(subject: Subject, unread: list[_Part]) -> bool:
+    """Whether all unread numbers stand in matrices of which the rest is read.
+
+    The diagonal of a graph's edges says nothing, and a convolution may leap over rows.
+    """
+    spaces = [space for _, space in _leaves_of(subject).values()]
+    read = {part.leaf for part in _parts(subject) if part not in unread}
+    return all(len(spaces[part.leaf].shape) == 2 and part.leaf in read for part in unread)
 
 
 _Place = tuple[str, Any]
@@ -305,11 +320,14 @@ def _require_codes(subject: Subject, policy: nn.Module) -> None:
             is_alike &= (answers[pairs[:, 0]] == answers[pairs[:, 1]]).all(1)
         if is_alike.any():
             first, second = pairs[int(is_alike.int().argmax())].tolist()
+            share = len(set(pairs[is_alike].flatten().tolist())) / len(codes)
             raise CheckFailed(
                 "every code to have an answer of its own",
                 f"codes {int(codes[first])} and {int(codes[second])}"
                 f"{f' of {code.name}' if code.name else ''} are answered alike",
                 example=example("# give both codes and compare"),
+                # Hashes of many words meet in a few places, by chance and on purpose.
+                level=Level.ADVICE if len(codes) >= WORDS and share < FEW_ALIKE else None,
             )
 
 

@@ -521,6 +521,9 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
             for (name, parameter), grad in zip(parameters.items(), grads, strict=True)
             if not any(fnmatchcase(name, pattern) for pattern in detached)
         }
+        for name, row in _padding_rows(policy).items():
+            if name in unreached:
+                unreached[name][row] = 0
         unreached = {name: mask for name, mask in unreached.items() if bool(mask.any())}
         if not unreached or not _matters(parameters, unreached, middle, lambda: run()[part]):  # noqa: B023
             continue
@@ -543,6 +546,16 @@ def _require_uncut(subject: Subject, policy: nn.Module, starts: Tensor | None) -
                 steps=STEPS,
             ),
         )
+
+
+def _padding_rows(policy: nn.Module) -> dict[str, int]:
+    """Return the weights of tables -> the row of their padding, which torch keeps as it is."""
+    tables = (nn.Embedding, nn.EmbeddingBag)
+    return {
+        f"{name}.weight".lstrip("."): module.padding_idx
+        for name, module in policy.named_modules()
+        if isinstance(module, tables) and module.padding_idx is not None
+    }
 
 
 def _matters(
