@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tool_files import load_tool
 
-PAGE = load_tool("write_interop_page")
+TOOL, PAGE = load_tool("measure_interop"), load_tool("write_interop_page")
 
 
 def test_the_page_has_what_was_measured():
@@ -12,6 +12,6 @@ def test_the_page_has_what_was_measured():
 
 
 def test_every_finding_has_been_judged():
-    findings = PAGE.read_data()["findings"]
+    findings = TOOL.read_data()["findings"]
     pairs = {(name, code) for name, each in findings.items() for code in each["findings"]}
     assert pairs <= set(PAGE.JUDGMENTS)

@@ -1,4 +1,4 @@
-"""A new package, installed from its wheel: it lists, keeps the contract and trains at once.
+"""A new package, installed from its wheel: it lists and trains at once.
 
 Its commands in an editable installation, its tests among them, are those of docs/tutorial.md.
 """
@@ -17,7 +17,7 @@ from environments import Environment, make_environment
 from puffer_policies.registry.scaffold import FILES, write_package
 
 ROOT = Path(__file__).parent.parent
-QUICK = "--train.total-timesteps 1024 --eval.episodes 2 --quiet"
+QUICK = "--train.total-timesteps 512 --eval.episodes 2 --quiet"
 
 pytestmark = pytest.mark.trainer
 
@@ -41,8 +41,6 @@ def test_a_package_from_its_wheel_works_and_its_tests_fail_once_it_is_broken(tmp
 
     run(environment, f"pip install --no-deps {wheel}", work)
     assert "acme-policies 0.1.0" in run(environment, "puffer-policies show AcmeNet", work)
-    check = "puffer-policies check acme-policies/AcmeNet --env CartPole-v1 --fast"
-    assert " failed" not in run(environment, check, work)
     policy = "--policy-name acme-policies/AcmeNet --rnn-name LSTMWrapper"
     output = run(environment, f"puffer-policies train CartPole-v1 {policy} {QUICK}", work)
     assert "return" in output

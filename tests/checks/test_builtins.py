@@ -32,8 +32,8 @@ TOGETHER = [check for check in QUICK if check.is_of_stacks]
 """What a policy in a wrapper is tried with, as either is tried with the others alone."""
 
 PAIRS, TURN = 5, 9
-ALL, TRACED = [*NAMES, *WRAPPERS], 3
-"""Every third one is traced for export and compilation, which takes seconds."""
+ALL, TRACED = [*NAMES, *WRAPPERS], 4
+"""Every fourth one is traced for export and compilation, which takes seconds."""
 SMALL = "hidden_size=32"
 """Of a policy in a wrapper, as a memory costs the square of it."""
 
