@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,8 +22,8 @@ from xml.etree import ElementTree
 import numpy as np
 from gymnasium import spaces as gym
 
+from puffer_policies.assembly.header import installed_version
 from puffer_policies.checks import check_policy
-from puffer_policies.errors import MissingDependency
 from puffer_policies.spaces import Spaces
 
 ROOT = Path(__file__).parent.parent
@@ -38,9 +37,9 @@ PARTS = Spaces(gym.Dict({"at": VECTOR, "kind": gym.Discrete(4)}), gym.Discrete(3
 STOCK = {
     "rllib:DefaultPPOTorchRLModule": ("ray", CHOICES),
     "rsl_rl:MLPModel": ("rsl-rl-lib", REALS),
-    "sb3:CnnPolicy": ("stable_baselines3", IMAGES),
-    "sb3:MlpPolicy": ("stable_baselines3", CHOICES),
-    "sb3:MultiInputPolicy": ("stable_baselines3", PARTS),
+    "sb3:CnnPolicy": ("stable-baselines3", IMAGES),
+    "sb3:MlpPolicy": ("stable-baselines3", CHOICES),
+    "sb3:MultiInputPolicy": ("stable-baselines3", PARTS),
     "skrl:SeparateModels": ("skrl", CHOICES),
     "skrl:SharedModel": ("skrl", CHOICES),
 }
@@ -81,7 +80,7 @@ def findings_of(name: str) -> dict[str, Any]:
     distribution, spaces = STOCK[name]
     report = check_policy(name, spaces)
     return {
-        "version": f"{distribution} {metadata.version(distribution)}",
+        "version": f"{distribution} {installed_version(distribution)}",
         "spaces": f"{spaces.observation}, {spaces.action}",
         "passed": report.counts["passed"],
         "findings": {
@@ -94,11 +93,11 @@ def findings_of(name: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Measure, and add it to what was measured before."""
     data = read_data()
-    for name in STOCK:
-        try:
+    for name, (distribution, _) in STOCK.items():
+        if installed_version(distribution):
             data["findings"][name] = findings_of(name)
-        except MissingDependency as error:
-            print(f"{name}: {error.problem}")
+        else:
+            print(f"{name}: {distribution} is not installed")
     data["returns"].update(learned(arguments))
     DATA.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(f"wrote {DATA.name}")

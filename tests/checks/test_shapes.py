@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from good import DISCRETE, GoodLSTM, GoodMLP
+from good import DICT, DISCRETE, GoodLSTM, GoodMLP
 from mutant import Mutant, assert_passes, outcomes, subject_of
 from mutants_build import MUTANTS_BUILD
+from mutants_coverage import KeyForgotten, LastNumberDropped
 from mutants_shapes import MUTANTS_SHAPES, BatchNormed, FlatValues
 from torch import Tensor
 
@@ -38,6 +39,19 @@ def test_a_first_policy_whose_heads_start_at_zero_passes(cls: Any) -> None:
 def test_batch_statistics_may_be_declared() -> None:
     assert outcomes(CHECKS, subject_of(BatchNormed))["S5"][0] is Status.FAILED
     assert_passes(CHECKS, subject_of(BatchNormed, declared={"train_differs": "batch norm"}))
+
+
+@pytest.mark.parametrize(
+    ("cls", "spaces", "pattern"),
+    [
+        (LastNumberDropped, DISCRETE, "3"),
+        (KeyForgotten, DICT, "where"),
+        (KeyForgotten, DICT, "where.*"),
+    ],
+)
+def test_what_is_left_unread_may_be_declared(cls: Any, spaces: Any, pattern: str) -> None:
+    reads = by_code(CHECKS)["S11"]
+    assert_passes([reads], subject_of(cls, spaces, declared={"unread": [pattern]}))
 
 
 def test_a_failure_tells_the_shape_that_was_wanted_and_the_one_that_came() -> None:

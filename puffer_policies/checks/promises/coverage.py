@@ -630,4 +630,8 @@ def _leaves_of(subject: Subject) -> dict[str, tuple[Tensor, Any]]:
 
 
 def _is_unread(subject: Subject, name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in subject.declared.get("unread", ()))
+    """Whether a number is declared unread, by its own name or that of what it stands in."""
+    parts = name.split(".")
+    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    patterns = subject.declared.get("unread", ())
+    return any(fnmatchcase(each, pattern) for pattern in patterns for each in names)
