@@ -151,7 +151,7 @@ in an attribute, such as `conformance = {"frozen": ["encoder.0.*"]}`:
 | `first_entropy`, `first_value` | share of the largest first entropy; size of first values | N5 |
 | `batch_statistics` | why rows depend on each other in training | S5 |
 | `train_differs` | why `train()` and `eval()` differ | P1, R11 |
-| `unread` | patterns of the names of numbers or parts that are left unread, as `3` or `time` | S11 |
+| `unread` | patterns of the names of numbers or parts that are left out, as `3` or `time` | S11 |
 | `unordered` | patterns of the names of leaves whose numbers have no order, such as `hand` | S11 |
 | `hidden_rows` | why it reads rows of an observation that a mask hides | S12 |
 | `half_precision` | why it computes in half precision where its weights do not show it | N8, S7 |
