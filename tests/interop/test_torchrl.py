@@ -497,7 +497,7 @@ def test_masked_recall_is_solved_by_a_memory_with_a_mask(note_return):
     makers = [lambda: GymWrapper(MaskInObservation(), categorical_action_encoding=True)] * 16
     env = TransformedEnv(SerialEnv(16, makers), Compose())
     env.set_seed(0)
-    stack, frames = "GRUWrapper(ActionMaskWrapper(Default(hidden_size=64)))", 150_000
+    stack, frames = "GRUWrapper(ActionMaskWrapper(Default(hidden_size=64)))", 50_000
     actor = train(stack, env, frames=frames, steps=64, rate=2e-3, observation="symbol", mask="mask")
     mean = mean_return(env, actor, episodes=96, steps=64)
     trainer, name = "TorchRL ClipPPOLoss", "masked recall"
