@@ -12,6 +12,6 @@ def test_the_page_has_what_was_measured():
 
 
 def test_every_finding_has_been_judged():
-    findings = TOOL.read_data()["findings"]
-    pairs = {(name, code) for name, each in findings.items() for code in each["findings"]}
+    findings = TOOL.read_data()["findings"].values()
+    pairs = {(each["name"], code) for each in findings for code in each["findings"]}
     assert pairs <= set(PAGE.JUDGMENTS)

@@ -34,16 +34,19 @@ CHOICES = Spaces(VECTOR, gym.Discrete(3))
 REALS = Spaces(VECTOR, gym.Box(-1.0, 1.0, (2,)))
 IMAGES = Spaces(gym.Box(0, 255, (4, 84, 84), np.uint8), gym.Discrete(3))
 PARTS = Spaces(gym.Dict({"at": VECTOR, "kind": gym.Discrete(4)}), gym.Discrete(3))
-STOCK = {
-    "rllib:DefaultPPOTorchRLModule": ("ray", CHOICES),
-    "rsl_rl:MLPModel": ("rsl-rl-lib", REALS),
-    "sb3:CnnPolicy": ("stable-baselines3", IMAGES),
-    "sb3:MlpPolicy": ("stable-baselines3", CHOICES),
-    "sb3:MultiInputPolicy": ("stable-baselines3", PARTS),
-    "skrl:SeparateModels": ("skrl", CHOICES),
-    "skrl:SharedModel": ("skrl", CHOICES),
-}
-"""Short name of a policy -> its distribution, and the spaces that it is checked on."""
+STOCK = (
+    ("rllib:DefaultPPOTorchRLModule", "ray", CHOICES),
+    ("rsl_rl:MLPModel", "rsl-rl-lib", REALS),
+    ("sb3:CnnPolicy", "stable-baselines3", IMAGES),
+    ("sb3:MlpPolicy", "stable-baselines3", CHOICES),
+    ("sb3:MlpPolicy", "stable-baselines3", REALS),
+    ("sb3:MultiInputPolicy", "stable-baselines3", PARTS),
+    ("skrl:SeparateModels", "skrl", CHOICES),
+    ("skrl:SeparateModels", "skrl", REALS),
+    ("skrl:SharedModel", "skrl", CHOICES),
+    ("skrl:SharedModel", "skrl", REALS),
+)
+"""Short name of a policy, its distribution, and the spaces that it is checked on."""
 
 
 def read_data() -> dict[str, Any]:
@@ -75,16 +78,16 @@ def learned(arguments: list[str]) -> dict[str, Any]:
     return {f"{note['trainer']}, {note['policy']}, {note['env']}": note for note in notes}
 
 
-def findings_of(name: str) -> dict[str, Any]:
+def findings_of(name: str, distribution: str, spaces: Spaces) -> dict[str, Any]:
     """Return what the checker says of a policy by its short name."""
-    distribution, spaces = STOCK[name]
     report = check_policy(name, spaces)
     return {
+        "name": name,
         "version": f"{distribution} {installed_version(distribution)}",
         "spaces": f"{spaces.observation}, {spaces.action}",
         "passed": report.counts["passed"],
         "findings": {
-            each.first.code: f"{each.level}: {each.first.actual or each.first.message}"
+            each.first.code: f"{each.level}: {each.first.expected}, and it is {each.first.actual}"
             for each in report.findings
         },
     }
@@ -93,9 +96,10 @@ def findings_of(name: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Measure, and add it to what was measured before."""
     data = read_data()
-    for name, (distribution, _) in STOCK.items():
+    for name, distribution, spaces in STOCK:
         if installed_version(distribution):
-            data["findings"][name] = findings_of(name)
+            findings = findings_of(name, distribution, spaces)
+            data["findings"][f"{name}, {findings['spaces']}"] = findings
         else:
             print(f"{name}: {distribution} is not installed")
     data["returns"].update(learned(arguments))
