@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
@@ -109,21 +109,34 @@ def _register(kind: Kind, cls: Any, keywords: dict[str, Any]) -> Any:
                 f"A policy or wrapper is registered by decorating its class, got {cls!r}.",
                 fix=f"Write @{function}(name='MyNet') to choose another name.",
             )
-        first_line = (cls.__doc__ or "").strip().partition("\n")[0]
-        record = make_record(
-            kind,
-            {**keywords, "summary": keywords.get("summary") or first_line},
-            name=name or cls.__name__,
-            target=target_of(cls),
-            loaded=cls,
-            provenance=Provenance(
-                layer=Layer.PROCESS, distribution=LAYER_NAMES[Layer.PROCESS], origin=origin
-            ),
-        )
-        add_decorated(record, registry)
+        register_class(kind, cls, keywords, name=name, origin=origin, registry=registry)
         return cls
 
     return decorate if cls is None else decorate(cls)
+
+
+def register_class(
+    kind: Kind,
+    cls: type,
+    keywords: Mapping[str, Any],
+    *,
+    name: str,
+    origin: str,
+    registry: Registry | None,
+) -> None:
+    """Register a class of this process, which `origin` registers, as `register_policy` does."""
+    first_line = (cls.__doc__ or "").strip().partition("\n")[0]
+    record = make_record(
+        kind,
+        {**keywords, "summary": keywords.get("summary") or first_line},
+        name=name or cls.__name__,
+        target=target_of(cls),
+        loaded=cls,
+        provenance=Provenance(
+            layer=Layer.PROCESS, distribution=LAYER_NAMES[Layer.PROCESS], origin=origin
+        ),
+    )
+    add_decorated(record, registry)
 
 
 def _caller() -> str:

@@ -16,11 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from puffer_policies.errors import NameTaken, PolicyNotFound, did_you_mean
-from puffer_policies.registry.default import add_decorated
-from puffer_policies.registry.fields import make_record
+from puffer_policies.registry.decorators import register_class
 from puffer_policies.registry.imports import import_module, module_offence, user_imports
-from puffer_policies.registry.names import LAYER_NAMES, name_offence, target_of
-from puffer_policies.registry.records import Layer, Provenance
+from puffer_policies.registry.names import name_offence
+from puffer_policies.registry.records import Kind
 from puffer_policies.registry.registry import Registry
 
 
@@ -39,18 +38,9 @@ def use_module(name: str, registry: Registry) -> None:
     for label, cls in _classes_in(sys.modules[name]).items():
         if any(each.is_record_of(cls) for each in registry.records()):
             continue  # with keywords, by a decorator
-        record = make_record(
-            "wrapper" if goes_around_policy(cls) else "policy",
-            {"summary": (cls.__doc__ or "").strip().partition("\n")[0]},
-            name=label,
-            target=target_of(cls),
-            loaded=cls,
-            provenance=Provenance(
-                layer=Layer.PROCESS, distribution=LAYER_NAMES[Layer.PROCESS], origin=origin
-            ),
-        )
+        kind: Kind = "wrapper" if goes_around_policy(cls) else "policy"
         with suppress(NameTaken):
-            add_decorated(record, registry)
+            register_class(kind, cls, {}, name=label, origin=origin, registry=registry)
 
 
 def require_names(
@@ -75,10 +65,12 @@ def require_names(
         NameTaken: the package defines a class of this name, and the name means another.
     """
     spec = registry.spec(policy)
-    names = [(spec.name, "policy"), *((each.name, "wrapper") for each in spec.wrappers)]
-    for name, kind in [*names, *([(wrapper, "wrapper")] if wrapper is not None else [])]:
+    wrappers = (*(each.name for each in spec.wrappers), wrapper)
+    names: list[tuple[str, Kind]] = [(spec.name, "policy")]
+    names += [(each, "wrapper") for each in wrappers if each is not None]
+    for name, kind in names:
         try:
-            record = registry.get(name, kind=kind)  # type: ignore[arg-type]
+            record = registry.get(name, kind=kind)
         except PolicyNotFound as error:
             if package is None or module_offence(package):
                 raise
