@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 from collections.abc import Mapping
 from typing import Any, Self
@@ -152,14 +153,16 @@ class Agent:
             episode_start: bool or (B,) bool, true where an observation is the first of an episode,
                 so that the memory of its row starts anew. It is not needed after `reset`.
             action_mask: (A,) or (B, A), true where an option is allowed, with the options of all
-                choices side by side; or a tuple with a mask for each choice. A forbidden action is
-                never taken, also by a policy that does not read masks.
+                choices side by side; or a tuple with a mask for each choice; or, for a Dict or
+                Tuple, a dict or tuple with a mask for each part. A forbidden action is never taken,
+                also by a policy that does not read masks.
             reward: float or (B,), the reward of the last action, for a policy that reads it, such
                 as one in a PrevActionRewardWrapper.
 
         Returns:
-            For one observation a member of the action space: an int for Discrete, else an array of
-            the space's shape and dtype, clipped to a Box. For a batch, (B, *shape).
+            For one observation a member of the action space: an int for Discrete, a dict or tuple
+            for Dict and Tuple, else an array of the space's shape and dtype, clipped to a Box. For
+            a batch, (B, *shape), in each part of a Dict or Tuple.
 
         Raises:
             IncompatibleSpace: the shapes are not those of the space, or there are more or fewer
@@ -183,7 +186,8 @@ class Agent:
         members = self._layout.to_env(self._actions)
         if batched:
             return members
-        return int(members[0]) if self._layout.kind == "discrete" else members[0]
+        member = map_nested(operator.itemgetter(0), members)
+        return int(member) if self._layout.kind == "discrete" else member
 
     def _batch(self, observation: Any) -> tuple[Any, bool]:
         """Return `observation` as a batch in the space's dtypes, and whether it was a batch."""
@@ -256,9 +260,7 @@ class Agent:
         """Return a mask as bool (B, A) on the device, in which each choice has an option."""
         if action_mask is None:
             return None
-        parts = action_mask if isinstance(action_mask, tuple) else (action_mask,)
-        arrays = [np.atleast_1d(np.asarray(each, dtype=bool)) for each in parts]
-        mask = np.concatenate(arrays, axis=-1)
+        mask = self._layout.flat_mask(action_mask)
         mask = mask if batched else mask[None]
         nvec = self._layout.nvec
         if mask.shape != (rows, sum(nvec)):

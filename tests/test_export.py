@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -363,7 +364,7 @@ class OddLogits(Split):
 
     def forward_eval(self, observations, state=None):
         logits, values = super().forward_eval(observations)
-        return {"odd": logits}, values
+        return SimpleNamespace(odd=logits), values
 
 
 class HiddenMemory(Split):
@@ -380,7 +381,7 @@ class HiddenMemory(Split):
         (Branching, "step can't be recorded"),
         (FixesRows, r"tensor\.shape\[0\]"),
         (Random, "draws at random"),
-        (OddLogits, "dict"),
+        (OddLogits, "SimpleNamespace"),
         (HiddenMemory, "initial_state"),
     ],
 )

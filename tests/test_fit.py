@@ -54,11 +54,11 @@ def test_an_image_that_is_too_small_is_refused_with_both_sizes():
 
 
 def test_a_space_that_nothing_reads_is_a_reason_not_a_crash():
-    spaces = Spaces(gym_spaces.Text(5), gym_spaces.Dict(a=gym_spaces.Discrete(2)))
+    spaces = Spaces(gym_spaces.Text(5), gym_spaces.Dict(a=gym_spaces.Text(2)))
     reasons = misfits(Capabilities(), spaces)
     assert len(reasons) == 2
     assert "Text" in reasons[0]
-    assert "Dict" in reasons[1]
+    assert "At 'a': Action space Text" in reasons[1]
 
 
 def test_a_wrong_env_id_names_the_nearest():

@@ -104,7 +104,7 @@ def test_gains_are_those_of_pufferlib() -> None:
 
 def test_a_space_without_a_head_says_so() -> None:
     with pytest.raises(IncompatibleSpace, match=r"no head serves"):
-        make_head(spaces.Tuple((FOUR, FOUR)), 8)
+        make_head(spaces.Text(4), 8)
 
 
 def test_integers_without_bound_are_refused() -> None:

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,10 +108,10 @@ def sample_inputs(spaces: Spaces) -> dict[str, Tensor]:
     starts = torch.zeros(ROWS, STEPS, dtype=torch.bool)
     starts[:, 0] = starts[-1, STEPS // 2] = True
     layout = action_layout(spaces.action)
-    number = torch.float32 if layout.is_continuous else torch.int64
+    no_actions = np.zeros((ROWS, STEPS, *layout.policy_shape), layout.policy_dtype)
     inputs = {
         EPISODE_START: starts,
-        PREV_ACTION: torch.zeros(ROWS, STEPS, *layout.policy_shape, dtype=number),
+        PREV_ACTION: torch.from_numpy(no_actions),
         PREV_REWARD: torch.ones(ROWS, STEPS),
     }
     if layout.nvec:

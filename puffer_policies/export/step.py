@@ -44,8 +44,9 @@ class Step(Graph):
     an option is allowed, and ``prev_action`` and ``prev_reward``, of policies that read them; and
     for policies with a memory ``episode_start``, true where the observation is the first of an
     episode, and ``state.KEY`` for each tensor of the state. Outputs are `named_logits`; ``value``;
-    ``action``, the likeliest one, as a member of the env's action space; and what the next step
-    takes. ``next_prev_action`` is that action as the policy counts it.
+    ``action``, the likeliest one, as a member of the env's action space, or ``action.KEY`` for each
+    leaf of a Dict or Tuple; and what the next step takes. ``next_prev_action`` is that action as
+    the policy counts it.
 
     Args:
         policy: it is copied, to the CPU and into evaluation mode, with weights of half precision as
@@ -57,9 +58,6 @@ class Step(Graph):
         "Set episode_start to true in the rows whose observation is the first of an episode. What "
         "their state holds does not matter then: zeros will do."
     )
-    low: Tensor
-    high: Tensor
-    start: Tensor
 
     def __init__(self, policy: nn.Module, spaces: Spaces) -> None:
         super().__init__()
@@ -86,13 +84,18 @@ class Step(Graph):
         self.carried = {port.name: NEXT + port.name for port in (*self.previous[:1], *self.state)}
         names = iter([port.name for port in self.observations])
         self._tree = map_nested(lambda _: next(names), tree)
-        for name in ("low", "high", "start"):
-            bound = getattr(self.layout, name)
-            if bound is not None:
-                self.register_buffer(name, torch.from_numpy(np.array(bound)), persistent=False)
+        self._members = list(self.layout.leaves())
+        self.actions = [f"{ACTION}.{path}" if path else ACTION for path, _, _ in self._members]
+        """The names of the parts of an action; one for a space without parts."""
+        for index, (_, leaf, _) in enumerate(self._members):
+            for bound in ("low", "high", "start"):
+                number = getattr(leaf, bound)
+                number = None if number is None else torch.from_numpy(np.array(number))
+                self.register_buffer(f"{bound}{index}", number, persistent=False)
         # Options may be equally likely, and then rounding decides.
-        ties = () if self.layout.is_continuous else (ACTION, NEXT + PREV_ACTION)
-        self.outputs = self.find_outputs(not_fixed=ties)
+        pairs = zip(self.actions, self._members, strict=True)
+        ties = [name for name, (_, leaf, _) in pairs if not leaf.is_continuous]
+        self.outputs = self.find_outputs(not_fixed=(*ties, *[NEXT + PREV_ACTION] * bool(ties)))
 
     def example(self) -> Tensors:
         """Return zeros as inputs, with every option allowed."""
@@ -136,20 +139,27 @@ class Step(Graph):
         """Run the step."""
         logits, values, state = self.run_policy(inputs)
         action = distribution(logits).mode()
-        outputs = {**named_logits(logits), VALUE: values.reshape(-1), ACTION: self.member(action)}
+        outputs = {**named_logits(logits), VALUE: values.reshape(-1)}
+        outputs |= zip(self.actions, self.members(action), strict=True)
         if self.previous:
             outputs[NEXT + PREV_ACTION] = action
         for port in self.state:
             outputs[NEXT + port.name] = state[port.name.removeprefix(STATE)]
         return outputs
 
-    def member(self, action: Tensor) -> Tensor:
-        """Return actions as members of the space, by the rule of `ActionLayout.to_env`."""
-        # Policies flatten the shape of an action space, and envs take members of it.
-        members = action.reshape(-1, *self.layout.shape)
-        if self.layout.is_continuous:
-            return torch.minimum(torch.maximum(members, self.low), self.high)
-        return members + self.start
+    def members(self, action: Tensor) -> list[Tensor]:
+        """Return actions as members of each leaf, by the rule of `ActionLayout.to_env`."""
+        members = []
+        for index, (_, leaf, columns) in enumerate(self._members):
+            own = action[:, columns] if self.layout.parts else action
+            # Policies flatten the shape of an action space, and envs take members of it.
+            own = own.reshape(-1, *leaf.shape)
+            if leaf.is_continuous:
+                low, high = self.get_buffer(f"low{index}"), self.get_buffer(f"high{index}")
+                members.append(torch.minimum(torch.maximum(own, low), high))
+            else:
+                members.append(own.long() + self.get_buffer(f"start{index}"))
+        return members
 
 
 @singledispatch
@@ -157,7 +167,8 @@ def named_logits(logits: Any) -> Tensors:
     """Return the numbers of logits by name: ``logits``, or ``mean`` and ``std``.
 
     Those of several choices are side by side, (B, A), as in an action mask. Those of a squashed
-    Normal are before tanh. A package with logits of its own registers their names:
+    Normal are before tanh. Those of a Dict or Tuple have the keys of their part behind the name,
+    such as ``logits.KEY``. A package with logits of its own registers their names:
     ``named_logits.register``.
 
     Raises:
@@ -177,7 +188,19 @@ def _(logits: Tensor) -> Tensors:
 @named_logits.register(tuple)
 @named_logits.register(list)
 def _(logits: Any) -> Tensors:
-    return {"logits": torch.cat(tuple(logits), -1)}
+    if all(isinstance(each, Tensor) for each in logits):
+        return {"logits": torch.cat(tuple(logits), -1)}
+    return named_logits(dict(enumerate(logits)))
+
+
+@named_logits.register
+def _(logits: dict) -> Tensors:  # type: ignore[type-arg]
+    named = {}
+    for key, part in logits.items():
+        for name, numbers in named_logits(part).items():
+            kind, *path = name.split(".", 1)
+            named[".".join([kind, str(key), *path])] = numbers
+    return named
 
 
 @named_logits.register
@@ -202,8 +225,8 @@ def _mask_port(layout: ActionLayout) -> tuple[Port, ...]:
 def _previous_ports(policy: nn.Module, layout: ActionLayout) -> tuple[Port, ...]:
     if not any_module_has(policy, NEEDS_PREVIOUS):
         return ()
-    number = torch.float32 if layout.is_continuous else torch.int64
-    action = Port(PREV_ACTION, layout.policy_shape, number)
+    dtype = torch.from_numpy(np.zeros(0, layout.policy_dtype)).dtype
+    action = Port(PREV_ACTION, layout.policy_shape, dtype)
     return action, Port(PREV_REWARD, (), torch.float32)
 
 

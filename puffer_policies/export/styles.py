@@ -38,6 +38,7 @@ class RslRl(Graph):
     def __init__(self, step: Step) -> None:
         super().__init__()
         require_plain_state(step, "rsl_rl")
+        _require_one_action(step, "rsl_rl")
         if len(step.observations) > 1 or step.mask:
             raise BuildError(
                 "The style 'rsl_rl' has one observation and no action mask, and the policy reads "
@@ -102,6 +103,7 @@ class MLAgents(Graph):
     def __init__(self, step: Step) -> None:
         super().__init__()
         require_plain_state(step, "ml-agents")
+        _require_one_action(step, "ml-agents")
         self.step = step
         layout = step.layout
         self.kind = "continuous" if layout.is_continuous else "discrete"
@@ -173,8 +175,17 @@ class MLAgents(Graph):
         """Return actions as (B, K)."""
         if self.step.layout.is_continuous:
             # Unity wants real actions as they act, and choices as they are counted.
-            return self.step.member(action).reshape(rows, -1).float()
+            return self.step.members(action)[0].reshape(rows, -1).float()
         return action.reshape(rows, -1)
+
+
+def _require_one_action(step: Step, style: str) -> None:
+    if step.layout.parts:
+        raise BuildError(
+            f"The style {style!r} has one kind of action, and the policy's are a "
+            f"{step.layout.kind.title()} of {', '.join(step.actions)}.",
+            fix="Leave the style out: each part is an output of its own.",
+        )
 
 
 VERSION = 3

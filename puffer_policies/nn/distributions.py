@@ -1,8 +1,8 @@
 """Distributions over actions: what a policy's logits mean, with sample, mode, log_prob and entropy.
 
-`N` rows, `n` options of one choice, `K` choices. Nothing here validates its arguments or reads a
-value back to the host, as these are the innermost operations of a rollout. NaN logits stay visible
-as NaN log-probabilities.
+`N` rows, `n` options of one choice, `K` choices, `A` columns of an action of several parts. Nothing
+here validates its arguments or reads a value back to the host, as these are the innermost
+operations of a rollout. NaN logits stay visible as NaN log-probabilities.
 """
 
 from __future__ import annotations
@@ -42,8 +42,16 @@ FEW_NUMBERS = 256
 instead of 22 us for 64 rows of 2 on CPU, 5 instead of 20 for one row."""
 
 
+Shape = torch.Size | list[int] | tuple[int, ...]
+
+
 class Distribution(Protocol):
     """A distribution over the actions of N rows."""
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one action. Only a part of a Dict or Tuple is asked for it."""
+        ...
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one action a row, without gradient."""
@@ -67,6 +75,11 @@ class Categorical:
 
     def __init__(self, logits: Tensor) -> None:
         self.log_probs = _log_softmax(logits)  # (N, n)
+
+    @property
+    def event_shape(self) -> Shape:
+        """Return ()."""
+        return ()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one option a row, (N,)."""
@@ -92,6 +105,11 @@ class MultiCategorical:
 
     def __init__(self, logits: Sequence[Tensor]) -> None:
         self.log_probs = _log_softmax(_stack(logits))  # (N, K, max n_k)
+
+    @property
+    def event_shape(self) -> Shape:
+        """Return (K,)."""
+        return self.log_probs.shape[1:2]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one option of each choice, (N, K)."""
@@ -119,6 +137,11 @@ class Gaussian:
         # In float32 at least, also under autocast: log-probabilities are sums of small differences.
         self.loc, self.scale = full_precision(normal.loc), full_precision(normal.scale)
 
+    @property
+    def event_shape(self) -> Shape:
+        """Return *shape."""
+        return self.loc.shape[1:]
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw (N, *shape), unclipped: the log-probability is that of the number drawn."""
         loc = self.loc.detach()
@@ -141,27 +164,82 @@ class Gaussian:
         return sum_rows(self.scale.log() + (0.5 + HALF_LOG_TAU))
 
 
+class Product:
+    """Independent parts: logits are a dict or a tuple of theirs; actions (N, A), side by side.
+
+    Log-probabilities and entropies of the parts add up. The parts of a dict are in the order of its
+    sorted keys, as in `ActionLayout`, so that no policy has to keep an order. Actions are int64 if
+    all parts are choices, else of the dtype of the real numbers.
+    """
+
+    def __init__(self, logits: dict[Any, Any] | Sequence[Any]) -> None:
+        ordered = sorted(logits, key=str) if isinstance(logits, dict) else range(len(logits))
+        self.parts = [distribution(logits[key]) for key in ordered]
+        self._widths = [math.prod(each.event_shape) for each in self.parts]
+
+    @property
+    def event_shape(self) -> Shape:
+        """Return (A,)."""
+        return (sum(self._widths),)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw an action of each part, (N, A)."""
+        return _side_by_side([each.sample(generator) for each in self.parts])
+
+    def mode(self) -> Tensor:
+        """Return the likeliest action of each part, (N, A)."""
+        return _side_by_side([each.mode() for each in self.parts])
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(N, A) -> (N,), summed over the parts."""
+        rows = action.shape[0]
+        columns = action.reshape(rows, -1).split_with_sizes(self._widths, -1)
+        total: Tensor = sum(
+            each.log_prob(column.reshape(rows, *each.event_shape))
+            for each, column in zip(self.parts, columns, strict=True)
+        )  # type: ignore[assignment]
+        return total
+
+    def entropy(self) -> Tensor:
+        """Return (N,), summed over the parts."""
+        total: Tensor = sum(each.entropy() for each in self.parts)  # type: ignore[assignment]
+        return total
+
+
+def _side_by_side(actions: list[Tensor]) -> Tensor:
+    """Return the actions of parts as the columns of one tensor, integers as reals if need be."""
+    return torch.cat([each.reshape(each.shape[0], -1) for each in actions], -1)
+
+
 @singledispatch
 def distribution(logits: Any) -> Distribution:
     """Return the distribution that a policy's logits parametrize.
 
-    A Tensor (N, n) is one choice, a tuple or list of Tensors several, a Normal real numbers.
+    A Tensor (N, n) is one choice, a tuple or list of Tensors several, a Normal real numbers. A
+    dict, and a tuple with anything else in it, are their parts, independent of each other.
 
     Raises:
         ContractError: logits of another type; register it with ``distribution.register``.
     """
     raise ContractError(
         f"A policy returned logits of type {type(logits).__name__!r}; expected a Tensor, a tuple "
-        "of Tensors or torch.distributions.Normal.",
+        "of Tensors, torch.distributions.Normal, or a dict or tuple of them.",
         fix="Return one of these from decode_actions, or register the type with "
         "puffer_policies.nn.distributions.distribution.register.",
     )
 
 
 distribution.register(Tensor, Categorical)
-distribution.register(tuple, MultiCategorical)
-distribution.register(list, MultiCategorical)
+distribution.register(dict, Product)
 distribution.register(Normal, Gaussian)
+
+
+@distribution.register(tuple)
+@distribution.register(list)
+def _(logits: Sequence[Any]) -> Distribution:
+    # A Tuple of Discrete spaces has the logits of a MultiDiscrete, and means the same.
+    is_flat = all(isinstance(each, Tensor) for each in logits)
+    return MultiCategorical(logits) if is_flat else Product(logits)
 
 
 def sample_logits(logits: Any, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,8 +318,6 @@ def sum_rows(values: Tensor) -> Tensor:
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 """Nodes and weights of the Gauss-Hermite quadrature that estimates the entropy."""
-
-Shape = torch.Size | list[int] | tuple[int, ...]
 
 LARGEST = 1 - 2.0**-24
 """The largest float32 below 1: nearer to a bound there is no finite number before tanh."""
@@ -332,6 +408,11 @@ class SquashedGaussian:
 
     def __init__(self, normal: SquashedNormal) -> None:
         self.normal = normal
+
+    @property
+    def event_shape(self) -> Shape:
+        """Return *shape."""
+        return self.normal.loc.shape[1:]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw (N, *shape)."""

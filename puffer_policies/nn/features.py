@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.observations import (
     Shape,
-    at_part,
     require_keys,
     require_members,
     require_shape,
-    sorted_keys,
 )
-from puffer_policies.spaces import action_layout, image_layout
+from puffer_policies.spaces import action_layout, at_part, image_layout, sorted_keys
 
 MAX_PIXEL = 255.0
 

@@ -6,6 +6,7 @@ Every action head has the attribute ``is_continuous``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -53,13 +54,17 @@ class CategoricalHead(LinearHead):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.sizes = list(layout.nvec)
-        self.single = layout.kind == "discrete"
+        self.layout = layout
         self.linear = layer_init(nn.Linear(hidden_size, sum(layout.nvec), bias=bias), std)
 
     def logits(self, outputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, sum of nvec) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
-        return outputs if self.single else torch.split(outputs, self.sizes, -1)
+        return _choices(outputs, self.layout)
+
+
+def _choices(outputs: Tensor, layout: ActionLayout) -> Tensor | tuple[Tensor, ...]:
+    """(N, sum of nvec) -> (N, n) for Discrete, else a tuple of (N, n_k)."""
+    return outputs if layout.kind == "discrete" else torch.split(outputs, list(layout.nvec), -1)
 
 
 class GaussianHead(LinearHead):
@@ -82,10 +87,15 @@ class GaussianHead(LinearHead):
 
     def logits(self, outputs: Tensor) -> Normal:
         """(N, size) -> Normal with loc and scale (N, *shape)."""
-        loc = outputs.reshape(outputs.shape[0], *self.shape)
-        scale = self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
-        # Validation would read the tensors back to the host at every step.
-        return Normal(loc, scale, validate_args=False)
+        return _normal(outputs, self.log_std)
+
+
+def _normal(outputs: Tensor, log_std: Tensor) -> Normal:
+    """(N, size), (*shape) -> Normal with loc and scale (N, *shape)."""
+    loc = outputs.reshape(outputs.shape[0], *log_std.shape)
+    scale = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp().expand_as(loc)
+    # Validation would read the tensors back to the host at every step.
+    return Normal(loc, scale, validate_args=False)
 
 
 class StateGaussianHead(LinearHead):
@@ -108,6 +118,49 @@ class StateGaussianHead(LinearHead):
         loc, log_std = both.unbind(1)
         scale = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         return Normal(loc, scale, validate_args=False)
+
+
+class HybridHead(LinearHead):
+    """The head of a Dict or a Tuple: one layer for all parts, whose logits have the space's form.
+
+    The outputs of the parts stand side by side in the order of `ActionLayout.leaves`. Each real
+    number has a log standard deviation in ``log_std``.
+    """
+
+    is_continuous = False
+
+    def __init__(
+        self,
+        layout: ActionLayout,
+        hidden_size: int,
+        *,
+        std: float = ACTOR_STD,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        leaves = [leaf for _, leaf, _ in layout.leaves()]
+        self.widths = [leaf.num_reals + sum(leaf.nvec) for leaf in leaves]
+        self.num_reals = [leaf.num_reals for leaf in leaves if leaf.is_continuous]
+        reals = layout.num_reals
+        self.log_std = nn.Parameter(torch.zeros(reals)) if reals else None
+        self.linear = layer_init(nn.Linear(hidden_size, sum(self.widths), bias=bias), std)
+
+    def logits(self, outputs: Tensor) -> Any:
+        """(N, outputs of all parts) -> a dict or a tuple of the logits of the parts."""
+        columns = outputs.split_with_sizes(self.widths, -1)
+        log_std = () if self.log_std is None else self.log_std.split_with_sizes(self.num_reals)
+        return _hybrid(self.layout, iter(columns), iter(log_std))
+
+
+def _hybrid(layout: ActionLayout, columns: Iterator[Tensor], log_std: Iterator[Tensor]) -> Any:
+    """Return logits in the form of a space, from the outputs and deviations of its next leaves."""
+    if layout.parts:
+        parts = {key: _hybrid(part, columns, log_std) for key, part in layout.parts.items()}
+        return parts if layout.kind == "dict" else tuple(parts.values())
+    if layout.is_continuous:
+        return _normal(next(columns), next(log_std).reshape(layout.shape))
+    return _choices(next(columns), layout)
 
 
 class ValueHead(nn.Linear):
@@ -148,6 +201,8 @@ def make_head(action_space: Any, hidden_size: int, *, std: float = ACTOR_STD) ->
 def make_linear_head(
     layout: ActionLayout, hidden_size: int, *, std: float = ACTOR_STD, bias: bool = True
 ) -> LinearHead:
-    """Return the head of one Linear layer for a layout: choices, or means with free deviations."""
+    """Return the head of one Linear layer for a layout: choices, means with free deviations."""
+    if layout.parts:
+        return HybridHead(layout, hidden_size, std=std, bias=bias)
     head = GaussianHead if layout.is_continuous else CategoricalHead
     return head(layout, hidden_size, std=std, bias=bias)

@@ -32,14 +32,20 @@ from puffer_policies.nn.encoders import (
 from puffer_policies.nn.images import ImageInput
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.observations import (
-    at_part,
     batch_layout,
     is_empty,
     leaf_spaces,
     require_readable,
     require_shape,
 )
-from puffer_policies.spaces import ActionLayout, action_layout, described, image_layout, image_size
+from puffer_policies.spaces import (
+    ActionLayout,
+    action_layout,
+    at_part,
+    described,
+    image_layout,
+    image_size,
+)
 from puffer_policies.spaces.nested import leaves, names_of
 
 Combine = Literal["concat", "sum"]

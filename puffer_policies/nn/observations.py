@@ -12,8 +12,7 @@ compiles without a graph break. A package with a space of its own registers it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
 from puffer_policies.errors import IncompatibleSpace
-from puffer_policies.spaces import described, image_layout
+from puffer_policies.spaces import described, image_layout, sorted_keys
 from puffer_policies.spaces.nested import leaves, map_nested
 
 Shape = tuple[int, ...]
@@ -149,32 +148,12 @@ def merge_time(*inputs: Any) -> tuple[Any, ...]:
     )
 
 
-def sorted_keys(space: gym_spaces.Dict) -> tuple[Any, ...]:
-    """Return the keys sorted as text, as an order that depends on neither the space nor the env.
-
-    Gymnasium sorts the keys of some dicts and keeps the order of others, and a checkpoint is loaded
-    for an env whose author may have written them in another order.
-    """
-    return tuple(sorted(space.spaces, key=str))
-
-
 def require_shape(observations: Tensor, shape: Shape) -> Tensor:
     """Return a tensor (N, *shape), `signed`, or raise an error for anything else."""
     require_tensor(observations)
     if observations.shape[1:] != shape or not observations.ndim:
         raise _wrong_shape(observations, shape, "(N, *obs)")
     return signed(observations)
-
-
-@contextmanager
-def at_part(key: object) -> Iterator[None]:
-    """Name the part of a Dict or Tuple whose space is refused inside; '' is no part."""
-    try:
-        yield
-    except IncompatibleSpace as error:
-        if key == "":
-            raise
-        raise IncompatibleSpace(f"At {key!r}: {error.problem}", fix=error.fix) from error
 
 
 def require_tensor(value: Any, name: str = "Observations") -> None:

@@ -18,8 +18,9 @@ from puffer_policies.errors import BuildError
 from puffer_policies.nn.encoders import InputLinear, require_width
 from puffer_policies.nn.features import make_features
 from puffer_policies.nn.init import layer_init, orthogonal_gates
-from puffer_policies.nn.observations import is_empty, require_keys, require_shape, sorted_keys
+from puffer_policies.nn.observations import is_empty, require_keys, require_shape
 from puffer_policies.nn.trace import zeroed
+from puffer_policies.spaces import sorted_keys
 from puffer_policies.spaces.entities import MASK, EntityLayout
 
 

@@ -6,8 +6,10 @@ space of its own registers it with these functions: ``action_layout.register(MyS
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import singledispatch
 from pkgutil import resolve_name
 from typing import Any
@@ -234,6 +236,26 @@ def image_size(space: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+@contextmanager
+def at_part(key: object) -> Iterator[None]:
+    """Name the part of a Dict or Tuple whose space is refused inside; '' is no part."""
+    try:
+        yield
+    except IncompatibleSpace as error:
+        if key == "":
+            raise
+        raise IncompatibleSpace(f"At {key!r}: {error.problem}", fix=error.fix) from error
+
+
+def sorted_keys(space: Dict) -> tuple[Any, ...]:
+    """Return the keys sorted as text, as an order that depends on neither the space nor the env.
+
+    Gymnasium sorts the keys of some dicts and keeps the order of others, and a checkpoint is loaded
+    for an env whose author may have written them in another order.
+    """
+    return tuple(sorted(space.spaces, key=str))
+
+
 def require_kinds(
     spaces: Spaces,
     policy: str,
@@ -276,41 +298,108 @@ class ActionLayout:
     """How a policy acts in an action space, and how its actions become members of the space.
 
     A policy's actions are (N,) int64 for one choice, (N, K) int64 for K choices, and
-    (N, *shape) float32 for a Box of real numbers.
+    (N, *shape) float32 for a Box of real numbers. Those of a Dict or a Tuple are the actions of its
+    parts side by side, (N, A): int64 if all of them are choices, else float32, which holds every
+    integer up to 2^24. The parts of a Dict are in the order of its sorted keys.
     """
 
     kind: str
-    """``discrete``, ``multidiscrete``, ``multibinary`` or ``box``."""
+    """``discrete``, ``multidiscrete``, ``multibinary``, ``box``, ``dict`` or ``tuple``."""
     shape: tuple[int, ...]
-    """Shape of one member of the space."""
+    """Shape of one member of the space; of a Dict or Tuple, that of the policy's action, (A,)."""
     dtype: np.dtype[Any]
-    """Dtype of a member."""
+    """Dtype of a member; of a Dict or Tuple, that of the policy's action."""
     nvec: tuple[int, ...] = ()
-    """Number of options of each choice; empty for real numbers."""
+    """Number of options of each choice, over all parts; empty for real numbers."""
     start: np.ndarray | None = None
     """First option of each choice, shaped like a member."""
     low: np.ndarray | None = None
     """Lower bounds of real numbers."""
     high: np.ndarray | None = None
     """Upper bounds of real numbers."""
+    parts: dict[Any, ActionLayout] = field(default_factory=dict)
+    """The layouts of a Dict's or a Tuple's parts, by key or place; empty for other spaces."""
 
     @property
     def is_continuous(self) -> bool:
-        """Whether the policy draws real numbers."""
-        return not self.nvec
+        """Whether the space is a Box of real numbers, so that the policy's logits are a Normal."""
+        return not self.nvec and not self.parts
 
     @property
     def policy_shape(self) -> tuple[int, ...]:
         """Shape of one action as the policy returns it."""
-        if self.is_continuous:
+        if self.parts or self.is_continuous:
             return self.shape
         return () if self.kind == "discrete" else (len(self.nvec),)
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
+    @property
+    def policy_dtype(self) -> type[np.generic]:
+        """Dtype of an action as the policy returns it: int64 for choices, else float32."""
+        return np.int64 if self.num_reals == 0 and self.nvec else np.float32
+
+    @property
+    def num_reals(self) -> int:
+        """Number of real numbers of an action."""
+        return sum(math.prod(each.shape) for _, each, _ in self.leaves() if each.is_continuous)
+
+    def leaves(self) -> Iterator[tuple[str, ActionLayout, slice]]:
+        """Yield every layout that has no parts, its path of keys, and its columns of an action.
+
+        The path joins keys by dots and is empty for a space without parts.
+        """
+        first = 0
+        for path, leaf in self._leaves():
+            width = math.prod(leaf.policy_shape)
+            yield path, leaf, slice(first, first + width)
+            first += width
+
+    def _leaves(self) -> Iterator[tuple[str, ActionLayout]]:
+        if not self.parts:
+            yield "", self
+        for key, part in self.parts.items():
+            for path, leaf in part._leaves():
+                yield f"{key}.{path}" if path else str(key), leaf
+
+    def flat_mask(self, mask: Any) -> np.ndarray:
+        """Return a mask as bool (..., A), the options of all choices side by side.
+
+        Args:
+            mask: that already; or a tuple with the mask of each choice, as gymnasium's spaces take
+                it; or, for a Dict or Tuple, a dict or tuple with the mask of each part. A part that
+                has None, or that a dict leaves out, may do everything.
+
+        Raises:
+            IncompatibleSpace: a part that the space does not have, or too few of them.
+        """
+        if not self.parts or not isinstance(mask, dict | tuple):
+            parts = mask if isinstance(mask, tuple | list) else (mask,)
+            return np.concatenate([np.atleast_1d(np.asarray(each, bool)) for each in parts], -1)
+        masks = mask if isinstance(mask, dict) else dict(enumerate(mask))
+        wrong = set(masks) - set(self.parts)
+        if wrong or (self.kind == "tuple" and len(masks) < len(self.parts)):
+            raise IncompatibleSpace(
+                f"The action mask has the parts {sorted(masks, key=str)}, the action space has "
+                f"{list(self.parts)}.",
+                fix="Give a mask for each part that has choices, under its key.",
+            )
+        given = {
+            key: self.parts[key].flat_mask(each) for key, each in masks.items() if each is not None
+        }
+        lead = next((each.shape[:-1] for each in given.values()), ())
+        free = (
+            given.get(key, np.ones((*lead, sum(part.nvec)), bool))
+            for key, part in self.parts.items()
+        )
+        return np.concatenate(list(free), -1)
+
+    def to_env(self, actions: np.ndarray) -> Any:
         """(N, ...) actions of the policy -> (N, *shape) members of the space.
 
-        Real numbers are clipped to the bounds, as a Gaussian has none.
+        Real numbers are clipped to the bounds, as a Gaussian has none. The members of a Dict or
+        Tuple are a dict or a tuple of those of its parts, as vector envs take them.
         """
+        if self.parts:
+            return self._members(actions)
         members = actions.reshape(len(actions), *self.shape)
         if self.is_continuous:
             # Clipped here and not in the policy: log-probabilities are of the unclipped actions.
@@ -318,6 +407,14 @@ class ActionLayout:
         else:
             members = members + self.start
         return np.asarray(members, dtype=self.dtype)
+
+    def _members(self, actions: np.ndarray) -> Any:
+        members, first = {}, 0
+        for key, part in self.parts.items():
+            width = math.prod(part.policy_shape)
+            members[key] = part.to_env(actions[:, first : first + width])
+            first += width
+        return members if self.kind == "dict" else tuple(members.values())
 
 
 @singledispatch
@@ -329,8 +426,9 @@ def action_layout(space: Any) -> ActionLayout:
     """
     raise IncompatibleSpace(
         f"Action space {described(space)} is of a kind that no head serves.",
-        fix="Heads serve Discrete, MultiDiscrete, MultiBinary and Box. Flatten other spaces in the "
-        "env, or register them with puffer_policies.spaces.action_layout.register.",
+        fix="Heads serve Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of them. "
+        "Turn other spaces into these in the env, or register them with "
+        "puffer_policies.spaces.action_layout.register.",
     )
 
 
@@ -361,6 +459,35 @@ def _(space: Box) -> ActionLayout:
         return _integer_layout(space)
     low, high = space.low, space.high
     return ActionLayout("box", space.shape, space.dtype, low=low, high=high)
+
+
+@action_layout.register
+def _(space: Dict) -> ActionLayout:
+    return _hybrid_layout("dict", space, {key: space[key] for key in sorted_keys(space)})
+
+
+@action_layout.register(Tuple)
+def _(space: Tuple[Any]) -> ActionLayout:
+    return _hybrid_layout("tuple", space, dict(enumerate(space)))
+
+
+def _hybrid_layout(kind: str, space: Any, spaces: dict[Any, Any]) -> ActionLayout:
+    if not spaces:
+        raise IncompatibleSpace(
+            f"Action space {described(space)} has no parts, so that there is nothing to choose.",
+            fix="Give it a part, or use Discrete(1).",
+        )
+    parts = {key: _part_layout(key, each) for key, each in spaces.items()}
+    width = sum(math.prod(each.policy_shape) for each in parts.values())
+    nvec = tuple(n for each in parts.values() for n in each.nvec)
+    dtype = np.result_type(*(each.policy_dtype for each in parts.values()))
+    numbers = np.dtype(np.int64 if dtype.kind == "i" else np.float32)
+    return ActionLayout(kind, (width,), numbers, nvec, parts=parts)
+
+
+def _part_layout(key: Any, space: Any) -> ActionLayout:
+    with at_part(key):
+        return action_layout(space)
 
 
 def _integer_layout(space: Box) -> ActionLayout:

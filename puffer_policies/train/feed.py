@@ -67,8 +67,7 @@ class Previous:
     """The last action and reward of each of N envs; at an episode's start they mean nothing."""
 
     def __init__(self, layout: ActionLayout, num_agents: int) -> None:
-        dtype = np.float32 if layout.is_continuous else np.int64
-        self._actions = np.zeros((num_agents, *layout.policy_shape), dtype)
+        self._actions = np.zeros((num_agents, *layout.policy_shape), layout.policy_dtype)
         self._rewards = np.zeros(num_agents, np.float32)
 
     def extras(self) -> Arrays:

@@ -51,6 +51,7 @@ class ActionMasks:
 
     def __init__(self, num_rows: int, layout: ActionLayout, *, door: Door | None = None) -> None:
         self.num_rows, self.nvec, self._door = num_rows, layout.nvec, door
+        self._layout = layout
         self._offsets = np.cumsum((0, *layout.nvec))[:-1]  # (K,): each choice's first option
         self._source: str | None = None
         """``infos``, ``methods``, ``observations`` or empty; None before the first reading."""
@@ -119,7 +120,7 @@ class ActionMasks:
         masks = np.zeros((self.num_rows, sum(self.nvec)), dtype=bool)
         covered = answer.idle.copy()
         for mask, rows in self._parts(answer):
-            _copy_rows(masks, mask, rows)
+            _copy_rows(masks, mask, rows, self._layout)
             covered |= rows
         masks[answer.idle] = True
         self._require(covered, "gave no action mask, though it did in reset()")
@@ -151,14 +152,14 @@ def _mask_and_rows(infos: Infos) -> tuple[Any, np.ndarray | None]:
     return infos[ACTION_MASK], infos.get(f"_{ACTION_MASK}")
 
 
-def _copy_rows(target: np.ndarray, masks: Any, rows: np.ndarray) -> None:
+def _copy_rows(target: np.ndarray, masks: Any, rows: np.ndarray, layout: ActionLayout) -> None:
     """Copy the masks of `rows` (N,) into `target` (N, A)."""
     # One array is copied at once; of lists and arrays of objects each row has its own.
     if isinstance(masks, np.ndarray) and masks.shape == target.shape:
         np.copyto(target, masks.astype(bool, copy=False), where=rows[:, None])
         return
     for row in np.flatnonzero(rows).tolist():
-        mask = _flat(masks[row])
+        mask = np.ravel(layout.flat_mask(_of_row(masks, row)))
         if mask.shape != target[row].shape:
             raise EnvError(
                 f"Env {row} of {len(target)} gave an action mask of {mask.size} options; its "
@@ -168,7 +169,12 @@ def _copy_rows(target: np.ndarray, masks: Any, rows: np.ndarray) -> None:
         target[row] = mask
 
 
-def _flat(mask: Any) -> np.ndarray:
-    """Return one row's mask as (A,): gymnasium gives several choices as a tuple of masks."""
-    parts = mask if isinstance(mask, tuple | list) else (mask,)
-    return np.concatenate([np.ravel(part) for part in parts])
+def _of_row(masks: Any, row: int) -> Any:
+    """Return one row's mask; in infos of gymnasium 1.0 on, a dict of masks is a dict of batches."""
+    if not isinstance(masks, dict):
+        return masks[row]
+    return {
+        key: _of_row(each, row)
+        for key, each in masks.items()
+        if f"_{key}" in masks and masks[f"_{key}"][row]
+    }

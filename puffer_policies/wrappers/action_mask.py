@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, State
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
@@ -30,8 +31,10 @@ class ActionMaskWrapper(PolicyWrapper):
 
     The mask is ``state["action_mask"]``: (B, A) or (B, T, A), true where an option is allowed. A is
     n for Discrete and the sum of nvec for several choices, 2 each for MultiBinary, side by side as
-    in sb3-contrib. A choice without an allowed option raises an error on CPU. Elsewhere,
-    and under ``torch.compile``, the test would cost a wait, and its log-probabilities are NaN.
+    in sb3-contrib. In a Dict or Tuple it spans the choices of all parts, in the order of
+    `ActionLayout.leaves`; real numbers have no options. A choice without an allowed option raises
+    an error on CPU. Elsewhere, and under ``torch.compile``, the test would cost a wait, and its
+    log-probabilities are NaN.
 
     Args:
         env: the env of the policy, with the mask in the observation if `key` is set.
@@ -60,7 +63,7 @@ class ActionMaskWrapper(PolicyWrapper):
     def wrapped_spaces(spaces: Spaces, *, key: str | None = None) -> Spaces:
         """Return the spaces of the wrapped policy, without the mask."""
         layout = action_layout(spaces.action)
-        if layout.is_continuous:
+        if not layout.nvec:
             raise IncompatibleSpace(
                 f"'ActionMaskWrapper' does not fit the action space {described(spaces.action)}: "
                 "continuous actions have no options to forbid.",
@@ -119,13 +122,18 @@ def mask_keys(policy: nn.Module) -> set[str | None]:
 def mask_logits(logits: Any, mask: Tensor) -> Any:
     """Return logits of the same type whose forbidden options have probability 0.
 
-    A Tensor (N, n), or a tuple of K of them, with `mask` (N, A). A package with logits of its own
-    registers them: ``mask_logits.register``.
+    A Tensor (N, n), or a tuple of K of them, with `mask` (N, A). In a dict, or a tuple of other
+    logits, the masks of the parts are side by side, and a Normal has none. A package with logits of
+    its own registers them: ``mask_logits.register``, and ``num_options.register`` beside it.
 
     Raises:
         ContractError: logits without options, or another number of them than the mask has.
     """
-    raise ContractError(
+    raise _no_options(logits)
+
+
+def _no_options(logits: Any) -> ContractError:
+    return ContractError(
         f"Logits of type {type(logits).__name__!r} have no options that a mask could forbid.",
         fix="Register the type with puffer_policies.wrappers.action_mask.mask_logits.register.",
     )
@@ -142,11 +150,37 @@ def _(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~mask, -math.inf)
 
 
+@mask_logits.register
+def _(logits: Normal, mask: Tensor) -> Normal:
+    if mask.shape[-1]:
+        raise _no_options(logits)
+    return logits
+
+
 @mask_logits.register(tuple)
 @mask_logits.register(list)
 def _(logits: Any, mask: Tensor) -> Any:
-    parts = torch.split(mask, [each.shape[-1] for each in logits], -1)
+    parts = torch.split(mask, [num_options(each) for each in logits], -1)
     return type(logits)(mask_logits(each, part) for each, part in zip(logits, parts, strict=True))
+
+
+@mask_logits.register
+def _(logits: dict, mask: Tensor) -> dict[Any, Any]:  # type: ignore[type-arg]
+    keys = sorted(logits, key=str)
+    parts = mask_logits(tuple(logits[key] for key in keys), mask)
+    return dict(zip(keys, parts, strict=True))
+
+
+@singledispatch
+def num_options(logits: Any) -> int:
+    """Return how many options logits have, of all choices together: those that a mask spans."""
+    return 0
+
+
+num_options.register(Tensor, lambda logits: logits.shape[-1])
+num_options.register(tuple, lambda logits: sum(map(num_options, logits)))
+num_options.register(list, lambda logits: sum(map(num_options, logits)))
+num_options.register(dict, lambda logits: sum(map(num_options, logits.values())))
 
 
 def _require_options(mask: Tensor, nvec: list[int]) -> None:

@@ -24,7 +24,6 @@ from puffer_policies.contract import State
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.observations import (
-    at_part,
     batch_layout,
     leaf_spaces,
     space_of_leaves,
@@ -35,6 +34,7 @@ from puffer_policies.spaces import (
     Image,
     Spaces,
     action_layout,
+    at_part,
     described,
     image_layout,
     spaces_of,

@@ -32,9 +32,9 @@ OBSERVATION = "observation"
 class PrevActionRewardWrapper(PolicyWrapper):
     """A policy that sees its last action and the reward of it.
 
-    Choices are one-hot side by side, real actions as they were drawn, rewards as the env returned
-    them. All are 0 where an episode starts, and where the state has no ``prev_action``. They are
-    appended to a vector; every other observation becomes a Dict of it and them.
+    Choices are one-hot side by side, before real numbers as they were drawn; rewards as the env
+    returned them. All are 0 where an episode starts, and where the state has no ``prev_action``.
+    They are appended to a vector; every other observation becomes a Dict of it and them.
 
     Args:
         env: the env of the whole stack.
@@ -45,6 +45,7 @@ class PrevActionRewardWrapper(PolicyWrapper):
     """
 
     needs_previous = True
+    columns: Tensor | None
 
     def __init__(self, env: Any, policy: nn.Module) -> None:
         super().__init__(env, policy)
@@ -58,7 +59,11 @@ class PrevActionRewardWrapper(PolicyWrapper):
         layout = action_layout(self.spaces.action)
         self._action_shape = layout.policy_shape
         self._size = _size(layout)
-        self.one_hot = None if layout.is_continuous else _one_hot(layout)
+        self.one_hot = _one_hot(layout) if layout.nvec else None
+        self._num_reals = layout.num_reals
+        # Only an action that has both needs to be taken apart.
+        columns = _columns(layout) if layout.nvec and layout.num_reals else None
+        self.register_buffer("columns", columns, persistent=False)
         self._rows = batch_layout(self.spaces.observation)
         self._appended = observation_kind(self.spaces.observation) == "vector"
 
@@ -89,14 +94,24 @@ class PrevActionRewardWrapper(PolicyWrapper):
             return torch.zeros(rows, self._size, device=device), torch.zeros(rows, device=device)
         _require_rows(action, PREV_ACTION, (rows, *self._action_shape))
         _require_rows(reward, PREV_REWARD, (rows,))
-        action = action.reshape(rows, *self._action_shape)
-        action = action.reshape(rows, -1) if self.one_hot is None else self.one_hot(action)
+        action = self._as_numbers(action.reshape(rows, *self._action_shape))
         reward = reward.reshape(rows).float()
         starts = self._starts(state, rows, device)
         if starts is None:
             return action.float(), reward
         # Filled, not multiplied by zero: the last reward of an episode may not be finite.
         return action.float().masked_fill(starts.unsqueeze(-1), 0), reward.masked_fill(starts, 0)
+
+    def _as_numbers(self, action: Tensor) -> Tensor:
+        """(N, ...) actions of the policy -> (N, A)."""
+        if self.one_hot is None:
+            return action.reshape(action.shape[0], -1)
+        if self.columns is None:
+            codes: Tensor = self.one_hot(action)
+            return codes
+        ordered = action.index_select(1, self.columns)
+        choices, reals = ordered.tensor_split([ordered.shape[1] - self._num_reals], 1)
+        return torch.cat([self.one_hot(choices), reals], -1)
 
     @staticmethod
     def _starts(state: State, rows: int, device: torch.device) -> Tensor | None:
@@ -123,20 +138,30 @@ def _require_rows(values: Tensor, key: str, shape: Shape) -> None:
 
 def _size(layout: ActionLayout) -> int:
     """Return A."""
-    return math.prod(layout.shape) if layout.is_continuous else sum(layout.nvec)
+    return sum(layout.nvec) + layout.num_reals
 
 
 def _one_hot(layout: ActionLayout) -> OneHotFeatures:
     # Policies count options from 0, whatever the space's start.
     start = np.zeros(len(layout.nvec), dtype=np.int64)
-    return OneHotFeatures(layout.policy_shape, layout.nvec, start)
+    shape = (len(layout.nvec),) if layout.parts else layout.policy_shape
+    return OneHotFeatures(shape, layout.nvec, start)
+
+
+def _columns(layout: ActionLayout) -> Tensor:
+    """Return the columns of an action that are choices, and after them those of real numbers."""
+    leaves = list(layout.leaves())
+    ordered = sorted(leaves, key=lambda each: each[1].is_continuous)
+    return torch.cat([torch.arange(place.start, place.stop) for _, _, place in ordered])
 
 
 def _action_box(layout: ActionLayout) -> gym_spaces.Box:
-    """Return the space of actions as numbers: real ones are not clipped, so it has no bounds."""
-    if layout.is_continuous:
-        return _unbounded(_size(layout))
-    return gym_spaces.Box(0.0, 1.0, (_size(layout),), np.float32)
+    """Return the space of actions as numbers: real ones are not clipped, so they have no bounds."""
+    if not layout.num_reals:
+        return gym_spaces.Box(0.0, 1.0, (_size(layout),), np.float32)
+    reals = _unbounded(layout.num_reals)
+    codes = gym_spaces.Box(0.0, 1.0, (sum(layout.nvec),), np.float32)
+    return _side_by_side((codes, reals)) if layout.nvec else reals
 
 
 def _unbounded(size: int) -> gym_spaces.Box:

@@ -326,8 +326,8 @@ class Subject:
         if layout.nvec and (declares or any_module_has(self.policy, NEEDS_MASK)):
             required[ACTION_MASK] = (sum(layout.nvec),), torch.bool
         if any_module_has(self.policy, NEEDS_PREVIOUS):
-            number = torch.float32 if layout.is_continuous else torch.int64
-            required[PREV_ACTION] = layout.policy_shape, number
+            dtype = torch.from_numpy(np.zeros(0, layout.policy_dtype)).dtype
+            required[PREV_ACTION] = layout.policy_shape, dtype
             required[PREV_REWARD] = (), torch.float32
         return required
 
