@@ -35,6 +35,7 @@ TRAINER_FILES = [
     "test_vector_pufferlib.py",
     "test_evaluate.py",
     "test_faults.py",
+    "test_hybrid_training.py",
     "test_loggers.py",
     "test_resume.py",
     "test_calls.py",

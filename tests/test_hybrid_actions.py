@@ -1,7 +1,8 @@
-"""Actions of several kinds at once: Dict and Tuple spaces, from the head to the env and a file."""
+"""Actions of several kinds at once: Dict and Tuple spaces, their heads, masks and files."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gymnasium as gym
@@ -13,14 +14,16 @@ from torch.distributions import Categorical, Independent, Normal
 
 from puffer_policies import get_policy
 from puffer_policies.agent import Agent
-from puffer_policies.assembly.checkpoint import save_checkpoint
-from puffer_policies.config.schema import TrainConfig
-from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.errors import BuildError, ExportError, IncompatibleSpace
+from puffer_policies.export.api import export_policy
+from puffer_policies.export.flatfile import action_sizes
+from puffer_policies.export.recording import record_step
+from puffer_policies.export.source import source_of
+from puffer_policies.export.step import Step
+from puffer_policies.interop.guest import Guest
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces, action_layout
-from puffer_policies.spaces.nested import leaves, map_nested
-from puffer_policies.train.trainer import Trainer
-from puffer_policies.vector.factory import make_vecenv
+from puffer_policies.spaces.nested import leaves, map_nested, names_of
 from puffer_policies.wrappers.action_mask import mask_logits
 
 VECTOR = gym_spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -46,6 +49,7 @@ def two_levels(first: str, second: str) -> list[gym.Space[Any]]:
 
 SPACES = [space for pair in PAIRS for space in two_levels(*pair)]
 EVERYTHING = gym_spaces.Dict({"aim": LEAVES["aim"], "in": gym_spaces.Dict(LEAVES)})
+FIRST_OPTIONS = [0, 2, 4, 6, 9, 11, 14, 18]  # of its bits, choice and choices, in that order
 
 
 def by_hand(space: Any, logits: Any, member: Any) -> tuple[Any, Any]:
@@ -172,83 +176,64 @@ def test_a_mask_leaves_real_numbers_as_they_are():
     assert masked["tool"].isneginf().tolist() == (~mask).tolist()
 
 
-class Workshop(gym.Env[Any, Any]):
-    """Pays for the tool, the place and the two switches that are shown; one tool is broken."""
-
-    observation_space = VECTOR
-    action_space = gym_spaces.Dict(
-        {
-            "tool": gym_spaces.Discrete(3),
-            "aim": gym_spaces.Box(-1.0, 1.0, (2,), np.float32),
-            "in": gym_spaces.Tuple((gym_spaces.Discrete(2, start=3), gym_spaces.MultiBinary(2))),
-        }
-    )
-
-    def __init__(self, form: str = "dict") -> None:
-        self.form = form
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.show()
-
-    def show(self):
-        self.place = self.np_random.uniform(-0.8, 0.8, 2)
-        self.tool, self.switch = self.np_random.integers(3), self.np_random.integers(2)
-        self.allowed = np.arange(3) != (self.tool + 1) % 3
-        observation = np.zeros(8, np.float32)
-        observation[[self.tool, 3 + self.switch]] = 1
-        observation[5:7] = self.place
-        flat = np.concatenate([np.ones(6, bool), self.allowed])
-        return observation, {"action_mask": {"tool": self.allowed} if self.form == "dict" else flat}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        assert self.allowed[action["tool"]], "an illegal tool"
-        right = action["tool"] == self.tool and action["in"][0] - 3 == self.switch
-        reward = float(right) * (1 - np.abs(action["aim"] - self.place).mean())
-        self.steps += 1
-        return *(shown := self.show())[:1], reward, False, self.steps >= 10, shown[1]
+STACK = "LSTMWrapper(PrevActionRewardWrapper(ActionMaskWrapper(Default(hidden_size=8))))"
 
 
-gym.register("tests/Workshop-v0", Workshop)
+def test_a_step_and_an_agent_give_the_same_members_of_each_part():
+    spaces = Spaces(VECTOR, EVERYTHING)
+    policy = get_policy(STACK, spaces)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    graph, agent = Step(policy, spaces), Agent(policy)
+    inputs = graph.example()
+    for _ in range(3):
+        inputs["obs"] = torch.randn(3, 8)
+        mask = inputs["action_mask"] = torch.rand(3, 20) < 0.5
+        mask[:, FIRST_OPTIONS] = True
+        outputs = graph(inputs)
+        expected = agent.act(inputs["obs"].numpy(), action_mask=mask.numpy(), reward=np.zeros(3))
+        for row in range(3):
+            assert map_nested(lambda leaf, row=row: leaf[row], expected) in EVERYTHING
+        for name, leaf in zip(names_of(expected, "action"), leaves(expected), strict=True):
+            np.testing.assert_allclose(outputs[name].detach(), leaf, rtol=1e-5, atol=1e-6)
+        inputs |= {name: outputs[key] for name, key in graph.carried.items()}
+        inputs["episode_start"] = torch.zeros(3, dtype=torch.bool)
 
 
-def run(form: str, name: str, steps: int) -> tuple[Any, dict[str, float]]:
-    vecenv = make_vecenv("tests/Workshop-v0", 16, env_kwargs={"form": form})
-    policy = get_policy(name, vecenv, hidden_size=32)
-    config = TrainConfig(
-        total_timesteps=steps, bptt_horizon=32, batch_size=1024, minibatch_size=256, gamma=0.5
-    )
-    trainer = Trainer(config, vecenv, policy)
-    while not trainer.finished:
-        logs = trainer.learn(trainer.estimate(trainer.collect()))
-    trainer.close()
-    return policy, logs
+def test_an_exported_file_has_an_output_for_each_part(tmp_path):
+    policy = get_policy(STACK, Spaces(VECTOR, EVERYTHING))
+    export_policy(policy, tmp_path / "policy.pt2", to="torch")  # compares the answers
+    about = json.loads(record_step(source_of(policy), "default").metadata())
+    parts = ["aim", *(f"in.{name}" for name in sorted(LEAVES))]
+    outputs = [port["name"] for port in about["outputs"]]
+    assert [name for name in outputs if name.startswith("action.")] == [
+        f"action.{part}" for part in parts
+    ]
+    assert {"mean.in.aim", "std.aim", "logits.in.bits"} < set(outputs)
 
 
-STACKS = [
-    "ActionMaskWrapper(MultiInput)",
-    "LSTMWrapper(ActionMaskWrapper(PrevActionRewardWrapper(SquashedGaussianWrapper(Default))))",
-    "SeparateCriticWrapper(MinGRUWrapper(ActionMaskWrapper(Default)))",
-    "FrameStackWrapper(ActionMaskWrapper(Default))",
-]
+@pytest.mark.parametrize("style", ["rsl_rl", "ml-agents"])
+def test_files_and_trainers_with_one_kind_of_action_refuse_several(style):
+    policy = get_policy("Default", Spaces(VECTOR, EVERYTHING))
+    with pytest.raises(ExportError, match=r"one kind of action, .* a Dict of action\.aim"):
+        record_step(source_of(policy), style)
+    with pytest.raises(BuildError, match=r"a Dict of aim, in\.aim, .* CleanRL gets"):
+        Guest("Default", Spaces(VECTOR, EVERYTHING), library="CleanRL")
+    with pytest.raises(IncompatibleSpace, match=r"has parts, and PufferLib 5"):
+        action_sizes(EVERYTHING)
 
 
-@pytest.mark.parametrize("form", ["dict", "flat"])
-@pytest.mark.parametrize("name", STACKS)
-def test_ppo_agents_and_checkpoints_take_it_with_masks_and_memories(name, form, tmp_path):
-    policy, logs = run(form, name, 2048)
-    assert all(np.isfinite(each) for each in logs.values())
-    save_checkpoint(tmp_path / "policy.safetensors", policy, env=Workshop())
-    agent, env = Agent.load(tmp_path / "policy.safetensors"), Workshop(form)
-    observation, info = env.reset(seed=1)
-    reward = 0.0
-    for _ in range(9):
-        action = agent.act(observation, action_mask=info["action_mask"], reward=reward)
-        observation, reward, _, _, info = env.step(action)
+def test_the_step_of_several_kinds_compiles_without_a_break():
+    policy = get_policy("ActionMaskWrapper(Default)", Spaces(VECTOR, EVERYTHING), hidden_size=8)
 
+    def act(observations, mask):
+        logits, values = policy.forward_eval(observations, {"action_mask": mask})
+        chances = distribution(logits)
+        action = chances.mode()
+        return chances.log_prob(action), chances.entropy(), values
 
-def test_all_parts_together_are_learned():
-    _, logs = run("dict", "ActionMaskWrapper(Default)", 40_000)
-    assert logs["environment/episode_return"] > 5  # of 10; without one part, 3.3
+    inputs = torch.randn(3, 8), torch.ones(3, 20, dtype=torch.bool)
+    compiled = torch.compile(act, backend="eager", fullgraph=True)(*inputs)
+    for own, plain in zip(compiled, act(*inputs), strict=True):
+        torch.testing.assert_close(own, plain)

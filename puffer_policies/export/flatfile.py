@@ -276,10 +276,16 @@ def action_sizes(space: Any) -> tuple[int, ...]:
     """Return PufferLib's sizes of an action: options of each choice, or a 1 for each real number.
 
     Raises:
-        IncompatibleSpace: every choice has one option, which PufferLib takes for real numbers, or
-            there is no action.
+        IncompatibleSpace: every choice has one option, which PufferLib takes for real numbers,
+            there is no action, or it is a Dict or a Tuple.
     """
     layout = action_layout(space)
+    if layout.parts:
+        raise IncompatibleSpace(
+            f"Action space {described(space)} has parts, and PufferLib 5 has an array of choices "
+            "or one of real numbers.",
+            fix="Export the policy as ONNX or by torch.export.",
+        )
     sizes = (1,) * math.prod(layout.shape) if layout.is_continuous else layout.nvec
     if not sizes or (set(sizes) == {1} and not layout.is_continuous):
         raise IncompatibleSpace(

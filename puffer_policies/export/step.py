@@ -88,9 +88,9 @@ class Step(Graph):
         self.actions = [f"{ACTION}.{path}" if path else ACTION for path, _, _ in self._members]
         """The names of the parts of an action; one for a space without parts."""
         for index, (_, leaf, _) in enumerate(self._members):
-            for bound in ("low", "high", "start"):
-                number = getattr(leaf, bound)
-                number = None if number is None else torch.from_numpy(np.array(number))
+            # None would be no buffer, but torch.export counts it as one.
+            for bound in ("low", "high") if leaf.is_continuous else ("start",):
+                number = torch.from_numpy(np.array(getattr(leaf, bound)))
                 self.register_buffer(f"{bound}{index}", number, persistent=False)
         # Options may be equally likely, and then rounding decides.
         pairs = zip(self.actions, self._members, strict=True)

@@ -19,12 +19,19 @@ from torch import Tensor, nn
 from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.errors import BuildError
 from puffer_policies.interop.guest import Guest
-from puffer_policies.interop.heads import ActorHead, CriticHead, Trunks, device_of, samples
+from puffer_policies.interop.heads import (
+    ActorHead,
+    CriticHead,
+    Trunks,
+    device_of,
+    one_action,
+    samples,
+)
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.cores.lstm import LSTMCore
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.features import MAX_PIXEL
-from puffer_policies.spaces import Spaces, action_layout, spaces_of
+from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.wrappers.base import RecurrentWrapper
 
@@ -231,6 +238,7 @@ def _assemble(
     spaces: Spaces,
     read: Callable[[Tensor], Tensor],
 ) -> nn.Module:
+    layout = one_action(spaces.action, "CleanRL")
     actor, critic, lstm = _actor(parts), parts["critic"], parts.get("lstm")
     if "network" in parts:
         encoder = Trunks(read, parts["network"], space=spaces.observation)
@@ -242,7 +250,7 @@ def _assemble(
     policy = ActorCritic(
         encoder,
         spaces,
-        actor=ActorHead(actor, action_layout(spaces.action), columns=of_actor, log_std=log_std),
+        actor=ActorHead(actor, layout, columns=of_actor, log_std=log_std),
         critic=CriticHead(critic, columns=of_critic),
     )
     return policy if lstm is None else RecurrentWrapper(spaces, policy, _core(lstm))

@@ -23,11 +23,11 @@ from puffer_policies.contract import (
 )
 from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.errors import BuildError
-from puffer_policies.interop.heads import device_of
+from puffer_policies.interop.heads import device_of, one_action
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.observations import leaf_spaces
 from puffer_policies.nn.packed_state import PackedState
-from puffer_policies.spaces import ActionLayout, Spaces, action_layout
+from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.wrappers.action_mask import mask_keys, mask_logits
 from puffer_policies.wrappers.base import PolicyWrapper
@@ -46,6 +46,7 @@ class Guest:
 
     Raises:
         PolicyError: as of `get_policy`.
+        BuildError: the actions are a Dict or a Tuple.
     """
 
     policy: nn.Module
@@ -55,9 +56,9 @@ class Guest:
     """The order of its state in one tensor (B, S), where a library carries tensors of its own."""
 
     def __init__(self, policy: PolicyLike | nn.Module, spaces: Spaces, *, library: str) -> None:
+        self.layout = one_action(spaces.action, library)
         self.policy = policy if isinstance(policy, nn.Module) else get_policy(policy, spaces)
         self.spaces, self.library = spaces, library
-        self.layout: ActionLayout = action_layout(spaces.action)
         self.packed = PackedState.of(self._initial(1))
         self._leaves = leaf_spaces(spaces.observation)
         self._seen: list[Any] | None = [] if _keeps_statistics(self.policy) else None

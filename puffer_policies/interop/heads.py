@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from puffer_policies.errors import BuildError
 from puffer_policies.nn.samples import random_observations
-from puffer_policies.spaces import ActionLayout
+from puffer_policies.spaces import ActionLayout, action_layout
 from puffer_policies.spaces.nested import map_nested
 
 WHOLE = slice(None)
@@ -22,6 +23,25 @@ WHOLE = slice(None)
 def device_of(module: nn.Module) -> torch.device:
     """Return where the weights of a module are."""
     return next((each.device for each in module.parameters()), torch.device("cpu"))
+
+
+def one_action(space: Any, library: str) -> ActionLayout:
+    """Return the layout of an action space.
+
+    Raises:
+        BuildError: it is a Dict or a Tuple, which the actions of `library` can't be.
+        IncompatibleSpace: no head serves it.
+    """
+    layout = action_layout(space)
+    if layout.parts:
+        names = ", ".join(path for path, _, _ in layout.leaves())
+        raise BuildError(
+            f"The actions are a {layout.kind.title()} of {names}, and {library} gets actions of "
+            "one kind here.",
+            fix="Train the policy by `puffer-policies train`, or make one Box, Discrete or "
+            "MultiDiscrete of the parts in a wrapper of the env.",
+        )
+    return layout
 
 
 def samples(space: Any, rows: int, device: torch.device) -> Any:

@@ -21,7 +21,7 @@ from torch.distributions import Normal, kl_divergence
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
-from puffer_policies.interop.heads import CriticHead, device_of, logits_of, samples
+from puffer_policies.interop.heads import CriticHead, device_of, logits_of, one_action, samples
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import (
     LOG_OF_NOTHING,
@@ -335,7 +335,7 @@ def as_policy(
     spaces = Spaces(module.observation_space, module.action_space)
     encoder = _Encoder(module, spaces)
     move = library_move(spaces.action if normalize_actions else None)
-    actor = _Actor(module, encoder.split, action_layout(spaces.action), move)
+    actor = _Actor(module, encoder.split, one_action(spaces.action, "RLlib"), move)
     critic = CriticHead(module.vf, columns=slice(encoder.split, None))
     return ActorCritic(encoder, spaces, actor=actor, critic=critic)
 

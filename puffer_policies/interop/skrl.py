@@ -21,7 +21,7 @@ from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.errors import BuildError, IncompatibleSpace
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
-from puffer_policies.interop.heads import Trunks, logits_of
+from puffer_policies.interop.heads import Trunks, logits_of, one_action
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.spaces import Spaces, action_layout, described, require_kinds, spaces_of
 from puffer_policies.spaces.nested import map_nested
@@ -299,7 +299,7 @@ class _Actor(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self.layout = action_layout(model.action_space)
+        self.layout = one_action(model.action_space, "skrl")
         self.is_continuous = self.layout.is_continuous
 
     def forward(self, rows: Tensor) -> Any:

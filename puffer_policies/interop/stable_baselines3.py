@@ -19,9 +19,9 @@ from puffer_policies.assembly.blueprint import PolicyLike
 from puffer_policies.errors import BuildError
 from puffer_policies.foreign import optional_imports
 from puffer_policies.interop.guest import Guest
-from puffer_policies.interop.heads import ActorHead, CriticHead
+from puffer_policies.interop.heads import ActorHead, CriticHead, one_action
 from puffer_policies.nn.actor_critic import ActorCritic
-from puffer_policies.spaces import Spaces, action_layout, spaces_of
+from puffer_policies.spaces import Spaces, spaces_of
 
 with optional_imports(extra="sb3", purpose="Stable-Baselines3"):
     from stable_baselines3 import A2C, PPO
@@ -176,7 +176,7 @@ def as_policy(module: ActorCriticPolicy) -> ActorCritic:
             fix="Policies of ActorCriticPolicy without use_sde have one.",
         )
     encoder, spaces = _Encoder(module), Spaces(module.observation_space, module.action_space)
-    layout, split = action_layout(spaces.action), encoder.split
+    layout, split = one_action(spaces.action, "Stable-Baselines3"), encoder.split
     log_std = module.log_std if layout.is_continuous else None
     actor = ActorHead(module.action_net, layout, columns=slice(split), log_std=log_std)
     critic = CriticHead(module.value_net, columns=slice(split, None))

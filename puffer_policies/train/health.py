@@ -123,7 +123,7 @@ def entropy_share(entropy: float, layout: ActionLayout) -> float | None:
 
     That is the case for real numbers. Options that a mask forbids count as possible.
     """
-    if layout.is_continuous:
+    if layout.num_reals:
         return None
     largest = sum(math.log(each) for each in layout.nvec)
     return entropy / largest if largest else None
@@ -202,9 +202,10 @@ def _norm(gradients: Gradients) -> float:
 
 
 def _clipped_actions(actions: Tensor, layout: ActionLayout) -> float | None:
-    """Return the share of action elements that are clipped on the way to the env."""
-    if not layout.is_continuous:
+    """Return the share of an action's real numbers that are clipped on the way to the env."""
+    if not layout.num_reals:
         return None
-    sampled = actions.flatten(0, 1).cpu().numpy()  # (N, ...)
-    clipped = layout.to_env(sampled)
-    return float((clipped != sampled.reshape(clipped.shape)).mean())
+    sampled = actions.flatten(0, 1).cpu().numpy().reshape(actions.shape[:2].numel(), -1)  # (N, A)
+    reals = [(leaf, sampled[:, own]) for _, leaf, own in layout.leaves() if leaf.is_continuous]
+    clipped = [leaf.to_env(own) != own.reshape(-1, *leaf.shape) for leaf, own in reals]
+    return float(np.concatenate(clipped, axis=None).mean())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -216,10 +217,13 @@ class _Copy:
         self._playing = [self._batch.agents[index] for index in state["playing"]]
         self._num_steps = state["num_steps"]
 
-    def step(self, members: np.ndarray, batch: Step) -> None:
+    def step(self, members: Any, batch: Step) -> None:
         """Step the agents that play and write what became of them into their rows of `batch`."""
         self._num_steps += 1
-        actions = {agent: members[self._rows[agent]] for agent in self._playing}
+        actions = {
+            agent: map_nested(operator.itemgetter(self._rows[agent]), members)
+            for agent in self._playing
+        }
         try:
             with self._batch.limit:
                 observations, rewards, terminated, truncated, infos = self.env.step(actions)

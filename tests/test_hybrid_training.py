@@ -1,0 +1,156 @@
+"""Training, agents and checkpoints with actions of several kinds at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from agent_toys import Clocks
+from gymnasium import spaces as gym_spaces
+
+from puffer_policies import get_policy
+from puffer_policies.agent import Agent
+from puffer_policies.assembly.checkpoint import save_checkpoint
+from puffer_policies.config.schema import EvalConfig, TrainConfig
+from puffer_policies.runs.evaluate import evaluate
+from puffer_policies.spaces import action_layout
+from puffer_policies.train.health import _clipped_actions, entropy_share
+from puffer_policies.train.trainer import Trainer
+from puffer_policies.vector.factory import as_vecenv, make_vecenv
+
+
+class Workshop(gym.Env[Any, Any]):
+    """Pays for the tool, the place and the two switches that are shown; one tool is broken."""
+
+    observation_space = gym_spaces.Box(-1.0, 1.0, (8,), np.float32)
+    action_space = gym_spaces.Dict(
+        {
+            "tool": gym_spaces.Discrete(3),
+            "aim": gym_spaces.Box(-1.0, 1.0, (2,), np.float32),
+            "in": gym_spaces.Tuple((gym_spaces.Discrete(2, start=3), gym_spaces.MultiBinary(2))),
+        }
+    )
+
+    def __init__(self, form: str = "dict") -> None:
+        self.form = form
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.show()
+
+    def show(self):
+        self.place = self.np_random.uniform(-0.8, 0.8, 2)
+        self.tool, self.switch = self.np_random.integers(3), self.np_random.integers(2)
+        self.allowed = np.arange(3) != (self.tool + 1) % 3
+        observation = np.zeros(8, np.float32)
+        observation[[self.tool, 3 + self.switch]] = 1
+        observation[5:7] = self.place
+        flat = np.concatenate([np.ones(6, bool), self.allowed])
+        return observation, {"action_mask": {"tool": self.allowed} if self.form == "dict" else flat}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        assert self.allowed[action["tool"]], "an illegal tool"
+        right = action["tool"] == self.tool and action["in"][0] - 3 == self.switch
+        reward = float(right) * (1 - np.abs(action["aim"] - self.place).mean())
+        self.steps += 1
+        return *(shown := self.show())[:1], reward, False, self.steps >= 10, shown[1]
+
+
+gym.register("tests/Workshop-v0", Workshop)
+
+
+def train(form: str, name: str, **options: Any) -> tuple[Any, dict[str, float]]:
+    """Train on the workshop, by default one update; return the policy and its last logs."""
+    vecenv = make_vecenv("tests/Workshop-v0", 16, env_kwargs={"form": form})
+    policy = get_policy(name, vecenv, hidden_size=32)
+    sizes = {"total_timesteps": 256, "bptt_horizon": 16, "batch_size": 256, "minibatch_size": 128}
+    trainer = Trainer(TrainConfig(**{**sizes, "gamma": 0.5, **options}), vecenv, policy)
+    while not trainer.finished:
+        logs = trainer.learn(trainer.estimate(trainer.collect()))
+    trainer.close()
+    return policy, logs
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("dict", "ActionMaskWrapper(MultiInput)"),
+        (
+            "dict",
+            "LSTMWrapper(ActionMaskWrapper(PrevActionRewardWrapper(SquashedGaussianWrapper(Default))))",
+        ),
+        ("flat", "SeparateCriticWrapper(MinGRUWrapper(ActionMaskWrapper(Default)))"),
+        ("flat", "FrameStackWrapper(ActionMaskWrapper(Default))"),
+    ],
+)
+def test_ppo_agents_and_checkpoints_take_it_with_masks_and_memories(name, form, tmp_path):
+    policy, logs = train(form, name)
+    assert all(np.isfinite(each) for each in logs.values())
+    save_checkpoint(tmp_path / "policy.safetensors", policy, env=Workshop())
+    agent, env = Agent.load(tmp_path / "policy.safetensors"), Workshop(form)
+    observation, info = env.reset(seed=1)
+    reward = 0.0
+    for _ in range(9):
+        action = agent.act(observation, action_mask=info["action_mask"], reward=reward)
+        observation, reward, _, _, info = env.step(action)
+
+
+def test_all_parts_together_are_learned():
+    name = "ActionMaskWrapper(Default)"
+    policy, _ = train("dict", name, total_timesteps=10_000, learning_rate=1e-2)
+    vecenv = make_vecenv("tests/Workshop-v0", 8)
+    evaluation = evaluate(policy, vecenv, EvalConfig(episodes=8))
+    vecenv.close()
+    assert evaluation.mean > 7  # of 10; without one of the parts, at most 5
+
+
+def test_workers_get_the_parts_of_their_env():
+    shown = []
+    for vectorization in ("sync", "async"):
+        vecenv = make_vecenv("tests/Workshop-v0", 2, vectorization=vectorization)
+        vecenv.reset(seed=1)
+        draw = np.random.default_rng(0)
+        for _ in range(3):
+            tools = vecenv.action_masks[:, 6:9].argmax(1)
+            aims, places = draw.normal(size=(2, 2)), draw.integers(2, size=(2, 3))
+            actions = np.concatenate([aims, places, tools[:, None]], 1)
+            step = vecenv.step(actions)
+        shown.append((step.observations.copy(), step.rewards))
+        vecenv.close()
+    np.testing.assert_array_equal(shown[0][0], shown[1][0])
+    np.testing.assert_array_equal(shown[0][1], shown[1][1])
+
+
+def test_every_agent_gets_its_own_parts():
+    class Armed(Clocks):
+        def action_space(self, agent):
+            return gym_spaces.Dict(
+                {"wait": gym_spaces.Discrete(2), "to": gym_spaces.Box(-1, 1, (2,), np.float32)}
+            )
+
+        def step(self, actions):
+            for agent, action in actions.items():
+                assert self.action_space(agent).contains(action), action
+            return super().step({agent: action["wait"] for agent, action in actions.items()})
+
+    env = Armed({"x": [(5, "t")], "y": [(5, "t")]})
+    vecenv = as_vecenv(env)
+    vecenv.reset(seed=1)
+    vecenv.step(np.array([[0.5, 7.0, 1], [0.0, -0.5, 0]], np.float32))
+    assert env.seen == [{"x": 1, "y": 0}]
+
+
+def test_the_health_of_the_real_parts_is_measured():
+    layout = action_layout(Workshop.action_space)
+    actions = torch.zeros(1, 4, 6)
+    actions[0, 0, 0] = 1.5  # one of eight real numbers
+    actions[0, :, 5] = 2.0
+    assert _clipped_actions(actions, layout) == 1 / 8
+    assert entropy_share(1.0, layout) is None
+    choices = gym_spaces.Dict({"a": gym_spaces.Discrete(4), "b": gym_spaces.MultiBinary(2)})
+    assert entropy_share(np.log(4), action_layout(choices)) == pytest.approx(0.5)
