@@ -183,7 +183,7 @@ def test_the_action_is_a_member_of_the_space_and_that_of_an_agent(action):
         outputs = graph(inputs)
         expected = agent.act(inputs["obs"].numpy())
         assert all(np.asarray(each) in action for each in expected)
-        np.testing.assert_allclose(outputs["action"].detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(outputs["action"].detach(), expected, rtol=1e-6, atol=1e-6)
         inputs |= {name: outputs[key] for name, key in graph.carried.items()}
         inputs["episode_start"] = torch.zeros(3, dtype=torch.bool)
 

@@ -186,7 +186,7 @@ def test_a_step_and_an_agent_give_the_same_members_of_each_part():
         for parameter in policy.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     graph, agent = Step(policy, spaces), Agent(policy)
-    inputs = graph.example()
+    inputs = graph.example() | {"episode_start": torch.ones(3, dtype=torch.bool)}
     for _ in range(3):
         inputs["obs"] = torch.randn(3, 8)
         mask = inputs["action_mask"] = torch.rand(3, 20) < 0.5
