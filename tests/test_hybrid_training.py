@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,13 +11,16 @@ import pytest
 import torch
 from agent_toys import Clocks
 from gymnasium import spaces as gym_spaces
+from test_hybrid_actions import EVERYTHING, SPACES, VECTOR
+from tool_files import load_tool
 
 from puffer_policies import get_policy
 from puffer_policies.agent import Agent
 from puffer_policies.assembly.checkpoint import save_checkpoint
 from puffer_policies.config.schema import EvalConfig, TrainConfig
+from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.runs.evaluate import evaluate
-from puffer_policies.spaces import action_layout
+from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.train.health import _clipped_actions, entropy_share
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
@@ -98,6 +102,73 @@ def test_ppo_agents_and_checkpoints_take_it_with_masks_and_memories(name, form, 
     for _ in range(9):
         action = agent.act(observation, action_mask=info["action_mask"], reward=reward)
         observation, reward, _, _, info = env.step(action)
+
+
+class Anything(gym.Env[Any, Any]):
+    """Shows members of a space, takes those of another, and forbids options at random."""
+
+    def __init__(self, spaces: Spaces) -> None:
+        self.observation_space, self.action_space = spaces.observation, spaces.action
+        self.nvec = action_layout(spaces.action).nvec
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), self.info()
+
+    def info(self):
+        masks = [self.np_random.random(n) < 0.5 for n in self.nvec]
+        for mask in masks:
+            mask[0] = True
+        return {"action_mask": np.concatenate(masks)} if masks else {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        reward = float(self.np_random.random())
+        return self.observation_space.sample(), reward, self.steps > 4, False, self.info()
+
+
+def play(policy: torch.nn.Module, spaces: Spaces, folder: Path) -> None:
+    """Train, evaluate and save a policy, and act with it."""
+    vecenv = as_vecenv(lambda: Anything(spaces), 4)
+    sizes = {"total_timesteps": 32, "bptt_horizon": 8, "batch_size": 32, "minibatch_size": 16}
+    trainer = Trainer(TrainConfig(**sizes), vecenv, policy)
+    trainer.learn(trainer.estimate(trainer.collect()))
+    evaluate(policy, vecenv, EvalConfig(episodes=4, deterministic=False))
+    trainer.close()
+    env = Anything(spaces)
+    save_checkpoint(folder / "policy.safetensors", policy, env=env)
+    agent = Agent.load(folder / "policy.safetensors")
+    observation, info = env.reset(seed=1)
+    for _ in range(3):
+        action = agent.act(observation, action_mask=info.get("action_mask"), reward=0.0)
+        observation, *_, info = env.step(action)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_every_pair_of_kinds_two_levels_deep_is_played_with_a_memory(space, tmp_path):
+    policy = "PrevActionRewardWrapper(Default(hidden_size=8))"
+    if action_layout(space).nvec:
+        policy = f"ActionMaskWrapper({policy})"
+    spaces = Spaces(VECTOR, space)
+    play(get_policy(f"LSTMWrapper({policy})", spaces), spaces, tmp_path)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:.*mask:UserWarning")
+def test_every_policy_in_every_wrapper_plays_it(tmp_path):
+    played = 0
+    for stack in load_tool("measure_export").product()[0]:
+        spaces = Spaces(stack.pairs[0].observation, EVERYTHING)
+        try:
+            policy = get_policy(stack.expression, spaces)
+        except IncompatibleSpace:
+            continue
+        play(policy, spaces, tmp_path)
+        played += 1
+    assert played > 200
 
 
 def test_all_parts_together_are_learned():
