@@ -23,7 +23,7 @@ from puffer_policies.checks.engine.suite import (
 )
 from puffer_policies.checks.engine.targets import CheckedPolicy, subject_of_module, targets_for
 from puffer_policies.checks.model import Level, Report, by_code
-from puffer_policies.checks.probes.outputs import flatten_logits
+from puffer_policies.checks.probes.outputs import flatten_logits, misfit
 from puffer_policies.errors import ContractError
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.spaces import ActionLayout, spaces_of
@@ -159,10 +159,12 @@ def _wrong_shapes(
         expected = " or ".join(map(str, allowed))
         yield f"{method}: values {tuple(values.shape)}, expected {expected}"
     # A number for each option; for real actions a mean and a scale each.
-    width = sum(layout.nvec) if layout.nvec else 2 * math.prod(layout.shape)
+    width = sum(layout.nvec) + 2 * layout.num_reals
     expected_logits, shape = (math.prod(allowed[0]), width), tuple(flatten_logits(logits).shape)
     if shape != expected_logits:
         yield f"{method}: logits {shape}, expected {expected_logits}"
+    elif unfit := misfit(layout, logits, math.prod(allowed[0])):
+        yield f"{method}: logits are {unfit[1]}, expected {unfit[0]}"
 
 
 def _name(policy: nn.Module) -> str:

@@ -53,7 +53,7 @@ def test_policies_that_heed_masks_pass_and_are_judged(
     ("spaces", "reason"),
     [
         (DISCRETE, 'it does not read state["action_mask"]'),
-        (CONTINUOUS, "a Box has no options to forbid"),
+        (CONTINUOUS, "real numbers have no options to forbid"),
         (Spaces(VECTOR, gym.Discrete(1)), "there is only one action"),
     ],
 )

@@ -6,14 +6,30 @@ from typing import Any
 
 import pytest
 import torch
-from good import CONTINUOUS, DICT, DISCRETE, SEVERAL, VECTOR, GoodLSTM, GoodMLP
+from good import (
+    CHOICES,
+    CONTINUOUS,
+    DICT,
+    DISCRETE,
+    FOUR,
+    SEVERAL,
+    VECTOR,
+    GoodLSTM,
+    GoodMLP,
+)
 from good_actions import GoodSquashed
 from gymnasium import spaces as gym
 from mutant import assert_passes, outcomes, subject_of
 from torch import nn
 
 from puffer_policies.checks.model import Status
-from puffer_policies.checks.probes.bandits import Problem, cues, distinct, right_actions
+from puffer_policies.checks.probes.bandits import (
+    Problem,
+    columns_of,
+    cues,
+    distinct,
+    right_actions,
+)
 from puffer_policies.checks.promises.learning import CHECKS
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.wrappers.memory import LSTMWrapper
@@ -21,6 +37,9 @@ from puffer_policies.zoo.mlp import Continuous, Default
 
 MULTIBINARY = Spaces(gym.Discrete(2), gym.MultiBinary(3))
 SCALAR = Spaces(VECTOR, gym.Box(-2.0, 0.5, ()))
+NESTED = Spaces(
+    VECTOR, gym.Dict({"tool": FOUR, "arm": gym.Tuple((gym.Box(-2.0, 0.5, (2,)), CHOICES))})
+)
 
 
 # Training sees the kind of action and whether there is memory; each kind is tried with one of both.
@@ -48,7 +67,9 @@ def remembering(spaces: Spaces) -> nn.Module:
     return LSTMWrapper(spaces, Default(spaces, hidden_size=32))
 
 
-@pytest.mark.parametrize(("make", "spaces"), [(Continuous, CONTINUOUS), (remembering, DISCRETE)])
+@pytest.mark.parametrize(
+    ("make", "spaces"), [(Continuous, CONTINUOUS), (remembering, DISCRETE), (remembering, NESTED)]
+)
 def test_built_ins_learn_alone_and_with_memory(make: Any, spaces: Spaces) -> None:
     assert_passes(CHECKS, subject_of(make, spaces), trainability=True)
 
@@ -64,13 +85,18 @@ def test_a_space_of_one_observation_has_no_context() -> None:
     assert not distinct(cues(subject, 2))
 
 
-@pytest.mark.parametrize("spaces", [DISCRETE, SEVERAL, CONTINUOUS, MULTIBINARY, SCALAR], ids=str)
+@pytest.mark.parametrize(
+    "spaces", [DISCRETE, SEVERAL, CONTINUOUS, MULTIBINARY, SCALAR, NESTED], ids=str
+)
 def test_no_constant_action_earns_what_is_asked(spaces: Spaces) -> None:
-    layout = action_layout(spaces.action)
-    targets = right_actions(layout, 2)
-    problem = Problem(torch.zeros(2, 1, 4), targets, layout)
-    assert problem.reward(targets.unsqueeze(0)).tolist() == [[1.0, 1.0]]
-    assert problem.constant_reward <= 0.75
+    columns = columns_of(action_layout(spaces.action))
+    targets = right_actions(columns, 2)
+    problem = Problem(torch.zeros(2, 1, 4), targets, columns)
+    actions = torch.zeros(1, 2, max(columns.places) + 1)
+    actions[..., columns.places] = targets.float()
+    assert problem.reward(actions).tolist() == [[1.0, 1.0]]
+    assert set(problem.rewards_of_parts(actions).values()) == {1.0}
+    assert max(problem.constant_rewards().values()) <= 0.75
 
 
 def test_training_leaves_policy_and_generator_alone() -> None:

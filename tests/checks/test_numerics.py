@@ -196,7 +196,7 @@ def test_a_fixed_scale_is_skipped_with_the_reason() -> None:
             return Normal(loc, torch.full_like(loc, 0.5), validate_args=False)
 
     status, reason = outcomes(CHECKS, subject_of(Fixed, CONTINUOUS))["N3"]
-    assert (status, reason) == (Status.SKIPPED, "no parameter moves its scale")
+    assert (status, reason) == (Status.SKIPPED, "no bias or log_std moves its scale alone")
 
 
 def test_a_policy_that_casts_to_float32_itself_is_not_compared_with_float64() -> None:

@@ -79,7 +79,8 @@ def likeness_of(pair: Spaces, scope: Scope, *, is_wrapped: bool) -> str:
     """Return what pairs of spaces share where one verdict of a check of `scope` is that of all."""
     if scope is Scope.SPACES:
         return repr(pair)
-    heads = "reals" if action_layout(pair.action).is_continuous else "choices"
+    layout = action_layout(pair.action)
+    heads = "parts" if layout.parts else "reals" if layout.is_continuous else "choices"
     if scope is Scope.OBSERVATIONS:
         return f"{pair.observation!r} {heads}"
     return heads if scope is Scope.MODULES and not is_wrapped else ""

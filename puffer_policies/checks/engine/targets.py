@@ -160,7 +160,7 @@ def _more_targets(
 
 
 def _masks_reals(policy: PolicyLike, spaces: Spaces) -> bool:
-    return "ActionMask" in str(policy) and action_layout(spaces.action).is_continuous
+    return "ActionMask" in str(policy) and not action_layout(spaces.action).nvec
 
 
 def targets_for_record(name: str, registry: Registry) -> list[Target]:

@@ -1,8 +1,9 @@
 """Tiny problems on tensors, and a small PPO, for the checks that train: no environment, no trainer.
 
-`B` rows, `T` steps, `D` draws. In each row a fixed action is right: an option of each choice, or a
-point of a Box. The reward of a row is how near its action is, 1 at best. Of many choices or
-dimensions only the first two count, as chance hides what each of many contributes.
+`B` rows, `T` steps, `D` draws, `C` columns of an action. In each row a fixed action is right: an
+option of each choice, or a point of a Box. The reward of a row is how near its action is, 1 at
+best. Of many choices or dimensions of a part only the first two count, as chance hides what each of
+many contributes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.checks.probes.outputs import draw, inner_range, log_probs
+from puffer_policies.checks.probes.parts import label, options_of
 from puffer_policies.checks.probes.rollouts import each_step
 from puffer_policies.checks.probes.subject import Subject, seeded
 from puffer_policies.nn.distributions import Distribution
@@ -25,7 +27,7 @@ CANDIDATES = 40
 """Observations among which the most different become cues."""
 
 COUNTED = 2
-"""Choices or dimensions of an action that the reward looks at."""
+"""Choices or dimensions of each part of an action that the reward looks at."""
 
 ROWS, DRAWS = 8, 32
 """Rows of observations, and actions drawn for each: a draw is cheaper than a row."""
@@ -35,33 +37,87 @@ RATE, CLIP, EPOCHS, ENTROPY = 3e-3, 0.2, 3, 0.001
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Those columns of an action that the reward looks at."""
+
+    places: list[int]
+    """Where they are in an action (N, A)."""
+    names: list[str]
+    """Words for the part of each, such as `` of part 'arm'``."""
+    options: Tensor
+    """How many options each has, (C,); 0 for a real number."""
+    low: Tensor
+    """The lowest right number of each, (C,)."""
+    high: Tensor
+    """The highest right number of each, (C,)."""
+
+    @property
+    def are_real(self) -> Tensor:
+        """Bool (C,), true for a real number."""
+        return self.options == 0
+
+    def of(self, actions: Tensor) -> Tensor:
+        """(D, B, ...) actions -> (D, B, C)."""
+        return actions.reshape(*actions.shape[:2], -1)[..., self.places]
+
+
+def columns_of(layout: ActionLayout) -> Columns:
+    """Return the columns that count: the first ones of each part."""
+    places: list[int] = []
+    names: list[str] = []
+    lows, highs = [], []
+    for path, leaf, columns in layout.leaves():
+        number = min(COUNTED, columns.stop - columns.start)
+        places += range(columns.start, columns.start + number)
+        names += [label((path,)) if path else ""] * number
+        low, high = inner_range(leaf) if leaf.is_continuous else (torch.zeros(2), torch.ones(2))
+        lows.append(low.reshape(-1)[:number])
+        highs.append(high.reshape(-1)[:number])
+    options = torch.tensor(options_of(layout))[places]
+    return Columns(places, names, options, torch.cat(lows), torch.cat(highs))
+
+
+@dataclass(frozen=True)
 class Problem:
     """Observations, and the action that is right for each row at its last step."""
 
     observations: Any
     """(B, T, *obs)."""
     targets: Tensor
-    """The right action of each row, (B, 1 or 2): int64 options, or float32 numbers."""
-    layout: ActionLayout
+    """The right action of each row, (B, C): options, or real numbers."""
+    columns: Columns
 
     def reward(self, actions: Tensor) -> Tensor:
-        """(D, B, ...) actions -> (D, B): share of right choices, or closeness in a Box."""
-        counted = actions.reshape(*actions.shape[:2], -1)[..., : self.targets.shape[1]]
-        if not self.layout.is_continuous:
-            return (counted == self.targets).float().mean(-1)
-        low, high = _range(self.layout)
-        distance = (counted - self.targets) / (high - low)
-        return 1 - 4 * distance.square().mean(-1)
+        """(D, B, ...) actions -> (D, B): share of right choices, closeness of real numbers."""
+        return self._scores(self.columns.of(actions)).mean(-1)
 
-    @property
-    def constant_reward(self) -> float:
-        """What the best action earns that is the same for every row."""
-        guesses = [*torch.unique(self.targets, dim=0)]
-        if self.layout.is_continuous:
-            guesses.append(self.targets.mean(0))
-        return max(
-            float(self.reward(guess.expand(1, *self.targets.shape)).mean()) for guess in guesses
-        )
+    def rewards_of_parts(self, actions: Tensor) -> dict[str, float]:
+        """(D, B, ...) actions -> the mean reward of each part, by words for the part."""
+        return self._by_part(self._scores(self.columns.of(actions)))
+
+    def constant_rewards(self) -> dict[str, float]:
+        """Return what the best action earns that is the same for every row, part by part."""
+        rows = torch.unique(self.targets, dim=0)
+        middle = torch.where(self.columns.are_real, self.targets.float().mean(0), rows)
+        guesses = torch.cat([rows, middle]).unsqueeze(1).expand(-1, *self.targets.shape)
+        rewards = [self._by_part(self._scores(guess.unsqueeze(0))) for guess in guesses]
+        return {name: max(each[name] for each in rewards) for name in rewards[0]}
+
+    def _scores(self, counted: Tensor) -> Tensor:
+        """(D, B, C) -> (D, B, C): 1 where a column is right, less where it is not."""
+        columns = self.columns
+        distance = (counted - self.targets) / (columns.high - columns.low)
+        is_right = (counted == self.targets).float()
+        return torch.where(columns.are_real, 1 - 4 * distance.square(), is_right)
+
+    def _by_part(self, scores: Tensor) -> dict[str, float]:
+        names = self.columns.names
+        by_column = scores.flatten(0, 1).mean(0).tolist()
+        totals = {
+            name: [score for own, score in zip(names, by_column, strict=True) if own == name]
+            for name in names
+        }
+        return {name: sum(each) / len(each) for name, each in totals.items()}
 
 
 def cues(subject: Subject, count: int) -> Any:
@@ -82,15 +138,16 @@ def distinct(observations: Any) -> bool:
     return len(torch.unique(flat, dim=0)) == len(flat)
 
 
-def right_actions(layout: ActionLayout, count: int) -> Tensor:
-    """Return `count` actions unlike each other, (count, 1 or 2)."""
+def right_actions(columns: Columns, count: int) -> Tensor:
+    """Return `count` actions unlike each other, (count, C): int64 if all of them are choices."""
     places = torch.arange(count).unsqueeze(1)
-    if not layout.is_continuous:
-        nvec = torch.tensor(layout.nvec[:COUNTED])
-        return (places * (nvec - 1).clamp(min=1)) % nvec
-    low, high = _range(layout)
+    choices = (places * (columns.options - 1).clamp(min=1)) % columns.options.clamp(min=1)
+    if not columns.are_real.any():
+        return choices
     share = torch.tensor([0.75, 0.25])[places % 2]
-    return low + share * (high - low)
+    return torch.where(
+        columns.are_real, columns.low + share * (columns.high - columns.low), choices
+    )
 
 
 def last_distribution(subject: Subject, policy: nn.Module, problem: Problem) -> Distribution:
@@ -186,9 +243,3 @@ def _scores(
 def _flatten(observations: Any) -> Tensor:
     """(B, *obs) -> (B, n) float64: all leaves beside each other."""
     return torch.cat([leaf.reshape(len(leaf), -1).double() for leaf in leaves(observations)], 1)
-
-
-def _range(layout: ActionLayout) -> tuple[Tensor, Tensor]:
-    """Return the inner range of the dimensions that count, (1 or 2,) each."""
-    low, high = inner_range(layout)
-    return low.reshape(-1)[:COUNTED], high.reshape(-1)[:COUNTED]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.parts import bounds_of_columns
 from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
@@ -54,10 +55,7 @@ class Slices:
         samples = draw(dist, SAMPLES)
         self.samples = samples.reshape(*samples.shape[:2], -1).double()  # (S, B, D)
         self.point = self.samples[0]  # (B, D)
-        self.low, self.high = (
-            torch.from_numpy(np.asarray(bound, dtype=np.float64).reshape(-1))
-            for bound in (layout.low, layout.high)
-        )
+        self.low, self.high = (each.double() for each in bounds_of_columns(layout))
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """(G, B, D) float64 -> (G, B) float64; a point where it is NaN has no density."""

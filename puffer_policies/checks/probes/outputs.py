@@ -7,6 +7,7 @@ actions, and the entropy.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,26 +16,21 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed
+from puffer_policies.checks.probes.parts import (
+    is_dict,
+    is_tuple,
+    label,
+    parts_of,
+    tensors_of,
+)
 from puffer_policies.checks.probes.subject import Subject, seeded
-from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 
 FIXED_ACTIONS = 3
 
-
-def tensors_of(logits: Any) -> list[Tensor] | None:
-    """Return the tensors of logits, loc and scale of a Normal; None for a type of another kind."""
-    if isinstance(logits, Tensor):
-        return [logits]
-    if is_choices(logits) and all(isinstance(each, Tensor) for each in logits):
-        return list(logits)
-    return [logits.loc, logits.scale] if isinstance(logits, Normal) else None
-
-
-def is_choices(logits: Any) -> bool:
-    """Whether logits are one tensor for each choice; a tuple that a package registered is not."""
-    kind = distribution.dispatch(type(logits))
-    return isinstance(logits, tuple | list) and kind is distribution.dispatch(tuple)
+LOGITS = "a Tensor, a tuple of Tensors, torch.distributions.Normal, or a dict or tuple of them"
+"""What logits may be without a registered type."""
 
 
 def flatten_logits(logits: Any) -> Tensor:
@@ -45,10 +41,7 @@ def flatten_logits(logits: Any) -> Tensor:
     """
     tensors = tensors_of(logits)
     if tensors is None:
-        raise CheckFailed(
-            "logits that are a Tensor, a tuple of Tensors or torch.distributions.Normal",
-            f"logits of type {type(logits).__name__}",
-        )
+        raise CheckFailed(f"logits that are {LOGITS}", f"logits of type {type(logits).__name__}")
     return torch.cat(
         [each.flatten(1) if each.ndim > 1 else each.unsqueeze(1) for each in tensors], 1
     )
@@ -90,14 +83,22 @@ def describe(subject: Subject, logits: Any) -> Tensor:
 def fixed_actions(layout: ActionLayout, rows: int, *, seed: int = 0) -> Tensor:
     """Return random actions of a policy: int64 (N,) or (N, K), or float32 (N, *shape).
 
-    Real numbers are near 0, where a first policy acts, and within the Box: a distribution with
-    bounds has no density outside.
+    Those of a Dict or Tuple are side by side, as `ActionLayout` has them. Real numbers are near 0,
+    where a first policy acts, and within the Box: a distribution with bounds has no density
+    outside.
     """
     with seeded(seed):
-        if layout.is_continuous:
-            low, high = inner_range(layout)
-            return low + (high - low) * (0.3 + 0.4 * torch.rand(rows, *layout.shape))
-        columns = [torch.randint(n, (rows,)) for n in layout.nvec]
+        if not layout.parts:
+            return _fixed_actions(layout, rows)
+        columns = [_fixed_actions(leaf, rows).reshape(rows, -1) for _, leaf, _ in layout.leaves()]
+    return torch.cat(columns, 1)
+
+
+def _fixed_actions(layout: ActionLayout, rows: int) -> Tensor:
+    if layout.is_continuous:
+        low, high = inner_range(layout)
+        return low + (high - low) * (0.3 + 0.4 * torch.rand(rows, *layout.shape))
+    columns = [torch.randint(n, (rows,)) for n in layout.nvec]
     return columns[0] if layout.kind == "discrete" else torch.stack(columns, 1)
 
 
@@ -129,22 +130,31 @@ def log_probs(subject: Subject, logits: Any, actions: Tensor) -> Tensor:
     Logits of a known form are repeated, as one call costs much less than D.
     """
     count = len(actions)
-
-    def repeat(rows: Tensor) -> Tensor:
-        return rows.repeat(count, *[1] * (rows.ndim - 1))
-
-    many: Any
-    if type(logits) is Tensor:
-        many = repeat(logits)
-    elif type(logits) in (tuple, list):
-        many = tuple(map(repeat, logits))
-    elif type(logits) is Normal:
-        many = Normal(repeat(logits.loc), repeat(logits.scale), validate_args=False)
-    else:
+    many = _repeated(logits, count)
+    if many is None:
         dist = subject.distribution(logits)
         return torch.stack([dist.log_prob(action) for action in actions])
     flat: Tensor = subject.distribution(many).log_prob(actions.flatten(0, 1))
     return flat.reshape(count, -1)
+
+
+def _repeated(logits: Any, count: int) -> Any:
+    """Return the rows of logits `count` times, one after the other; None for another type."""
+
+    def repeat(rows: Tensor) -> Tensor:
+        return rows.repeat(count, *[1] * (rows.ndim - 1))
+
+    if type(logits) is Tensor:
+        return repeat(logits)
+    if type(logits) is Normal:
+        return Normal(repeat(logits.loc), repeat(logits.scale), validate_args=False)
+    if type(logits) not in (tuple, list, dict):
+        return None
+    parts = logits if isinstance(logits, dict) else dict(enumerate(logits))
+    many = {key: _repeated(each, count) for key, each in parts.items()}
+    if any(each is None for each in many.values()):
+        return None
+    return many if isinstance(logits, dict) else tuple(many.values())
 
 
 def sum_of_outputs(dist: Distribution, values: Tensor) -> Tensor:
@@ -152,3 +162,58 @@ def sum_of_outputs(dist: Distribution, values: Tensor) -> Tensor:
     log_prob = dist.log_prob(draw(dist, 1)[0])
     total: Tensor = log_prob.sum() + dist.entropy().sum() + values.sum()
     return total
+
+
+def not_finite(subject: Subject, logits: Any) -> str:
+    """Return words for the parts of an action whose log-probability or entropy is not finite."""
+    names = []
+    for part in parts_of(subject.layout, logits):
+        dist = subject.distribution(part.logits_of(logits))
+        numbers = torch.cat([dist.log_prob(draw(dist, 1)[0]), dist.entropy()])
+        if part.keys and not bool(torch.isfinite(numbers).all()):
+            names.append(label(part.keys))
+    return " and".join(names)
+
+
+def misfit(layout: ActionLayout, logits: Any, rows: int) -> tuple[str, str] | None:
+    """Return what logits of some rows should be and are; None if they fit the action space.
+
+    Logits of a type that a package registered fit, as only their distribution can tell.
+    """
+    return _misfit(layout, logits, rows, ())
+
+
+def _misfit(
+    layout: ActionLayout, logits: Any, rows: int, keys: tuple[Any, ...]
+) -> tuple[str, str] | None:
+    tensors, kind = tensors_of(logits), _kind_of(logits)
+    if tensors is None and kind not in ("dict", "tuple"):
+        return None
+    where = label(keys, "for")
+    if layout.parts:
+        parts = logits if kind == "dict" else dict(enumerate(logits if kind == "tuple" else ()))
+        places = sorted(parts, key=str) if layout.kind == "dict" else list(parts)
+        if (kind, places) != (layout.kind, list(layout.parts)):
+            found = f"a {kind} with {places}" if kind in ("dict", "tuple") else f"a {kind}"
+            return f"a {layout.kind} with the parts {list(layout.parts)}{where}", found
+        misfits = (
+            _misfit(part, parts[key], rows, (*keys, key)) for key, part in layout.parts.items()
+        )
+        return next(filter(None, misfits), None)
+    expected = {"discrete": "Tensor", "box": "Normal"}.get(layout.kind, "tuple")
+    # A Normal has a location and a scale for each number of the action.
+    sizes = [math.prod(layout.shape)] * 2 if layout.is_continuous else list(layout.nvec)
+    counts = [each.numel() // rows for each in tensors or ()]
+    if (kind, counts) == (expected, sizes):
+        return None
+    return f"a {expected} with {sizes} numbers a row{where}", f"a {kind} with {counts}"
+
+
+def _kind_of(logits: Any) -> str:
+    """Return the form of logits in a word."""
+    if is_dict(logits):
+        return "dict"
+    if is_tuple(logits):
+        return "tuple"
+    plain = next((each for each in (Tensor, Normal) if isinstance(logits, each)), type(logits))
+    return plain.__name__

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from puffer_policies.checks.probes.outputs import draw
+from puffer_policies.checks.probes.parts import options_of
 from puffer_policies.checks.probes.rollouts import update_statistics
-from puffer_policies.checks.probes.subject import Subject, seeded
+from puffer_policies.checks.probes.subject import BATCH, Subject, seeded
 
 NOISE, RELATIVE_NOISE = 0.02, 0.1
 """Standard deviation of the noise on a parameter, and the share of the parameter's size in it: a
@@ -63,11 +64,12 @@ def opinionated_copy(subject: Subject) -> nn.Module:
     """
 
     def build() -> nn.Module:
-        policy, nvec = perturbed_copy(subject), subject.layout.nvec
-        for _ in range(ROUNDS if nvec else 0):
+        policy, options = perturbed_copy(subject), torch.tensor(options_of(subject.layout))
+        for _ in range(ROUNDS if bool(options.any()) else 0):
             logits, _, _ = subject.step(subject.observations(), policy=policy)
             # Judged by samples, as the entropy itself may be wrong.
-            draws = draw(subject.distribution(logits), 64).reshape(64, -1)
+            draws = draw(subject.distribution(logits), 64).reshape(64, BATCH, -1)
+            draws = draws[:, :, options > 0]
             if float((draws == draws.mode(0).values).double().mean()) > OPINIONATED:
                 break
             with torch.no_grad():

@@ -27,6 +27,14 @@ from puffer_policies.checks.probes.density import (
     total_mass,
 )
 from puffer_policies.checks.probes.outputs import draw, log_probs
+from puffer_policies.checks.probes.parts import (
+    Part,
+    bounds_of_columns,
+    label,
+    names_of_columns,
+    options_of,
+    parts_of,
+)
 from puffer_policies.checks.probes.rollouts import select
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, Subject, seeded
@@ -44,7 +52,8 @@ from puffer_policies.checks.probes.tolerances import (
 )
 from puffer_policies.checks.probes.weights import opinionated_copy, perturbed_copy
 from puffer_policies.checks.promises import masks
-from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.nn.distributions import Distribution, Product, distribution
+from puffer_policies.spaces import ActionLayout
 
 DRAWS, FAR_APART = 200, 0.3
 """Of B = 5 rows each: 1000 samples; and by how many deviations their moments are others."""
@@ -78,7 +87,7 @@ REGISTER = "Register the type with puffer_policies.nn.distributions.distribution
 
 def needs_numbers(subject: Subject) -> str:
     """Return why a check of densities does not apply, or ''."""
-    return "" if subject.layout.is_continuous else "its actions are choices, not real numbers"
+    return "" if subject.layout.num_reals else "its actions are choices, not real numbers"
 
 
 def _step(subject: Subject) -> tuple[Any, Distribution]:
@@ -109,19 +118,43 @@ def _require_members(subject: Subject, actions: Tensor, call: str) -> None:
         "logits, values, _ = subject.step(observations)",
         f"dist = subject.distribution(logits); print({call}, spaces.action)",
     )
-    if actions.is_floating_point() != layout.is_continuous:
-        kind = "floating-point" if layout.is_continuous else "integer"
+    is_real = np.issubdtype(layout.policy_dtype, np.floating)
+    if actions.is_floating_point() != is_real:
+        kind = "floating-point" if is_real else "integer"
         raise CheckFailed(f"{kind} actions", f"{actions.dtype}", example=lines)
     shape = layout.policy_shape
     # Only the number of elements counts: to_env reshapes.
     if actions.shape[1:].numel() != int(np.prod(shape)):
         actual = f"actions of shape (N, {tuple(actions.shape[1:])})"
         raise CheckFailed(f"actions of shape (N, {shape})", actual, example=lines)
-    members = layout.to_env(actions.numpy())
+    if layout.parts:
+        _require_options(layout, actions, lines)
+    _require_members_of(space, layout.to_env(actions.numpy()), (), lines)
+
+
+def _require_members_of(space: Any, members: Any, keys: tuple[Any, ...], lines: str) -> None:
+    """Ask the space of each part about its members, (N, *shape) in every leaf."""
+    if isinstance(members, dict | tuple):
+        parts = members if isinstance(members, dict) else dict(enumerate(members))
+        for key, each in parts.items():
+            _require_members_of(space[key], each, (*keys, key), lines)
+        return
     strangers = [each for each in map(np.asarray, members) if not space.contains(each)]
     if strangers:
         actual = f"{len(strangers)} of {len(members)} are not, such as {strangers[0]!r}"
-        raise CheckFailed(f"every action in {space}", actual, example=lines)
+        raise CheckFailed(f"every action{label(keys)} in {space}", actual, example=lines)
+
+
+def _require_options(layout: ActionLayout, actions: Tensor, lines: str) -> None:
+    """Refuse a number between options, which is cut off on its way to the env."""
+    columns = actions.reshape(len(actions), -1).unbind(1)
+    for column, options, name in zip(
+        columns, options_of(layout), names_of_columns(layout), strict=True
+    ):
+        between = column[column != column.round()]
+        if options and len(between):
+            actual = f"{len(between)} of {len(column)} are none, such as {float(between[0]):.3g}"
+            raise CheckFailed(f"options in {name} of every action", actual, example=lines)
 
 
 @check(
@@ -136,27 +169,33 @@ def _require_members(subject: Subject, actions: Tensor, call: str) -> None:
 )
 def log_prob_of_the_sample(subject: Subject) -> None:
     """Look for atoms on the bounds, and for a density that is flat beyond them."""
-    _, dist = _step(subject)
+    logits, _ = _step(subject)
+    for part in parts_of(subject.layout, logits):
+        if part.layout.num_reals:
+            _require_unclipped(part, subject.distribution(part.logits_of(logits)))
+
+
+def _require_unclipped(part: Part, dist: Distribution) -> None:
     actions = draw(dist, DRAWS)  # (draws, B, *shape)
     scores = torch.stack([dist.log_prob(action) for action in actions])  # (draws, B)
     if not torch.isfinite(scores).all():
         raise CheckFailed(
-            "a finite log-probability for every sample",
+            f"a finite log-probability for every sample{part}",
             f"{int((~torch.isfinite(scores)).sum())} of {scores.numel()} are not",
             example=_score_example(),
         )
-    low, high = (
-        torch.as_tensor(bound, dtype=actions.dtype)
-        for bound in (subject.layout.low, subject.layout.high)
-    )
-    atoms = float(((actions == low) | (actions == high)).float().mean())
+    low, high = (each.to(actions.dtype) for each in bounds_of_columns(part.layout))
+    columns = actions.flatten(2) if actions.ndim > 2 else actions.unsqueeze(2)  # (draws, B, A)
+    atoms = float(((columns == low) | (columns == high)).float().mean())
     if atoms > ATOM:
         actual = f"{atoms:.0%} of the samples are exactly on a bound"
-        raise CheckFailed("samples that are not clipped", actual, example=_score_example())
-    _require_slope(dist, actions, scores, actions.clamp(low, high))
+        raise CheckFailed(f"samples{part} that are not clipped", actual, example=_score_example())
+    _require_slope(part, dist, actions, scores, columns.clamp(low, high).reshape(actions.shape))
 
 
-def _require_slope(dist: Distribution, actions: Tensor, scores: Tensor, clipped: Tensor) -> None:
+def _require_slope(
+    part: Part, dist: Distribution, actions: Tensor, scores: Tensor, clipped: Tensor
+) -> None:
     """Refuse a log-probability that is the same for a sample outside the box and for its bound."""
     distance = (actions - clipped).abs().reshape(*scores.shape, -1).amax(-1)
     outside = distance > OUTSIDE
@@ -165,7 +204,8 @@ def _require_slope(dist: Distribution, actions: Tensor, scores: Tensor, clipped:
     other = torch.stack([dist.log_prob(action) for action in clipped])
     if difference(scores[outside], other[outside]) < CHANGE:
         actual = "samples outside the box have the log-probability of the bound nearest to them"
-        raise CheckFailed("the density of the sample itself", actual, example=_score_example())
+        expected = f"the density{part} of the sample itself"
+        raise CheckFailed(expected, actual, example=_score_example())
 
 
 def _score_example() -> str:
@@ -207,7 +247,8 @@ def deterministic_mode(subject: Subject) -> None:
         )
     _require_members(subject, modes[0], "dist.mode()")
     _require_own_modes(subject, policy, modes[0])
-    _require_likely(subject, subject.distribution(logits), modes[0])
+    for part in parts_of(subject.layout, logits):
+        _require_likely(part, subject.distribution(part.logits_of(logits)))
 
 
 def _require_own_modes(subject: Subject, policy: nn.Module, modes: Tensor) -> None:
@@ -225,22 +266,22 @@ def _require_own_modes(subject: Subject, policy: nn.Module, modes: Tensor) -> No
             )
 
 
-def _require_likely(subject: Subject, dist: Distribution, mode: Tensor) -> None:
+def _require_likely(part: Part, dist: Distribution) -> None:
     """Compare with each other option of each choice; of reals, with the middle of the samples."""
-    best = dist.log_prob(mode)
-    if subject.layout.nvec:
-        rows = mode.reshape(BATCH, -1).long()
-        for choice, options in enumerate(subject.layout.nvec):
-            for option in range(min(options, OPTIONS)):
-                other = rows.clone()
-                other[:, choice] = option
-                gain = float((dist.log_prob(_as_actions(subject, other)) - best).detach().max())
-                if gain > LIKELIER:
-                    raise CheckFailed(
-                        "a mode that is at least as likely as any other action",
-                        f"option {option} of choice {choice} is likelier by {gain:.2g} nats",
-                        example=_mode_example(),
-                    )
+    mode = dist.mode().detach()
+    best, columns = dist.log_prob(mode), options_of(part.layout)
+    for place, options in enumerate(columns):
+        for option in range(min(options, OPTIONS)):
+            other = mode.reshape(BATCH, -1).clone()
+            other[:, place] = option
+            gain = float((dist.log_prob(other.reshape(mode.shape)) - best).detach().max())
+            if gain > LIKELIER:
+                raise CheckFailed(
+                    "a mode that is at least as likely as any other action",
+                    f"option {option} of choice {place}{part} is likelier by {gain:.2g} nats",
+                    example=_mode_example(),
+                )
+    if any(columns):
         return
     samples = draw(dist, DRAWS)
     below = (samples < mode).double().mean(0)
@@ -249,15 +290,10 @@ def _require_likely(subject: Subject, dist: Distribution, mode: Tensor) -> None:
     scores = torch.stack([dist.log_prob(action) for action in samples]).median(0).values
     if bool((is_off & (best < scores)).any()):
         raise CheckFailed(
-            "a mode among its samples, or likelier than most",
+            f"a mode{part} among its samples, or likelier than most",
             f"{float(torch.minimum(below, 1 - below).min()):.1%} of the samples are beyond it",
             example=_mode_example(),
         )
-
-
-def _as_actions(subject: Subject, rows: Tensor) -> Tensor:
-    """(B, K) -> actions as the policy samples them."""
-    return rows[:, 0] if subject.layout.kind == "discrete" else rows
 
 
 def _mode_example() -> str:
@@ -284,34 +320,53 @@ def density_integrates(subject: Subject) -> None:
     """Integrate over a grid, one dimension after the other, and compare with samples."""
     _require_new_draws(subject)
     _require_entropy_gradient(subject)
-    if subject.layout.nvec:
-        _require_consistent_choices(subject)
-        return
-    _require_entropy_of_spread(subject)
-    logits, dist = _step(subject)
+    logits, _ = _step(subject)
+    reasons = [_reason_to_skip(subject, part) for part in parts_of(subject.layout, logits)]
+    if all(reasons):
+        raise CheckSkipped(reasons[0])
+
+
+def _reason_to_skip(subject: Subject, part: Part) -> str:
+    """Judge one part of an action; return why that can't be done, or ''."""
+    if part.is_mixed:
+        return "its choices and real numbers are one type, which no sum or integral takes apart"
+    try:
+        if part.layout.nvec:
+            _require_consistent_choices(subject, part)
+        else:
+            _require_density(subject, part)
+    except CheckSkipped as reason:
+        return str(reason)
+    return ""
+
+
+def _require_density(subject: Subject, part: Part) -> None:
+    _require_entropy_of_spread(subject, part)
+    logits = part.logits_of(_step(subject)[0])
+    dist = subject.distribution(logits)
     _require_own_density(logits, dist)
-    slices = Slices(dist, subject.layout, partial(log_probs, subject, logits))
+    slices = Slices(dist, part.layout, partial(log_probs, subject, logits))
     try:
         mass = total_mass(slices)
     except InterdependentError:
         raise CheckSkipped("its dimensions depend on each other: no grid can cover them") from None
     if not abs(mass) < MASS:
         raise CheckFailed(
-            "a density that integrates to 1",
+            f"a density{part} that integrates to 1",
             f"it integrates to {np.exp(mass):.3g}",
             example=_score_example(),
         )
     gap = sampling_gap(slices)
     if not gap < SAMPLING_GAP:
         raise CheckFailed(
-            "samples that follow the density",
+            f"samples{part} that follow the density",
             f"their cumulative distribution is off by {gap:.2f}",
             example=_score_example(),
         )
     correlation = largest_correlation(slices)
     if not correlation < CORRELATION:
         raise CheckFailed(
-            "samples whose dimensions are independent, as in the density",
+            f"samples{part} whose dimensions are independent, as in the density",
             f"two of them have a correlation of {correlation:.2f}",
             example=_score_example(),
         )
@@ -324,11 +379,16 @@ def _require_new_draws(subject: Subject) -> None:
     """
     first = subject.observations(1)
     observations = select(first, [0] * BATCH)
-    logits, _, _ = subject.step(observations, policy=subject.copy_policy())
+    whole, _, _ = subject.step(observations, policy=subject.copy_policy())
+    for part in parts_of(subject.layout, whole):
+        _require_new_draws_of(subject, part, part.logits_of(whole))
+
+
+def _require_new_draws_of(subject: Subject, part: Part, logits: Any) -> None:
     dist = subject.distribution(logits)
     if _is_ours(dist):
         return
-    if subject.layout.nvec and not bool((dist.entropy() > CERTAIN).all()):
+    if part.layout.nvec and not bool((dist.entropy() > CERTAIN).all()):
         return  # of a certain choice there is but one draw
     with seeded(0):
         draws = torch.stack([subject.distribution(logits).sample() for _ in range(ANEW)])
@@ -339,7 +399,7 @@ def _require_new_draws(subject: Subject) -> None:
         if bool((draws == draw_of_other).all()):
             raise CheckFailed(
                 what,
-                f"all {where} the same from equal observations",
+                f"all {where} the same{part} from equal observations",
                 fix="Draw from torch's global generator, or the one that sample() is given, "
                 "numbers of the shape of the action, (N, ...).",
                 example=example(
@@ -352,13 +412,17 @@ def _require_new_draws(subject: Subject) -> None:
 
 def _require_entropy_gradient(subject: Subject) -> None:
     """Fail if the entropy follows the weights, and no gradient says so."""
-    observations, answers = subject.observations(), []
-    for policy in (subject.copy_policy(), perturbed_copy(subject)):
-        logits, _ = subject.sequence(observations, policy=policy, grad=True)
-        answers.append(subject.distribution(logits).entropy())
-    if not any(each.requires_grad for each in answers) and difference(*answers) > CHANGE:
+    observations = subject.observations()
+    logits_of = [
+        subject.sequence(observations, policy=policy, grad=True)[0]
+        for policy in (subject.copy_policy(), perturbed_copy(subject))
+    ]
+    for part in parts_of(subject.layout, logits_of[0]):
+        answers = [subject.distribution(part.logits_of(logits)).entropy() for logits in logits_of]
+        if any(each.requires_grad for each in answers) or difference(*answers) <= CHANGE:
+            continue
         raise CheckFailed(
-            "a gradient of the entropy",
+            f"a gradient of the entropy{part}",
             "it follows the weights, and is detached from them",
             fix="Compute the entropy from the logits with gradient: its bonus is a part of the "
             "loss.",
@@ -370,21 +434,24 @@ def _require_entropy_gradient(subject: Subject) -> None:
 
 
 def _is_ours(dist: Distribution) -> bool:
+    if isinstance(dist, Product):
+        return all(map(_is_ours, dist.parts))
     return type(dist).__module__ == distribution.__module__
 
 
-def _require_consistent_choices(subject: Subject) -> None:
+def _require_consistent_choices(subject: Subject, part: Part) -> None:
     """Sum probabilities, and compare them with samples and the entropy, of a registered type."""
     policy = opinionated_copy(subject)
     logits, _, _ = subject.step(subject.observations(), policy=policy)
-    dist = subject.distribution(logits)
+    dist = subject.distribution(part.logits_of(logits))
     if _is_ours(dist):
         raise CheckSkipped("its choices are sampled, scored and summed up by this package")
-    options = list(itertools.product(*map(range, subject.layout.nvec)))[: OPTIONS**2]
-    if len(options) < math.prod(subject.layout.nvec):
+    options = list(itertools.product(*map(range, part.layout.nvec)))[: OPTIONS**2]
+    if len(options) < math.prod(part.layout.nvec):
         raise CheckSkipped("it has too many actions to sum up")
-    actions = [torch.tensor(each).expand(BATCH, -1) for each in options]
-    scores = torch.stack([dist.log_prob(_as_actions(subject, each)) for each in actions], 1)
+    shape = (BATCH, *part.layout.policy_shape)
+    actions = [torch.tensor(each).expand(BATCH, -1).reshape(shape) for each in options]
+    scores = torch.stack([dist.log_prob(each) for each in actions], 1)
     probabilities = scores.detach().exp().double()  # (B, all actions)
     draws = draw(dist, CHOICE_DRAWS).reshape(CHOICE_DRAWS, BATCH, 1, -1).long()
     is_drawn = (draws == torch.tensor(options)).all(-1)  # (draws, B, all actions)
@@ -393,15 +460,19 @@ def _require_consistent_choices(subject: Subject) -> None:
     off = difference(dist.entropy().detach().double(), entropy)
     mass = float((probabilities.sum(1) - 1).abs().max())
     for expected, actual, is_good in (
-        ("probabilities that sum to 1", f"a sum off by {mass:.2g}", mass < ENTROPY),
-        ("samples as likely as log_prob says", f"shares off by {gap:.2f}", gap < SAMPLING_GAP),
-        ("the entropy of these probabilities", f"it is off by {off:.2g}", off < ENTROPY),
+        (f"probabilities{part} that sum to 1", f"a sum off by {mass:.2g}", mass < ENTROPY),
+        (
+            f"samples{part} as likely as log_prob says",
+            f"shares off by {gap:.2f}",
+            gap < SAMPLING_GAP,
+        ),
+        (f"the entropy of these probabilities{part}", f"it is off by {off:.2g}", off < ENTROPY),
     ):
         if not is_good:
             raise CheckFailed(expected, actual, example=_score_example())
 
 
-def _require_entropy_of_spread(subject: Subject) -> None:
+def _require_entropy_of_spread(subject: Subject, part: Part) -> None:
     """Move weights so that the entropy falls: the samples must not spread out.
 
     The deviation of samples with several modes may rise meanwhile. Their surprise tells, the mean
@@ -410,12 +481,13 @@ def _require_entropy_of_spread(subject: Subject) -> None:
     policy = subject.copy_policy()
     observations = subject.observations()
 
-    low, high = (torch.as_tensor(each) for each in (subject.layout.low, subject.layout.high))
+    low, high = (each.reshape(part.layout.shape) for each in bounds_of_columns(part.layout))
     is_bounded = True
 
     def spread_and_entropy() -> tuple[float, float, Tensor]:
         nonlocal is_bounded
         logits, _ = subject.sequence(observations, policy=policy, grad=True)
+        logits = part.logits_of(logits)
         dist = subject.distribution(logits)
         actions = draw(dist, DRAWS)
         is_bounded &= bool(((actions >= low) & (actions <= high)).all())
@@ -438,13 +510,13 @@ def _require_entropy_of_spread(subject: Subject) -> None:
     share = (surprise - surprise_after) / fall if fall > MARKED and not is_bounded else 1.0
     if not LEAST_SHARE < share < MOST_SHARE:
         raise CheckFailed(
-            "an entropy that moves with the mean of -log_prob",
+            f"an entropy{part} that moves with the mean of -log_prob",
             f"it fell by {fall:.2g}, and that by {surprise - surprise_after:.2g}",
             example=_score_example(),
         )
     if fall > 0.05 and narrow > spread + 0.05 and surprise_after > surprise + 0.05:
         raise CheckFailed(
-            "an entropy that falls where samples come closer",
+            f"an entropy{part} that falls where samples come closer",
             f"it fell by {fall:.2g}, and their deviation rose "
             f"{math.exp(narrow - spread):.2f} times",
             example=_score_example(),

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.construction import needs_constructor
-from puffer_policies.checks.probes.outputs import numbers, tensors_of
+from puffer_policies.checks.probes.outputs import numbers
+from puffer_policies.checks.probes.parts import tensors_of
 from puffer_policies.checks.probes.rollouts import (
     State,
     copy_state,

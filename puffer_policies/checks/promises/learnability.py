@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -27,7 +26,15 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.bandits import first_epoch_loss
-from puffer_policies.checks.probes.outputs import describe, draw, is_choices, tensors_of
+from puffer_policies.checks.probes.outputs import describe, draw
+from puffer_policies.checks.probes.parts import (
+    Part,
+    bounds_of_columns,
+    centers_of,
+    label,
+    leaves_of,
+    parts_of,
+)
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import STEPS, Subject, seeded
 from puffer_policies.checks.probes.tolerances import GAIN, ORTHOGONALITY, difference, magnitude
@@ -242,7 +249,7 @@ def _require_gain(policy: nn.Module, gain: float, part: str, choose: Any) -> Non
 
     def run(hidden: Tensor) -> Tensor:
         out = choose(policy.decode_actions(hidden.unsqueeze(0)))  # type: ignore[operator]
-        tensors = out if isinstance(out, tuple | list) else [getattr(out, "loc", out)]
+        tensors = centers_of(out) or [getattr(out, "loc", out)]
         return torch.cat([each.reshape(-1) for each in tensors])
 
     with seeded(5):
@@ -311,13 +318,15 @@ def first_policy_near_uniform(subject: Subject) -> None:
     )
     logits, values, _ = subject.step(observations, policy=policy)
     line = "logits, values, _ = subject.step(observations)"
-    if not subject.layout.is_continuous:
-        largest = sum(math.log(n) for n in subject.layout.nvec)
-        share = float(subject.declared.get("first_entropy", FIRST_ENTROPY))
-        entropy = float(subject.distribution(logits).entropy().mean())
+    share = float(subject.declared.get("first_entropy", FIRST_ENTROPY))
+    for part in parts_of(subject.layout, logits):
+        if part.layout.num_reals:
+            continue
+        largest = sum(math.log(n) for n in part.layout.nvec)
+        entropy = float(subject.distribution(part.logits_of(logits)).entropy().mean())
         if not entropy >= share * largest - 1e-6:  # a single action has entropy 0
             raise CheckFailed(
-                f"an entropy of at least {share:.0%} of {largest:.3f}",
+                f"an entropy{part} of at least {share:.0%} of {largest:.3f}",
                 f"{entropy:.3f}",
                 example=example(line, "print(subject.distribution(logits).entropy())"),
             )
@@ -588,20 +597,24 @@ def _matters(
 def _require_every_scale(subject: Subject, policy: nn.Module) -> None:
     """Fail if a parameter moves the scale of some dimensions of an action, and of others none."""
     logits, _ = subject.sequence(subject.observations(), policy=policy, grad=True)
-    scale = getattr(logits, "scale", None)
-    if not isinstance(scale, Tensor) or not scale.requires_grad:
-        return
+    for part in parts_of(subject.layout, logits):
+        scale = getattr(part.logits_of(logits), "scale", None)
+        if isinstance(scale, Tensor) and scale.requires_grad:
+            _require_moving(subject, policy, part, scale.reshape(len(scale), -1))
+
+
+def _require_moving(subject: Subject, policy: nn.Module, part: Part, scale: Tensor) -> None:
     parameters = list(trained_parameters(subject, policy).values())
     moves = []
-    for column in scale.reshape(len(scale), -1).unbind(1):
+    for column in scale.unbind(1):
         grads = torch.autograd.grad(column.sum(), parameters, retain_graph=True, allow_unused=True)
         moves.append(any(grad is not None and bool(grad.ne(0).any()) for grad in grads))
     if any(moves) and not all(moves):
         still = [number for number, moving in enumerate(moves) if not moving]
         raise CheckFailed(
-            "a scale that can learn in every dimension of an action",
+            f"a scale{part} that can learn in every dimension of an action",
             f"no parameter moves it in dimensions {still}: detached, or outside the clamp",
-            example=example("print(policy.forward_eval(observations, state)[0].scale)"),
+            example=example("print(policy.forward_eval(observations, state)[0])"),
         )
 
 
@@ -625,8 +638,9 @@ def reaches_every_answer(subject: Subject) -> None:
     _require_no_dead_number(subject)
     _require_apart(subject)
     observations = subject.observations()
+    parts = parts_of(subject.layout, subject.step(observations)[0])
     for number in range(2):
-        policy, goal = subject.copy_policy(), _Goal(subject, number)
+        policy, goal = subject.copy_policy(), _Goal(subject, parts, number)
         parameters = [p for p in policy.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=FIT_RATE)
         distances: list[Tensor] = []
@@ -649,61 +663,59 @@ def reaches_every_answer(subject: Subject) -> None:
 class _Goal:
     """An action and a value to reach, and how far each number of an answer is from them."""
 
-    def __init__(self, subject: Subject, number: int) -> None:
+    def __init__(self, subject: Subject, parts: list[Part], number: int) -> None:
         self.subject, self.sign = subject, 1 if number == 0 else -1
+        # Of a type that holds both nobody knows the probability of the choices alone.
+        self.parts = [each for each in parts if not each.is_mixed]
         bounded = subject.declared.get("bounded", ())
-        layout = subject.layout
         self.wants_values = "values" not in bounded
-        self.wants_actions = "actions" not in bounded and layout.is_continuous
-        self.wants_choices = "choices" not in bounded and bool(layout.nvec)
-        if layout.is_continuous:
-            low, high = _near_bounds(layout)
-            self.target = high if self.sign > 0 else low
-        else:
+        self.wants_actions = "actions" not in bounded
+        self.wants_choices = "choices" not in bounded
+        self.targets = [self._target(part.layout, number) for part in self.parts]
+
+    def _target(self, layout: ActionLayout, number: int) -> Tensor:
+        if layout.nvec:
             # The same for all choices, as agents that share weights have no places to go by.
-            self.target = (torch.tensor(layout.nvec) - 1) * number
+            return (torch.tensor(layout.nvec) - 1) * number
+        low, high = _near_bounds(layout)
+        return high if self.sign > 0 else low
 
     def loss(self, logits: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what to minimize, and distances: of actions (D,) or (1,), then of the value."""
-        dist = self.subject.distribution(logits)
+        """Return what to minimize, and distances: of actions, then of the value.
+
+        Real numbers of an action have a distance each, and the choices of a part one together.
+        """
         # Adam aims a little further than what is asked, as it slows down where it ends.
         shortfall = (GOAL_VALUE - self.sign * values.reshape(-1)) * self.wants_values
         losses = [torch.relu(shortfall + BEYOND * self.wants_values).mean()]
-        distances = [torch.relu(shortfall).amax().reshape(1)]
-        if self.subject.layout.is_continuous:
-            mode = dist.mode().reshape(len(values.reshape(-1)), -1)  # (N, D)
-            gap = torch.relu(self.sign * (self.target - mode)) * self.wants_actions
-            if mode.requires_grad:
-                losses.append(gap.mean())
-            elif self.wants_actions:
-                # Such as the middle of the likeliest bin: what is as likely is as good.
-                gap = torch.where(self._is_likely(dist, mode), torch.zeros_like(gap), gap)
-                losses.append(-dist.log_prob(self._as_actions(self.target.expand_as(mode))).mean())
-            distances.insert(0, gap.amax(0))
-        else:
-            rows = len(values.reshape(-1))
-            action = self.target.expand(rows, -1)
-            action = action[:, 0] if self.subject.layout.kind == "discrete" else action
-            least = len(self.target) * math.log(GOAL_PROBABILITY)
-            gap = (least - dist.log_prob(action)) * self.wants_choices
-            losses.append(torch.relu(gap + BEYOND * -least * self.wants_choices).mean())
-            distances.insert(0, torch.relu(gap.mean()).reshape(1))
+        distances = []
+        for part, target in zip(self.parts, self.targets, strict=True):
+            dist = self.subject.distribution(part.logits_of(logits))
+            goal = target.expand(values.numel(), -1)  # (N, D) or (N, K)
+            reach = self._choose if part.layout.nvec else self._approach
+            loss, gap = reach(dist, goal, part.layout.policy_shape)
+            losses.append(loss)
+            distances.append(gap)
+        distances.append(torch.relu(shortfall).amax().reshape(1))
         return torch.stack(losses).sum(), torch.cat(distances).detach()
 
-    @torch.no_grad()
-    def _is_likely(self, dist: Any, mode: Tensor) -> Tensor:
-        """(N, D): whether the target is as likely as the mode and samples, in a dimension alone."""
-        actions = [self._as_actions(mode), *draw(dist, MANY)]
-        best = torch.stack([dist.log_prob(action) for action in actions]).amax(0)
-        columns = []
-        for number in range(mode.shape[1]):
-            action = mode.clone()
-            action[:, number] = self.target[number]
-            columns.append(dist.log_prob(self._as_actions(action)) > best - AS_LIKELY)
-        return torch.stack(columns, 1)
+    def _approach(self, dist: Any, goal: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return the loss and the distances (D,) of real numbers (N, D)."""
+        mode = dist.mode().reshape(goal.shape)
+        gap = torch.relu(self.sign * (goal - mode)) * self.wants_actions
+        loss = gap.mean()
+        if not mode.requires_grad and self.wants_actions:
+            # Such as the middle of the likeliest bin: what is as likely is as good.
+            gap = torch.where(_is_likely(dist, mode, goal, shape), torch.zeros_like(gap), gap)
+            loss = -dist.log_prob(goal.reshape(-1, *shape)).mean()
+        return loss, gap.amax(0)
 
-    def _as_actions(self, rows: Tensor) -> Tensor:
-        return rows.reshape(len(rows), *self.subject.layout.shape)
+    def _choose(self, dist: Any, goal: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return the loss and the distance (1,) of choices (N, K)."""
+        least = goal.shape[1] * math.log(GOAL_PROBABILITY)
+        gap = (least - dist.log_prob(goal.reshape(-1, *shape))) * self.wants_choices
+        loss = torch.relu(gap + BEYOND * -least * self.wants_choices).mean()
+        return loss, torch.relu(gap.mean()).reshape(1)
 
     def is_stuck(self, distances: list[Tensor]) -> bool:
         """Whether nothing moved in some steps, neither nearer nor, for another's sake, away."""
@@ -717,31 +729,50 @@ class _Goal:
         # pace is on its way. Of a probability half the way has to be done: temperature slows it.
         moved, late = distances[0] - rest, distances[-max(1, steps // 3)] - rest
         is_on_its_way = (late > 0.1 * moved) & (moved > 0) & (steps == FIT_STEPS)
-        if not self.subject.layout.is_continuous:
-            is_on_its_way &= moved > 0.5 * distances[0]
-        *actions, value = rest.tolist()
-        *slow, is_value_slow = is_on_its_way.tolist()
-        if self.subject.layout.is_continuous:
-            for number, gap in enumerate(actions):
-                if gap > 0 and not slow[number]:
-                    target = float(self.target[number])
-                    reached = target - self.sign * gap
+        is_half_way = is_on_its_way & (moved > 0.5 * distances[0])
+        first = 0
+        for part, target in zip(self.parts, self.targets, strict=True):
+            if part.layout.nvec:
+                if rest[first] > 0 and not is_half_way[first]:
+                    return self._unlikely(part, target, float(rest[first]), steps)
+                first += 1
+                continue
+            for number, goal in enumerate(target.tolist()):
+                gap = float(rest[first + number])
+                if gap > 0 and not is_on_its_way[first + number]:
                     return (
-                        f"the mean of dimension {number} of the action near {target:.3g}, which is "
-                        "in the Box",
-                        f"it ends at {reached:.3g} after {steps} steps",
+                        f"the mean of dimension {number} of the action{part} near {goal:.3g}, "
+                        "which is in the Box",
+                        f"it ends at {goal - self.sign * gap:.3g} after {steps} steps",
                     )
-        elif actions[0] > 0 and not slow[0]:
-            least = len(self.target) * math.log(GOAL_PROBABILITY)
-            each = math.exp((least - actions[0]) / len(self.target))
-            return (
-                f"a probability of {GOAL_PROBABILITY:.0%} for choices {self.target.tolist()}",
-                f"{each:.0%} after {steps} steps",
-            )
-        if value > 0 and not is_value_slow:
+            first += len(target)
+        is_value_slow = (is_half_way if self.subject.layout.nvec else is_on_its_way)[-1]
+        if rest[-1] > 0 and not is_value_slow:
             goal = self.sign * GOAL_VALUE
-            return f"values of {goal:+g}", f"{goal - self.sign * value:+.3g} after {steps} steps"
+            reached = goal - self.sign * float(rest[-1])
+            return f"values of {goal:+g}", f"{reached:+.3g} after {steps} steps"
         return None
+
+    def _unlikely(self, part: Part, target: Tensor, gap: float, steps: int) -> tuple[str, str]:
+        least = len(target) * math.log(GOAL_PROBABILITY)
+        each = math.exp((least - gap) / len(target))
+        return (
+            f"a probability of {GOAL_PROBABILITY:.0%} for choices {target.tolist()}{part}",
+            f"{each:.0%} after {steps} steps",
+        )
+
+
+@torch.no_grad()
+def _is_likely(dist: Any, mode: Tensor, goal: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(N, D): whether the goal is as likely as the mode and samples, in a dimension alone."""
+    actions = [mode.reshape(-1, *shape), *draw(dist, MANY)]
+    best = torch.stack([dist.log_prob(action) for action in actions]).amax(0)
+    columns = []
+    for number in range(mode.shape[1]):
+        action = mode.clone()
+        action[:, number] = goal[:, number]
+        columns.append(dist.log_prob(action.reshape(-1, *shape)) > best - AS_LIKELY)
+    return torch.stack(columns, 1)
 
 
 def _require_no_dead_number(subject: Subject) -> None:
@@ -749,9 +780,9 @@ def _require_no_dead_number(subject: Subject) -> None:
     policy = perturbed_copy(subject)
     logits, values = subject.sequence(subject.observations(MANY), policy=policy, grad=True)
     outputs = [("value", values.reshape(MANY, -1))]
-    for tensor in tensors_of(logits) or []:
-        is_scale = isinstance(logits, Normal) and tensor is logits.scale
-        outputs += [] if is_scale else [("logit or mean", tensor.reshape(MANY, -1))]
+    for keys, leaf in leaves_of(logits):
+        what = f"logit or mean{label(keys)}"
+        outputs += [(what, tensor.reshape(MANY, -1)) for tensor in centers_of(leaf) or []]
     parameters = [p for p in policy.parameters() if p.requires_grad]
     declared = subject.declared.get("bounded", ())
     for what, columns in outputs:
@@ -781,43 +812,45 @@ def _require_no_dead_number(subject: Subject) -> None:
 
 
 def _require_apart(subject: Subject) -> None:
-    """Fail if no weight can move two choices, or two dimensions, in different ways."""
+    """Fail if no weight can move two choices, or two dimensions, in different ways.
+
+    The first logit stands for a choice.
+    """
     policy = perturbed_copy(subject)
     logits, _ = subject.sequence(subject.observations(MANY), policy=policy, grad=True)
-    if isinstance(logits, Normal):
-        columns = list(logits.loc.reshape(MANY, -1).unbind(1))
-    elif is_choices(logits):
-        columns = [each[:, 0] for each in logits]
-    else:
+    columns = {}
+    for keys, leaf in leaves_of(logits):
+        tensors, word = centers_of(leaf) or [], "choice"
+        if isinstance(leaf, Normal):
+            tensors, word = [*torch.split(leaf.loc.reshape(MANY, -1), 1, 1)], "dimension"
+        for number, tensor in enumerate(tensors):
+            columns[f"{word} {number}{label(keys)}"] = tensor[:, 0]
+    columns = {name: each for name, each in columns.items() if each.requires_grad}
+    if len(columns) < 2:
         return
-    columns = [each for each in columns[:SEVERAL] if each.requires_grad]
     parameters = [p for p in policy.parameters() if p.requires_grad]
     with seeded(7):
         weights = torch.randn(MANY)
     gradients = []
-    for column in columns:
+    for column in itertools.islice(columns.values(), SEVERAL):
         loss = (column * weights).sum()
         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         pairs = zip(parameters, grads, strict=True)
         flat = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]
         gradients.append(torch.cat([each.reshape(-1).double() for each in flat]))
-    for (i, one), (j, other) in itertools.combinations(enumerate(gradients), 2):
+    for (i, one), (j, other) in itertools.combinations(zip(columns, gradients, strict=False), 2):
         cosine = torch.nn.functional.cosine_similarity(one, other, dim=0)
         if float(cosine.abs()) > 1 - 1e-6:
-            what = "dimensions" if isinstance(logits, Normal) else "choices"
             raise CheckFailed(
-                f"{what} of an action that can be learned apart",
-                f"every weight moves {what} {i} and {j} alike: they share one number",
+                "choices and dimensions of an action that can be learned apart",
+                f"every weight moves {i} and {j} alike: they share one number",
                 example=example("print(policy.forward_eval(observations, state)[0])"),
             )
 
 
 def _near_bounds(layout: ActionLayout) -> tuple[Tensor, Tensor]:
     """Return numbers near both ends of a Box, (D,); moderate ones where it has no end."""
-    low, high = (
-        torch.from_numpy(np.asarray(bound, dtype=np.float32).reshape(-1).copy())
-        for bound in (layout.low, layout.high)
-    )
+    low, high = bounds_of_columns(layout)
     low = torch.where(torch.isinf(low), torch.where(torch.isinf(high), -FREE, high - 2 * FREE), low)
     high = torch.where(torch.isinf(high), low + 2 * FREE, high)
     margin = MARGIN * (high - low)

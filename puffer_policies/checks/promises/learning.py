@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Tier, check
 from puffer_policies.checks.probes.bandits import (
     ROWS,
     Problem,
+    columns_of,
     cues,
     distinct,
     last_distribution,
     right_actions,
     train,
 )
+from puffer_policies.checks.probes.parts import parts_of
 from puffer_policies.checks.probes.rollouts import in_sequence, needs_memory, two_pasts
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import difference
@@ -83,24 +85,24 @@ def entropy_falls(subject: Subject) -> None:
     """Train on one observation with one right action, and compare entropies."""
     policy = subject.copy_policy()
     problem = _contexts(subject, 1)
-    first = _entropy(subject, policy, problem)
-    # A std that is fixed has an entropy which nothing can change.
-    if not first.requires_grad:
+    start = _entropies(subject, policy, problem)
+    if not start:
         raise CheckSkipped("its entropy depends on no parameter")
-    start = float(first.mean().detach())
 
     def fell() -> bool:
-        return float(_entropy(subject, policy, problem).mean().detach()) < start - 0.1
+        end = _entropies(subject, policy, problem)
+        return all(end[part] < start[part] - 0.1 for part in start)
 
     # Without a bonus, which would hold the entropy up.
     train(subject, policy, lambda _: problem, updates=LONG, stop=fell, entropy=0.0)
-    end = float(_entropy(subject, policy, problem).mean().detach())
-    if not end < start - 0.05:
-        raise CheckFailed(
-            "an entropy that falls on a constant bandit",
-            f"{start:.3f} -> {end:.3f}",
-            example=_run_again("T2"),
-        )
+    end = _entropies(subject, policy, problem)
+    for part in start:
+        if not end[part] < start[part] - 0.05:
+            raise CheckFailed(
+                f"an entropy{part} that falls on a constant bandit",
+                f"{start[part]:.3f} -> {end[part]:.3f}",
+                example=_run_again("T2"),
+            )
 
 
 @check(
@@ -146,7 +148,7 @@ def recalls_a_cue(subject: Subject) -> None:
         problem.observations,
         blank,
     )
-    _require_learning(subject, Problem(sequence, problem.targets, problem.layout), "a cue", "T4")
+    _require_learning(subject, Problem(sequence, problem.targets, problem.columns), "a cue", "T4")
 
 
 def _reach(subject: Subject) -> int:
@@ -161,47 +163,56 @@ def _reach(subject: Subject) -> int:
 
 def _require_learning(subject: Subject, problem: Problem, what: str, code: str) -> None:
     policy = subject.copy_policy()
-    constant = problem.constant_reward
-    required = constant + MARGIN * (1 - constant)
+    constant = problem.constant_rewards()
+    required = {part: each + MARGIN * (1 - each) for part, each in constant.items()}
 
     def has_learned() -> bool:
-        return _reward(subject, policy, problem) >= required
+        end = _rewards(subject, policy, problem)
+        return all(end[part] >= required[part] for part in required)
 
     train(subject, policy, lambda _: problem, updates=LONG, stop=has_learned)
-    end = _reward(subject, policy, problem)
-    if not end >= required:
-        raise CheckFailed(
-            f"a mean reward of {required:.2f} with {what}; the best constant action earns "
-            f"{constant:.2f}",
-            f"{end:.2f} after {LONG} updates",
-            example=_run_again(code),
-        )
+    end = _rewards(subject, policy, problem)
+    for part in required:
+        if not end[part] >= required[part]:
+            raise CheckFailed(
+                f"a mean reward{part} of {required[part]:.2f} with {what}; the best constant "
+                f"action earns {constant[part]:.2f}",
+                f"{end[part]:.2f} after {LONG} updates",
+                example=_run_again(code),
+            )
 
 
-def _reward(subject: Subject, policy: nn.Module, problem: Problem) -> float:
-    """Return the mean reward of the likeliest actions."""
+def _rewards(subject: Subject, policy: nn.Module, problem: Problem) -> dict[str, float]:
+    """Return the mean reward of the likeliest actions, part by part."""
     actions = last_distribution(subject, policy, problem).mode()
-    return float(problem.reward(actions.unsqueeze(0)).mean())
+    return problem.rewards_of_parts(actions.unsqueeze(0))
 
 
 def _contexts(subject: Subject, count: int) -> Problem:
     """Return B rows of T = 1 that share `count` observations and their right actions."""
     which = torch.arange(ROWS) % count
     observations = map_nested(lambda leaf: leaf[which].unsqueeze(1), cues(subject, count))
-    return Problem(observations, right_actions(subject.layout, count)[which], subject.layout)
+    columns = columns_of(subject.layout)
+    return Problem(observations, right_actions(columns, count)[which], columns)
 
 
 def _random(subject: Subject, update: int) -> Problem:
     """Return sequences with random observations and any right actions, another for each update."""
     observations = subject.observations(ROWS, steps=RECALL_STEPS, seed=update)
-    targets = right_actions(subject.layout, 2)[torch.arange(ROWS) % 2]
-    return Problem(observations, targets, subject.layout)
+    columns = columns_of(subject.layout)
+    targets = right_actions(columns, 2)[torch.arange(ROWS) % 2]
+    return Problem(observations, targets, columns)
 
 
-def _entropy(subject: Subject, policy: nn.Module, problem: Problem) -> Tensor:
+def _entropies(subject: Subject, policy: nn.Module, problem: Problem) -> dict[str, float]:
+    """Return the entropy of each part which weights can change; a fixed deviation leaves none."""
     first = map_nested(lambda leaf: leaf[:1], problem.observations)
     logits, _ = subject.sequence(first, policy=policy, grad=True)
-    return subject.distribution(logits).entropy()
+    entropies = {
+        str(part): subject.distribution(part.logits_of(logits)).entropy().mean()
+        for part in parts_of(subject.layout, logits)
+    }
+    return {part: float(each.detach()) for part, each in entropies.items() if each.requires_grad}
 
 
 def _run_again(code: str) -> str:

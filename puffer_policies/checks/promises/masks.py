@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.outputs import draw, sum_of_outputs
+from puffer_policies.checks.probes.parts import choices_of, label
 from puffer_policies.checks.probes.rollouts import each_step, select
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
@@ -33,8 +34,8 @@ READS_NO_MASK = 'it does not read state["action_mask"]'
 
 def needs_options(subject: Subject) -> str:
     """Return why a check of masks does not apply, or ''."""
-    if subject.layout.is_continuous:
-        return "a Box has no options to forbid"
+    if not subject.layout.nvec:
+        return "real numbers have no options to forbid"
     return "" if max(subject.layout.nvec) > 1 else "there is only one action"
 
 
@@ -87,7 +88,7 @@ def mask_in_rollout_and_update(subject: Subject) -> None:
     mask = random_mask(subject.layout, (BATCH, STEPS))
     by_step = torch.stack(
         [
-            _probabilities(subject.distribution(logits), subject.layout, mask[:, t])
+            _probabilities(_choices(subject, logits), subject.layout, mask[:, t])
             for t, (logits, _, _) in enumerate(each_step(subject, policy, observations, mask=mask))
         ],
         1,
@@ -127,7 +128,15 @@ def random_mask(layout: ActionLayout, lead: tuple[int, ...]) -> Tensor:
 
 def _masked(subject: Subject, policy: nn.Module, observations: Any, mask: Tensor) -> Distribution:
     logits, _, _ = subject.step(observations, mask=mask, policy=policy)
-    return subject.distribution(logits)
+    return _choices(subject, logits)
+
+
+def _choices(subject: Subject, logits: Any) -> Distribution:
+    """Return the distribution of all choices, without the real numbers of a Dict or Tuple."""
+    choices = choices_of(subject.layout, logits)
+    if choices is None:
+        raise CheckSkipped("its choices and real numbers are one type, which nobody takes apart")
+    return subject.distribution(choices)
 
 
 def _heeds(subject: Subject, policy: nn.Module, observations: Any, mask: Tensor) -> bool:
@@ -191,18 +200,24 @@ def _of_sequence(
     It runs with gradients, as in an update.
     """
     logits, _ = subject.sequence(observations, mask=mask, policy=policy, grad=True)
-    return _probabilities(subject.distribution(logits), subject.layout, allowed.flatten(0, 1))
+    return _probabilities(_choices(subject, logits), subject.layout, allowed.flatten(0, 1))
 
 
 # -- what a mask promises --------------------------------------------------------------------------
 
 
 def _require_zero(dist: Distribution, layout: ActionLayout, mask: Tensor) -> None:
-    largest = float(_probabilities(dist, layout, mask)[~mask].max())
+    most = _probabilities(dist, layout, mask).masked_fill(mask, 0).amax(0)  # (A,)
+    largest = float(most.max())
     if largest != 0:
-        raise CheckFailed(
-            "probability 0 of what is forbidden", f"{largest:.3g}", example=_mask_example()
-        )
+        expected = f"probability 0 of what is forbidden{_part_of(layout, int(most.argmax()))}"
+        raise CheckFailed(expected, f"{largest:.3g}", example=_mask_example())
+
+
+def _part_of(layout: ActionLayout, option: int) -> str:
+    """Return words for the part of a Dict or Tuple that has an option; '' for other spaces."""
+    paths = [path for path, leaf, _ in layout.leaves() for _ in range(sum(leaf.nvec))]
+    return label((paths[option],), "in") if layout.parts else ""
 
 
 def _require_never_drawn(dist: Distribution, layout: ActionLayout, mask: Tensor) -> None:

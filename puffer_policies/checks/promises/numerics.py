@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import count
 from typing import Any
 
@@ -14,7 +13,14 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import filled
-from puffer_policies.checks.probes.outputs import describe, draw, sum_of_outputs, tensors_of
+from puffer_policies.checks.probes.outputs import describe, draw, not_finite, sum_of_outputs
+from puffer_policies.checks.probes.parts import (
+    Part,
+    centers_of,
+    choices_of,
+    parts_of,
+    tensors_of,
+)
 from puffer_policies.checks.probes.rollouts import select, sequence_state, to_double
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, Subject
@@ -29,7 +35,6 @@ from puffer_policies.checks.probes.tolerances import (
 from puffer_policies.checks.probes.weights import flat_gradients
 from puffer_policies.checks.promises import learnability
 from puffer_policies.checks.promises.padding import masks_of
-from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
 
 FEW = 2
@@ -255,14 +260,15 @@ def _require_certainty(subject: Subject) -> None:
         return
     policy, observations = subject.copy_policy(), subject.observations()
     logits, values = subject.sequence(observations, policy=policy, grad=True)
-    if tensors_of(logits) is None:
+    choices = choices_of(subject.layout, logits)
+    if choices is None or tensors_of(choices) is None:
         return  # of a type that a package registered
     weights = [each for each in policy.parameters() if each.requires_grad and each.ndim > 1]
     grads_of = [
         torch.autograd.grad(each.sum(), weights, retain_graph=True, allow_unused=True)
         if each.requires_grad
         else [None] * len(weights)
-        for each in (subject.distribution(logits).entropy(), values)
+        for each in (subject.distribution(choices).entropy(), values)
     ]
     actors = [
         weight
@@ -275,7 +281,8 @@ def _require_certainty(subject: Subject) -> None:
             for weight in actors:
                 weight.mul_(2)
         logits, values = subject.sequence(observations, policy=policy, grad=True)
-        rows = torch.cat([each.detach() for each in tensors_of(logits) or []], -1)
+        choices = choices_of(subject.layout, logits)
+        rows = torch.cat([each.detach() for each in tensors_of(choices) or []], -1)
         gap = float((rows.amax(-1) - rows.amin(-1)).max())
         if not gap < CERTAIN:
             break
@@ -291,7 +298,8 @@ def _require_certainty(subject: Subject) -> None:
         if not bool(torch.isfinite(tensor).all()):
             raise CheckFailed(
                 f"finite {what} where weights of the actor make one choice certain",
-                f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not",
+                f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not"
+                + not_finite(subject, logits),
                 fix="Return logits as a layer makes them, or log_softmax: the logarithm of a "
                 "softmax is that of 0 as soon as logits are a hundred apart.",
                 example=example(
@@ -357,7 +365,8 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
         if not bool(torch.isfinite(tensor).all()):
             raise CheckFailed(
                 f"finite {what} {when}",
-                f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not",
+                f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} are not"
+                + not_finite(subject, logits),
                 example=lines,
             )
 
@@ -370,58 +379,58 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     why="In float32, exp(-200) is 0 and exp(200) is infinite: clamping after exp leaves NaN "
     "gradients.",
     fix="Clamp log_std before exp, for instance to [-5, 2], in one place that both passes call.",
-    applies=lambda s: "" if s.layout.is_continuous else "its actions are choices",
+    applies=lambda s: "" if s.layout.num_reals else "its actions are choices",
     level=Level.ADVICE,
     needs=("R6",),
 )
 def scale_bounded_in_log_space(subject: Subject) -> None:
     """Find the parameters that move the scale and nothing else, and drive them both ways."""
-    slopes = _scale_slopes(subject)
-    for sign in (1.0, -1.0):
-        policy = subject.copy_policy()
-        parameters = dict(policy.named_parameters())
-        with torch.no_grad():
-            for name, slope in slopes.items():
-                parameters[name].add_(slope.sign() * sign * DRIVE)
-        _require_scale(subject, policy, f"{sign * DRIVE:+g}", sorted(slopes))
+    logits, _, _ = subject.step(subject.observations())
+    parts = [each for each in parts_of(subject.layout, logits) if each.layout.num_reals]
+    slopes_of = [_scale_slopes(subject, part) for part in parts]
+    if not any(slopes_of):
+        raise CheckSkipped("no bias or log_std moves its scale alone")
+    for part, slopes in zip(parts, slopes_of, strict=True):
+        for sign in (1.0, -1.0) if slopes else ():
+            policy = subject.copy_policy()
+            parameters = dict(policy.named_parameters())
+            with torch.no_grad():
+                for name, slope in slopes.items():
+                    parameters[name].add_(slope.sign() * sign * DRIVE)
+            _require_scale(subject, part, policy, f"{sign * DRIVE:+g}", sorted(slopes))
 
 
-def _scale_slopes(subject: Subject) -> dict[str, Tensor]:
-    """Return the slope of the scale in those elements of parameters that move nothing else."""
+def _scale_slopes(subject: Subject, part: Part) -> dict[str, Tensor]:
+    """Return the slope of a part's scale in those elements of parameters that move nothing else."""
     policy = subject.copy_policy()
     with torch.enable_grad():
         logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
-        dist = subject.distribution(logits)
-        spread, center = _spread_of(logits, dist), _center_of(logits, dist)
-        if not spread.requires_grad:
-            raise CheckSkipped("no parameter moves its scale")
+        spread = _spread_of(subject, part.logits_of(logits))
+        centers = centers_of(logits) or [subject.distribution(logits).mode().double()]
         names, parameters = zip(*policy.named_parameters(), strict=True)
         scale, loc, value = (
             _slopes(output, parameters)
-            for output in (spread.sum(), center.abs().sum(), values.sum())
+            for output in (
+                spread.sum(),
+                torch.stack([each.abs().sum() for each in centers]).sum(),
+                values.sum(),
+            )
         )
     # Weights of a layer are left alone: driven as far, they would make NaN of any layer's output.
     # A log_std has the axes of an action, or as many numbers as one, such as PufferLib's (1, n).
-    most_axes, most_numbers = max(1, len(subject.layout.shape)), math.prod(subject.layout.shape)
+    most_axes, most_numbers = max(1, len(part.layout.shape)), subject.layout.num_reals
     slopes = {
         name: slope * (of_loc == 0) * (of_value == 0)
         for name, slope, of_loc, of_value in zip(names, scale, loc, value, strict=True)
         if slope.ndim <= most_axes or slope.numel() <= most_numbers
     }
-    if alone := {name: slope for name, slope in slopes.items() if bool(slope.any())}:
-        return alone
-    raise CheckSkipped("no bias or log_std moves its scale alone")
+    return {name: slope for name, slope in slopes.items() if bool(slope.any())}
 
 
-def _spread_of(logits: Any, dist: Distribution) -> Tensor:
+def _spread_of(subject: Subject, logits: Any) -> Tensor:
     """Return the scale, or the entropy of a type that shows none."""
     scale = getattr(logits, "scale", None)
-    return scale if isinstance(scale, Tensor) else dist.entropy()
-
-
-def _center_of(logits: Any, dist: Distribution) -> Tensor:
-    loc = getattr(logits, "loc", None)
-    return loc if isinstance(loc, Tensor) else dist.mode().double()
+    return scale if isinstance(scale, Tensor) else subject.distribution(logits).entropy()
 
 
 def _inputs(subject: Subject, policy: nn.Module) -> tuple[Any, dict[str, Any]]:
@@ -443,15 +452,17 @@ def _slopes(output: Tensor, parameters: Any) -> list[Tensor]:
     ]
 
 
-def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[str]) -> None:
+def _require_scale(
+    subject: Subject, part: Part, policy: nn.Module, drive: str, names: list[str]
+) -> None:
     with torch.enable_grad():
         logits, values = policy.forward_eval(*_inputs(subject, policy))  # type: ignore[operator]
         dist = subject.distribution(logits)
         torch.autograd.backward(sum_of_outputs(dist, values))
-    scale, log_prob = _spread_of(logits, dist).detach(), dist.log_prob(draw(dist, 1)[0])
+    own, log_prob = part.logits_of(logits), dist.log_prob(draw(dist, 1)[0])
     trained, _ = subject.sequence(subject.observations(), policy=policy, grad=True)
-    other = _spread_of(trained, subject.distribution(trained)).detach()
-    has_scale = hasattr(logits, "scale")
+    scale, other = (_spread_of(subject, each).detach() for each in (own, part.logits_of(trained)))
+    has_scale = hasattr(own, "scale")
     for expected, actual, good in (
         (
             "a positive, finite scale",
@@ -468,7 +479,7 @@ def _require_scale(subject: Subject, policy: nn.Module, drive: str, names: list[
     ):
         if not bool(good.all()):
             raise CheckFailed(
-                f"{expected} with {', '.join(names)} driven by {drive}",
+                f"{expected}{part} with {', '.join(names)} driven by {drive}",
                 actual,
                 example=example(
                     f"policy.get_parameter({names[0]!r}).data.fill_({float(drive):g})",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.construction import needs_spaces_only, rebuild
 from puffer_policies.checks.probes.edges import filled
-from puffer_policies.checks.probes.outputs import tensors_of
+from puffer_policies.checks.probes.parts import tensors_of
 from puffer_policies.checks.probes.rollouts import (
     in_sequence,
     one_step,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, Level, check
 from puffer_policies.checks.probes.cures import cure_of
-from puffer_policies.checks.probes.outputs import tensors_of
+from puffer_policies.checks.probes.outputs import LOGITS
+from puffer_policies.checks.probes.parts import label, leaves_of, tensors_of
 from puffer_policies.checks.probes.snippets import error_line, example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
 from puffer_policies.nn.distributions import distribution
@@ -112,16 +113,18 @@ def _pair(outputs: Any, call: str, place: str) -> tuple[Any, Tensor]:
     logits, values = outputs
     if not (isinstance(values, Tensor) and values.is_floating_point()):
         raise failure("values in a floating-point tensor", _kind(values))
-    tensors = tensors_of(logits)
-    if tensors is None and distribution.dispatch(type(logits)) is distribution.dispatch(object):
-        raise failure(
-            "logits that are a Tensor, a tuple of Tensors or torch.distributions.Normal",
-            _kind(logits),
-            "Return the logits themselves, such as the logits of a Categorical, or register the "
-            "type with puffer_policies.nn.distributions.distribution.register.",
-        )
-    if not all(each.is_floating_point() for each in tensors or ()):
-        raise failure("logits in floating-point tensors", _kind(logits))
+    parts = list(leaves_of(logits)) or [((), None)]
+    for keys, part in parts:
+        if distribution.dispatch(type(part)) is distribution.dispatch(object):
+            raise failure(
+                f"logits that are {LOGITS}",
+                f"{_kind(part)}{label(keys, 'for')}",
+                "Return the logits themselves, such as the logits of a Categorical, or register "
+                "the type with puffer_policies.nn.distributions.distribution.register.",
+            )
+        if not all(each.is_floating_point() for each in tensors_of(part) or ()):
+            text = f"{_kind(part)}{label(keys, 'for')}"
+            raise failure("logits in floating-point tensors", text)
     return logits, values
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.outputs import fixed_actions, numbers
+from puffer_policies.checks.probes.parts import names_of_columns, options_of
 from puffer_policies.checks.probes.rollouts import select, sequence_state
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
@@ -156,15 +158,14 @@ def _require_read(subject: Subject, policy: nn.Module, previous: _Previous) -> N
     """Give one observation with several values of each number in turn: all answers differ."""
     layout, rest = subject.layout, previous.at(0)
     action = rest[PREV_ACTION][0].reshape(-1)
-    for place in range(min(NUMBERS, action.numel())):
-        options = torch.arange(min(OPTIONS, layout.nvec[place])) if layout.nvec else AMOUNTS
+    columns = zip(names_of_columns(layout), options_of(layout), strict=True)
+    for place, (name, count) in enumerate(itertools.islice(columns, NUMBERS)):
+        options = torch.arange(min(OPTIONS, count)) if count else AMOUNTS
         actions = action.expand(len(options), -1).clone()
         actions[:, place] = options
         actions = actions.reshape(-1, *previous.actions.shape[2:])
         rewards = torch.zeros(len(options))
-        _require_apart(
-            subject, policy, actions, rewards, f"number {place} of the last action", options
-        )
+        _require_apart(subject, policy, actions, rewards, f"{name} of the last action", options)
     actions = rest[PREV_ACTION][:1].expand(len(AMOUNTS), *previous.actions.shape[2:])
     _require_apart(subject, policy, actions, AMOUNTS, "the last reward", AMOUNTS)
 

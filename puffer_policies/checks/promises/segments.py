@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
-from puffer_policies.checks.probes.outputs import describe, draw, tensors_of
+from puffer_policies.checks.probes.outputs import describe, draw
+from puffer_policies.checks.probes.parts import tensors_of
 from puffer_policies.checks.probes.rollouts import (
     FLAG,
     State,

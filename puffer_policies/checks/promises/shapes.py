@@ -7,7 +7,6 @@ not a fault, and a head that starts at zero hides none.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
-from puffer_policies.checks.probes.outputs import fixed_actions, is_choices, tensors_of
+from puffer_policies.checks.probes.outputs import fixed_actions, misfit
+from puffer_policies.checks.probes.parts import label, leaves_of, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     in_sequence,
     one_step,
@@ -106,9 +106,11 @@ def _require_rows(
     if _misfit(subject):
         raise CheckSkipped("its logits do not fit the action space (S8)")
     lines = example(f"logits, values = {call}", "print(logits)", steps=steps)
-    leading = [each.shape[0] if each.ndim else 0 for each in tensors_of(logits) or []]
-    if any(each != rows for each in leading):
-        raise CheckFailed(f"logits of {rows} rows from {call}", f"{leading} rows", example=lines)
+    for keys, part in leaves_of(logits):
+        leading = [each.shape[0] if each.ndim else 0 for each in tensors_of(part) or []]
+        if any(each != rows for each in leading):
+            expected = f"logits of {rows} rows from {call}"
+            raise CheckFailed(expected, f"{leading} rows{label(keys, 'in')}", example=lines)
     action = fixed_actions(subject.layout, rows)
     try:
         dist = subject.distribution(logits)
@@ -124,7 +126,8 @@ def _require_rows(
     "S8",
     "logits-fit-actions",
     promise="Logits are a Tensor of n options for Discrete, a tuple with a Tensor for each choice "
-    "of MultiDiscrete and MultiBinary, a Normal of the action's shape for Box.",
+    "of MultiDiscrete and MultiBinary, a Normal of the action's shape for Box, and for Dict and "
+    "Tuple a dict or a tuple with those of each part.",
     why="PufferLib 3.0 builds one Discrete head for MultiBinary and two numbers for Box(2, 3), "
     "without a word: the agent can't take most of its actions.",
     fix="Read sizes with puffer_policies.spaces.action_layout, or use nn.heads.make_head.",
@@ -139,22 +142,9 @@ def logits_fit_actions(subject: Subject) -> None:
 def _misfit(subject: Subject) -> tuple[str, str] | None:
     """Return what logits of one row should be and are, or None if they fit the action space."""
     logits, _, _ = subject.step(subject.observations(1))
-    layout, tensors = subject.layout, tensors_of(logits)
-    if tensors is None:
+    if tensors_of(logits) is None:
         subject.distribution(logits)  # a ContractError, unless a package registered the type
-        return None
-    kind = {"discrete": "Tensor", "box": "Normal"}.get(layout.kind, "tuple")
-    # A Normal has a location and a scale for each number of the action.
-    sizes = [math.prod(layout.shape)] * 2 if layout.is_continuous else list(layout.nvec)
-    actual = "Normal"
-    if isinstance(logits, Tensor):
-        actual = "Tensor"
-    elif is_choices(logits):
-        actual = "tuple"
-    counts = [each.numel() for each in tensors]
-    if (actual, counts) == (kind, sizes):
-        return None
-    return f"a {kind} with {sizes} numbers a row", f"a {actual} with {counts}"
+    return misfit(subject.layout, logits, 1)
 
 
 # -- rows ------------------------------------------------------------------------------------------
