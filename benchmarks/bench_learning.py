@@ -7,6 +7,7 @@ adds a line of JSON to docs/results.jsonl, from which the page is written.
     python benchmarks/bench_learning.py --only acrobot      one config
     python benchmarks/bench_learning.py --memories          every memory on three memory tasks
     python benchmarks/bench_learning.py --zoo               every other policy and wrapper on one
+    python benchmarks/bench_learning.py --parts             each part on an env that needs it
     python benchmarks/bench_learning.py --write             only the page, from earlier runs
 """
 
@@ -143,6 +144,23 @@ ZOO = [
 ]
 
 
+# Each env can be solved with one part only, and stands beside what lacks it.
+PARTS = [
+    Target("repeat_first", at_least=0.95),
+    Target("repeat_first", at_least=0.95, flags=("--rnn-name", "GRUWrapper")),
+    Target("repeat_first", at_least=0.95, flags=("--rnn-name", "MinGRUWrapper", *PUFFER4)),
+    Target(
+        "repeat_first", at_most=0.0, flags=("--rnn-name", "FrameStackWrapper", "--rnn.frames", "16")
+    ),
+    Target("repeat_first", at_most=-0.4, flags=MEMORYLESS),
+    Target("archery", at_least=0.9),
+    Target("archery", at_most=0.3, flags=("--env.random-part", "aim")),
+    Target("archery", at_most=0.4, flags=("--env.random-part", "draw")),
+    Target("archery", at_most=0.6, flags=("--env.random-part", "arrow")),
+    Target("archery", at_most=0.2, flags=("--policy-name", "Default")),
+]
+
+
 SEEDING = "spawned"
 """How a run seeds its envs; a run of another seeding, or of none, plays other episodes."""
 
@@ -205,7 +223,7 @@ def page() -> str:
     """Return docs/results.md."""
     runs, parts = lines(), []
     older = sum(each.get("seeding") != SEEDING for each in runs)
-    for head, targets in ((HEAD, TARGETS), (MEMORY, GAPS), (OTHERS, ZOO)):
+    for head, targets in ((HEAD, TARGETS), (CONTROLS, PARTS), (MEMORY, GAPS), (OTHERS, ZOO)):
         parts += [head, *TABLE, *(row for each in targets for row in _rows(each, runs))]
     if older:
         parts.insert(1, OLDER.format(older=older, total=len(runs)))
@@ -224,6 +242,16 @@ over episodes; most likely actions unless "sampled" is said. `puffer-policies tr
 OLDER = """{older} of the {total} runs were made before every copy of an env had a seed of its own,
 spawned from the run's seed: their commands now play other episodes, and returns can differ from
 these.
+"""
+
+CONTROLS = """
+## Parts and controls
+
+Envs that only one part of a policy can solve, beside controls that lack this part and must miss
+what it reaches. The same steps and settings but for what the name says. In `repeat_first` the first
+of 52 cards is to be named in every step: a stack of 16 frames sees it in 16 of them. In `archery`
+an action has three parts, which pay only together; chance takes over one of them, or no mask is
+read.
 """
 
 MEMORY = """
@@ -267,10 +295,21 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="skip runs that the file has")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--write", action="store_true", help="only write the page")
-    parser.add_argument("--memories", action="store_true", help="train the memories instead")
-    parser.add_argument("--zoo", action="store_true", help="train the other policies instead")
+    for flag, targets, content in (
+        ("--memories", GAPS, "the memories"),
+        ("--zoo", ZOO, "the other policies"),
+        ("--parts", PARTS, "parts and their controls"),
+    ):
+        parser.add_argument(
+            flag,
+            dest="targets",
+            action="store_const",
+            const=targets,
+            default=TARGETS,
+            help=f"train {content} instead",
+        )
     options = parser.parse_args()
-    for target in GAPS if options.memories else ZOO if options.zoo else TARGETS:
+    for target in options.targets:
         if options.write or (options.only and target.config not in options.only):
             continue
         for seed in options.seeds:

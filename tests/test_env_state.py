@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, TransformReward
-from training_toys import Clock
+from training_toys import Clock, legal_actions
 
 from puffer_policies.errors import EnvError
 from puffer_policies.runs.snapshot_data import pack, unpack
@@ -38,18 +38,11 @@ def arrays_of(vecenv, actions):
     return [np.array(each) for each in (*arrays, np.zeros(0) if masks is None else masks)]
 
 
-def legal_actions(vecenv, draws):
-    """Return an action a row: by the masks where there are any, so that episodes last."""
-    masks = vecenv.action_masks
-    if masks is None:
-        return np.stack([vecenv.single_action_space.sample() for _ in range(vecenv.num_envs)])
-    return (masks * draws.random(masks.shape)).argmax(-1)
-
-
 def play(vecenv, steps, seed=0):
-    vecenv.single_action_space.seed(seed)
     draws = np.random.default_rng(seed)
-    return [arrays_of(vecenv, legal_actions(vecenv, draws)) for _ in range(steps)]
+    return [
+        arrays_of(vecenv, legal_actions(vecenv, draws, vecenv.action_masks)) for _ in range(steps)
+    ]
 
 
 def require_same_future(one, other, *, steps=120):
@@ -62,7 +55,8 @@ def require_same_future(one, other, *, steps=120):
 ENVS = [
     *((name, "native") for name in ("CartPole-v1", f"{OURS}CartPoleNoVel-v0")),
     *((f"{OURS}{name}-v0", "native") for name in ("Breakout", "RepeatPrevious", "MaskedRecall")),
-    *((f"{OURS}{name}-v0", "native") for name in ("Chain", "Countdown")),
+    *((f"{OURS}{name}-v0", "native") for name in ("RepeatFirst", "Chain", "Countdown")),
+    *((f"{OURS}Archery-v0", mode) for mode in ("native", "sync")),
     *((f"{OURS}{name}-v0", "sync") for name in ("Breakout", "RepeatPrevious", "MaskedRecall")),
     *((f"{OURS}{name}-v0", "sync") for name in ("CartPoleNoVel", "PendulumNoVel")),
     (f"{OURS}MountainCarContinuousNoVel-v0", "sync"),

@@ -10,15 +10,16 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from training_toys import one_thread_seed, run
+from training_toys import legal_actions, one_thread_seed, run
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.envs.factory import register_envs
 from puffer_policies.envs.known_values import Chain, Countdown
-from puffer_policies.envs.recall import DECK, MaskedRecall, RepeatPrevious
+from puffer_policies.envs.recall import DECK, MaskedRecall, RepeatFirst, RepeatPrevious
 from puffer_policies.errors import EnvError
-from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces import action_layout, spaces_of
+from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
@@ -30,7 +31,10 @@ BLIND = {
     "PendulumNoVel-v0": ("Pendulum-v1", [0, 1]),
     "MountainCarContinuousNoVel-v0": ("MountainCarContinuous-v0", [0]),
 }
-GAMES = ["RepeatPrevious-v0", "MaskedRecall-v0", "Chain-v0", "Countdown-v0"]
+GAMES = [
+    *("RepeatPrevious-v0", "RepeatFirst-v0", "MaskedRecall-v0", "Chain-v0", "Countdown-v0"),
+    "Archery-v0",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +44,15 @@ def registered():
 
 def rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def flat(observations):
+    """Return a batch of observations as rows of numbers (N, ...)."""
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves(observations)], -1)
+
+
+def batch_of(observation):
+    return map_nested(lambda leaf: np.asarray(leaf)[None], observation)
 
 
 @pytest.mark.parametrize("name", [*BLIND, *GAMES])
@@ -55,13 +68,12 @@ def test_gymnasiums_checker_passes(name):
 @pytest.mark.parametrize("name", [*BLIND, *GAMES])
 def test_one_seed_makes_one_episode(name):
     def play(seed):
-        env = make_vecenv(f"{OWN}/{name}", 4)
-        env.single_action_space.seed(7)
-        shown = [env.reset(seed=seed).copy()]
+        env, draws = make_vecenv(f"{OWN}/{name}", 4), rng(7)
+        observations = [flat(env.reset(seed=seed))]
         for _ in range(100):
-            action = np.stack([env.single_action_space.sample()] * 4)
-            shown.append(env.step(action).observations.copy())
-        return np.stack(shown)
+            actions = legal_actions(env, draws, env.action_masks)
+            observations.append(flat(env.step(actions).observations))
+        return np.stack(observations)
 
     np.testing.assert_array_equal(play(3), play(3))
     assert name in ("Chain-v0", "Countdown-v0") or not np.array_equal(play(3), play(4))
@@ -74,14 +86,15 @@ def test_a_single_game_is_a_vector_of_one(name):
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     observation, info = single.reset(seed=5)
     observations, infos = vector.reset(seed=5)
-    actions = iter(rng(1).integers(0, single.action_space.n, 100))
-    done = False
+    layout, draws, done = action_layout(single.action_space), rng(1), False
     while not done:
-        np.testing.assert_array_equal(observation, observations[0])
-        np.testing.assert_array_equal(info.get("action_mask", 0), infos.get("action_mask", [0])[0])
-        action = next(actions)
+        np.testing.assert_array_equal(flat(batch_of(observation)), flat(observations))
+        masks = infos.get("action_mask")
+        np.testing.assert_array_equal(info.get("action_mask", 0), 0 if masks is None else masks[0])
+        actions = layout.to_env(legal_actions(vector, draws, masks))
+        action = map_nested(lambda leaf: leaf[0], actions)
         observation, reward, *ended, info = single.step(action)
-        observations, rewards, *all_ended, infos = vector.step(np.array([action]))
+        observations, rewards, *all_ended, infos = vector.step(actions)
         assert [reward, *ended] == [rewards[0], *(flags[0] for flags in all_ended)]
         done = any(ended)
 
@@ -142,6 +155,22 @@ def test_repeat_previous_deals_whole_decks_and_guessing_returns_half_below_zero(
     while not game.over.any():
         total += game.step(random.integers(0, 4, 500))
     assert abs(total.mean() + 0.5) < 0.05
+
+
+def first_seen_in_the_last(frames):
+    """Play the first card while it is among the last frames, and then a guess."""
+    game, random, total = RepeatFirst(200, rng()), rng(1), np.zeros(200)
+    first = game.observe()
+    while not game.over.any():
+        guess = random.integers(0, 4, 200)
+        total += game.step(np.where(game.position < frames, first, guess))
+    assert game.over.all()
+    return total
+
+
+def test_repeat_first_pays_one_for_the_first_card_and_nothing_for_a_stack_of_frames():
+    np.testing.assert_allclose(first_seen_in_the_last(DECK), 1)
+    assert first_seen_in_the_last(16).mean() == pytest.approx((16 - 35 / 2) / 51, abs=0.03)
 
 
 def test_masked_recall_shows_the_cue_once_and_pays_it_at_the_question():

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from puffer_policies.spaces import action_layout
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 
@@ -116,3 +117,18 @@ def weights(trainer: Trainer) -> torch.Tensor:
 def one_thread_seed(seed: int = 0) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+
+
+def legal_actions(envs: Any, draws: np.random.Generator, masks: Any = None) -> np.ndarray:
+    """Return a policy's random actions (N, ...): by the masks (N, A), so that episodes last."""
+    layout, rows, columns, first = action_layout(envs.single_action_space), envs.num_envs, [], 0
+    for _, leaf, _ in layout.leaves():
+        if leaf.is_continuous:
+            reals = draws.uniform(leaf.low, leaf.high, (rows, *leaf.shape))
+            columns.append(reals.reshape(rows, -1))
+        for options in leaf.nvec:
+            mask = 1 if masks is None else masks[:, first : first + options]
+            columns.append((mask * draws.random((rows, options))).argmax(-1)[:, None])
+            first += options
+    actions = np.concatenate(columns, -1).reshape(rows, *layout.policy_shape)
+    return actions.astype(layout.policy_dtype)

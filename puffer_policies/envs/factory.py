@@ -22,7 +22,9 @@ OWN_ENVS: dict[str, tuple[str, str, int | None]] = {
     "MountainCarContinuousNoVel-v0": ("no_velocity:MountainCarContinuousNoVel", "", 999),
     "PendulumNoVel-v0": ("no_velocity:PendulumNoVel", "", 200),
     "RepeatPrevious-v0": ("recall:RepeatPreviousEnv", "recall:RepeatPreviousVectorEnv", None),
+    "RepeatFirst-v0": ("recall:RepeatFirstEnv", "recall:RepeatFirstVectorEnv", None),
     "MaskedRecall-v0": ("recall:MaskedRecallEnv", "recall:MaskedRecallVectorEnv", None),
+    "Archery-v0": ("archery:ArcheryEnv", "archery:ArcheryVectorEnv", None),
     "Chain-v0": ("known_values:ChainEnv", "known_values:ChainVectorEnv", 32),
     "Countdown-v0": ("known_values:CountdownEnv", "known_values:CountdownVectorEnv", None),
 }

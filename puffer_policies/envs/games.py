@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from puffer_policies.envs.autoreset import AutoresetMode
 from puffer_policies.errors import EnvError
+from puffer_policies.spaces import ActionLayout, action_layout
+from puffer_policies.spaces.nested import map_nested
 
 Array = NDArray[Any]
 
@@ -33,7 +34,7 @@ class Game(ABC):
 
     observation_space: gymnasium.Space[Any]
     """Of one game."""
-    action_space: spaces.Discrete
+    action_space: gymnasium.Space[Any]
     """Of one game."""
     state_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes, arrays all, that decide with `random` how the games go on."""
@@ -52,12 +53,15 @@ class Game(ABC):
         """Begin a new game in the rows with these indices."""
 
     @abstractmethod
-    def step(self, actions: Array) -> Array:
-        """Take actions (N,) and return rewards (N,) float64, which the caller may change."""
+    def step(self, actions: Any) -> Array:
+        """Take actions of the space and return rewards (N,) float64, which the caller may change.
+
+        Actions are (N, *shape), and those of a Dict a dict of such arrays.
+        """
 
     @abstractmethod
-    def observe(self) -> Array:
-        """Return observations (N, *obs), a new array."""
+    def observe(self) -> Any:
+        """Return observations (N, *obs), new arrays, nested as the space is."""
 
     def infos(self) -> dict[str, Array]:
         """Return the infos that belong to the observations: arrays (N, ...)."""
@@ -80,7 +84,7 @@ class Game(ABC):
 MakeGame = Callable[[int, np.random.Generator], Game]
 
 
-class GameVectorEnv(VectorEnv[Array, Array, Array]):
+class GameVectorEnv(VectorEnv[Any, Any, Array]):
     """N games in one process. A finished row restarts in its next step, whose action it ignores.
 
     Args:
@@ -113,13 +117,14 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = rules.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._layout = action_layout(self.single_action_space)
         self._game: Game | None = None
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._finished = np.zeros(num_envs, dtype=bool)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start every game anew; a seed makes all that follows repeatable."""
         super().reset(seed=seed, options=options)
         # Made anew, as a seed replaces the generator that the games draw from.
@@ -128,10 +133,10 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         self._finished[:] = False
         return self._game.observe(), {**self._game.infos()}
 
-    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Take (N,) actions; return observations, rewards, terminated, truncated and infos."""
+    def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Take actions; return observations, rewards, terminated, truncated and infos."""
         game = self._started()
-        rewards = game.step(_checked(actions, game))
+        rewards = game.step(_checked(actions, self._layout, game))
         self._steps += 1
         restarted = self._finished
         if restarted.any():
@@ -169,7 +174,7 @@ class GameVectorEnv(VectorEnv[Array, Array, Array]):
         return _started(self._game)
 
 
-class GameEnv(gymnasium.Env[Array, Any]):
+class GameEnv(gymnasium.Env[Any, Any]):
     """One game. It has no time limit of its own: `gymnasium.make` adds the registered one.
 
     Args:
@@ -185,22 +190,24 @@ class GameEnv(gymnasium.Env[Array, Any]):
         rules = make_game(1, np.random.default_rng(0))
         self.observation_space = rules.observation_space
         self.action_space = rules.action_space
+        self._layout = action_layout(rules.action_space)
         self._game: Game | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start a game; a seed makes all that follows repeatable."""
         super().reset(seed=seed, options=options)
         self._game = self._make_game(1, self.np_random)
-        return self._game.observe()[0], _first_of(self._game.infos())
+        return _first_of(self._game.observe()), _first_of(self._game.infos())
 
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one action."""
         game = _started(self._game)
-        reward = game.step(_checked(np.asarray([action]), game))
+        actions = map_nested(lambda leaf: np.asarray([leaf]), action)
+        reward = game.step(_checked(actions, self._layout, game))
         infos = _first_of(game.infos())
-        return game.observe()[0], float(reward[0]), bool(game.over[0]), False, infos
+        return _first_of(game.observe()), float(reward[0]), bool(game.over[0]), False, infos
 
     def get_state(self) -> dict[str, Any]:
         """Return all that decides how the game goes on, as plain data; see `vector.state`."""
@@ -215,8 +222,8 @@ class GameEnv(gymnasium.Env[Array, Any]):
         return None if self.render_mode is None else _started(self._game).picture(0)
 
 
-def _first_of(infos: dict[str, Array]) -> dict[str, Any]:
-    return {key: value[0] for key, value in infos.items()}
+def _first_of(batch: Any) -> Any:
+    return map_nested(lambda leaf: leaf[0], batch)
 
 
 def _state_of(env: GameEnv | GameVectorEnv, game: Game | None) -> dict[str, Any]:
@@ -244,14 +251,31 @@ def _started(game: Game | None) -> Game:
     return game
 
 
-def _checked(actions: Array, game: Game) -> Array:
+def _checked(actions: Any, layout: ActionLayout, game: Game, part: str = "actions") -> Any:
+    """Return the actions of all games as arrays, or refuse them."""
+    name = type(game).__name__
+    if layout.parts:
+        keys = set(actions) if isinstance(actions, dict) else None
+        if keys != set(layout.parts):
+            raise EnvError(
+                f"{name} takes {part} that are a dict of {', '.join(map(repr, layout.parts))}, "
+                f"got {type(actions).__name__ if keys is None else sorted(map(str, keys))}."
+            )
+        return {
+            key: _checked(actions[key], each, game, f"{part} {key!r}")
+            for key, each in layout.parts.items()
+        }
     actions = np.asarray(actions)
-    name, shape, count = type(game).__name__, (game.num_games,), int(game.action_space.n)
-    if actions.shape != shape or actions.dtype.kind not in "iu":
+    shape = (game.num_games, *layout.shape)
+    kinds, low, high = "iuf", layout.low, layout.high
+    if layout.nvec:
+        kinds, low = "iu", layout.start
+        high = low + np.reshape(layout.nvec, layout.shape) - 1
+    if actions.shape != shape or actions.dtype.kind not in kinds:
         raise EnvError(
-            f"{name} takes integer actions of shape {shape}, "
+            f"{name} takes {'integer' if layout.nvec else 'float'} {part} of shape {shape}, "
             f"got {actions.dtype} of shape {actions.shape}."
         )
-    if actions.min() < 0 or actions.max() >= count:
-        raise EnvError(f"{name}'s actions are 0 to {count - 1}, got {actions}.")
+    if not ((actions >= low) & (actions <= high)).all():  # NaN is outside, too
+        raise EnvError(f"{name}'s {part} are {low} to {high}, got {actions}.")
     return actions

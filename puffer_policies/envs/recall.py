@@ -1,8 +1,8 @@
-"""Two games that can't be played without memory: cards to repeat, and a cue behind masked actions.
+"""Games that can't be played without memory: cards to repeat, and a cue behind masked actions.
 
-`RepeatPrevious` has the rule of popgym's RepeatPreviousEasy (Morad et al. 2023, arXiv:2303.01859,
-https://github.com/proroklab/popgym). It differs in this: the empty deck terminates the episode,
-which popgym truncates, so that nothing is bootstrapped past it.
+`RepeatPrevious` and `RepeatFirst` have the rules of popgym's RepeatPreviousEasy and RepeatFirstEasy
+(Morad et al. 2023, arXiv:2303.01859, https://github.com/proroklab/popgym). They differ in this: the
+empty deck terminates the episode, which popgym truncates, so that nothing is bootstrapped past it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,15 @@ SUITS, RANKS = 4, 13
 DECK = SUITS * RANKS
 
 
-class RepeatPrevious(Game):
-    """Name the suit of the k-th last card; the one in view counts as the first, as in popgym.
+class Cards(Game):
+    """One shuffled deck, dealt card by card in 51 steps, whose suits are in view."""
 
-    One shuffled deck is dealt card by card, in 51 steps. A right answer pays 1 / (52 - k), a wrong
-    one the same below zero, and nothing is paid while fewer than k cards were shown. So the best
-    return is 1, and guessing gives -0.5.
-
-    Args:
-        num_games: N.
-        random: shuffles the decks.
-        k: 1 asks for the card in view, 4 for the one shown three steps before.
-    """
-
+    observation_space = spaces.Discrete(SUITS)
+    action_space = spaces.Discrete(SUITS)
     state_arrays = ("suits", "position")
 
-    def __init__(self, num_games: int, random: np.random.Generator, k: int = 4) -> None:
+    def __init__(self, num_games: int, random: np.random.Generator) -> None:
         super().__init__(num_games, random)
-        if not 1 <= k < DECK:
-            raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
-        self.observation_space = spaces.Discrete(SUITS)
-        self.action_space = spaces.Discrete(SUITS)
-        self.k = k
         self.suits = np.empty((num_games, DECK), dtype=np.int64)
         self.position = np.empty(num_games, dtype=np.int64)
         self.restart(np.arange(num_games))
@@ -61,20 +48,46 @@ class RepeatPrevious(Game):
         self.suits[rows] = self.random.permuted(decks, axis=1)
         self.position[rows] = 0
 
+    def observe(self) -> Array:
+        """Return the suits in view, (N,) int64."""
+        return self._suits_at(self.position)
+
+    def _suits_at(self, card: Array | int) -> Array:
+        """Return the suits (N,) of the cards at these places of the decks."""
+        suits: Array = self.suits[np.arange(self.num_games), card]
+        return suits
+
+    def _deal(self) -> None:
+        """Show the next card."""
+        # A finished row is stepped once more before it restarts: it must stay within the deck.
+        self.position = np.minimum(self.position + 1, DECK - 1)
+
+
+class RepeatPrevious(Cards):
+    """Name the suit of the k-th last card; the one in view counts as the first, as in popgym.
+
+    A right answer pays 1 / (52 - k), a wrong one the same below zero, and nothing is paid while
+    fewer than k cards were shown. So the best return is 1, and guessing gives -0.5.
+
+    Args:
+        num_games: N.
+        random: shuffles the decks.
+        k: 1 asks for the card in view, 4 for the one shown three steps before.
+    """
+
+    def __init__(self, num_games: int, random: np.random.Generator, k: int = 4) -> None:
+        if not 1 <= k < DECK:
+            raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
+        super().__init__(num_games, random)
+        self.k = k
+
     def step(self, actions: Array) -> Array:
         """Judge the answers (N,) and show the next card."""
         card = self.position - (self.k - 1)  # (N,), negative while too few cards were dealt
-        right = self.suits[np.arange(self.num_games), card] == actions
-        rewards = np.where(right, 1.0, -1.0) / (DECK - self.k)
+        rewards = np.where(self._suits_at(card) == actions, 1.0, -1.0) / (DECK - self.k)
         rewards[card < 0] = 0.0  # a negative index has read a card from the end of the deck
-        # A finished row is stepped once more before it restarts: it must stay within the deck.
-        self.position = np.minimum(self.position + 1, DECK - 1)
+        self._deal()
         return rewards
-
-    def observe(self) -> Array:
-        """Return the suits in view, (N,) int64."""
-        in_view: Array = self.suits[np.arange(self.num_games), self.position]
-        return in_view
 
 
 class RepeatPreviousVectorEnv(GameVectorEnv):
@@ -89,6 +102,39 @@ class RepeatPreviousEnv(GameEnv):
 
     def __init__(self, k: int = 4) -> None:
         super().__init__(partial(RepeatPrevious, k=k))
+
+
+class RepeatFirst(Cards):
+    """Name the suit of the deck's first card in every step, long after it was shown.
+
+    A right answer pays 1 / 51, a wrong one the same below zero. So the best return is 1, and
+    guessing gives -0.5. Who sees the last 16 cards at once can name the first card in 16 of the
+    51 steps and returns -0.03.
+
+    Args:
+        num_games: N.
+        random: shuffles the decks.
+    """
+
+    def step(self, actions: Array) -> Array:
+        """Judge the answers (N,) and show the next card."""
+        rewards = np.where(self._suits_at(0) == actions, 1.0, -1.0) / (DECK - 1)
+        self._deal()
+        return rewards
+
+
+class RepeatFirstVectorEnv(GameVectorEnv):
+    """N decks; see `RepeatFirst`."""
+
+    def __init__(self, num_envs: int = 1) -> None:
+        super().__init__(RepeatFirst, num_envs)
+
+
+class RepeatFirstEnv(GameEnv):
+    """One deck; see `RepeatFirst`."""
+
+    def __init__(self) -> None:
+        super().__init__(RepeatFirst)
 
 
 class MaskedRecall(Game):

@@ -1,0 +1,92 @@
+"""Tasks that need one part of a policy: hand-written play solves them, and not without the part."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+from puffer_policies.envs.archery import ARROWS, DRAWS, SHOTS, Archery
+from puffer_policies.envs.factory import register_envs
+from puffer_policies.errors import EnvError
+
+pytestmark = pytest.mark.trainer
+
+NUM_GAMES = 400
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def mean_return(game, play):
+    """Return the mean over whole games of `play`, which makes actions of the game."""
+    total, alive = np.zeros(game.num_games), np.ones(game.num_games, dtype=bool)
+    while alive.any():
+        rewards = game.step(play(game))
+        total += np.where(alive, rewards, 0)
+        alive &= ~game.over
+    return total.mean()
+
+
+# -- archery: the parts of an action ---------------------------------------------------------------
+
+
+def shoot(game):
+    """Play by what a policy can see: observations, and the arrows of the mask."""
+    observations, mask = game.observe(), game.infos()["action_mask"]
+    kind = observations[:, 2 + DRAWS :].argmax(axis=1)
+    ranking = (kind[:, None] + np.arange(ARROWS)) % ARROWS
+    first = np.take_along_axis(mask[:, :ARROWS], ranking, axis=1).argmax(axis=1)
+    return {
+        "aim": observations[:, :2],
+        "arrow": ranking[np.arange(len(kind)), first],
+        "draw": observations[:, 2 : 2 + DRAWS].argmax(axis=1),
+    }
+
+
+def test_archery_pays_one_for_the_right_aim_arrow_and_draw():
+    assert mean_return(Archery(NUM_GAMES, rng()), shoot) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("part", "chance"), [("aim", 0.22), ("arrow", 0.5), ("draw", 1 / 3)])
+def test_without_one_part_archery_pays_what_chance_pays(part, chance):
+    game = Archery(NUM_GAMES, rng(), random_part=part)
+    assert mean_return(game, shoot) == pytest.approx(chance, abs=0.03)
+
+
+def test_without_the_mask_archery_ends_by_an_arrow_that_is_not_there():
+    def shoot_blindly(game):
+        kind = game.observe()[:, 2 + DRAWS :].argmax(axis=1)
+        return {**shoot(game), "arrow": kind}
+
+    # The best arrow of all four is in the quiver in half of the steps.
+    chance = sum(0.5**shot for shot in range(1, SHOTS + 1)) / SHOTS
+    assert mean_return(Archery(NUM_GAMES, rng()), shoot_blindly) == pytest.approx(chance, abs=0.03)
+
+
+def test_a_part_that_archery_does_not_have_is_named():
+    with pytest.raises(EnvError, match="random_part is 'arow'") as error:
+        Archery(1, rng(), random_part="arow")
+    assert "'arrow'" in str(error.value)
+
+
+RIGHT = {"aim": np.zeros((2, 2)), "arrow": np.zeros(2, int), "draw": np.zeros(2, int)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"aim": np.zeros(2)}, r"float actions 'aim' of shape \(2, 2\)"),
+        ({"aim": np.full((2, 2), np.nan)}, "actions 'aim' are"),
+        ({"draw": np.array([0, 3])}, "actions 'draw' are 0 to 2"),
+        ({"draw": np.zeros(2)}, "integer actions 'draw'"),
+        ({"bow": np.zeros(2)}, "a dict of 'aim', 'arrow', 'draw'"),
+    ],
+)
+def test_wrong_parts_of_an_action_are_errors(wrong, message):
+    register_envs()
+    env = gymnasium.make_vec("puffer_policies/Archery-v0", 2)
+    env.reset(seed=0)
+    with pytest.raises(EnvError, match=message):
+        env.step({**RIGHT, **wrong})
