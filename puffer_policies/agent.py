@@ -24,6 +24,7 @@ from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.feed import Previous, on_device, previous_of
 from puffer_policies.wrappers.action_mask import mask_logits
+from puffer_policies.wrappers.base import actor_of
 
 
 class Agent:
@@ -35,6 +36,9 @@ class Agent:
         observation, _ = env.reset()
         agent.reset()
         action = agent.act(observation)
+
+    A critic that sees more than the actor has no part in this: observations may have its keys or
+    not, and `policy` and `spaces` are those of the actor alone.
 
     Args:
         policy: it runs in evaluation mode, and has its own mode again after each step.
@@ -57,14 +61,16 @@ class Agent:
         seed: int = 0,
         use_rnn: bool | None = None,
     ) -> None:
-        self.policy, self.deterministic = policy, deterministic
-        self.spaces = _spaces(policy, env)
+        self._actor = actor_of(policy, _spaces(policy, env))
+        self.policy, self.deterministic = self._actor.policy, deterministic
+        self.spaces = self._actor.spaces
         self._layout = action_layout(self.spaces.action)
         self._template = create_empty_array(self.spaces.observation, 1)  # (1, *obs), nested
-        parameter = next(policy.parameters(), None)
+        parameter = next(self.policy.parameters(), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
-        self._use_rnn = use_rnn
+        # What is known of a whole policy need not be true of the actor in it.
+        self._use_rnn = None if self._actor.is_part else use_rnn
         self._carry: Carry | None = None
         self._previous: Previous | None = None
         self._actions: np.ndarray | None = None  # of the step before
@@ -87,8 +93,9 @@ class Agent:
 
         Args:
             path: the checkpoint, the folder, ``hf://org/name@revision`` or ``pretrained://name``.
-            env: whatever `spaces_of` reads, to compare its spaces; needed only for a file that
-                holds its spaces as texts, and was not written by a run.
+            env: whatever `spaces_of` reads, to compare its spaces, from which keys that only the
+                critic sees may be missing; needed only for a file that holds its spaces as texts,
+                and was not written by a run.
             best: the run's best checkpoint instead of its last.
             deterministic: as for the class.
             seed: as for the class.
@@ -193,7 +200,9 @@ class Agent:
         """Return `observation` as a batch in the space's dtypes, and whether it was a batch."""
         try:
             arrays = map_nested(
-                lambda own, leaf: np.asarray(leaf, dtype=own.dtype), self._template, observation
+                lambda own, leaf: np.asarray(leaf, dtype=own.dtype),
+                self._template,
+                self._actor.see(observation),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"

@@ -31,6 +31,10 @@ PREV_ACTION, PREV_REWARD = "prev_action", "prev_reward"
 NEEDS_PREVIOUS = "needs_previous"
 """Attribute of a module that reads them, so that trainers send them; absent means False."""
 
+PRIVILEGED_KEYS = "privileged_keys"
+"""Attribute of a module: the keys of a Dict observation that its critic sees and its actor does
+not; absent means none."""
+
 LSTM_STATE = ("lstm_h", "lstm_c")
 """State keys that PufferLib's trainer carries from step to step."""
 
@@ -82,7 +86,7 @@ ATTRIBUTES = {"is_continuous": bool, "hidden_size": int}
 
 
 def any_module_has(policy: nn.Module, need: str) -> bool:
-    """Return whether a module of a policy has `NEEDS_MASK` or `NEEDS_PREVIOUS` set."""
+    """Return whether a module has an attribute that is set, such as `NEEDS_MASK`."""
     return any(getattr(module, need, False) for module in policy.modules())
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -62,8 +63,11 @@ def prepare(
             f"wrappers should be a list, the innermost first, got {wrappers!r}.",
             fix="Write wrappers=['LSTMWrapper'].",
         )
-    stack = tuple(_wrapper_component(each, registry) for each in [*outer, *wrappers])
-    spaces = spaces_of(env)
+    spaces = spaces_of(env)  # once: an id makes an env
+    stack = tuple(
+        _with_policies(_wrapper_component(each, registry), spaces, registry)
+        for each in [*outer, *wrappers]
+    )
     require_stack(inner.record, [wrapper.record for wrapper in stack])
     require_fit(inner.record, spaces, registry=registry)
     require_readable(spaces.observation)
@@ -90,16 +94,34 @@ class _Component(Generic[R]):
     record: R
     arguments: Mapping[str, Any]
     """Those that the caller gave."""
+    policies: Mapping[str, Blueprint] = field(default_factory=dict)
+    """What those of its arguments lead to that are expressions of policies."""
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments with the defaults of the record."""
-        return {**self.record.defaults, **self.arguments}
+        named = {key: str(each.spec) for key, each in self.policies.items()}
+        return {**self.record.defaults, **self.arguments, **named}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that the constructor gets by keyword: all but those of policies."""
+        names = getattr(self.record, "policy_arguments", ())
+        return {key: value for key, value in self.kwargs.items() if key not in names}
+
+    def has(self, key: str, value: Any, stored: Any) -> bool:
+        """Return whether an argument that was given says the same as one of another stack."""
+        if key not in self.policies or not isinstance(stored, str):
+            return bool(value == stored)
+        spec = PolicySpec.parse(stored)
+        return not self.policies[key].differences(spec, spec)
 
     def argument(self, key: str, kwargs: Mapping[str, Any]) -> Any:
         """Return what an argument is in a component built with `kwargs`, by default too."""
         if key in kwargs:
             return kwargs[key]
+        if key in getattr(self.record, "policy_arguments", ()):
+            return None  # built like the policy itself
         parameter = inspect.signature(self.record.load()).parameters.get(key)
         return parameter.default if parameter is not None else inspect.Parameter.empty
 
@@ -151,6 +173,8 @@ class Blueprint:
     def capabilities(self) -> Capabilities:
         """What the record declares, with the flags that wrappers add, such as a memory."""
         provided = {trait for wrapper in self.wrappers for trait in wrapper.record.provides}
+        for each in self._policies():
+            provided |= each.capabilities.traits
         return self.record.capabilities.with_traits(provided)
 
     def differences(self, spec: PolicySpec, full: PolicySpec) -> list[str]:
@@ -168,7 +192,7 @@ class Blueprint:
             f"{key} of {other.name} is {short(value)}, not {short(given)}"
             for each, other in zip(components, stored, strict=True)
             for key, given in each.arguments.items()
-            if (value := each.argument(key, other.kwargs)) != given
+            if not each.has(key, given, value := each.argument(key, other.kwargs))
         ]
 
     def with_defaults(self, spec: PolicySpec) -> Blueprint:
@@ -193,6 +217,20 @@ class Blueprint:
         self.record.require_consent()
         for wrapper in self.wrappers:
             wrapper.record.require_consent()
+        for each in self._policies():
+            each.require_consent()
+
+    def names(self) -> Iterator[str]:
+        """Yield the qualified names in the stack, from the innermost, then those of arguments."""
+        yield self.record.qualified_name
+        yield from (wrapper.record.qualified_name for wrapper in self.wrappers)
+        for each in self._policies():
+            yield from each.names()
+
+    def _policies(self) -> Iterator[Blueprint]:
+        """Yield what arguments of the wrappers lead to."""
+        for wrapper in self.wrappers:
+            yield from wrapper.policies.values()
 
     def load(self) -> type:
         """Import the class of the outermost component."""
@@ -256,6 +294,32 @@ def _wrapper_component(wrapper: WrapperLike, registry: Registry) -> _Component[W
     return _Component(record, wrapper.kwargs)
 
 
+def _with_policies(
+    wrapper: _Component[WrapperRecord], spaces: Spaces, registry: Registry
+) -> _Component[WrapperRecord]:
+    """Return a wrapper whose arguments that are expressions of policies are resolved."""
+    record, blueprints = wrapper.record, dict[str, Blueprint]()
+    for key in record.policy_arguments:
+        expression = wrapper.kwargs.get(key)
+        if expression is None:
+            continue
+        if not isinstance(expression, str):
+            raise BuildError(
+                f"{key}={expression!r} of {record.name!r} should be the expression of a policy.",
+                fix=f"Write {key}='LSTMWrapper(Default)'.",
+            )
+        blueprint = blueprints[key] = prepare(expression, spaces, registry=registry)
+        inside = {trait for each in blueprint.wrappers for trait in each.record.provides}
+        clashing = sorted(inside.intersection(record.forbids))
+        if clashing:
+            raise BuildError(
+                f"{key}={expression!r} of {record.name!r} has {clashing[0]!r}, which "
+                f"{record.name!r} forbids.",
+                fix=f"Leave {record.name!r} out of it.",
+            )
+    return replace(wrapper, policies=blueprints)
+
+
 def _class_record(cls: type, kind: type[R], registry: Registry) -> R:
     """Return the record of a registered class, or make one for a class that is not."""
     for record in registry.records():
@@ -280,28 +344,44 @@ def _build(
     if not wrappers:
         return _construct(policy, (env,), strict=strict)
     *inner, outermost = wrappers
-    # `num_policies` is an attribute of wrappers that hold several policies, built alike.
-    count = int(getattr(outermost.record.load(), "num_policies", 1))
-    inner_env = _inner_env(outermost, env, num_positional=1 + count)
-    policies = [_build(policy, tuple(inner), inner_env, strict=strict) for _ in range(count)]
+    # `num_policies` is an attribute of wrappers that hold several policies: built alike, but for
+    # those that an argument of their name describes.
+    cls = outermost.record.load()
+    count = int(getattr(cls, "num_policies", 1))
+    envs = _inner_envs(outermost, env, count)
+    names = list(inspect.signature(cls).parameters)[1 : 1 + count]
+    if misplaced := sorted(outermost.policies.keys() - set(names)):
+        raise BuildError(
+            f"{outermost.record.name!r} declares that its argument {misplaced[0]!r} is a policy, "
+            "and its constructor does not take one in that place.",
+            fix="Its parameters after the env are its policies, as many as num_policies says.",
+        )
+    policies = [
+        _build(policy, tuple(inner), each, strict=strict)
+        if name not in outermost.policies
+        else replace(outermost.policies[name], env=each).build(strict=strict)
+        for each, name in itertools.zip_longest(envs, names)
+    ]
     return _construct(outermost, (env, *policies), strict=strict)
 
 
-def _inner_env(wrapper: _Component[WrapperRecord], env: Any, *, num_positional: int) -> Any:
-    """Return what the policy inside a wrapper is built for: `env`, or the spaces that it sees.
+def _inner_envs(wrapper: _Component[WrapperRecord], env: Any, count: int) -> list[Any]:
+    """Return what each policy inside a wrapper is built for: `env`, or the spaces that it sees.
 
-    A wrapper that changes observations has a static method ``wrapped_spaces(spaces, **kwargs)``.
+    A wrapper that changes observations has a static method ``wrapped_spaces(spaces, **kwargs)``,
+    which returns the spaces of all policies inside, or a tuple with those of each.
     """
     cls = wrapper.record.load()
     wrapped_spaces = getattr(cls, "wrapped_spaces", None)
     if wrapped_spaces is None:
-        return env
+        return [env] * count
     # Before the call, as a wrong keyword would be a TypeError in it.
-    _require_arguments(cls, wrapper.record.name, wrapper.kwargs, num_positional=num_positional)
+    _require_arguments(cls, wrapper, num_positional=1 + count)
     outside = spaces_of(env)
     with _explained(wrapper):
-        inside = wrapped_spaces(outside, **wrapper.kwargs)
-    return env if inside is outside else inside
+        inside = wrapped_spaces(outside, **wrapper.options)
+    each = inside if isinstance(inside, tuple) else (inside,) * count
+    return [env if spaces is outside else spaces for spaces in each]
 
 
 def _explained(component: _Component[Any]) -> AbstractContextManager[None]:
@@ -324,13 +404,13 @@ def _explained(component: _Component[Any]) -> AbstractContextManager[None]:
 def _construct(
     component: _Component[Any], arguments: tuple[Any, ...], *, strict: bool
 ) -> nn.Module:
-    record, kwargs = component.record, component.kwargs
-    name, cls = record.name, record.load()
+    record = component.record
+    cls = record.load()
     if strict:
         _require_class(cls, name=record.qualified_name)
-    _require_arguments(cls, name, kwargs, num_positional=len(arguments))
+    _require_arguments(cls, component, num_positional=len(arguments))
     with _explained(component):
-        module: nn.Module = cls(*arguments, **kwargs)
+        module: nn.Module = cls(*arguments, **component.options)
     if strict:
         require_members(module, name=record.qualified_name)
     return module
@@ -347,10 +427,9 @@ def _require_class(cls: type, *, name: str) -> None:
     require_members(cls, name=name)
 
 
-def _require_arguments(
-    cls: type, name: str, kwargs: Mapping[str, Any], *, num_positional: int
-) -> None:
+def _require_arguments(cls: type, component: _Component[Any], *, num_positional: int) -> None:
     """Compare keywords with the constructor, and list unknown and missing ones in one error."""
+    kwargs, name = component.options, component.record.name
     parameters = list(inspect.signature(cls).parameters.values())
     # Only the constructor itself can know the names that its **kwargs take.
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -8,7 +8,7 @@ the run, the package of every name, the versions of what wrote it, and a digest 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,14 +35,16 @@ from puffer_policies.assembly.tensorfile import (
     require_intact,
     write_tensors,
 )
-from puffer_policies.errors import CheckpointError, PolicyError, joined
+from puffer_policies.errors import CheckpointError, IncompatibleSpace, PolicyError, joined
 from puffer_policies.foreign import error_text
 from puffer_policies.hub.location import Location, checkpoint_of
+from puffer_policies.nn.observations import members_of, with_keys
 from puffer_policies.registry import Registry, default_registry
 from puffer_policies.registry.imports import user_imports
 from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.spaces.data import default_text
+from puffer_policies.wrappers.base import actor_of
 
 WRITERS = ("puffer-policies", "torch", "gymnasium", "numpy")
 """The distributions whose versions a header holds, besides those of the policy's names."""
@@ -144,7 +146,9 @@ class Checkpoint:
             )
         if env is None:
             env = require_spaces(header, self.path)
-        spaces = spaces_of(env)
+        of_env = spaces = spaces_of(env)
+        if header.spaces is not None and _lacks_keys(of_env, header.spaces):
+            env = spaces = header.spaces
         require_same_spaces(header, spaces, self.path)
         try:
             # The spec may be a stranger's, and ask for layers larger than the memory.
@@ -157,6 +161,8 @@ class Checkpoint:
                 f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
                 fix=header.training_text(error),
             ) from error
+        if of_env is not spaces and actor_of(policy, spaces).spaces != of_env:
+            require_same_spaces(header, of_env, self.path)
         try:
             put_weights(policy, self.tensors, path=self.path, owner=header.spec)
         except CheckpointError as error:
@@ -219,7 +225,8 @@ def load_policy(
         path: a checkpoint, the folder of a run, for its last one, ``hf://org/name@revision``, or
             ``pretrained://name``.
         env: whatever `spaces_of` reads. If None, the policy is built for the spaces in the file,
-            so that neither the env nor its package is needed.
+            so that neither the env nor its package is needed. Keys of its observation may be
+            missing that only a separate critic sees.
         registry: where the policy's names are looked up; the default registry if None.
         verify: whether the policy must answer to the golden sample in the file as it did when it
             was saved. Files of an earlier version have none.
@@ -337,7 +344,29 @@ def _form(tensor: Tensor) -> str:
 
 def _origins(spec: PolicySpec, registry: Registry | None) -> tuple[Origin, ...]:
     registry = default_registry() if registry is None else registry
-    return tuple(_origin(name, registry) for name in (spec.name, *(w.name for w in spec.wrappers)))
+    names = [spec.name, *(each.name for each in spec.wrappers)]
+    inside = _arguments(spec, registry)
+    # Those of the stack come first and in its order, in which a header reads their defaults.
+    return tuple(_origin(name, registry) for name in (*names, *dict.fromkeys(inside)))
+
+
+def _arguments(spec: PolicySpec, registry: Registry) -> Iterator[str]:
+    """Yield the names in the arguments of wrappers that are policies, such as that of a critic."""
+    for wrapper in spec.wrappers:
+        with suppress(PolicyError):  # as in `_origin`
+            for key in getattr(registry.get(wrapper.name), "policy_arguments", ()):
+                if isinstance(expression := wrapper.kwargs.get(key), str):
+                    inside = PolicySpec.parse(expression)
+                    yield from (inside.name, *(each.name for each in inside.wrappers))
+
+
+def _lacks_keys(spaces: Spaces, trained: Spaces) -> bool:
+    """Return whether spaces are others, but for keys of the observation that they do not have."""
+    try:
+        kept = with_keys(trained.observation, list(members_of(spaces.observation)))
+    except IncompatibleSpace:
+        return False
+    return spaces != trained and spaces == Spaces(kept, trained.action)
 
 
 def _origin(name: str, registry: Registry) -> Origin:

@@ -127,7 +127,7 @@ def record_step(source: Source, style: str, *, strict: bool = False) -> Recordin
 
 
 def _recorded(source: Source, style: str, *, strict: bool) -> Recording:
-    step = Step(source.policy, source.spaces)
+    step = Step(source.policy, source.spaces, has_values=source.has_values)
     graph = STYLES[style](step)
     batch = {0: torch.export.Dim(BATCH)}
     rows = {port.name: batch if port.has_rows else {} for port in graph.inputs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,8 @@ from puffer_policies.errors import BuildError, ExportError, PolicyError
 from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry import Registry
 from puffer_policies.spaces import Spaces, spaces_of
+from puffer_policies.spaces.data import default_text
+from puffer_policies.wrappers.base import actor_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +28,8 @@ class Source:
     spaces: Spaces
     header: Header
     """As a checkpoint holds it."""
+    has_values: bool = True
+    """False of an actor whose critic sees more than it does, and so is left out."""
 
     @property
     def name(self) -> str:
@@ -58,13 +62,22 @@ def source_of(
                 fix="Pass the env as well: export_policy(policy, path, env=env).",
             )
         spaces = spaces_of(spaces)
-        return Source(policy, spaces, header_of(policy, env=spaces, registry=registry))
+        return _source(policy, spaces, header_of(policy, env=spaces, registry=registry))
     path = checkpoint_of(policy_or_path, best=best, registry=registry)
     checkpoint = read_checkpoint(path)
     spaces = require_spaces(checkpoint.header, path) if env is None else spaces_of(env)
     policy = checkpoint.build_policy(spaces, registry=registry)
     _require_known_memory(policy, checkpoint.header)
-    return Source(policy, spaces, checkpoint.header)
+    return _source(policy, spaces, checkpoint.header)
+
+
+def _source(policy: nn.Module, spaces: Spaces, header: Header) -> Source:
+    actor = actor_of(policy, spaces)
+    if actor.is_part:
+        observation = actor.spaces.observation
+        text = default_text(observation)
+        header = replace(header, observation=observation, observation_space=text)
+    return Source(actor.policy, actor.spaces, header, has_values=not actor.is_part)
 
 
 def _require_known_memory(policy: nn.Module, header: Header) -> None:

@@ -52,6 +52,7 @@ class Step(Graph):
         policy: it is copied, to the CPU and into evaluation mode, with weights of half precision as
             float32, which other runtimes have.
         spaces: those that it was built for.
+        has_values: False leaves ``value`` out, of an actor whose critic is not in it.
     """
 
     reset = (
@@ -59,8 +60,9 @@ class Step(Graph):
         "their state holds does not matter then: zeros will do."
     )
 
-    def __init__(self, policy: nn.Module, spaces: Spaces) -> None:
+    def __init__(self, policy: nn.Module, spaces: Spaces, *, has_values: bool = True) -> None:
         super().__init__()
+        self.has_values = has_values
         # A caller goes on with the policy itself, in its mode and on its device.
         self.policy = copy.deepcopy(policy).cpu().eval()
         for each in (*self.policy.parameters(), *self.policy.buffers()):
@@ -139,7 +141,9 @@ class Step(Graph):
         """Run the step."""
         logits, values, state = self.run_policy(inputs)
         action = distribution(logits).mode()
-        outputs = {**named_logits(logits), VALUE: values.reshape(-1)}
+        outputs = named_logits(logits)
+        if self.has_values:
+            outputs[VALUE] = values.reshape(-1)
         outputs |= zip(self.actions, self.members(action), strict=True)
         if self.previous:
             outputs[NEXT + PREV_ACTION] = action

@@ -12,7 +12,7 @@ compiles without a graph break. A package with a space of its own registers it w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
-from puffer_policies.errors import IncompatibleSpace
+from puffer_policies.errors import IncompatibleSpace, did_you_mean
 from puffer_policies.spaces import described, image_layout, sorted_keys
 from puffer_policies.spaces.nested import leaves, map_nested
 
@@ -295,26 +295,55 @@ def _(leaf: gym_spaces.Box) -> bool:
     return reals and not image_layout(leaf)
 
 
-@singledispatch
+def with_keys(space: Any, keys: Sequence[Any]) -> Space:
+    """Return a Dict space of some of the keys of another.
+
+    Raises:
+        IncompatibleSpace: the space is not a Dict, or lacks a key.
+    """
+    members = members_of(space, *keys)
+    unknown = [key for key in keys if key not in members]
+    if unknown:
+        hint = did_you_mean(str(unknown[0]), map(str, members))
+        raise IncompatibleSpace(
+            f"The observation space has the keys {list(members)}: there is no "
+            f"{' and no '.join(map(repr, unknown))}.",
+            fix=hint or "Name keys of the observation that the env returns.",
+        )
+    return gym_spaces.Dict({key: members[key] for key in keys})
+
+
 def without_key(space: Any, key: str) -> Space:
     """Return a Dict space without one of its keys.
 
     Raises:
         IncompatibleSpace: the space is not a Dict, lacks the key, or has no other.
     """
+    members = members_of(space, key)
+    rest = {name: member for name, member in members.items() if name != key}
+    if key not in members or not rest:
+        problem = f"there is no {key!r}" if key not in members else f"none beside {key!r}"
+        raise IncompatibleSpace(
+            f"The observation space has the keys {list(members)}: {problem}.",
+            fix="Name the key that holds the action mask, beside others that the policy sees.",
+        )
+    return gym_spaces.Dict(rest)
+
+
+@singledispatch
+def members_of(space: Any, *keys: Any) -> Mapping[Any, Space]:
+    """Return the spaces in a Dict by their keys.
+
+    Raises:
+        IncompatibleSpace: the space is not a Dict, and so has none of `keys`.
+    """
     raise IncompatibleSpace(
-        f"The observation space {described(space)} is not a Dict, so it has no key {key!r}.",
+        f"The observation space {described(space)} is not a Dict, so it has no key "
+        f"{' and no '.join(map(repr, keys))}.",
         fix="Leave the key out.",
     )
 
 
-@without_key.register
-def _(space: gym_spaces.Dict, key: str) -> Space:
-    rest = {name: member for name, member in space.spaces.items() if name != key}
-    if key not in space.spaces or not rest:
-        problem = f"there is no {key!r}" if key not in space.spaces else f"none beside {key!r}"
-        raise IncompatibleSpace(
-            f"The observation space has the keys {list(space.spaces)}: {problem}.",
-            fix="Name the key that holds the action mask, beside others that the policy sees.",
-        )
-    return gym_spaces.Dict(rest)
+@members_of.register
+def _(space: gym_spaces.Dict, *keys: Any) -> Mapping[Any, Space]:
+    return space.spaces

@@ -20,6 +20,7 @@ target = "acme.nets:MyWrapper"      # with summary, paper, extra, defaults and o
 requires = ["recurrent"]            # traits that must be below it,
 forbids = ["masked"]                # that must not be,
 provides = ["attention"]            # and that it adds
+policy_arguments = ["critic"]       # arguments that are expressions of policies
 [presets.my-preset]
 policy = "LSTMWrapper(MyNet(hidden_size=512))"
 [alias]

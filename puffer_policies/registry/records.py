@@ -164,6 +164,8 @@ class Traits:
     """Traits that the stack below must not have."""
     provides: Sequence[str] = ()
     """Traits that the wrapper adds."""
+    policy_arguments: Sequence[str] = ()
+    """Arguments that are expressions of policies, such as a critic of another form."""
 
 
 @dataclass(frozen=True, kw_only=True)

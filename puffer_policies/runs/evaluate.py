@@ -30,6 +30,7 @@ from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.faults import closing
 from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.wrappers.base import actor_of
 
 Watch = Callable[[int], object]
 """Receives the number of episodes that have ended."""
@@ -132,7 +133,8 @@ def evaluate(
 
     The number of episodes in each env is fixed beforehand: to take the first that end would favor
     short ones. Memory is reset when an episode starts. The policy's training mode is restored
-    afterwards. No further step is taken when `stopped` returns True. `watch` is called after each
+    afterwards. A critic that sees more than the actor is left out: `vecenv` may lack what it sees.
+    No further step is taken when `stopped` returns True. `watch` is called after each
     step of the envs, and after their reset, with the number of episodes that have ended.
 
     Raises:
@@ -176,6 +178,8 @@ class _Player:
     def __init__(
         self, policy: nn.Module, vecenv: VecEnv, config: EvalConfig, use_rnn: bool | None
     ) -> None:
+        self.actor = actor_of(policy, spaces_of(vecenv))
+        policy, use_rnn = self.actor.policy, None if self.actor.is_part else use_rnn
         # A policy without parameters, such as a random one, runs on the CPU.
         parameter = next(policy.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
@@ -205,7 +209,8 @@ class _Player:
 
     def _act(self, observations: Any, starts: np.ndarray) -> np.ndarray:
         # Copied: a policy may keep observations in its state, and envs reuse their arrays.
-        inputs = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), observations)
+        seen = self.actor.see(observations)
+        inputs = map_nested(lambda leaf: to_tensor(leaf).to(self.device, copy=True), seen)
         extras = on_device(self.feed.extras(), self.device)
         episode_start = torch.from_numpy(starts).to(self.device)
         logits, _ = self.carry.step(inputs, episode_start, extras=extras)

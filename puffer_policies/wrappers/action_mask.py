@@ -9,18 +9,20 @@ probability that only float32 rounds to 0. `N` rows, B or B*T; `A` options of al
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
 import torch
+from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from puffer_policies.contract import ACTION_MASK, NEEDS_MASK, State
 from puffer_policies.errors import BuildError, ContractError, IncompatibleSpace
-from puffer_policies.nn.observations import leaf_spaces, require_tensor, without_key
+from puffer_policies.nn.observations import leaf_spaces, members_of, require_tensor, without_key
 from puffer_policies.spaces import Spaces, action_layout, described
-from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.wrappers.base import Actor, PolicyWrapper
 
 _OBSERVED = "observed_action_mask"
 """State key of the mask that the observation held, for the length of one pass."""
@@ -74,6 +76,18 @@ class ActionMaskWrapper(PolicyWrapper):
         reduced = without_key(spaces.observation, key)
         _require_mask_space(leaf_spaces(spaces.observation)[key], key, sum(layout.nvec))
         return Spaces(reduced, spaces.action)
+
+    def actor_alone(self) -> Actor:
+        """Return what acts: the mask is for the actor, and stays in what it sees."""
+        alone = super().actor_alone()
+        if not alone.is_part or self.key is None:
+            return alone
+        members = dict(members_of(alone.spaces.observation))
+        members[self.key] = members_of(self.spaces.observation)[self.key]
+        spaces = Spaces(gym_spaces.Dict(members), self.spaces.action)
+        twin: Any = alone.policy
+        twin.spaces = spaces
+        return replace(alone, spaces=spaces)
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
         """Take the mask out of the observation, if it is there."""

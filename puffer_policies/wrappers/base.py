@@ -6,25 +6,51 @@ never initializes, casts or freezes what it wraps, and it delegates members by n
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import EPISODE_START, State
+from puffer_policies.contract import EPISODE_START, PRIVILEGED_KEYS, State, any_module_has
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.cores.base import Core
 from puffer_policies.nn.observations import (
     BatchLayout,
     Shape,
     batch_layout,
+    members_of,
     require_readable,
     require_tensor,
 )
-from puffer_policies.spaces import spaces_of
+from puffer_policies.spaces import Spaces, spaces_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Actor:
+    """What acts by itself in a policy, and what it needs of an observation."""
+
+    policy: nn.Module
+    spaces: Spaces
+    is_part: bool = False
+    """Whether the rest is a critic with observations of its own; then there are no values."""
+
+    def see(self, observations: Any) -> Any:
+        """Return what the actor needs of observations: a dict without the keys of the critic."""
+        if not (self.is_part and isinstance(observations, Mapping)):
+            return observations
+        keys = members_of(self.spaces.observation)
+        return {key: each for key, each in observations.items() if key in keys}
+
+
+def actor_of(policy: nn.Module, spaces: Spaces) -> Actor:
+    """Return what acts in a policy for `spaces`: all of it, but for a critic that sees more."""
+    alone: Callable[[], Actor] | None = getattr(policy, "actor_alone", None)
+    return Actor(policy, spaces) if alone is None else alone()
 
 
 class PolicyWrapper(nn.Module):
@@ -43,6 +69,7 @@ class PolicyWrapper(nn.Module):
         _require_structure(policy, type(self).__name__)
         self.spaces = spaces_of(env)
         require_readable(self.spaces.observation)
+        _require_separable(policy, type(self))
         self.policy = policy
         self.hidden_size: int | None = getattr(policy, "hidden_size", None)
         # PufferLib's guide has policies for discrete actions without the attribute; those for
@@ -59,6 +86,17 @@ class PolicyWrapper(nn.Module):
     def initial_state(self) -> Any:
         """The method of the wrapped policy; absent, as an attribute, if that has no memory."""
         return self.policy.initial_state
+
+    def actor_alone(self) -> Actor:
+        """Return what acts: this stack, without a critic inside that sees more than the actor."""
+        alone = actor_of(self.policy, self.spaces)
+        if not alone.is_part:
+            return Actor(self, self.spaces)
+        # A copy that shares every weight, around the actor.
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "policy": alone.policy}
+        twin.spaces = Spaces(alone.spaces.observation, self.spaces.action)
+        return replace(alone, policy=twin, spaces=twin.spaces)
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
         """Return the wrapped policy's observations: here the same. (N, *obs) or (B, T, *obs)."""
@@ -293,6 +331,19 @@ def _require_structure(policy: nn.Module, wrapper: str) -> None:
             f"{wrapper!r} can't wrap {type(policy).__name__!r}: it lacks {' and '.join(lacking)}.",
             fix="Split its forward: encode_observations(observations, state=None) -> hidden, "
             "decode_actions(hidden) -> logits, values.",
+        )
+
+
+def _require_separable(policy: nn.Module, wrapper: type[PolicyWrapper]) -> None:
+    """Refuse a wrapper that mixes what the actor inside sees with what only the critic sees."""
+    changes = wrapper.transform_observations is not PolicyWrapper.transform_observations
+    knows_actor = wrapper.actor_alone is not PolicyWrapper.actor_alone
+    if changes and not knows_actor and any_module_has(policy, PRIVILEGED_KEYS):
+        name, inside = wrapper.__name__, type(policy).__name__
+        raise BuildError(
+            f"{name!r} changes observations, and inside it actor and critic see different ones: "
+            "there would be no actor without the observations of the critic.",
+            fix=f"Put it inside: {inside}({name}(...), ...).",
         )
 
 

@@ -20,13 +20,14 @@ from puffer_policies.nn.moments import Moments, RunningMoments, moments_of, of_a
 from puffer_policies.nn.observations import (
     holds_reals,
     leaf_spaces,
+    members_of,
     require_keys,
     require_members,
     require_tensor,
 )
 from puffer_policies.spaces import described
 from puffer_policies.spaces.nested import leaves, map_nested
-from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.wrappers.base import Actor, PolicyWrapper
 
 Reduce = Callable[[Moments], Moments]
 
@@ -72,6 +73,15 @@ class NormalizeObservationWrapper(PolicyWrapper):
                 fix="Leave the wrapper out: policies scale pixels themselves.",
             )
         self._places = _places(spaces)
+
+    def actor_alone(self) -> Actor:
+        """Return what acts, with the statistics of what it sees."""
+        alone = super().actor_alone()
+        if alone.is_part:
+            keys = members_of(alone.spaces.observation)
+            twin: Any = alone.policy
+            twin._places = {key: self._places[key] for key in keys}
+        return alone
 
     def transform_observations(self, observations: Any, state: State | None) -> Any:
         """Normalize the leaves of real numbers: (N, *obs) or (B, T, *obs)."""

@@ -1,97 +1,170 @@
-"""A critic with an encoder of its own, of the same form as the actor's.
+"""A critic with an encoder of its own, which may see more than the actor and remember otherwise.
 
 PufferLib and CleanRL's Atari agents share the features of actor and critic. The paper of PPO keeps
 them separate for control (https://arxiv.org/abs/1707.06347), which was the better choice in most
-tasks of Andrychowicz et al. 2021 (https://arxiv.org/abs/2006.05990).
+tasks of Andrychowicz et al. 2021 (https://arxiv.org/abs/2006.05990). A critic is needed in training
+only, where a simulator knows more than the sensors of the actor will: Pinto et al. 2018,
+https://arxiv.org/abs/1710.06542.
 
-`N` rows, B or B*T; `H` the policy's hidden size.
+`N` rows, B or B*T; `H` the actor's hidden size, `G` the critic's.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import State
+from puffer_policies.contract import NEEDS_MASK, State, any_module_has
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.distributions import distribution
-from puffer_policies.nn.observations import batch_layout
-from puffer_policies.wrappers.base import PolicyWrapper
+from puffer_policies.nn.init import layer_init
+from puffer_policies.nn.observations import batch_layout, members_of, require_keys, with_keys
+from puffer_policies.spaces import Spaces
+from puffer_policies.wrappers.base import Actor, PolicyWrapper
 
 PREFIX = "critic_"
 """The prefix of the state keys of the critic's memory, such as ``critic_lstm_h``."""
+
+Keys = Sequence[str] | None
+"""Keys of a Dict observation; None: all of them."""
 
 
 class SeparateCriticWrapper(PolicyWrapper):
     """A policy whose values come from a second encoder, and a second memory if it has one.
 
     Both hidden vectors end in the policy's own `decode_actions`: its action head reads the first,
-    its value head the second. So the second network has no heads, and every weight is trained.
-    Around a policy with a memory there are two memories; no memory goes around it.
+    its value head the second. So the second network has no heads, and every weight is trained. A
+    critic of another width has a linear layer to the policy's. No memory goes around it.
 
     Args:
         env: the env of the policy.
         policy: the actor; it stays as it is.
-        critic: a second policy of the same form with weights of its own, as `get_policy` builds it.
-            It belongs to the wrapper from now on, and loses its heads.
+        critic: a second policy with weights of its own. `get_policy` builds it like the first, or
+            from an expression: ``critic="LSTMWrapper(Default)"``. It belongs to the wrapper from
+            now on, and loses its heads.
+        actor_keys: the keys of a Dict observation that the actor sees; all of them if None.
+        critic_keys: those that the critic sees. What the actor lacks of them is privileged: it
+            never reaches the logits, and `actor_of` returns the actor that needs none of it.
 
     Raises:
-        BuildError: no ``hidden_size``, a critic of another width or memory, or one that shares
-            weights with the policy.
+        BuildError: no ``hidden_size``, a critic that shares weights with the policy or alone reads
+            masks, or keys that are no choice: empty, twice, or the same for both.
+        IncompatibleSpace: keys of an observation that is not a Dict or does not have them.
     """
 
     num_policies = 2
     memory_inside = True
 
-    def __init__(self, env: Any, policy: nn.Module, critic: nn.Module) -> None:
+    def __init__(
+        self,
+        env: Any,
+        policy: nn.Module,
+        critic: nn.Module,
+        *,
+        actor_keys: Keys = None,
+        critic_keys: Keys = None,
+    ) -> None:
         super().__init__(env, policy)
-        self._keys = _state_keys(policy)
-        _require_alike(policy, critic)
-        hidden_size = int(policy.hidden_size)  # type: ignore[arg-type]
-        self.hidden_size = 2 * hidden_size
-        _remove(critic, _parameters_of_heads(critic, hidden_size))
+        inside = self.wrapped_spaces(self.spaces, actor_keys=actor_keys, critic_keys=critic_keys)
+        each = inside if isinstance(inside, tuple) else (inside, inside)
+        self._actor_spaces: Spaces = each[0]
+        self._keys: list[tuple[str, ...]] = []
+        if inside is not self.spaces:
+            self._all_keys = tuple(members_of(self.spaces.observation))
+            self._keys = [tuple(members_of(spaces.observation)) for spaces in each]
+        own, critics = self._keys or ((), ())
+        self.privileged_keys = tuple(key for key in critics if key not in own)
+        self._state_keys = _state_keys(critic)
+        self._remembers = hasattr(policy, "initial_state")
+        _require_apart(policy, critic)
+        self._sizes = int(policy.hidden_size), int(critic.hidden_size)  # type: ignore[arg-type]
+        self.hidden_size = sum(self._sizes)
+        _remove(critic, _parameters_of_heads(critic, self._sizes[1]))
+        self.projection: nn.Module | None = None
+        decode = _innermost(policy).decode_actions
+        if self._sizes[0] != self._sizes[1]:
+            self.projection = layer_init(nn.Linear(self._sizes[1], self._sizes[0]))
+            decode = self._decode_critic
         # A memory lies between the critic's encoder and the heads that it lacks.
-        _innermost(critic).decode_actions = _innermost(policy).decode_actions
+        _innermost(critic).decode_actions = decode
         self.critic = critic
         self._layout = batch_layout(self.spaces.observation)
+
+    @staticmethod
+    def wrapped_spaces(spaces: Spaces, *, actor_keys: Keys = None, critic_keys: Keys = None) -> Any:
+        """Return the spaces of the actor and those of the critic; without keys, those of both."""
+        if actor_keys is None and critic_keys is None:
+            return spaces
+        pair = [
+            _spaces_of_keys(spaces, name, keys)
+            for name, keys in (("actor_keys", actor_keys), ("critic_keys", critic_keys))
+        ]
+        own, critics = (list(members_of(each.observation)) for each in pair)
+        if set(own) == set(critics):
+            raise BuildError(
+                f"'SeparateCriticWrapper' gives actor and critic the same keys, {own}.",
+                fix="Leave keys out of one of them, or both arguments where both see everything.",
+            )
+        return tuple(pair)
 
     @property
     def initial_state(self) -> Any:
         """The method for the state of both memories; the attribute is absent if there is none."""
-        return functools.partial(self._initial_states, self.policy.initial_state)
+        if not (self._remembers or self._state_keys):
+            raise AttributeError("initial_state")
+        return self._initial_states
 
     def _initial_states(
-        self, own: Any, batch_size: int, device: torch.device | str | None = None
+        self, batch_size: int, device: torch.device | str | None = None
     ) -> dict[str, Tensor]:
-        critics: dict[str, Tensor] = self.critic.initial_state(batch_size, device)  # type: ignore[operator]
-        return {
-            **own(batch_size, device),
-            **{PREFIX + key: each for key, each in critics.items()},
-        }
+        state = dict[str, Tensor]()
+        if self._remembers:
+            state |= self.policy.initial_state(batch_size, device)  # type: ignore[operator]
+        if self._state_keys:
+            critics: dict[str, Tensor] = self.critic.initial_state(batch_size, device)  # type: ignore[operator]
+            state |= {PREFIX + key: each for key, each in critics.items()}
+        return state
+
+    def actor_alone(self) -> Actor:
+        """Return the policy inside, where the critic sees what it does not."""
+        if not self.privileged_keys:
+            return super().actor_alone()
+        return Actor(self.policy, self._actor_spaces, is_part=True)
+
+    def transform_observations(self, observations: Any, state: State | None) -> Any:
+        """Return what the actor sees, (N, *obs) or (B, T, *obs)."""
+        return self._seen(observations, 0)
 
     def update_statistics(self, observations: Any) -> None:
         """Add observations (N, *obs) to the statistics of both networks."""
         super().update_statistics(observations)
         update = getattr(self.critic, "update_statistics", None)
         if update is not None:
-            update(observations)
+            update(self._seen(observations, 1))
 
     def encode_observations(self, observations: Any, state: State | None = None) -> Tensor:
-        """(N, *obs) -> (N, 2 * H): the features of the actor beside those of the critic."""
+        """(N, *obs) -> (N, H + G): the features of the actor beside those of the critic."""
         own = super().encode_observations(observations, state)
         carried = self._state_of_critic({} if state is None else state)
-        critics: Tensor = self.critic.encode_observations(observations, state=carried)  # type: ignore[operator]
+        seen = self._seen(observations, 1)
+        critics: Tensor = self.critic.encode_observations(seen, state=carried)  # type: ignore[operator]
         return torch.cat([own, critics], -1)
 
     def decode_actions(self, hidden: Tensor) -> tuple[Any, Tensor]:
-        """(N, 2 * H) -> logits of the first half, values (N, 1) of the second."""
-        own, critics = hidden.chunk(2, -1)
+        """(N, H + G) -> logits of the first part, values (N, 1) of the second."""
+        own, critics = torch.split(hidden, list(self._sizes), -1)
         logits, _ = super().decode_actions(own)
-        _, values = super().decode_actions(critics)
+        _, values = self._decode_critic(critics)
         return logits, values
+
+    def _decode_critic(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        """(N, G) -> logits that nobody reads, values (N, 1)."""
+        return super().decode_actions(
+            hidden if self.projection is None else self.projection(hidden)
+        )
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step of both networks: (B, *obs) -> logits, values (B, 1)."""
@@ -104,25 +177,50 @@ class SeparateCriticWrapper(PolicyWrapper):
         """Training pass of both networks: (B, *obs) or (B, T, *obs) -> logits, values."""
         state = {} if state is None else state
         values = self._values(self.critic, observations, state)
-        logits, _ = super().forward(observations, state)
-        return logits, values
+        if self._remembers == bool(self._state_keys):
+            logits, _ = super().forward(observations, state)
+            return logits, values
+        # One of them alone has a memory: it reads a sequence, and the other the rows of it.
+        rows, batch = self._layout.flatten(observations)
+        logits, _ = super().forward(observations if self._remembers else rows, state)
+        return logits, values.reshape(batch[0], -1)
 
     def _values(self, run: Any, observations: Any, state: State) -> Tensor:
         """Return the values of a pass of the critic, whose memory goes on in `state`."""
         carried = self._state_of_critic(state)
-        if self._keys:
-            _, values = run(observations, state=carried)
-            state.update({PREFIX + key: carried[key] for key in self._keys})
+        if self._state_keys:
+            _, values = run(self._seen(observations, 1), state=carried)
+            state.update({PREFIX + key: carried[key] for key in self._state_keys})
         else:
             rows, _ = self._layout.flatten(observations)  # (N, *obs)
-            hidden = self.critic.encode_observations(rows, state=carried)  # type: ignore[operator]
-            _, values = super().decode_actions(hidden)
+            hidden = self.critic.encode_observations(self._seen(rows, 1), state=carried)  # type: ignore[operator]
+            _, values = self._decode_critic(hidden)
         result: Tensor = values
         return result
 
+    def _seen(self, observations: Any, place: int) -> Any:
+        """Return the part of an observation that the actor sees, in place 0, or the critic."""
+        if not self._keys:
+            return observations
+        require_keys(observations, self._all_keys)
+        return {key: observations[key] for key in self._keys[place]}
+
     def _state_of_critic(self, state: State) -> dict[str, Any]:
         """Return a copy of the state with the critic's memory under the keys of the policy's."""
-        return {**state, **{key: state.get(PREFIX + key) for key in self._keys}}
+        return {**state, **{key: state.get(PREFIX + key) for key in self._state_keys}}
+
+
+def _spaces_of_keys(spaces: Spaces, argument: str, keys: Keys) -> Spaces:
+    """Return the spaces of one network."""
+    if keys is None:
+        return spaces
+    if not isinstance(keys, list | tuple) or not keys or len(set(keys)) < len(keys):
+        problem = "not a list of keys, each once" if keys else "no key, so there is nothing to see"
+        raise BuildError(
+            f"{argument}={keys!r} of 'SeparateCriticWrapper' is {problem}.",
+            fix=f"Write {argument}=['KEY', ...], or leave it out for all keys.",
+        )
+    return Spaces(with_keys(spaces.observation, keys), spaces.action)
 
 
 def _state_keys(policy: nn.Module) -> tuple[str, ...]:
@@ -130,20 +228,23 @@ def _state_keys(policy: nn.Module) -> tuple[str, ...]:
     return () if initial_state is None else tuple(initial_state(1))
 
 
-def _require_alike(policy: nn.Module, critic: nn.Module) -> None:
-    sizes = [getattr(each, "hidden_size", None) for each in (policy, critic)]
-    shared = {id(each) for each in policy.parameters()} & {id(each) for each in critic.parameters()}
-    problems = {
-        f"{type(policy).__name__!r} has no hidden_size": sizes[0] is None,
-        f"its hidden_size is {sizes[0]}, the critic's {sizes[1]}": sizes[0] != sizes[1],
-        "the critic has another memory": _state_keys(policy) != _state_keys(critic),
-        "they share weights": bool(shared),
-    }
-    present = [problem for problem, applies in problems.items() if applies]
-    if present:
+def _require_apart(policy: nn.Module, critic: nn.Module) -> None:
+    for role, each in (("policy", policy), ("critic", critic)):
+        if getattr(each, "hidden_size", None) is None:
+            raise BuildError(
+                f"The {role} of 'SeparateCriticWrapper', {type(each).__name__!r}, has no "
+                "hidden_size.",
+                fix="Set self.hidden_size in it: the width of what decode_actions reads.",
+            )
+    if {id(each) for each in policy.parameters()} & {id(each) for each in critic.parameters()}:
         raise BuildError(
-            f"'SeparateCriticWrapper' takes two policies of the same form; {', '.join(present)}.",
+            "The policy and the critic of 'SeparateCriticWrapper' share weights.",
             fix="Build it by its name with get_policy, which builds both.",
+        )
+    if any_module_has(critic, NEEDS_MASK) and not any_module_has(policy, NEEDS_MASK):
+        raise BuildError(
+            "The critic of 'SeparateCriticWrapper' reads an action mask, and the actor does not.",
+            fix="Masks are for the actor: put an ActionMaskWrapper around it, or around all.",
         )
 
 
