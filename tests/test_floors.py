@@ -154,7 +154,7 @@ def test_forward_of_a_policy_is_written_once(house):
     assert writers - interfaces <= homes
     parts = {f"puffer_policies.nn.{part}" for part in ("images", "encoders", "heads", "features")}
     parts |= {name for name in house if name.startswith("puffer_policies.nn.cores.")}
-    parts |= {f"puffer_policies.nn.{part}" for part in ("multi_input", "sets")}
+    parts |= {f"puffer_policies.nn.{part}" for part in ("multi_input", "sets", "value_heads")}
     parts.add("puffer_policies.wrappers.frame_stack")  # gives the base's values a memory's form
     # What is exported is a module around a policy.
     parts.add("puffer_policies.checks.promises.export")

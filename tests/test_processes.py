@@ -27,6 +27,7 @@ from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import PPO, Minibatch
+from puffer_policies.wrappers.value_heads import PopArtWrapper
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer
@@ -83,9 +84,11 @@ def batch_of(rows: slice) -> Segments:
 
 
 def policy_after_a_step(rows: slice, world: World) -> nn.Module:
-    """A policy after a gradient step on a part of the batch."""
+    """A policy after a gradient step on a part of the batch, with statistics of its returns."""
     torch.manual_seed(1)
-    policy = Default(spaces_of("CartPole-v1"), hidden_size=8)
+    env = spaces_of("CartPole-v1")
+    policy, batch = PopArtWrapper(env, Default(env, hidden_size=8)), batch_of(rows)
+    policy.policy.critic.update_statistics(batch.transitions.returns)
     config, count = TrainConfig(norm_adv=False, bptt_horizon=1), len(range(ROWS)[rows])
     cpu = torch.device("cpu")
     ppo = PPO(
@@ -96,7 +99,7 @@ def policy_after_a_step(rows: slice, world: World) -> nn.Module:
         generator=torch.Generator(),
         world=world,
     )
-    ppo.step(batch_of(rows), Minibatch(torch.arange(count), None), 0.2)
+    ppo.step(batch, Minibatch(torch.arange(count), None), 0.2)
     return policy
 
 

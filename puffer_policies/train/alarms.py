@@ -46,6 +46,10 @@ RETURN_VARIATION = 0.1
 """Returns that vary less, as a share of their size, leave values nothing to explain. Solved runs
 had 0.001 (CartPole) to 0.07 (MaskedRecall), those under way 0.15 to 0.8."""
 
+RETURNS_OUTSIDE = 0.01
+"""Largest share of the returns that lie beyond what the value head can give; all of them get the
+same value."""
+
 SETTLING = 10
 """Updates before values are judged: they are far off until they have been learned."""
 
@@ -77,6 +81,8 @@ class Reading:
     """Share of the returns' variance that values explain; below 0, the mean would do better."""
     return_variation: float | None = None
     """Standard deviation of the returns over the root of their mean square, 0 to 1."""
+    returns_outside: float | None = None
+    """Share of the returns that lie beyond the bounds of the value head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,12 @@ _RULES = (
         ),
         "values explain {r.explained_variance:.1f} of the returns' variance: worse than their mean "
         "(0)",
+    ),
+    _Rule(
+        "returns_outside",
+        lambda r: _above(r.returns_outside, RETURNS_OUTSIDE),
+        "{r.returns_outside:.0%} of the returns lie outside of the value head's bins: set its low "
+        "and high further apart, or set scale_rewards",
     ),
 )
 

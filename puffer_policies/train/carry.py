@@ -168,11 +168,13 @@ class Carry:
         initial: Tensors,
         *,
         extras: Mapping[str, Tensor] = NO_EXTRAS,
+        num_outputs: int | None = None,
     ) -> tuple[Any, Tensor]:
         """(B, T, *obs), (B, T) bool -> logits of B*T rows, values (B*T,), with gradient.
 
         `initial` (B, ...) is the state before the first step, `extras` are (B, T, ...). A policy
-        without memory gets (B*T, *obs); see `merge_time`.
+        without memory gets (B*T, *obs); see `merge_time`. With `num_outputs` K, the policy returns
+        the outputs (B*T, K) of its value head in place of values.
         """
         if not self.recurrent:
             observations, starts, extras = merge_time(observations, starts, dict(extras))
@@ -180,15 +182,17 @@ class Carry:
             initial = {key: value.unsqueeze(0) for key, value in initial.items()}  # (1, B, H)
         state = {**initial, EPISODE_START: starts, **extras}
         logits, values = self._calls.forward(observations, state)
-        return logits, self._flat(values, starts)
+        if num_outputs is None:
+            return logits, self._flat(values, starts)
+        return logits, self._flat(values, starts, num_outputs).reshape(-1, num_outputs)
 
-    def _flat(self, values: Tensor, starts: Tensor) -> Tensor:
+    def _flat(self, values: Tensor, starts: Tensor, width: int = 1) -> Tensor:
         # Broadcasting would hide a wrong number of values in the loss.
-        if values.numel() != starts.numel():
+        if values.numel() != starts.numel() * width:
             raise ContractError(
                 f"{type(self._policy).__name__} returned values of shape {tuple(values.shape)} for "
                 f"{starts.numel()} observations.",
-                fix="A policy gives one value for each observation: (N, 1).",
+                fix=f"A policy gives one value for each observation: (N, {width}).",
             )
         return values.reshape(-1)
 

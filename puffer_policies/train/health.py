@@ -135,7 +135,10 @@ def _gradients(
     """Return the gradients of the whole loss and of its value part."""
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     total = piece_loss(old, new, config).total
-    value = 0.5 * config.vf_coef * torch.dot((new.values - old.returns).square(), old.weights)
+    errors = new.value_loss
+    if errors is None:
+        errors = 0.5 * (new.values - old.returns).square()
+    value = config.vf_coef * torch.dot(errors, old.weights)
     whole, part = (
         torch.autograd.grad(loss, list(trained.values()), retain_graph=retain, allow_unused=True)
         for loss, retain in ((total, True), (value, False))

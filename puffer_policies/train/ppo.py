@@ -8,6 +8,7 @@ Schulman et al. 2017, https://arxiv.org/abs/1707.06347; the details are those of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.nn.distributions import Distribution, distribution
+from puffer_policies.nn.value_heads import giving_outputs, value_head_of
 from puffer_policies.train.batch import (
     Batch,
     Segments,
@@ -46,6 +48,8 @@ class Prediction(NamedTuple):
     log_probs: Tensor
     entropy: Tensor
     values: Tensor
+    value_loss: Tensor | None = None
+    """How far a value head with a loss of its own is from the returns; None of any other."""
 
 
 class Minibatch(NamedTuple):
@@ -81,6 +85,7 @@ class PPO:
     ) -> None:
         self.config, self.policy, self.plan = config, policy, plan
         self._carry, self._generator, self._world = carry, generator, world
+        self._value_head = value_head_of(policy)
         self.optimizer = make_optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
 
@@ -147,13 +152,25 @@ class PPO:
 
     def predict(self, segments: Segments) -> tuple[Distribution, Prediction]:
         """Return what the current policy says about every step of `segments`, with gradient."""
-        logits, values = self._carry.sequence(
-            segments.observations, segments.starts, segments.states, extras=segments.extras
+        run = functools.partial(
+            self._carry.sequence,
+            segments.observations,
+            segments.starts,
+            segments.states,
+            extras=segments.extras,
         )
+        head, value_loss = self._value_head, None
+        if head is None:
+            logits, values = run()
+        else:
+            with giving_outputs(head):
+                logits, outputs = run(num_outputs=head.linear.out_features)
+            values = head.values(outputs)
+            value_loss = head.loss(outputs, segments.transitions.returns)
         current = distribution(logits)
         actions = segments.actions.flatten(0, 1)  # (B*L, ...)
         log_probs, entropy = current.log_prob(actions), current.entropy()
-        return current, Prediction(log_probs.float(), entropy.float(), values.float())
+        return current, Prediction(log_probs.float(), entropy.float(), values.float(), value_loss)
 
     def _minibatches(self, segments: Segments, *, progress: float) -> Iterator[Minibatch]:
         transitions = Transitions(*segments.numbers)  # (B, L) each
@@ -305,7 +322,7 @@ def piece_loss(
     # (https://spinningup.openai.com/en/latest/algorithms/ppo.html). Costs are negated advantages.
     cost = -old.advantages
     policy = (ratio * cost).clamp(min=cost.sub(cost.abs(), alpha=clip))
-    value = _value_loss(old, new.values, config)
+    value = _value_loss(old, new, config)
     total = policy.add(value, alpha=config.vf_coef).sub(new.entropy, alpha=config.ent_coef)
     with torch.no_grad():
         # The k3 estimator of http://joschu.net/blog/kl-approx.html: unbiased and never negative.
@@ -315,8 +332,10 @@ def piece_loss(
     return Loss(torch.dot(total, old.weights), parts)
 
 
-def _value_loss(old: Transitions, values: Tensor, config: TrainConfig) -> Tensor:
-    loss = (values - old.returns).square()
+def _value_loss(old: Transitions, new: Prediction, config: TrainConfig) -> Tensor:
+    if new.value_loss is not None:
+        return new.value_loss
+    values, loss = new.values, (new.values - old.returns).square()
     if config.clip_vloss:
         # Off by default: it did not help in the comparison of Andrychowicz et al. 2021,
         # https://arxiv.org/abs/2006.05990.

@@ -18,6 +18,7 @@ from torch import nn
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, TrainingError
 from puffer_policies.nn.moments import RunningMoments
+from puffer_policies.nn.value_heads import ValueHeadWithLoss, value_head_of
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.alarms import Alarm, Reading, Watch, alarms
@@ -64,6 +65,8 @@ class Trainer:
         self.config, self.vecenv, self.policy, self.world = config, vecenv, policy, world
         self.device = _device_of(policy)
         _require_normalizer(config, policy)
+        self._value_head = value_head_of(policy)
+        _require_no_clip(config, self._value_head)
         # Each process may have built its policy from other random numbers.
         world.broadcast_(policy)
         self.epoch = 0
@@ -172,6 +175,10 @@ class Trainer:
                 "The batch is of an earlier rollout, which a later collect() has overwritten.",
                 fix="Learn from each rollout before collecting the next one.",
             )
+        valid = ~rollout.ghost
+        returns, advantages = batch.returns[valid], batch.advantages[valid]
+        if self._value_head is not None:
+            self._value_head.update_statistics(torch.from_numpy(returns).to(self.device))
         reading = self._inspect(batch)
         # A caller's own loop may go on beyond the plan. Negative rates would climb the loss.
         remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
@@ -180,11 +187,12 @@ class Trainer:
         # Not before: the update scores actions by the observations as the rollout normalized them.
         _update_statistics(self.policy, rollout)
         # Of the values predicted during the rollout, which advantages were estimated with.
-        valid = ~rollout.ghost
-        returns, advantages = batch.returns[valid], batch.advantages[valid]
         explained = explained_variance(returns - advantages, returns)
         reading = replace(
-            reading, explained_variance=explained, return_variation=return_variation(returns)
+            reading,
+            explained_variance=explained,
+            return_variation=return_variation(returns),
+            returns_outside=_share_outside(returns, self._value_head),
         )
         self._set_alarms(reading, losses)
         self.epoch += 1
@@ -305,6 +313,24 @@ def _require_normalizer(config: TrainConfig, policy: nn.Module) -> None:
             f"train.normalize_observations is set, but {type(policy).__name__} normalizes nothing.",
             fix="Put a NormalizeObservationWrapper around it, or build it with load_policy.",
         )
+
+
+def _require_no_clip(config: TrainConfig, head: ValueHeadWithLoss | None) -> None:
+    """Raise a `ConfigError` if the loss of values shall be clipped and their head has its own."""
+    if config.clip_vloss and head is not None:
+        raise ConfigError(
+            f"train.clip_vloss is set, but the policy's {type(head).__name__} has a loss of its "
+            "own, which is not clipped.",
+            fix="Leave train.clip_vloss out.",
+        )
+
+
+def _share_outside(returns: np.ndarray, head: ValueHeadWithLoss | None) -> float | None:
+    """Return the share of returns that the value head can't give; None of a plain head."""
+    if head is None or not returns.size:
+        return None
+    low, high = head.bounds
+    return float(((returns < low) | (returns > high)).mean())
 
 
 @torch.no_grad()

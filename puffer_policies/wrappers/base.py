@@ -201,7 +201,11 @@ class RecurrentPass(nn.Module):
         hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
         _write_state(state, carried)
         logits, values = self.decode_actions(hidden.flatten(0, 1))  # type: ignore[operator]  # (N, ...)
-        return self.finish_logits(logits, state), values.reshape(batch_size, time)
+        # A value head may give its outputs (N, K) instead, see `nn.value_heads`.
+        shape = (
+            (batch_size, time) if values.numel() == batch_size * time else (batch_size, time, -1)
+        )
+        return self.finish_logits(logits, state), values.reshape(shape)
 
     def _read_state(
         self, state: State | None, batch_size: int, device: torch.device
