@@ -35,6 +35,9 @@ PRIVILEGED_KEYS = "privileged_keys"
 """Attribute of a module: the keys of a Dict observation that its critic sees and its actor does
 not; absent means none."""
 
+CRITIC_STATE = "critic_"
+"""What the state keys of a critic's own memory begin with, such as ``critic_lstm_h``."""
+
 LSTM_STATE = ("lstm_h", "lstm_c")
 """State keys that PufferLib's trainer carries from step to step."""
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick_checks import quick_report
 from test_resume import require_same, stopped_after
 
 from puffer_policies.agent import Agent
 from puffer_policies.assembly.blueprint import prepare
 from puffer_policies.assembly.checkpoint import load_policy, read_checkpoint, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
+from puffer_policies.checks.model import Status
 from puffer_policies.config.load import load_config, load_run_config
 from puffer_policies.config.schema import EvalConfig
 from puffer_policies.errors import (
@@ -65,6 +67,7 @@ STACKS = {
     f"SeparateCriticWrapper(ActionMaskWrapper(GRUWrapper({NET}), key='mask'), critic='{NET}', "
     "actor_keys=['sight', 'mask'], critic_keys=['pose'])": MASKED,
 }
+STACKS[f"TwoHotWrapper({ONLY_ACTOR_REMEMBERS}, bins=11)"] = ENV
 B, T = 4, 5
 
 
@@ -134,6 +137,13 @@ def test_every_weight_is_trained_by_choices_or_by_values_alone(stack, env):
     assert by_choices & by_values == set()
 
 
+@pytest.mark.parametrize("stack", [ONLY_CRITIC_REMEMBERS, ONLY_ACTOR_REMEMBERS])
+def test_every_promise_is_kept(stack):
+    report = quick_report(stack, ENV)
+    assert report.ok, report
+    assert "S13" in {result.code for result in report.results if result.status is Status.PASSED}
+
+
 REFUSED = {
     "SeparateCriticWrapper(Default, actor_keys=['sigth'])": "no 'sigth'.[\\s\\S]*'sight'",
     "SeparateCriticWrapper(Default, actor_keys=[])": "no key",
@@ -144,6 +154,7 @@ REFUSED = {
     "SeparateCriticWrapper(Default, critics='Default')": "no argument 'critics'",
     "SeparateCriticWrapper(Default, critic='SeparateCriticWrapper(Default)')": "forbids",
     "SeparateCriticWrapper(Default, critic='ActionMaskWrapper(Default)')": "Masks are for the",
+    "SeparateCriticWrapper(Default, critic='PopArtWrapper(Default)')": "would be lost",
     f"FrameStackWrapper(SeparateCriticWrapper(Default, {SEES}))": "Put it inside",
     f"PrevActionRewardWrapper(SeparateCriticWrapper(Default, {SEES}))": "Put it inside|no 'sight'",
     f"GRUWrapper(SeparateCriticWrapper(Default, {SEES}))": "mix two networks",

@@ -17,16 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.contract import NEEDS_MASK, State, any_module_has
+from puffer_policies.contract import CRITIC_STATE, NEEDS_MASK, State, any_module_has
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.observations import batch_layout, members_of, require_keys, with_keys
+from puffer_policies.nn.value_heads import value_head_of
 from puffer_policies.spaces import Spaces
 from puffer_policies.wrappers.base import Actor, PolicyWrapper
-
-PREFIX = "critic_"
-"""The prefix of the state keys of the critic's memory, such as ``critic_lstm_h``."""
 
 Keys = Sequence[str] | None
 """Keys of a Dict observation; None: all of them."""
@@ -125,7 +123,7 @@ class SeparateCriticWrapper(PolicyWrapper):
             state |= self.policy.initial_state(batch_size, device)  # type: ignore[operator]
         if self._state_keys:
             critics: dict[str, Tensor] = self.critic.initial_state(batch_size, device)  # type: ignore[operator]
-            state |= {PREFIX + key: each for key, each in critics.items()}
+            state |= {CRITIC_STATE + key: each for key, each in critics.items()}
         return state
 
     def actor_alone(self) -> Actor:
@@ -190,7 +188,7 @@ class SeparateCriticWrapper(PolicyWrapper):
         carried = self._state_of_critic(state)
         if self._state_keys:
             _, values = run(self._seen(observations, 1), state=carried)
-            state.update({PREFIX + key: carried[key] for key in self._state_keys})
+            state.update({CRITIC_STATE + key: carried[key] for key in self._state_keys})
         else:
             rows, _ = self._layout.flatten(observations)  # (N, *obs)
             hidden = self.critic.encode_observations(self._seen(rows, 1), state=carried)  # type: ignore[operator]
@@ -207,7 +205,7 @@ class SeparateCriticWrapper(PolicyWrapper):
 
     def _state_of_critic(self, state: State) -> dict[str, Any]:
         """Return a copy of the state with the critic's memory under the keys of the policy's."""
-        return {**state, **{key: state.get(PREFIX + key) for key in self._state_keys}}
+        return {**state, **{key: state.get(CRITIC_STATE + key) for key in self._state_keys}}
 
 
 def _spaces_of_keys(spaces: Spaces, argument: str, keys: Keys) -> Spaces:
@@ -245,6 +243,12 @@ def _require_apart(policy: nn.Module, critic: nn.Module) -> None:
         raise BuildError(
             "The critic of 'SeparateCriticWrapper' reads an action mask, and the actor does not.",
             fix="Masks are for the actor: put an ActionMaskWrapper around it, or around all.",
+        )
+    if value_head_of(critic) is not None and value_head_of(policy) is None:
+        raise BuildError(
+            "The critic of 'SeparateCriticWrapper' has a value head with a loss of its own, which "
+            "would be lost: values come from the head of the policy.",
+            fix="Put the wrapper of the value head around all, or around the policy inside.",
         )
 
 

@@ -27,6 +27,7 @@ from good import (
     width,
 )
 from good_memories import AgeingMemory, GRUMemory
+from good_privileged import PAIRS_OF_PRIVILEGED
 from good_sets import PAIRS_OF_SETS
 from gymnasium import spaces as gym
 from mutant import subject_of
@@ -330,6 +331,7 @@ PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (NormalizedPolicy, DISCRETE),
     (SpectralPolicy, DISCRETE),
     *PAIRS_OF_SETS,
+    *PAIRS_OF_PRIVILEGED,
 )
 
 GOOD = tuple(Good(cls, spaces, DECLARED.get(cls, {})) for cls, spaces in PAIRS)

@@ -33,7 +33,7 @@ from puffer_policies.checks.probes.tolerances import (
     magnitude,
 )
 from puffer_policies.checks.probes.weights import perturbed_copy
-from puffer_policies.checks.promises import coverage, padding
+from puffer_policies.checks.promises import coverage, padding, privileged
 from puffer_policies.checks.promises import observations as inputs
 from puffer_policies.spaces.nested import leaves
 
@@ -388,4 +388,5 @@ CHECKS = (
     inputs.key_order_free,
     coverage.every_number_matters,
     padding.hidden_rows_inert,
+    privileged.privileged_keys_unseen,
 )
