@@ -36,6 +36,12 @@ REALS = gym.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE = Spaces(VECTOR, FOUR)
 SEVERAL = Spaces(VECTOR, CHOICES)
 CONTINUOUS = Spaces(VECTOR, REALS)
+HYBRID = Spaces(
+    VECTOR,
+    gym.Dict({"tool": FOUR, "aim": REALS, "arm": gym.Tuple((CHOICES, gym.Box(-2.0, 0.5, ())))}),
+)
+"""Actions of three parts, in another order than that of their sorted keys."""
+BOTH = Spaces(VECTOR, gym.Tuple((FOUR, REALS)))
 IMAGE = Spaces(PIXELS_CHW, FOUR)
 IMAGE_HWC = Spaces(PIXELS_HWC, FOUR)
 DICT = Spaces(MIXED, FOUR)
@@ -120,6 +126,27 @@ class Head(nn.Module):
         return out if self.layout.kind == "discrete" else out.split(self.sizes, -1)
 
 
+class PartsHead(nn.Module):
+    """(N, H) -> a dict or a tuple of the logits of each part, from a head of its own."""
+
+    def __init__(self, action_space: Any, hidden_size: int) -> None:
+        super().__init__()
+        self.layout = action_layout(action_space)
+        self.heads = nn.ModuleDict(
+            {str(key): head_for(action_space[key], hidden_size) for key in self.layout.parts}
+        )
+
+    def forward(self, hidden: Tensor) -> Any:
+        parts = {key: self.heads[str(key)](hidden) for key in self.layout.parts}
+        return parts if self.layout.kind == "dict" else tuple(parts.values())
+
+
+def head_for(action_space: Any, hidden_size: int) -> Head | PartsHead:
+    """The head of an action space, or of one of its parts."""
+    head = PartsHead if action_layout(action_space).parts else Head
+    return head(action_space, hidden_size)
+
+
 class GoodMLP(nn.Module):
     """One Linear layer and Tanh under an action head and a value, for any spaces."""
 
@@ -128,7 +155,7 @@ class GoodMLP(nn.Module):
         self.spaces = spaces_of(env)
         self.hidden_size = hidden_size
         self.encoder = layer(nn.Linear(width(self.spaces.observation), hidden_size))
-        self.actor = Head(self.spaces.action, hidden_size)
+        self.actor = head_for(self.spaces.action, hidden_size)
         self.critic = layer(nn.Linear(hidden_size, 1), 1.0)
         self.is_continuous = self.actor.layout.is_continuous
 

@@ -10,15 +10,26 @@ from good import GoodLSTM, GoodMLP, lead_of, merged
 from torch import Tensor
 from torch.distributions import Normal
 
-from puffer_policies.nn.distributions import Gaussian, MultiCategorical, distribution
+from puffer_policies.nn.distributions import Gaussian, MultiCategorical, Product, distribution
 
 
 def masked(logits: Any, mask: Tensor) -> Any:
-    """Forbid options of a Tensor (N, n), or of a tuple of them, by a mask (N, A)."""
+    """Forbid options of a Tensor (N, n), or of a dict or tuple of them, by a mask (N, A)."""
     if isinstance(logits, Tensor):
         return _masked_choice(logits, mask)
-    parts = mask.split([each.shape[-1] for each in logits], -1)
-    return tuple(_masked_choice(each, part) for each, part in zip(logits, parts, strict=True))
+    if isinstance(logits, Normal):
+        return logits
+    keys = sorted(logits) if isinstance(logits, dict) else range(len(logits))
+    masks = mask.split([options_in(logits[key]) for key in keys], -1)
+    parts = {key: masked(logits[key], part) for key, part in zip(keys, masks, strict=True)}
+    return parts if isinstance(logits, dict) else tuple(parts.values())
+
+
+def options_in(logits: Any) -> int:
+    """How many options logits have, of all choices together."""
+    if isinstance(logits, Tensor | Normal):
+        return logits.shape[-1] if isinstance(logits, Tensor) else 0
+    return sum(map(options_in, logits.values() if isinstance(logits, dict) else logits))
 
 
 def _masked_choice(logits: Tensor, mask: Tensor) -> Tensor:
@@ -130,6 +141,29 @@ class OwnChoices(tuple[Tensor, ...]):
 
 
 distribution.register(OwnChoices, MultiCategorical)
+
+
+class OwnProduct(dict[Any, Any]):
+    """Logits of a Dict as a type of its own, with the usual meaning."""
+
+
+@distribution.register(OwnProduct)
+class OwnJoint(Product):
+    """Nothing that is known of the parts need be true of it."""
+
+
+class SquashedAim(GoodMLP):
+    """A part of an action is of a type of its own, the others are as usual."""
+
+    def logits(self, hidden: Tensor) -> Any:
+        logits = super().logits(hidden)
+        return {**logits, "aim": retyped(Squashed, logits["aim"])}
+
+
+class OneTypeForAllParts(GoodMLP):
+    def logits(self, hidden: Tensor) -> Any:
+        return OwnProduct(super().logits(hidden))
+
 
 GoodSquashed = typed("GoodSquashed", Squashed)
 GoodOwnChoices = typed("GoodOwnChoices", OwnChoices)

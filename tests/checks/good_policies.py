@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import torch
 from good import (
+    BOTH,
     CONTINUOUS,
     DICT,
     DISCRETE,
     FOUR,
+    HYBRID,
     IMAGE,
     IMAGE_HWC,
     MATRIX,
@@ -26,6 +28,7 @@ from good import (
     layer,
     width,
 )
+from good_actions import MaskedLSTM, OneTypeForAllParts, SquashedAim
 from good_memories import AgeingMemory, GRUMemory
 from good_privileged import PAIRS_OF_PRIVILEGED
 from good_sets import PAIRS_OF_SETS
@@ -313,6 +316,8 @@ PAIRS: tuple[tuple[type[nn.Module], Spaces], ...] = (
     (GoodMLP, Spaces(gym.Box(-1.0, 1.0, (3,), "float64"), gym.Box(-1.0, 1.0, ()))),
     *((GoodLSTM, each) for each in (DISCRETE, SEVERAL, CONTINUOUS, IMAGE, DICT)),
     *((GRUMemory, each) for each in (DISCRETE, SEVERAL, CONTINUOUS)),
+    (GoodMLP, BOTH),
+    *((cls, HYBRID) for cls in (GoodLSTM, SquashedAim, OneTypeForAllParts, MaskedLSTM)),
     (AgeingMemory, DISCRETE),
     (NestedPolicy, DISCRETE),
     (KwargsPolicy, SEVERAL),

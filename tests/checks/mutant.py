@@ -28,6 +28,8 @@ class Mutant:
     """Codes that fail as well -> why that can't be otherwise."""
     note: str = ""
     """Where such a defect was met."""
+    says: str = ""
+    """Words of its check's finding, where they have to name the part that is bad."""
     capabilities: Capabilities | None = None
     declared: dict[str, Any] = field(default_factory=dict)
 

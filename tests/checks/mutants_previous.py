@@ -30,10 +30,14 @@ class ReadsPrevious(GoodMLP):
         action, reward = state.get("prev_action"), state.get("prev_reward")
         if action is None or reward is None:
             return self.critic.weight.new_zeros(rows, self.actions + 1)
+        both = [self.numbers(action, rows), reward.reshape(rows, 1)]
+        return self.forget(torch.cat(both, -1).to(self.critic.weight.dtype), state)
+
+    def numbers(self, action: Tensor, rows: int) -> Tensor:
+        """The last action as (N, actions)."""
         if self.actor.layout.nvec:
             action = functional.one_hot(action.reshape(rows).long(), self.actions)
-        both = [action.reshape(rows, -1), reward.reshape(rows, 1)]
-        return self.forget(torch.cat(both, -1).to(self.critic.weight.dtype), state)
+        return action.reshape(rows, -1)
 
     def forget(self, previous: Tensor, state: Any) -> Tensor:
         starts = state.get("episode_start")

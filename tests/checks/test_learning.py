@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from good import (
-    CHOICES,
     CONTINUOUS,
     DICT,
     DISCRETE,
-    FOUR,
+    HYBRID,
     SEVERAL,
     VECTOR,
     GoodLSTM,
@@ -37,9 +36,6 @@ from puffer_policies.zoo.mlp import Continuous, Default
 
 MULTIBINARY = Spaces(gym.Discrete(2), gym.MultiBinary(3))
 SCALAR = Spaces(VECTOR, gym.Box(-2.0, 0.5, ()))
-NESTED = Spaces(
-    VECTOR, gym.Dict({"tool": FOUR, "arm": gym.Tuple((gym.Box(-2.0, 0.5, (2,)), CHOICES))})
-)
 
 
 # Training sees the kind of action and whether there is memory; each kind is tried with one of both.
@@ -51,6 +47,7 @@ NESTED = Spaces(
         (GoodLSTM, CONTINUOUS),
         (GoodMLP, DICT),
         (GoodMLP, MULTIBINARY),
+        (GoodLSTM, HYBRID),
         (GoodLSTM, SCALAR),
     ],
     ids=str,
@@ -68,7 +65,7 @@ def remembering(spaces: Spaces) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("make", "spaces"), [(Continuous, CONTINUOUS), (remembering, DISCRETE), (remembering, NESTED)]
+    ("make", "spaces"), [(Continuous, CONTINUOUS), (remembering, DISCRETE), (remembering, HYBRID)]
 )
 def test_built_ins_learn_alone_and_with_memory(make: Any, spaces: Spaces) -> None:
     assert_passes(CHECKS, subject_of(make, spaces), trainability=True)
@@ -86,7 +83,7 @@ def test_a_space_of_one_observation_has_no_context() -> None:
 
 
 @pytest.mark.parametrize(
-    "spaces", [DISCRETE, SEVERAL, CONTINUOUS, MULTIBINARY, SCALAR, NESTED], ids=str
+    "spaces", [DISCRETE, SEVERAL, CONTINUOUS, MULTIBINARY, SCALAR, HYBRID], ids=str
 )
 def test_no_constant_action_earns_what_is_asked(spaces: Spaces) -> None:
     columns = columns_of(action_layout(spaces.action))

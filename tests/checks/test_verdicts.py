@@ -50,6 +50,7 @@ def test_a_mutant_is_caught_by_its_own_check_alone(mutant, request):
     bad = {code for code, (status, _) in results.items() if status in BAD}
     expected &= {each.code for each in checks}
     assert bad == expected, {code: results[code] for code in bad ^ expected}
+    assert mutant.says in results[mutant.code][1]
 
 
 @pytest.mark.parametrize("good", GOOD, ids=str)

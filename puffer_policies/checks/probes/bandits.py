@@ -206,7 +206,8 @@ def _update(
     logits = _last_logits(subject, policy, problem)
     dist = subject.distribution(logits)
     actions = torch.stack([dist.sample() for _ in range(DRAWS)])  # (D, B, ...)
-    old = log_probs(subject, logits, actions)
+    # A view of a parameter has a gradient, also where it was made without.
+    old = log_probs(subject, logits, actions).detach()
     rewards = problem.reward(actions)  # (D, B)
     advantages = rewards - rewards.mean(0)
     advantages /= advantages.std() + 1e-6

@@ -17,10 +17,10 @@ from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckFailed
 from puffer_policies.checks.probes.parts import (
-    is_dict,
-    is_tuple,
+    form_of,
     label,
     parts_of,
+    places_of,
     tensors_of,
 )
 from puffer_policies.checks.probes.subject import Subject, seeded
@@ -186,34 +186,23 @@ def misfit(layout: ActionLayout, logits: Any, rows: int) -> tuple[str, str] | No
 def _misfit(
     layout: ActionLayout, logits: Any, rows: int, keys: tuple[Any, ...]
 ) -> tuple[str, str] | None:
-    tensors, kind = tensors_of(logits), _kind_of(logits)
-    if tensors is None and kind not in ("dict", "tuple"):
+    tensors, form = tensors_of(logits), form_of(logits)
+    if tensors is None and form not in ("dict", "tuple"):
         return None
     where = label(keys, "for")
     if layout.parts:
-        parts = logits if kind == "dict" else dict(enumerate(logits if kind == "tuple" else ()))
-        places = sorted(parts, key=str) if layout.kind == "dict" else list(parts)
-        if (kind, places) != (layout.kind, list(layout.parts)):
-            found = f"a {kind} with {places}" if kind in ("dict", "tuple") else f"a {kind}"
-            return f"a {layout.kind} with the parts {list(layout.parts)}{where}", found
+        places = places_of(logits)
+        if (form, places) != (layout.kind, list(layout.parts)):
+            text = f"a {form} with {places}" if form in ("dict", "tuple") else f"a {form}"
+            return f"a {layout.kind} with the parts {list(layout.parts)}{where}", text
         misfits = (
-            _misfit(part, parts[key], rows, (*keys, key)) for key, part in layout.parts.items()
+            _misfit(part, logits[key], rows, (*keys, key)) for key, part in layout.parts.items()
         )
         return next(filter(None, misfits), None)
     expected = {"discrete": "Tensor", "box": "Normal"}.get(layout.kind, "tuple")
     # A Normal has a location and a scale for each number of the action.
     sizes = [math.prod(layout.shape)] * 2 if layout.is_continuous else list(layout.nvec)
     counts = [each.numel() // rows for each in tensors or ()]
-    if (kind, counts) == (expected, sizes):
+    if (form, counts) == (expected, sizes):
         return None
-    return f"a {expected} with {sizes} numbers a row{where}", f"a {kind} with {counts}"
-
-
-def _kind_of(logits: Any) -> str:
-    """Return the form of logits in a word."""
-    if is_dict(logits):
-        return "dict"
-    if is_tuple(logits):
-        return "tuple"
-    plain = next((each for each in (Tensor, Normal) if isinstance(logits, each)), type(logits))
-    return plain.__name__
+    return f"a {expected} with {sizes} numbers a row{where}", f"a {form} with {counts}"

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from puffer_policies.checks.model import CheckSkipped
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import ActionLayout
+
+UNFIT = "its logits do not fit the action space (S8)"
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,6 @@ class Part:
     keys: tuple[Any, ...]
     """The keys and places that lead to it; none for a space without parts."""
     layout: ActionLayout
-    columns: slice
-    """Its columns of an action (N, A)."""
 
     def logits_of(self, logits: Any) -> Any:
         """Return its own logits, out of those of the whole action."""
@@ -52,21 +53,23 @@ def label(keys: tuple[Any, ...], word: str = "of") -> str:
 
 
 def parts_of(layout: ActionLayout, logits: Any) -> list[Part]:
-    """Return the parts of actions whose logits are `logits`, which fit the layout (S8)."""
-    parts, first = [], 0
-    for keys, part in _parts(layout, logits, ()):
-        width = len(options_of(part))
-        parts.append(Part(keys, part, slice(first, first + width)))
-        first += width
-    return parts
+    """Return the parts of actions whose logits are `logits`.
+
+    Raises:
+        CheckSkipped: the logits have other parts, which S8 tells.
+    """
+    return [Part(keys, part) for keys, part in _parts(layout, logits, ())]
 
 
 def _parts(
     layout: ActionLayout, logits: Any, keys: tuple[Any, ...]
 ) -> Iterator[tuple[tuple[Any, ...], ActionLayout]]:
-    if not layout.parts or not (is_dict(logits) or is_tuple(logits)):
+    is_opaque = form_of(logits) not in ("dict", "tuple") and tensors_of(logits) is None
+    if not layout.parts or is_opaque:
         yield keys, layout
         return
+    if (form_of(logits), places_of(logits)) != (layout.kind, list(layout.parts)):
+        raise CheckSkipped(UNFIT)
     for key, part in layout.parts.items():
         yield from _parts(part, logits[key], (*keys, key))
 
@@ -132,14 +135,28 @@ def is_choices(logits: Any) -> bool:
     return is_tuple(logits) and all(isinstance(each, Tensor) for each in logits)
 
 
+def form_of(logits: Any) -> str:
+    """Return the form of logits in a word."""
+    if is_dict(logits):
+        return "dict"
+    if is_tuple(logits):
+        return "tuple"
+    plain = next((each for each in (Tensor, Normal) if isinstance(logits, each)), type(logits))
+    return plain.__name__
+
+
+def places_of(logits: Any) -> list[Any]:
+    """Return the keys of a dict in the order of the columns of an action; places of a tuple."""
+    if is_dict(logits):
+        return sorted(logits, key=str)
+    return list(range(len(logits))) if is_tuple(logits) else []
+
+
 def leaves_of(logits: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Yield the keys and the logits of every part, in the order of the columns of an action."""
-    if is_dict(logits):
-        for key in sorted(logits, key=str):
-            yield from leaves_of(logits[key], (*keys, key))
-    elif is_tuple(logits) and not is_choices(logits):
-        for place, each in enumerate(logits):
-            yield from leaves_of(each, (*keys, place))
+    if is_dict(logits) or (is_tuple(logits) and not is_choices(logits)):
+        for place in places_of(logits):
+            yield from leaves_of(logits[place], (*keys, place))
     else:
         yield keys, logits
 

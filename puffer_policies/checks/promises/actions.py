@@ -434,7 +434,7 @@ def _require_entropy_gradient(subject: Subject) -> None:
 
 
 def _is_ours(dist: Distribution) -> bool:
-    if isinstance(dist, Product):
+    if type(dist) is Product:
         return all(map(_is_ours, dist.parts))
     return type(dist).__module__ == distribution.__module__
 

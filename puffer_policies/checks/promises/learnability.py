@@ -354,7 +354,7 @@ def first_policy_near_uniform(subject: Subject) -> None:
     "the critic trains never learns what the actor needs.",
     fix='Use the layer, drop the detach, or declare {"frozen": ["its.name*"]}, or '
     '{"detached": ["its.name*"]} for what the critic alone is to train.',
-    needs=("S2", "R7", "R6"),
+    needs=("S2", "S8", "R7", "R6"),
 )
 def every_parameter_learns(subject: Subject) -> None:
     """Take one backward pass, from weights moved a little, over a sequence with episode starts.

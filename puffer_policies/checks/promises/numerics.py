@@ -232,7 +232,7 @@ def _poison_example(where: str) -> str:
     fix="Normalize or squash inputs, clamp what goes into exp, work in log space in scans; add an "
     "epsilon to what divides, give attention over nothing an answer, and subtract the start of a "
     "Discrete.",
-    needs=("S2", "R6"),
+    needs=("S2", "S8", "R6"),
     scope=Scope.OBSERVATIONS,
 )
 def finite_at_extremes(subject: Subject) -> None:
@@ -381,7 +381,7 @@ def _require_finite(subject: Subject, observations: Any, when: str) -> None:
     fix="Clamp log_std before exp, for instance to [-5, 2], in one place that both passes call.",
     applies=lambda s: "" if s.layout.num_reals else "its actions are choices",
     level=Level.ADVICE,
-    needs=("R6",),
+    needs=("S8", "R6"),
 )
 def scale_bounded_in_log_space(subject: Subject) -> None:
     """Find the parameters that move the scale and nothing else, and drive them both ways."""

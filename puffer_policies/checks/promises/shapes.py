@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, Scope, check
 from puffer_policies.checks.probes.edges import EDGES, with_edges
 from puffer_policies.checks.probes.outputs import fixed_actions, misfit
-from puffer_policies.checks.probes.parts import label, leaves_of, tensors_of
+from puffer_policies.checks.probes.parts import UNFIT, label, leaves_of, tensors_of
 from puffer_policies.checks.probes.rollouts import (
     in_sequence,
     one_step,
@@ -104,7 +104,7 @@ def _require_rows(
     subject: Subject, logits: Any, rows: int, call: str, *, steps: int | None = None
 ) -> None:
     if _misfit(subject):
-        raise CheckSkipped("its logits do not fit the action space (S8)")
+        raise CheckSkipped(UNFIT)
     lines = example(f"logits, values = {call}", "print(logits)", steps=steps)
     for keys, part in leaves_of(logits):
         leading = [each.shape[0] if each.ndim else 0 for each in tensors_of(part) or []]
