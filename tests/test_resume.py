@@ -42,7 +42,9 @@ RUNS = {
         *("--env.max_episode_steps", "21", "--policy-name", "Continuous"),
         *("--train.target-kl", "0.001"),
     ],
-    "puffer_policies/Breakout-v0 muon": ["--train.optimizer", "muon"],
+    "puffer_policies/Breakout-v0 muon": [
+        *("--train.optimizer", "muon", "--policy-name", "PopArtWrapper(Default)"),
+    ],
     "puffer_policies/RepeatPrevious-v0 lstm": LSTM,
     "puffer_policies/MaskedRecall-v0 lstm": ["--policy-name", "ActionMaskWrapper(Default)", *LSTM],
 }

@@ -18,6 +18,8 @@ from puffer_policies.assembly.checkpoint import load_policy, save_checkpoint
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import BuildError, ConfigError, ContractError
+from puffer_policies.export.step import Step
+from puffer_policies.export.styles import STYLES
 from puffer_policies.models import Default
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.value_heads import (
@@ -30,6 +32,7 @@ from puffer_policies.nn.value_heads import (
     value_head_of,
 )
 from puffer_policies.spaces import Spaces
+from puffer_policies.train.optim import hidden_matrices
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.wrappers.value_heads import HLGaussWrapper, PopArtWrapper
 
@@ -166,6 +169,9 @@ def test_the_last_layer_of_any_critic_is_exchanged_and_the_others_stay() -> None
     judge = policy.policy.judge
     assert isinstance(judge[3], HLGaussHead)
     assert isinstance(judge[0], nn.Linear)
+    names = {id(each): name for name, each in policy.named_parameters()}
+    matrices = [names[id(each)] for each in hidden_matrices(policy)]
+    assert matrices == ["policy.body.weight", "policy.choose.weight"]  # what Muon takes
     assert policy(torch.randn(B, 3))[1].shape == (B, 1)
 
 
@@ -252,12 +258,21 @@ def test_its_loss_is_the_squared_error_in_units_of_the_deviation() -> None:
     torch.testing.assert_close(head.loss(outputs, returns), torch.tensor([1.125, 2.0]))
 
 
-def test_statistics_are_saved_with_the_policy(tmp_path: Path) -> None:
+def test_statistics_are_saved_with_the_policy_and_exports_give_values_of_returns(
+    tmp_path: Path,
+) -> None:
     policy, x = get_policy("PopArtWrapper(Default)", ENV), torch.rand(B, 3)
     policy.policy.critic.update_statistics(torch.randn(20) * 9 + 40)
     save_checkpoint(tmp_path / "policy.safetensors", policy, env=ENV)
     again = load_policy(tmp_path / "policy.safetensors", ENV)
     torch.testing.assert_close(again(x)[1], policy(x)[1], atol=0, rtol=0)
+    graph = STYLES["default"](Step(policy, ENV))
+    inputs = graph.example()
+    values = policy(inputs["obs"])[1].flatten()
+    torch.testing.assert_close(graph(inputs)["value"].flatten(), values)
+    assert not torch.allclose(
+        values, policy.policy.critic.linear(policy.encode_observations(inputs["obs"])).flatten()
+    )
 
 
 # -- the trainer -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
+from puffer_policies.nn.value_heads import value_head_of
 from puffer_policies.train.distributed import World
 
 HEADS = frozenset({"actor", "critic"})
@@ -50,11 +51,14 @@ def lr_fraction(config: TrainConfig, remaining: float) -> float:
 def hidden_matrices(policy: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the matrices that Muon is meant for: no embeddings, heads, biases or kernels.
 
-    Parameters inside modules named ``actor`` or ``critic`` belong to a head. This is the advice of
+    Parameters inside modules named ``actor`` or ``critic`` belong to a head, as do those of a
+    `ValueHeadWithLoss` under any name. This is the advice of
     https://kellerjordan.github.io/posts/muon/, except that convolution kernels, which
     `torch.optim.Muon` does not accept, are left to Adam too.
     """
-    ids: set[int] = set()  # a matrix that two modules share comes once
+    value_head = value_head_of(policy)
+    # A matrix that two modules share comes once.
+    ids = set() if value_head is None else {id(each) for each in value_head.parameters()}
     for path, module in policy.named_modules():
         if HEADS.intersection(path.split(".")) or isinstance(module, nn.Embedding):
             continue
