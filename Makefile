@@ -8,8 +8,8 @@ RLLIB  := .venv-rllib
 PUFFERLIB := .venv-pufferlib
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
-# Of the pairs of spaces, one in so many is tried with each check of the plug-ins.
-EVERY  ?= 4
+# Of the pairs of spaces, one in so many is tried with each check of the plug-ins; CI tries more.
+EVERY  ?= 12
 # What the tests exercise; envpool and wandb, which are large, are tested where they are installed.
 EXTRAS := train,hub,export,rsl-rl,sb3,skrl,torchrl,tensorboard,plot,video,sweep,box2d,mujoco,atari,minatar,minigrid,pettingzoo
 # The longest first, as they run side by side.
