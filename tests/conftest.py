@@ -96,7 +96,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is there by now to the end, as the collector would walk through it for each test."""
+    """Spare the collector what is there by now, through which it would walk again and again."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
