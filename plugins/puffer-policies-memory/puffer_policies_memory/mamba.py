@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from puffer_policies.errors import BuildError
 from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.trace import is_exporting
 from puffer_policies.wrappers.base import MemoryWrapper
+from puffer_policies_memory.convolution import WindowConvolution
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 
@@ -137,35 +137,11 @@ RANK = 16
 """The authors' code has one rank of the step sizes for every 16 of the width."""
 
 
-class WindowConvolution(nn.Module):
-    """Each channel's weighted sum over the last K steps of the episode."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        bound = width**-0.5
-        self.weight = nn.Parameter(torch.empty(width, size).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor, window: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(T, B, D), the steps before (B, K - 1, D) -> (T, B, D), the last steps (B, K - 1, D)."""
-        time, past = len(x), window.shape[1]
-        line = torch.cat([window.transpose(0, 1), x])  # (K - 1 + T, B, D)
-        steps = [line[k : k + time] for k in range(past + 1)]
-        last = line[time:]
-        if starts is not None:
-            count = starts.cumsum(0)  # (T, B): episodes begun so far
-            episode = torch.cat([count.new_zeros(past, count.shape[1]), count])
-            gone = [episode[k : k + time] != count for k in range(past + 1)]
-            steps = [_empty(step, where) for step, where in zip(steps, gone, strict=True)]
-            last = _empty(last, episode[time:] != episode[-1])
-        summed = sum(
-            (step * weight for step, weight in zip(steps, self.weight, strict=True)), self.bias
-        )
-        return summed, last.transpose(0, 1).contiguous()
-
-
-def _empty(steps: Tensor, where: Tensor) -> Tensor:
-    return steps.masked_fill(where.unsqueeze(-1), 0.0)
+def fresh_step_bias(size: int) -> Tensor:
+    """Return biases (size,) that softplus turns into step sizes between the bounds of `STEPS`."""
+    low, high = (math.log(each) for each in STEPS)
+    steps = torch.exp(torch.empty(size).uniform_(low, high))
+    return steps + torch.log(-torch.expm1(-steps))
 
 
 class SelectiveSpace(nn.Module):
@@ -179,7 +155,9 @@ class SelectiveSpace(nn.Module):
         rates = torch.arange(1, state_size + 1, dtype=torch.float32)
         self.log_rate = nn.Parameter(rates.log().repeat(size, 1))
         self.skip = nn.Parameter(torch.ones(size))
-        self._begin(rank)
+        nn.init.uniform_(self.step_size.weight, -(rank**-0.5), rank**-0.5)
+        with torch.no_grad():
+            self.step_size.bias.copy_(fresh_step_bias(size))
 
     def forward(self, u: Tensor, before: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """(T, B, D), (B, D, N) -> outputs (T, B, D), the last state (B, D, N)."""
@@ -188,14 +166,6 @@ class SelectiveSpace(nn.Module):
         selected, rate = Selected(step, u, enter, leave), self.log_rate.exp()
         y, last = selective_scan(selected, rate, before=before, starts=starts)
         return y + self.skip * u, last
-
-    @torch.no_grad()
-    def _begin(self, rank: int) -> None:
-        """Draw the weights of the step sizes, with a bias that softplus turns into `STEPS`."""
-        nn.init.uniform_(self.step_size.weight, -(rank**-0.5), rank**-0.5)
-        low, high = (math.log(each) for each in STEPS)
-        steps = torch.exp(torch.empty_like(self.step_size.bias).uniform_(low, high))
-        self.step_size.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
 
 
 class MambaLayer(MemoryLayer):
@@ -251,12 +221,8 @@ class MambaCore(StackCore):
         d_conv: int = 4,
         expand: int = 2,
     ) -> None:
-        if min(d_state, expand) < 1 or d_conv < 2:
-            raise BuildError(
-                f"d_state={d_state}, d_conv={d_conv}, expand={expand}; a Mamba block has a state, "
-                "an inner width, and a convolution over at least two steps.",
-                fix="The paper has 16, 4 and 2.",
-            )
+        require_count("d_state", d_state)
+        require_count("expand", expand)
         count = range(require_count("num_layers", num_layers))
         layers = [
             MambaLayer(hidden_size, d_state=d_state, d_conv=d_conv, expand=expand) for _ in count

@@ -195,3 +195,158 @@ def mamba(core, state):
         return x
 
     return step
+
+
+def convolve(layer, window, u):
+    """Return the convolution's output for a step, and put it into the window, a list of steps."""
+    window.append(u)
+    pairs = zip(layer.convolution.weight, window, strict=True)
+    output = layer.convolution.bias + sum(weight * each for weight, each in pairs)
+    window.pop(0)
+    return output * torch.sigmoid(output)
+
+
+def rms(x):
+    return x / torch.sqrt(x.square().mean() + 1e-5)
+
+
+@by_rows
+def mamba2(core, state):
+    count = len(core.layers)
+    window = [list(part(core, state, "mamba2_window", k)) for k in range(count)]
+    h = [part(core, state, "mamba2_state", k) for k in range(count)]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            if starts:
+                window[k] = [torch.zeros_like(each) for each in window[k]]
+                h[k] = torch.zeros_like(h[k])
+            (heads, size), (inner, states, _) = layer.heads, layer.sizes
+            projected = layer.input(layer.norm.weight * rms(x))
+            gate, low = projected[:inner], projected[len(projected) - heads :]
+            u = convolve(layer, window[k], projected[inner : len(projected) - heads])
+            enter, leave = u[inner : inner + states], u[inner + states :]
+            y = torch.zeros(heads, size, dtype=x.dtype)
+            for a in range(heads):
+                values = u[a * size : (a + 1) * size]
+                delta = torch.log1p(torch.exp(low[a] + layer.step_bias[a]))
+                decay = torch.exp(-delta * torch.exp(layer.log_rate[a]))
+                h[k][a] = decay * h[k][a] + delta * torch.outer(enter, values)
+                y[a] = leave @ h[k][a] + layer.skip[a] * values
+            y = rms(y.flatten() * gate * torch.sigmoid(gate)) * layer.output_norm.weight
+            x = x + layer.output(y)
+        return x
+
+    return step
+
+
+@by_rows
+def gated_delta_net(core, state):
+    count = len(core.layers)
+    window = [list(part(core, state, "delta_window", k)) for k in range(count)]
+    memory = [part(core, state, "delta_memory", k) for k in range(count)]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            if starts:
+                window[k] = [torch.zeros_like(each) for each in window[k]]
+                memory[k] = torch.zeros_like(memory[k])
+            (heads, size), u = layer.heads, layer.norm.weight * rms(x)
+            drawn = convolve(layer, window[k], layer.input(u)).reshape(3, heads, size)
+            forget, write, gate = layer.forget(u), layer.write(u), layer.gate(u)
+            read = []
+            for a in range(heads):
+                query, key, value = drawn[:, a]
+                query = query / torch.sqrt(query @ query + 1e-6)
+                key = key / torch.sqrt(key @ key + 1e-6)
+                delta = torch.log1p(torch.exp(forget[a] + layer.step_bias[a]))
+                decay = torch.exp(-delta * torch.exp(layer.log_rate[a]))
+                rate = torch.sigmoid(write[a])
+                # As in the paper, where the memory is the transpose of ours.
+                erased = torch.eye(size, dtype=x.dtype) - rate * torch.outer(key, key)
+                s = decay * memory[k][a].T @ erased + rate * torch.outer(value, key)
+                memory[k][a] = s.T
+                read.append(layer.head_norm.weight * rms(s @ query))
+            x = x + layer.output(torch.cat(read) * gate * torch.sigmoid(gate))
+        return x
+
+    return step
+
+
+def head_norm(layer, heads):
+    rows = [(h - h.mean()) / torch.sqrt(h.var(correction=0) + 1e-5) for h in heads]
+    return (torch.stack(rows) * layer.head_norm.weight).flatten()
+
+
+@by_rows
+def mlstm(core, state):
+    count = len(core.layers)
+    window = [list(part(core, state, "mlstm_window", k)) for k in range(count)]
+    # In float64 nothing overflows that a test does, so nothing is divided by exp(m).
+    scale = [part(core, state, "mlstm_scale", k).exp() for k in range(count)]
+    whole = [part(core, state, "mlstm_memory", k) * scale[k][:, None, None] for k in range(count)]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            if starts:
+                window[k] = [torch.zeros_like(each) for each in window[k]]
+                whole[k] = torch.zeros_like(whole[k])
+            heads, size = layer.heads
+            u, gate = layer.input(layer.norm(x)).chunk(2)
+            convolved = convolve(layer, window[k], u)
+            query, key, value = (
+                torch.stack([row @ weight for row, weight in zip(inputs, each.weight, strict=True)])
+                for each, inputs in (
+                    (layer.query, convolved.reshape(heads, size)),
+                    (layer.key, convolved.reshape(heads, size)),
+                    (layer.value, u.reshape(heads, size)),
+                )
+            )
+            gates = layer.gates(torch.cat([query.flatten(), key.flatten(), value.flatten()]))
+            gain, forget = torch.exp(gates[:heads]), torch.sigmoid(gates[heads:])
+            read = []
+            for a in range(heads):
+                cell, norm = whole[k][a, :, :-1], whole[k][a, :, -1]
+                scaled = key[a] / math.sqrt(size)
+                cell = forget[a] * cell + gain[a] * torch.outer(scaled, value[a])
+                norm = forget[a] * norm + gain[a] * scaled
+                whole[k][a] = torch.cat([cell, norm[:, None]], 1)
+                below = torch.maximum((query[a] @ norm).abs(), torch.ones_like(norm[0]))
+                read.append(query[a] @ cell / below)
+            y = head_norm(layer, read) + layer.skip * convolved
+            x = x + layer.output(y * gate * torch.sigmoid(gate))
+        return x
+
+    return step
+
+
+@by_rows
+def slstm(core, state):
+    count = len(core.layers)
+    h = [part(core, state, "slstm_h", k) for k in range(count)]
+    scale = [part(core, state, "slstm_m", k).exp() for k in range(count)]
+    c = [part(core, state, "slstm_c", k) * scale[k] for k in range(count)]
+    n = [part(core, state, "slstm_n", k) * scale[k] for k in range(count)]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            if starts:
+                h[k], c[k], n[k] = 0 * h[k], 0 * c[k], 0 * n[k]
+            heads, size = layer.heads
+            drive, read = layer.input(layer.norm(x)), []
+            for a in range(heads):
+                cut = slice(a * size, (a + 1) * size)
+                recurrent = h[k][cut] @ layer.recurrent.weight[a]
+                gain, forget, new, gate = (drive[4 * a * size :][: 4 * size] + recurrent).chunk(4)
+                c[k][cut] = torch.sigmoid(forget) * c[k][cut] + torch.exp(gain) * torch.tanh(new)
+                n[k][cut] = torch.sigmoid(forget) * n[k][cut] + torch.exp(gain)
+                read.append(torch.sigmoid(gate) * c[k][cut] / n[k][cut])
+            h[k] = torch.cat(read)
+            x = x + head_norm(layer, read)
+        return x
+
+    return step

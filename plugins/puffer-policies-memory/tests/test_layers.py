@@ -14,6 +14,7 @@ from puffer_policies.errors import BuildError
 from puffer_policies.registry import default_registry
 from puffer_policies_memory import mamba, stack
 from puffer_policies_memory.ffm import FFMCore, FFMWrapper
+from puffer_policies_memory.gated_delta_net import GatedDeltaNetCore, GatedDeltaNetWrapper
 from puffer_policies_memory.linear_attention import (
     LinearAttentionCore,
     LinearAttentionWrapper,
@@ -21,11 +22,23 @@ from puffer_policies_memory.linear_attention import (
 )
 from puffer_policies_memory.lru import LRUCore, LRULayer, LRUWrapper
 from puffer_policies_memory.mamba import MambaCore, MambaWrapper, Selected, selective_scan
+from puffer_policies_memory.mamba2 import Mamba2Core, Mamba2Wrapper
 from puffer_policies_memory.s5 import S5Core, S5Wrapper, hippo_basis
+from puffer_policies_memory.xlstm import MLSTMCore, MLSTMWrapper, SLSTMCore, SLSTMWrapper
 
 WRAPPERS: dict[str, Any] = {
     each.__name__: each
-    for each in (FFMWrapper, LRUWrapper, LinearAttentionWrapper, MambaWrapper, S5Wrapper)
+    for each in (
+        FFMWrapper,
+        GatedDeltaNetWrapper,
+        LRUWrapper,
+        LinearAttentionWrapper,
+        MLSTMWrapper,
+        Mamba2Wrapper,
+        MambaWrapper,
+        S5Wrapper,
+        SLSTMWrapper,
+    )
 }
 
 
@@ -38,6 +51,10 @@ WRAPPERS: dict[str, Any] = {
         (lambda: S5Core(128, 128), 50_144),
         (lambda: S5Core(256, 256, num_layers=4, state_size=256), 1_057_280),
         (lambda: MambaCore(128, 128), 116_608),
+        (lambda: Mamba2Core(128, 128), 109_528),
+        (lambda: GatedDeltaNetCore(128, 128), 85_032),
+        (lambda: MLSTMCore(128, 128), 137_232),
+        (lambda: SLSTMCore(128, 128), 82_816),
         (lambda: LRUCore(64, 128, num_layers=2), 2 * 66_048 + 64 * 128 + 128),
     ],
 )

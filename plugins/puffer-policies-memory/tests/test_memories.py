@@ -15,11 +15,15 @@ from torch.nn import functional
 
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import Core
+from puffer_policies_memory import associative
 from puffer_policies_memory.ffm import FFMCore
-from puffer_policies_memory.linear_attention import CHUNK, LinearAttentionCore
+from puffer_policies_memory.gated_delta_net import GatedDeltaNetCore
+from puffer_policies_memory.linear_attention import LinearAttentionCore
 from puffer_policies_memory.lru import LRUCore
 from puffer_policies_memory.mamba import MambaCore
+from puffer_policies_memory.mamba2 import Mamba2Core
 from puffer_policies_memory.s5 import S5Core
+from puffer_policies_memory.xlstm import MLSTMCore, SLSTMCore
 
 
 class FadingAttentionCore(LinearAttentionCore):
@@ -37,12 +41,20 @@ REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
     LinearAttentionCore: memory_references.linear_attention,
     FadingAttentionCore: memory_references.linear_attention,
     MambaCore: memory_references.mamba,
+    Mamba2Core: memory_references.mamba2,
+    GatedDeltaNetCore: memory_references.gated_delta_net,
+    MLSTMCore: memory_references.mlstm,
+    SLSTMCore: memory_references.slstm,
 }
 SMALL: dict[type[Core], dict[str, int]] = {
     S5Core: {"state_size": 6},
     FFMCore: {"memory_size": 3, "context_size": 2},
     LinearAttentionCore: {"num_heads": 2},
     MambaCore: {"d_state": 3, "d_conv": 3},
+    Mamba2Core: {"num_heads": 4, "d_state": 3, "d_conv": 3},
+    GatedDeltaNetCore: {"num_heads": 2, "d_conv": 3},
+    MLSTMCore: {"num_heads": 2, "d_conv": 3, "expand": 1},
+    SLSTMCore: {"num_heads": 2},
 }
 every_core = pytest.mark.parametrize("kind", REFERENCES)
 every_depth = pytest.mark.parametrize("layers", [1, 2, 3])
@@ -81,6 +93,12 @@ def in_steps(core: Core, x: Tensor, state: dict[str, Tensor], starts: Tensor) ->
     return torch.stack(outputs, 1), state
 
 
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequences of a test are several chunks of an associative memory."""
+    monkeypatch.setattr(associative, "CHUNK", 4)
+
+
 # -- equations and parity --------------------------------------------------------------------------
 
 
@@ -88,6 +106,7 @@ def in_steps(core: Core, x: Tensor, state: dict[str, Tensor], starts: Tensor) ->
 @pytest.mark.parametrize(
     ("layers", "starts"), [*((1, each) for each in STARTS), (2, "random"), (3, "dense")]
 )
+@pytest.mark.usefixtures("short_chunks")
 @every_core
 def test_steps_sequence_and_a_float64_loop_agree(
     kind: type[Core], layers: int, starts: str
@@ -98,12 +117,13 @@ def test_steps_sequence_and_a_float64_loop_agree(
         expected = REFERENCES[kind](core, x, before, given)
         output, after = core(x, before, given)
         stepped, end = in_steps(core, x, before, given)
-    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(stepped, output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stepped, output, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end, after, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "starts"), [(1, "none"), (1, "dense"), (3, "random")])
+@pytest.mark.usefixtures("short_chunks")
 @every_core
 def test_gradients_agree_with_a_float64_loop_of_steps(
     kind: type[Core], layers: int, starts: str
@@ -125,7 +145,7 @@ def test_gradients_agree_with_a_float64_loop_of_steps(
 
 @every_core
 def test_pieces_of_a_long_sequence_are_the_whole(kind: type[Core]) -> None:
-    core, time = make(kind, layers=2), 2 * CHUNK + 20
+    core, time = make(kind, layers=2), 2 * associative.CHUNK + 20
     x, starts = torch.randn(2, time, INPUT), torch.rand(2, time) < 0.03
     with torch.no_grad():
         whole, after = core(x, core.initial_state(2), starts)
