@@ -113,6 +113,10 @@ GAPS = [
     *gap("MambaWrapper"),
     *gap("LinearAttentionWrapper"),
     *gap("LinearAttentionWrapper", "--rnn.half-life", "2"),
+    *gap("Mamba2Wrapper"),
+    *gap("GatedDeltaNetWrapper"),
+    *gap("MLSTMWrapper"),
+    *gap("SLSTMWrapper"),
 ]
 
 
