@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,8 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from puffer_policies.assembly.blueprint import PolicyLike
+from puffer_policies.assembly.blueprint import PolicyLike, spec_of
+from puffer_policies.contract import State
 from puffer_policies.errors import BuildError
 from puffer_policies.export.graph import Graph
 from puffer_policies.export.step import Step
@@ -30,7 +32,12 @@ from puffer_policies.interop.guest import Guest
 from puffer_policies.interop.heads import CriticHead, Trunks, device_of
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.observations import with_keys
+from puffer_policies.registry import default_registry
+from puffer_policies.registry.specs import PolicySpec
 from puffer_policies.spaces import Spaces, require_kinds, spaces_of
+from puffer_policies.wrappers.base import Actor, PolicyWrapper, actor_of
+from puffer_policies.wrappers.separate_critic import SeparateCriticWrapper
 
 with optional_imports(extra="rsl-rl", purpose="rsl_rl"):
     from rsl_rl import models
@@ -64,6 +71,8 @@ class PufferModel(nn.Module):
 
     An actor and a critic are two policies, each with a head that is not trained: the actor gives
     no values here, and the critic no actions. `PufferSharedCritic` makes one policy serve both.
+    Where the critic's set has other groups than the actor's, a `SeparateCriticWrapper` in the
+    actor's policy gets them as its keys, so that one policy serves both there, too.
 
     The state of any memory is one tensor (1, B, 1 + S), in which zeros start an episode. So the
     memory is reset exactly, in rollouts and in updates.
@@ -98,7 +107,17 @@ class PufferModel(nn.Module):
         super().__init__()
         _require_none(others)
         self.groups, self.gives_values = tuple(obs_groups[obs_set]), obs_set == CRITIC
-        self.spaces = Spaces(_observation_space(obs, self.groups), _box(action_range, output_dim))
+        self.critic_groups = self.groups
+        observation: gym_spaces.Space[Any] = _observation_space(obs, self.groups)
+        critics = tuple(obs_groups.get(CRITIC, self.groups))
+        self._sizes: dict[str, int] = {}
+        if not self.gives_values and set(critics) != set(self.groups):
+            divided = _divided(policy, self.groups, critics)
+            if divided is not None:
+                policy, self.critic_groups = divided, critics
+                observation = _groups_space(obs, (*self.groups, *critics))
+                self._sizes = {group: obs[group].shape[1] for group in observation}
+        self.spaces = Spaces(observation, _box(action_range, output_dim))
         self.guest = Guest(policy, self.spaces, library="rsl_rl")
         self.policy = self.guest.policy
         self.is_recurrent = bool(self.guest.packed.size)
@@ -169,9 +188,11 @@ class PufferModel(nn.Module):
         if not self.is_recurrent:
             policy: Any = self.policy
             run = policy if torch.is_grad_enabled() else policy.forward_eval
-            return *run(rows, {}), (len(rows),)
+            return *run(self._observations(rows), {}), (len(rows),)
         no_starts = torch.zeros(len(rows), device=rows.device)
-        logits, values, after = self.guest.carry_step(rows, self._state(len(rows))[0], no_starts)
+        logits, values, after = self.guest.carry_step(
+            self._observations(rows), self._state(len(rows))[0], no_starts
+        )
         self._carried = after.unsqueeze(0)
         return logits, values, (len(rows),)
 
@@ -181,18 +202,36 @@ class PufferModel(nn.Module):
         """Join the pieces into the rollouts of B envs again, with starts in their midst."""
         rollouts = unpad_trajectories(padded, masks).transpose(0, 1)  # (B, T, D)
         batch, rows = tuple(rollouts.shape[:2]), rollouts.flatten(0, 1)
+        observations = self._observations(rows)
         if hidden_state is None:
-            return *self.policy(rows, {}), batch
+            return *self.policy(observations, {}), batch
         lengths = masks.sum(0)
         first = lengths.cumsum(0) - lengths  # (R,), the row of the first step of each piece
         starts = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         starts[first] = hidden_state[0, :, 0] == 0
         carry = hidden_state[0, first % batch[1] == 0]
-        logits, values, _ = self.guest.carry_sequences(rows, carry, starts.reshape(batch))
+        logits, values, _ = self.guest.carry_sequences(observations, carry, starts.reshape(batch))
         return logits, values, batch
 
     def _join(self, obs: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([obs[group] for group in self.groups], -1)
+        """Return the groups that the policy reads, side by side."""
+        if not self._sizes:
+            return torch.cat([obs[group] for group in self.groups], -1)
+        own = obs[self.groups[0]]
+        # Whoever plays has the actor's groups alone, and its actions do not depend on the others.
+        absent = self._sizes.keys() - {*obs.keys(), *self.groups}  # a TensorDict has no `in`
+        parts = [
+            own.new_zeros(*own.shape[:-1], size) if group in absent else obs[group]
+            for group, size in self._sizes.items()
+        ]
+        return torch.cat(parts, -1)
+
+    def _observations(self, rows: Tensor) -> Any:
+        """Return what `_join` put side by side, (N, D), as the policy reads it."""
+        if not self._sizes:
+            return rows
+        parts = torch.split(rows, list(self._sizes.values()), -1)
+        return dict(zip(self._sizes, parts, strict=True))
 
     # -- memory ------------------------------------------------------------------------------------
 
@@ -219,7 +258,7 @@ class PufferModel(nn.Module):
 
     def update_normalization(self, obs: Mapping[str, Tensor]) -> None:
         """Let the policy take over the statistics of a rollout, between it and the next one."""
-        self.guest.see(self._join(obs))
+        self.guest.see(self._observations(self._join(obs)))
         self.guest.update_statistics()
 
     # -- the last distribution ---------------------------------------------------------------------
@@ -271,7 +310,11 @@ class PufferModel(nn.Module):
 
     def as_onnx(self, verbose: bool = False) -> nn.Module:
         """Return the step that the library writes to ONNX, with the names that it has there."""
-        return _NamedStep(RslRl(Step(self.policy, self.spaces)))
+        if not self._sizes:
+            return _NamedStep(RslRl(Step(self.policy, self.spaces)))
+        actor = actor_of(self.policy, self.spaces)
+        joined = _SideBySide(actor.policy, self.groups, self.spaces, self._sizes)
+        return _NamedStep(RslRl(Step(joined, joined.spaces, has_values=False)))
 
     def as_jit(self) -> nn.Module:
         """Refuse.
@@ -296,7 +339,8 @@ class PufferSharedCritic(nn.Module):
     Args:
         obs: those of the actor.
         obs_groups: the groups of each set.
-        obs_set: the set of the critic, which has the same groups as that of the actor.
+        obs_set: the set of the critic, which has the same groups as that of the actor, unless the
+            actor's policy has a `SeparateCriticWrapper`.
         output_dim: 1.
         cnns: the actor.
         others: none.
@@ -328,10 +372,11 @@ class PufferSharedCritic(nn.Module):
                 fix="Its policy is the actor's; say it there.",
             )
         groups = tuple(obs_groups[obs_set])
-        if groups != cnns.groups:
+        if groups != cnns.critic_groups:
             raise BuildError(
                 f"The {obs_set} reads {list(groups)}, and the actor reads {list(cnns.groups)}.",
-                fix="Give both sets the same groups, or make the critic a PufferModel of its own.",
+                fix="Give both sets the same groups, put a SeparateCriticWrapper around the "
+                "actor's policy, or make the critic a PufferModel of its own.",
             )
         # In a tuple, so that no weight is trained twice as one of the critic.
         self._actor = (cnns,)
@@ -378,6 +423,36 @@ def _require_none(others: Mapping[str, Any]) -> None:
         )
 
 
+def _divided(policy: PolicyLike, own: Sequence[str], critics: Sequence[str]) -> PolicySpec | None:
+    """Return a stack whose `SeparateCriticWrapper` gets the groups as keys; None without one."""
+    if isinstance(policy, type):
+        return None
+    registry = default_registry()
+    spec = spec_of(policy, registry)
+    keys = {"actor_keys": list(own), "critic_keys": list(critics)}
+    places = [
+        place
+        for place, each in enumerate(spec.wrappers)
+        if registry.get(each.name).load() is SeparateCriticWrapper
+    ]
+    if not places:
+        return None
+    wrapper = spec.wrappers[places[0]]
+    if present := [key for key in keys if wrapper.kwargs.get(key) is not None]:
+        raise BuildError(
+            f"The {' and '.join(present)} of {spec} are the groups of rsl_rl's sets here: "
+            f"actor {keys['actor_keys']}, critic {keys['critic_keys']}.",
+            fix="Leave them out, and say in obs_groups who reads what.",
+        )
+    wrappers = list(spec.wrappers)
+    wrappers[places[0]] = replace(wrapper, kwargs={**wrapper.kwargs, **keys})
+    return replace(spec, wrappers=tuple(wrappers))
+
+
+def _groups_space(obs: Mapping[str, Tensor], groups: Sequence[str]) -> gym_spaces.Dict:
+    return gym_spaces.Dict({group: _observation_space(obs, [group]) for group in groups})
+
+
 def _observation_space(obs: Mapping[str, Tensor], groups: Sequence[str]) -> gym_spaces.Box:
     for group in groups:
         if obs[group].ndim != 2:
@@ -404,6 +479,22 @@ def _require_normal(logits: Any) -> Normal:
     )
 
 
+class _SideBySide(PolicyWrapper):
+    """An actor of groups that takes them side by side, as the library hands them to an actor."""
+
+    def __init__(
+        self, actor: nn.Module, groups: Sequence[str], spaces: Spaces, sizes: Mapping[str, int]
+    ) -> None:
+        self._own = {group: sizes[group] for group in groups}
+        box = _box(None, sum(self._own.values()))
+        super().__init__(Spaces(box, spaces.action), actor)
+
+    def transform_observations(self, observations: Any, state: State | None) -> Any:
+        """(N, D) -> (N, n) of each group."""
+        parts = torch.split(observations, list(self._own.values()), -1)
+        return dict(zip(self._own, parts, strict=True))
+
+
 class _NamedStep(nn.Module):
     """A graph as the exporter of the library calls it: by place, with names beside it."""
 
@@ -425,15 +516,24 @@ class _NamedStep(nn.Module):
 # -- from there to here ----------------------------------------------------------------------------
 
 
-def as_policy(actor: models.MLPModel, critic: models.MLPModel) -> ActorCritic:
+def as_policy(
+    actor: models.MLPModel, critic: models.MLPModel, obs: Mapping[str, Tensor] | None = None
+) -> ActorCritic:
     """Return an actor and a critic of the library, trained or new, as one policy of ours.
 
     It has their very modules, so that training one trains the other. The checker, `Agent`, exports
-    and comparisons serve it. An observation is that of the groups, side by side.
+    and comparisons serve it. An observation is that of the groups, side by side. Where actor and
+    critic read unlike groups, it is a Dict of the groups, and `actor_of` the actor alone.
+
+    Args:
+        actor: gives actions.
+        critic: gives values.
+        obs: observations of all envs, each group (B, n), from which the sizes of unlike groups are
+            read.
 
     Raises:
-        BuildError: they have a memory or convolutions, read unlike groups, or have another
-            distribution than a Normal.
+        BuildError: they have a memory or convolutions, read unlike groups of unknown sizes, or have
+            another distribution than a Normal.
     """
     for each in (actor, critic):
         if type(each).get_latent is not models.MLPModel.get_latent:
@@ -442,10 +542,11 @@ def as_policy(actor: models.MLPModel, critic: models.MLPModel) -> ActorCritic:
                 "form here.",
                 fix="Models of MLPModel have one.",
             )
-    if list(actor.obs_groups) != list(critic.obs_groups):
+    own, critics = list(actor.obs_groups), list(critic.obs_groups)
+    if own != critics and obs is None:
         raise BuildError(
-            f"The actor reads {list(actor.obs_groups)}, and the critic {list(critic.obs_groups)}.",
-            fix="A policy has one observation here, which both read.",
+            f"The actor reads {own}, and the critic {critics}, of sizes that they do not tell.",
+            fix="Pass observations, too: as_policy(actor, critic, env.get_observations()).",
         )
     if not isinstance(actor.distribution, GaussianDistribution):
         kind = type(actor.distribution).__name__
@@ -453,25 +554,82 @@ def as_policy(actor: models.MLPModel, critic: models.MLPModel) -> ActorCritic:
             f"The actor has a {kind} of actions, for which there is no form here.",
             fix="GaussianDistribution and HeteroscedasticGaussianDistribution have one.",
         )
-    size, actions = actor.obs_dim, actor.distribution.output_dim
-    spaces = Spaces(_box(None, size), _box(None, actions))
-    encoder = Trunks(_floats, actor.obs_normalizer, critic.obs_normalizer, space=spaces.observation)
+    size, actions = actor.obs_dim, _box(None, actor.distribution.output_dim)
     head = _Actor(actor.mlp, actor.distribution, size)
     value = CriticHead(critic.mlp, columns=slice(size, None))
-    return _ActorCritic(encoder, spaces, actor=head, critic=value)
+    if own == critics:
+        readers = [_Reader(each.obs_normalizer) for each in (actor, critic)]
+        return _ActorCritic(readers, Spaces(_box(None, size), actions), actor=head, critic=value)
+    assert obs is not None
+    readers = [_Reader(each.obs_normalizer, each.obs_groups) for each in (actor, critic)]
+    spaces = Spaces(_groups_space(obs, (*own, *critics)), actions)
+    policy = _ActorCritic(readers, spaces, actor=head, critic=value)
+    policy.privileged_keys = tuple(group for group in critics if group not in own)
+    if policy.privileged_keys:
+        policy.alone = Spaces(with_keys(spaces.observation, own), actions)
+    return policy
+
+
+class _Reader(nn.Module):
+    """Observations of groups, or of all of them side by side -> (N, D), normalized.
+
+    Args:
+        normalizer: of the library.
+        groups: keys of the observation, in the order of their columns; None: it has none.
+    """
+
+    def __init__(self, normalizer: nn.Module, groups: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.normalizer, self.groups = normalizer, groups
+
+    def forward(self, observations: Any) -> Tensor:
+        numbers: Tensor = self.normalizer(self.join(observations))
+        return numbers
+
+    def join(self, observations: Any) -> Tensor:
+        """Return the numbers of the groups, (N, D)."""
+        if self.groups is not None:
+            observations = torch.cat([observations[group] for group in self.groups], -1)
+        numbers: Tensor = observations.float()
+        return numbers
 
 
 class _ActorCritic(ActorCritic):
     """With the statistics of the models: the library leaves them alone in evaluation mode."""
 
-    def update_statistics(self, observations: Tensor) -> None:
+    privileged_keys: tuple[str, ...] = ()
+    alone: Spaces | None = None
+    """What the actor sees, where the critic sees more."""
+
+    def __init__(
+        self, readers: Sequence[nn.Module], spaces: Spaces, *, actor: nn.Module, critic: nn.Module
+    ) -> None:
+        encoder = Trunks(_same, *readers, space=spaces.observation)
+        super().__init__(encoder, spaces, actor=actor, critic=critic)
+
+    def actor_alone(self) -> Actor:
+        """Return the actor without the critic, where that sees more."""
+        if self.alone is None:
+            return Actor(self, self.spaces)
+        reader: Any = self.encoder.networks[0]  # type: ignore[index]
+        policy = _ActorCritic([reader], self.alone, actor=self.actor, critic=_NoValues())
+        return Actor(policy, self.alone, is_part=True)
+
+    def update_statistics(self, observations: Any) -> None:
         for each in self.encoder.networks:  # type: ignore[union-attr]
-            if isinstance(each, EmpiricalNormalization):
-                each.update(observations)
+            if isinstance(each.normalizer, EmpiricalNormalization):
+                each.normalizer.update(each.join(observations))
 
 
-def _floats(observations: Tensor) -> Tensor:
-    return observations.float()
+def _same(observations: Any) -> Any:
+    return observations
+
+
+class _NoValues(nn.Module):
+    """(N, H) -> zeros (N, 1), in the place of a critic that is not there."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.new_zeros(*hidden.shape[:-1], 1)
 
 
 class _Actor(nn.Module):

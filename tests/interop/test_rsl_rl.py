@@ -9,6 +9,7 @@ from gymnasium import spaces
 from scenes import MEMORIES, SMALL, numbers
 
 from puffer_policies import Spaces, load_policy, save_checkpoint
+from puffer_policies.agent import Agent
 from puffer_policies.checks import check_policy
 from puffer_policies.contract import EPISODE_START
 from puffer_policies.errors import BuildError, IncompatibleSpace, PolicyNotFound
@@ -367,6 +368,86 @@ def test_wrong_tables_are_errors_that_say_what_to_write():
         runner.alg.actor.output_std  # noqa: B018
 
 
+# -- a critic that sees more -----------------------------------------------------------------------
+
+MORE = {"actor": ["second"], "critic": ["second", "first"]}
+DIVIDED = [
+    f"SeparateCriticWrapper(Default({SMALL}))",
+    f"SeparateCriticWrapper(GRUWrapper(Default({SMALL})), critic='Default(hidden_size=12)')",
+    f"SeparateCriticWrapper(Default({SMALL}), critic='LSTMWrapper(Default({SMALL}))')",
+]
+
+
+@pytest.mark.parametrize("stack", DIVIDED)
+def test_one_policy_serves_an_actor_and_a_critic_of_other_groups(stack, tmp_path):
+    runner = runner_of(RandomEnvs(), stack, groups=MORE)
+    actor, algorithm = runner.alg.actor, runner.alg
+    assert actor.policy.privileged_keys == ("first",)
+    collect(runner)
+    algorithm.update()
+    carried = actor.get_hidden_state()
+    storage = collect(runner)
+    rows = {key: storage.observations[key].transpose(0, 1) for key in ("first", "second")}
+    _, actions, starts = rollout_of(storage)
+    if carried is None:
+        rows = {key: each.flatten(0, 1) for key, each in rows.items()}
+        values, log_prob, _ = numbers(actor.policy, rows, actions)
+    else:
+        starts[:, 0] = carried[0, :, 0] == 0
+        state = {**actor.guest.packed.unpack(carried[0, :, 1:]), EPISODE_START: starts}
+        values, log_prob, _ = numbers(actor.policy, rows, actions, state)
+    stored = [each.transpose(0, 1).flatten() for each in (storage.values, storage.actions_log_prob)]
+    torch.testing.assert_close(stored, [values, log_prob], rtol=1e-5, atol=1e-5)
+    algorithm.update()
+    runner.save(tmp_path / "model.pt")
+    again = runner_of(RandomEnvs(), stack, groups=MORE)
+    again.load(tmp_path / "model.pt")
+    obs = RandomEnvs().get_observations()
+    alone = TensorDict({"second": obs["second"]}, batch_size=[ENVS])
+    actor.reset()
+    with torch.no_grad():
+        for _ in range(2):  # the second one from what a memory keeps
+            expected = actor(obs)
+            assert torch.equal(again.get_inference_policy()(alone), expected)
+    agent = Agent(actor.policy)
+    acted = agent.act({"second": obs["second"].numpy()})
+    actor.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(acted), actor(alone))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter
+def test_the_exporter_of_the_library_writes_an_actor_without_its_critic(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    groups = {"actor": ["second", "first"], "critic": ["first", "second", "third"]}
+
+    class ThreeGroups(RandomEnvs):
+        def get_observations(self):
+            obs = super().get_observations()
+            obs["third"] = torch.randn(self.num_envs, 2, generator=self.random)
+            return obs
+
+    runner = runner_of(ThreeGroups(), DIVIDED[2], groups=groups)
+    runner.export_policy_to_onnx(str(tmp_path))
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    assert [each.name for each in session.get_inputs()] == ["obs"]
+    obs = ThreeGroups(1).get_observations()
+    rows = torch.cat([obs["second"], obs["first"]], -1)
+    (actions,) = session.run(None, {"obs": rows.numpy()})
+    with torch.no_grad():
+        expected = runner.alg.actor(obs)
+    torch.testing.assert_close(torch.from_numpy(actions), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_beside_the_groups_of_the_library_are_refused():
+    with pytest.raises(BuildError, match=r"actor_keys .* are the groups"):
+        runner_of(
+            RandomEnvs(),
+            f"SeparateCriticWrapper(Default({SMALL}), actor_keys=['second'])",
+            groups=MORE,
+        )
+
+
 # -- from there to here ----------------------------------------------------------------------------
 
 
@@ -411,9 +492,30 @@ def test_models_without_a_form_here_are_refused():
         as_policy(recurrent, critic)
     with pytest.raises(BuildError, match="BetaDistribution"):
         as_policy(models(form="BetaDistribution")[0], critic)
-    privileged = MLPModel(obs, {"critic": ["second"]}, "critic", 1)
-    with pytest.raises(BuildError, match="second"):
-        as_policy(actor, privileged)
+    other = MLPModel(obs, {"critic": ["second"]}, "critic", 1)
+    with pytest.raises(BuildError, match=r"second[\s\S]*get_observations"):
+        as_policy(actor, other)
+
+
+def test_models_of_other_groups_are_a_policy_with_privileged_keys():
+    obs, form = RandomEnvs().get_observations(), {"class_name": "GaussianDistribution"}
+    options = {"hidden_dims": [8], "obs_normalization": True}
+    actor = MLPModel(obs, MORE, "actor", ACTIONS, distribution_cfg=form, **options)
+    critic = MLPModel(obs, MORE, "critic", 1, **options)
+    for each in (actor, critic):
+        each.update_normalization(obs)
+    ours = as_policy(actor, critic, obs)
+    assert ours.privileged_keys == ("first",)
+    with torch.no_grad():  # a graph that the library keeps could not be copied
+        drawn, values = actor(obs, stochastic_output=True), critic(obs)
+    rows = {key: obs[key] for key in ("first", "second")}
+    expected = values.flatten(), actor.get_output_log_prob(drawn), actor.output_entropy
+    torch.testing.assert_close(numbers(ours, rows, drawn), expected)
+    acted = Agent(ours).act({"second": obs["second"].numpy()})
+    torch.testing.assert_close(torch.from_numpy(acted), actor(obs).detach())
+    report = check_policy(ours, ours.spaces, select="S1,S5,S6,S11,S13", isolate=False)
+    assert not report.bad
+    assert report.counts["passed"] == 5
 
 
 # -- what is learned -------------------------------------------------------------------------------
