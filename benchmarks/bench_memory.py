@@ -25,6 +25,9 @@ from puffer_policies.nn.cores.gru import GRUCore
 from puffer_policies.nn.cores.lstm import LSTMCore
 from puffer_policies.nn.cores.mingru import MinGRUCore
 from puffer_policies.nn.cores.rnn import RNNCore
+from puffer_policies.nn.cores.transformer_xl import TransformerXLCore
+from puffer_policies_memory.minlstm import MinLSTMCore
+from puffer_policies_memory.rtu import RTUCore
 
 BATCH, HIDDEN = 64, 128
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
@@ -101,6 +104,10 @@ def candidates() -> dict[str, Run]:
         "RNN": of_core(RNNCore(HIDDEN, HIDDEN)),
         "MinGRU": of_core(MinGRUCore(HIDDEN, HIDDEN)),
         "MinGRU, highway": of_core(MinGRUCore(HIDDEN, HIDDEN, highway=True)),
+        "MinLSTM": of_core(MinLSTMCore(HIDDEN, HIDDEN)),
+        "RTU": of_core(RTUCore(HIDDEN, HIDDEN)),
+        "RTU, linear": of_core(RTUCore(HIDDEN, HIDDEN, linear=True)),
+        "Transformer-XL": of_core(TransformerXLCore(HIDDEN, HIDDEN)),
     }
     for name, package, make in (
         ("sb3-contrib LSTM", "sb3_contrib", of_sb3),

@@ -11,6 +11,7 @@ from puffer_policies.nn.cores.gtrxl import GTrXLCore
 from puffer_policies.nn.cores.lstm import LSTMCore, LSTMLayers
 from puffer_policies.nn.cores.mingru import MinGRUCore
 from puffer_policies.nn.cores.rnn import RNNCore
+from puffer_policies.nn.cores.transformer_xl import TransformerXLCore
 from puffer_policies.wrappers.base import MemoryWrapper
 
 
@@ -64,4 +65,12 @@ class GTrXLWrapper(MemoryWrapper, core=GTrXLCore):
     Parisotto et al. 2020, https://arxiv.org/abs/1910.06764. Each step attends to the last steps of
     its own episode. This costs more than a recurrent layer, and the state is a window instead of a
     vector.
+    """
+
+
+class TransformerXLWrapper(MemoryWrapper, core=TransformerXLCore):
+    """A policy with transformer layers between its encoder and its heads.
+
+    Dai et al. 2019, https://arxiv.org/abs/1901.02860. It attends as a GTrXL does, without gates,
+    which are half of the weights in a layer of a GTrXL.
     """

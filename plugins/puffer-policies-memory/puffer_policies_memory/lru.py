@@ -43,32 +43,57 @@ MAX_PHASE = 2 * math.pi
 """The largest angle by which a fresh state turns in one step, in radians, as in the paper."""
 
 
-class LRULayer(MemoryLayer):
+class RingLayer(MemoryLayer):
+    """A layer with complex decays, begun on a ring; a subclass says what they carry on.
+
+    Args:
+        squares: (H,), the squares of the decays' first moduli.
+    """
+
+    def __init__(self, squares: Tensor) -> None:
+        super().__init__()
+        self.hidden_size = len(squares)
+        self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(squares)))
+        self.theta_log = nn.Parameter(torch.log(MAX_PHASE * (1 - torch.rand(len(squares)))))
+
+    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the state's real and imaginary parts, (H,) each."""
+        return dict.fromkeys(KEYS, (self.hidden_size,))
+
+    def decay(self) -> Any:
+        """Return lambda, (H,) complex128."""
+        modulus = torch.exp(-self.nu_log.double().exp())
+        return polar(modulus, self.theta_log.double().exp())
+
+
+def squares_on_ring(size: int, r_min: float, r_max: float) -> Tensor:
+    """Draw squares of moduli (H,), uniform on the area of a ring.
+
+    Raises:
+        BuildError: the bounds are not those of a ring in the unit disk.
+    """
+    if not 0 <= r_min < r_max <= 1:
+        raise BuildError(
+            f"r_min={r_min} and r_max={r_max} do not bound a ring in the unit disk.",
+            fix="Give 0 <= r_min < r_max <= 1, such as 0 and 1.",
+        )
+    # Off 0 and off 1, where the logarithms of a layer's parameters would be infinite.
+    share = torch.empty(size).uniform_(1e-6, 1 - 1e-6)
+    return torch.lerp(torch.tensor(r_min**2), torch.tensor(r_max**2), share)
+
+
+class LRULayer(RingLayer):
     """The unit, a layer norm and a LeakyReLU."""
 
     def __init__(self, hidden_size: int, *, r_min: float, r_max: float) -> None:
-        super().__init__()
-        if not 0 <= r_min < r_max <= 1:
-            raise BuildError(
-                f"r_min={r_min} and r_max={r_max} do not bound a ring in the unit disk.",
-                fix="Give 0 <= r_min < r_max <= 1, such as 0 and 1.",
-            )
-        self.hidden_size = hidden_size
-        # Uniform on the ring's area, off 0 and off 1, where a logarithm below would be infinite.
-        share = torch.empty(hidden_size).uniform_(1e-6, 1 - 1e-6)
-        square = torch.lerp(torch.tensor(r_min**2), torch.tensor(r_max**2), share)
-        self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(square)))
-        self.theta_log = nn.Parameter(torch.log(MAX_PHASE * (1 - torch.rand(hidden_size))))
-        self.gamma_log = nn.Parameter(0.5 * torch.log1p(-square))
+        squares = squares_on_ring(hidden_size, r_min, r_max)
+        super().__init__(squares)
+        self.gamma_log = nn.Parameter(0.5 * torch.log1p(-squares))
         self.input = nn.Linear(hidden_size, 2 * hidden_size, bias=False)  # Re B above Im B
         self.output = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # Re C beside -Im C
         self.skip = nn.Parameter(torch.randn(hidden_size))
         nn.init.normal_(self.input.weight, std=(2 * hidden_size) ** -0.5)
         nn.init.normal_(self.output.weight, std=hidden_size**-0.5)
-
-    def carry_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the state's real and imaginary parts, (H,) each."""
-        return dict.fromkeys(KEYS, (self.hidden_size,))
 
     def forward(
         self, x: Tensor, carry: Mapping[str, Tensor], starts: Tensor | None
@@ -81,11 +106,6 @@ class LRULayer(MemoryLayer):
         y = self.output(as_halves(states)) + self.skip * x
         y = functional.leaky_relu(functional.layer_norm(y, y.shape[-1:]))
         return y, carried_out(states, KEYS)
-
-    def decay(self) -> Any:
-        """Return lambda, (H,) complex128."""
-        modulus = torch.exp(-self.nu_log.double().exp())
-        return polar(modulus, self.theta_log.double().exp())
 
 
 class LRUCore(StackCore):

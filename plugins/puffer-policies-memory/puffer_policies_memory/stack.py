@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
-from puffer_policies.nn.cores.scan import linear_scan
+from puffer_policies.nn.cores.scan import linear_scan, rectified_scan, rectify
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.trace import is_exporting
 
@@ -169,7 +169,9 @@ def exp(numbers: Any) -> Any:
     return torch.exp(numbers)
 
 
-def recur(decay: Any, drive: Any, *, before: Any, starts: Tensor | None) -> Any:
+def recur(
+    decay: Any, drive: Any, *, before: Any, starts: Tensor | None, rectified: bool = False
+) -> Any:
     """Return every state of ``h = decay * h + drive``, or of ``h = drive`` where `starts`.
 
     Args:
@@ -179,21 +181,25 @@ def recur(decay: Any, drive: Any, *, before: Any, starts: Tensor | None) -> Any:
         drive: (T, B, ...), real or complex; all three are a `Pair` or none is.
         before: (B, ...) in the dtype of `drive`, the state before the first step.
         starts: bool (T, B), true where an episode starts: the decay there is exactly 0.
+        rectified: a ReLU bounds each state from below, of complex numbers both parts.
 
     Returns:
         (T, B, ...)
     """
     if isinstance(drive, Pair):
-        return _recur_in_pairs(decay.to(drive.dtype), drive, before, starts)
+        return _recur_in_pairs(decay.to(drive.dtype), drive, before, starts, rectified)
     decay = decay.to(drive.dtype).expand_as(drive)
     if starts is not None:
         decay = decay * ~starts.reshape(*starts.shape, *[1] * (drive.ndim - 2))
     if len(drive) == 1:
-        return torch.addcmul(drive, decay, before)
-    return linear_scan(decay, drive, before)
+        state = torch.addcmul(drive, decay, before)
+        return rectify(state) if rectified else state
+    return (rectified_scan if rectified else linear_scan)(decay, drive, before)
 
 
-def _recur_in_pairs(decay: Pair, drive: Pair, before: Pair, starts: Tensor | None) -> Pair:
+def _recur_in_pairs(
+    decay: Pair, drive: Pair, before: Pair, starts: Tensor | None, rectified: bool
+) -> Pair:
     states = [before]
     for t in range(drive.real.shape[0]):
         last = states[-1]
@@ -201,9 +207,10 @@ def _recur_in_pairs(decay: Pair, drive: Pair, before: Pair, starts: Tensor | Non
             gone = starts[t].reshape(-1, *[1] * (last.real.ndim - 1))
             last = Pair(last.real.masked_fill(gone, 0.0), last.imag.masked_fill(gone, 0.0))
         turned = times(last, decay)
-        states.append(Pair(drive.real[t] + turned.real, drive.imag[t] + turned.imag))
-    real = torch.stack([each.real for each in states[1:]])
-    return Pair(real, torch.stack([each.imag for each in states[1:]]))
+        real, imag = drive.real[t] + turned.real, drive.imag[t] + turned.imag
+        states.append(Pair(real.relu(), imag.relu()) if rectified else Pair(real, imag))
+    after = states[1:]
+    return Pair(torch.stack([s.real for s in after]), torch.stack([s.imag for s in after]))
 
 
 def as_complex(halves: Tensor) -> Any:

@@ -62,6 +62,48 @@ def lru(core, state):
 
 
 @by_rows
+def rtu(core, state):
+    pairs = [
+        [part(core, state, key, k) for key in ("lstm_h", "lstm_c")] for k in range(len(core.layers))
+    ]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            first, second = layer.input.weight.chunk(2)
+            r, theta = torch.exp(-torch.exp(layer.nu_log)), torch.exp(layer.theta_log)
+            cos, sin, gamma = r * torch.cos(theta), r * torch.sin(theta), torch.sqrt(1 - r * r)
+            c1, c2 = [torch.zeros_like(each) for each in pairs[k]] if starts else pairs[k]
+            new = [
+                cos * c1 - sin * c2 + gamma * (first @ x),
+                sin * c1 + cos * c2 + gamma * (second @ x),
+            ]
+            rectified = [each.clamp(min=0) for each in new]
+            pairs[k] = new if layer.linear else rectified
+            x = layer.output(torch.cat(rectified))
+        return x
+
+    return step
+
+
+@by_rows
+def minlstm(core, state):
+    h = [part(core, state, "lstm_h", k) for k in range(len(core.layers))]
+
+    def step(x, starts):
+        x = core.embed(x)
+        for k, layer in enumerate(core.layers):
+            forget, enter, candidate = layer.linear(x).chunk(3)
+            forget, enter = torch.sigmoid(forget), torch.sigmoid(enter)
+            new = torch.where(candidate >= 0, candidate + 0.5, torch.sigmoid(candidate))
+            past = torch.zeros_like(h[k]) if starts else h[k]
+            x = h[k] = forget / (forget + enter) * past + enter / (forget + enter) * new
+        return x
+
+    return step
+
+
+@by_rows
 def s5(core, state):
     h = [
         torch.complex(part(core, state, "s5_real", k), part(core, state, "s5_imag", k))

@@ -23,6 +23,8 @@ from puffer_policies_memory.linear_attention import (
 from puffer_policies_memory.lru import LRUCore, LRULayer, LRUWrapper
 from puffer_policies_memory.mamba import MambaCore, MambaWrapper, Selected, selective_scan
 from puffer_policies_memory.mamba2 import Mamba2Core, Mamba2Wrapper
+from puffer_policies_memory.minlstm import MinLSTMCore, MinLSTMWrapper
+from puffer_policies_memory.rtu import RTUCore, RTULayer, RTUWrapper
 from puffer_policies_memory.s5 import S5Core, S5Wrapper, hippo_basis
 from puffer_policies_memory.xlstm import MLSTMCore, MLSTMWrapper, SLSTMCore, SLSTMWrapper
 
@@ -36,6 +38,8 @@ WRAPPERS: dict[str, Any] = {
         MLSTMWrapper,
         Mamba2Wrapper,
         MambaWrapper,
+        MinLSTMWrapper,
+        RTUWrapper,
         S5Wrapper,
         SLSTMWrapper,
     )
@@ -55,6 +59,8 @@ WRAPPERS: dict[str, Any] = {
         (lambda: GatedDeltaNetCore(128, 128), 85_032),
         (lambda: MLSTMCore(128, 128), 137_232),
         (lambda: SLSTMCore(128, 128), 82_816),
+        (lambda: MinLSTMCore(128, 128), 49_536),
+        (lambda: RTUCore(128, 128), 65_920),
         (lambda: LRUCore(64, 128, num_layers=2), 2 * 66_048 + 64 * 128 + 128),
     ],
 )
@@ -115,6 +121,22 @@ def test_one_lru_layer_carries_the_tensors_of_pufferlibs_trainer() -> None:
 def test_a_ring_outside_the_disc_is_refused(ring: tuple[float, float]) -> None:
     with pytest.raises(BuildError, match=f"r_min={ring[0]} and r_max={ring[1]}"):
         LRUCore(4, 8, r_min=ring[0], r_max=ring[1])
+
+
+# -- RTU -------------------------------------------------------------------------------------------
+
+
+def test_an_rtus_state_keeps_the_size_of_its_input_whatever_its_decay() -> None:
+    layer = RTULayer(500, linear=False, r_min=0.0, r_max=1.0)
+    modulus = layer.decay().detach().abs()
+    torch.testing.assert_close(layer.gamma().double().square() + modulus.square(), 1 + 0 * modulus)
+    with torch.no_grad():
+        layer.nu_log.uniform_(-20, 20)
+    gamma = layer.gamma()
+    gamma.sum().backward()
+    assert float(gamma.detach().min()) > 0
+    assert layer.nu_log.grad is not None
+    assert layer.nu_log.grad.isfinite().all()
 
 
 # -- FFM -------------------------------------------------------------------------------------------
@@ -262,7 +284,9 @@ def test_the_selective_scans_gradient_is_that_of_finite_differences(with_starts:
     assert torch.autograd.gradcheck(run, [each.requires_grad_() for each in given])
 
 
-@pytest.mark.parametrize("name", ["S5Wrapper", "LRUWrapper", "FFMWrapper", "MambaWrapper"])
+@pytest.mark.parametrize(
+    "name", ["S5Wrapper", "LRUWrapper", "FFMWrapper", "MambaWrapper", "RTUWrapper"]
+)
 def test_what_stands_in_while_a_pass_is_exported_gives_the_same(name, monkeypatch):
     pair = Spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2))
     policy = get_policy(f"{name}(Default(hidden_size=16), num_layers=2)", pair)

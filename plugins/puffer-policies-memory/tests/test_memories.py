@@ -22,6 +22,8 @@ from puffer_policies_memory.linear_attention import LinearAttentionCore
 from puffer_policies_memory.lru import LRUCore
 from puffer_policies_memory.mamba import MambaCore
 from puffer_policies_memory.mamba2 import Mamba2Core
+from puffer_policies_memory.minlstm import MinLSTMCore
+from puffer_policies_memory.rtu import RTUCore
 from puffer_policies_memory.s5 import S5Core
 from puffer_policies_memory.xlstm import MLSTMCore, SLSTMCore
 
@@ -31,6 +33,13 @@ class FadingAttentionCore(LinearAttentionCore):
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size, num_layers=num_layers, num_heads=2, half_life=5.0)
+
+
+class LinearRTUCore(RTUCore):
+    """Recurrent trace units that are rectified outside of the recurrence."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size, num_layers=num_layers, linear=True)
 
 
 B, T, INPUT, H = 4, 9, 6, 8
@@ -45,6 +54,9 @@ REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
     GatedDeltaNetCore: memory_references.gated_delta_net,
     MLSTMCore: memory_references.mlstm,
     SLSTMCore: memory_references.slstm,
+    MinLSTMCore: memory_references.minlstm,
+    RTUCore: memory_references.rtu,
+    LinearRTUCore: memory_references.rtu,
 }
 SMALL: dict[type[Core], dict[str, int]] = {
     S5Core: {"state_size": 6},
@@ -56,6 +68,8 @@ SMALL: dict[type[Core], dict[str, int]] = {
     MLSTMCore: {"num_heads": 2, "d_conv": 3, "expand": 1},
     SLSTMCore: {"num_heads": 2},
 }
+COUNTING: dict[type[Core], dict[str, int]] = {MinLSTMCore: {"num_layers": 2}}
+"""What a core needs that can only fade, at rates that the input sets, to count steps."""
 every_core = pytest.mark.parametrize("kind", REFERENCES)
 every_depth = pytest.mark.parametrize("layers", [1, 2, 3])
 STARTS = ["none", "first", "middle", "last", "consecutive", "whole", "random", "dense"]
@@ -286,7 +300,7 @@ def test_no_layers_are_refused(kind: type[Core]) -> None:
 def test_it_learns_to_recall_what_was_shown_two_steps_ago(kind: type[Core]) -> None:
     torch.manual_seed(0)
     build: Any = kind
-    core: Core = build(4, 32)
+    core: Core = build(4, 32, **COUNTING.get(kind, {}))
     reader = torch.nn.Linear(32, 4)
     optimizer = torch.optim.Adam([*core.parameters(), *reader.parameters()], 0.01)
     accuracy, updates = 0.25, 0  # chance

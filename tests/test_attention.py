@@ -1,20 +1,28 @@
-"""The attention memory is what the paper's sums say, in steps and in sequence, episodes apart."""
+"""Attention memories are what their papers' sums say, in steps and in sequence, episodes apart."""
 
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.cores.gtrxl import GTrXLCore
+from puffer_policies.nn.cores.gtrxl import GTrXLCore, GTrXLLayer
+from puffer_policies.nn.cores.transformer_xl import TransformerXLCore
 
 B, T, INPUT, H, M = 3, 11, 5, 8, 4
+KINDS = {
+    "gtrxl": GTrXLCore,
+    "transformer_xl": TransformerXLCore,
+    "norm_last": functools.partial(TransformerXLCore, norm_first=False),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def make(layers=2, memory=M):
-    core = GTrXLCore(INPUT, H, num_layers=layers, num_heads=2, memory=memory)
+def make(kind="gtrxl", layers=2, memory=M):
+    core = KINDS[kind](INPUT, H, num_layers=layers, num_heads=2, memory=memory)
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -40,8 +48,20 @@ def reference(core, x, starts):
 
 
 def layer_of(layer, seen):
-    attention, x = layer.attention, seen[-1]
-    normed = [layer.attention_norm(each) for each in seen]
+    x = seen[-1]
+    if isinstance(layer, GTrXLLayer):
+        read = torch.relu(attended(layer, [layer.attention_norm(each) for each in seen]))
+        x = gate_of(layer.attention_gate, x, read)
+        return gate_of(layer.network_gate, x, torch.relu(layer.network(layer.network_norm(x))))
+    if layer.norm_first:
+        x = x + attended(layer, [layer.attention_norm(each) for each in seen])
+        return x + layer.network(layer.network_norm(x))
+    x = layer.attention_norm(x + attended(layer, seen))
+    return layer.network_norm(x + layer.network(x))
+
+
+def attended(layer, normed):
+    attention = layer.attention
     query, size = attention.query(normed[-1]), H // attention.num_heads
     heads = []
     for a in range(attention.num_heads):
@@ -56,9 +76,7 @@ def layer_of(layer, seen):
             values.append(value[part])
         weights = torch.stack(scores).softmax(0)
         heads.append(sum(w * v for w, v in zip(weights, values, strict=True)))
-    said = torch.relu(attention.output(torch.cat(heads)))
-    x = gate_of(layer.attention_gate, x, said)
-    return gate_of(layer.network_gate, x, torch.relu(layer.network(layer.network_norm(x))))
+    return attention.output(torch.cat(heads))
 
 
 def gate_of(gate, x, y):
@@ -71,8 +89,9 @@ def gate_of(gate, x, y):
 
 
 @pytest.mark.parametrize(("layers", "share"), [(1, 0.2), (2, 0.0), (2, 0.9), (3, 0.2)])
-def test_a_sequence_is_the_sum_over_what_each_step_may_see(layers, share):
-    core, x, starts = make(layers), torch.randn(B, T, INPUT), torch.rand(B, T) < share
+@every_kind
+def test_a_sequence_is_the_sum_over_what_each_step_may_see(kind, layers, share):
+    core, x, starts = make(kind, layers), torch.randn(B, T, INPUT), torch.rand(B, T) < share
     with torch.no_grad():
         own, _ = core(x, core.initial_state(B), starts)
         expected = reference(core, x, starts)
@@ -81,8 +100,9 @@ def test_a_sequence_is_the_sum_over_what_each_step_may_see(layers, share):
 
 @pytest.mark.parametrize("memory", [1, 4, 20])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_steps_and_pieces_are_the_sequence(memory, share):
-    core, x, starts = make(memory=memory), torch.randn(B, T, INPUT), torch.rand(B, T) < share
+@every_kind
+def test_steps_and_pieces_are_the_sequence(kind, memory, share):
+    core, x, starts = make(kind, memory=memory), torch.randn(B, T, INPUT), torch.rand(B, T) < share
     with torch.no_grad():
         _, state = core(torch.randn(B, 6, INPUT), core.initial_state(B))
         whole, after = core(x, state, starts)
@@ -98,8 +118,9 @@ def test_steps_and_pieces_are_the_sequence(memory, share):
         torch.testing.assert_close(reached, after, atol=1e-5, rtol=0)
 
 
-def test_the_gradient_reaches_as_far_as_the_layers_and_not_across_a_start():
-    core = make(layers=2, memory=2)
+@every_kind
+def test_the_gradient_reaches_as_far_as_the_layers_and_not_across_a_start(kind):
+    core = make(kind, layers=2, memory=2)
     x = torch.randn(B, T, INPUT, requires_grad=True)
     core(x, core.initial_state(B))[0][:, 9].sum().backward()
     reached = x.grad.abs().sum((0, 2)) > 0
@@ -112,10 +133,15 @@ def test_the_gradient_reaches_as_far_as_the_layers_and_not_across_a_start():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "heads", "count"), [((64, 64), 2, 210_624), ((128, 128), 4, 839_040)]
+    ("core", "count"),
+    [
+        (lambda: GTrXLCore(64, 64, num_heads=2), 210_624),
+        (lambda: GTrXLCore(128, 128, num_heads=4), 839_040),
+        (lambda: TransformerXLCore(64, 64), 219_968),
+    ],
 )
-def test_parameter_counts_are_the_published_ones(sizes, heads, count):
-    core = GTrXLCore(*sizes, num_heads=heads)
+def test_parameter_counts_are_the_stated_ones(core, count):
+    core = core()
     assert sum(each.numel() for each in core.parameters()) == count
 
 
