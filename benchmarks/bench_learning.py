@@ -106,8 +106,12 @@ GAPS = [
     *gap("MinGRUWrapper"),
     *gap("MinGRUWrapper", *PUFFER4),
     *gap("GTrXLWrapper", "--rnn.memory", "16"),
+    *gap("TransformerXLWrapper"),
     # These are in plugins/puffer-policies-memory.
     *gap("LRUWrapper"),
+    *gap("RTUWrapper"),
+    *gap("MinLSTMWrapper"),
+    *gap("MinLSTMWrapper", "--rnn.num-layers", "2"),
     *gap("S5Wrapper"),
     *gap("FFMWrapper"),
     *gap("MambaWrapper"),
