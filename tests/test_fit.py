@@ -39,12 +39,23 @@ def test_every_policy_gets_a_verdict_and_every_refusal_a_reason():
         (gym_spaces.Box(-1, 1, (2,)), "Continuous", "MultiDiscrete"),
         (gym_spaces.MultiDiscrete([2, 3]), "MultiDiscrete", "Continuous"),
         (gym_spaces.Box(0, 5, (2,), np.int64), "MultiDiscrete", "Continuous"),
+        (gym_spaces.Dict(a=gym_spaces.Box(-1, 1, (2,))), "PufferNet", "Continuous"),
+        (gym_spaces.Tuple((gym_spaces.MultiDiscrete([2, 3]),)), "Structured", "MultiDiscrete"),
     ],
 )
 def test_actions_decide(action, fitting, refused):
     judged = judge(Spaces(VECTOR, action))
     assert judged[fitting] == ()
     assert judged[refused] != ()
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_a_record_that_names_kinds_serves_parts_if_it_names_their_kind(kind):
+    box = gym_spaces.Box(-1, 1, (2,))
+    parts = {"dict": gym_spaces.Dict(a=box), "tuple": gym_spaces.Tuple((box,))}[kind]
+    [reason] = misfits(Capabilities(actions=("discrete", "box")), Spaces(VECTOR, parts))
+    assert reason.startswith(f"it serves discrete or box actions, got {kind} {kind.title()}(")
+    assert misfits(Capabilities(actions=("discrete", kind)), Spaces(VECTOR, parts)) == []
 
 
 def test_an_image_that_is_too_small_is_refused_with_both_sizes():

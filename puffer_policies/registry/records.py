@@ -33,8 +33,9 @@ OBSERVATION_KINDS = (
 """The kinds of observation space that a record may name. `puffer_policies.spaces` finds the kind of
 a space; an array or a dict can be ``entities`` besides (`puffer_policies.spaces.entities`)."""
 
-ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box")
-"""The kinds of action space that a record may name."""
+ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box", "dict", "tuple")
+"""The kinds of action space that a record may name. A record that names some serves no other: who
+serves the kinds of all its parts does not serve a Dict by that."""
 
 Kind = Literal["policy", "wrapper"]
 """What a name can be registered as."""

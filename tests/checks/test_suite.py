@@ -230,7 +230,7 @@ def test_a_policy_is_built_once_for_all_checks_of_a_target():
 def test_a_memory_is_tested_on_two_pairs_of_spaces_and_other_wrappers_on_all():
     registry = discover(plugins=[])
     names = ("LSTMWrapper", "NormalizeObservationWrapper", "Default")
-    assert [len(targets_for_record(name, registry)) for name in names] == [3, 11, 9]
+    assert [len(targets_for_record(name, registry)) for name in names] == [3, 13, 11]
 
 
 def test_a_policy_that_can_not_be_built_is_one_error_and_skips():
@@ -283,6 +283,7 @@ def test_the_matrix_covers_every_kind():
     [
         Capabilities(observations=("image",), min_image_size=36),
         Capabilities(actions=("box",)),
+        Capabilities(actions=("dict", "tuple")),
         Capabilities(observations=("vector", "dict"), actions=("multidiscrete", "multibinary")),
     ],
 )

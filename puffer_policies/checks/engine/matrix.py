@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import cycle, islice
 
@@ -32,6 +33,13 @@ _NESTED = spaces.Dict(
         ),
     }
 )
+# Both kinds of numbers, and keys that are not sorted: columns that are exchanged leave the space.
+_PARTS = spaces.Dict(
+    OrderedDict(
+        tool=spaces.Discrete(3),
+        arm=spaces.Tuple((spaces.Box(-2.0, 0.5, (2,), np.float32), spaces.MultiDiscrete([3, 2]))),
+    )
+)
 
 
 def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
@@ -49,7 +57,7 @@ def spaces_for(capabilities: Capabilities | None) -> list[Spaces]:
         if not misfits(capabilities, Spaces(space, actions[0]))
     ]
     # Each kind once: heads and encoders meet in hidden vectors only, so the product of both proves
-    # no more, in nine times the time.
+    # no more, in ten times the time.
     number = max(len(observations), len(actions))
     pairs = zip(islice(cycle(observations), number), islice(cycle(actions), number), strict=True)
     return [Spaces(observation, action) for observation, action in pairs]
@@ -122,6 +130,8 @@ def _actions() -> list[Space]:
         spaces.Box(-1, 2, (2,), np.int64),  # choices, one for each element
         spaces.MultiDiscrete(np.array([[2, 3], [3, 2]])),
         spaces.Box(-1.0, 1.0, (), np.float32),
+        _PARTS,
+        spaces.Tuple((spaces.MultiBinary(2), spaces.Discrete(3, start=1))),  # choices alone
     ]
 
 

@@ -167,7 +167,7 @@ def targets_for_record(name: str, registry: Registry) -> list[Target]:
     """Return the targets of a registered policy or wrapper, as tests of a distribution take them.
 
     A memory stands between the encoder and the heads, and sees (B, H) whatever the spaces are, so
-    two pairs prove as much as nine. All others are tried on every pair that they declare.
+    two pairs prove as much as all. All others are tried on every pair that they declare.
     """
     pairs = spaces_for_memory() if _is_memory(registry.get(name)) else [None]
     return [each for pair in pairs for each in targets_for(name, pair, registry=registry)]
