@@ -61,7 +61,8 @@ class Policy(Protocol):
         """(N, H) -> logits, values (N, 1).
 
         logits: a Tensor (N, n) for Discrete; a tuple of Tensors for MultiDiscrete and MultiBinary;
-        ``torch.distributions.Normal`` for Box.
+        ``torch.distributions.Normal`` for Box; for Dict and Tuple a dict or a tuple with those of
+        each part, under its key or in its place.
         """
         ...
 
