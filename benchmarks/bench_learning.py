@@ -152,6 +152,9 @@ ZOO = [
 ]
 
 
+# Attention costs little with one narrow block, which is enough for this task.
+ONE_BLOCK = ("--policy.num-blocks", "1", "--policy.entity-size", "32", "--policy.feedforward", "64")
+
 # Each env can be solved with one part only, and stands beside what lacks it.
 PARTS = [
     Target("repeat_first", at_least=0.95),
@@ -166,6 +169,14 @@ PARTS = [
     Target("archery", at_most=0.4, flags=("--env.random-part", "draw")),
     Target("archery", at_most=0.6, flags=("--env.random-part", "arrow")),
     Target("archery", at_most=0.2, flags=("--policy-name", "Default")),
+    Target("nearest_friend", at_least=0.9),
+    Target("nearest_friend", at_least=0.9, flags=("--policy-name", "EntityAttention", *ONE_BLOCK)),
+    Target("nearest_friend", at_most=0.6, flags=("--policy-name", "Default")),
+    Target(
+        "nearest_friend",
+        at_most=0.6,
+        flags=("--policy-name", "Default", "--policy.hidden-size", "512"),
+    ),
 ]
 
 
@@ -259,7 +270,7 @@ Envs that only one part of a policy can solve, beside controls that lack this pa
 what it reaches. The same steps and settings but for what the name says. In `repeat_first` the first
 of 52 cards is to be named in every step: a stack of 16 frames sees it in 16 of them. In `archery`
 an action has three parts, which pay only together; chance takes over one of them, or no mask is
-read.
+read. `nearest_friend` shows a set of entities in random rows, which `Default` reads side by side.
 """
 
 MEMORY = """

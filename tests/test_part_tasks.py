@@ -8,6 +8,7 @@ import pytest
 
 from puffer_policies.envs.archery import ARROWS, DRAWS, SHOTS, Archery
 from puffer_policies.envs.factory import register_envs
+from puffer_policies.envs.friends import FEWEST, MOST, STEPS, NearestFriend
 from puffer_policies.errors import EnvError
 
 pytestmark = pytest.mark.trainer
@@ -90,3 +91,49 @@ def test_wrong_parts_of_an_action_are_errors(wrong, message):
     env.reset(seed=0)
     with pytest.raises(EnvError, match=message):
         env.step({**RIGHT, **wrong})
+
+
+# -- nearest friend: a set of entities -------------------------------------------------------------
+
+
+def name_quarter(game):
+    """Play by the entities, whatever row they stand in."""
+    observations = game.observe()
+    entities, mask = observations["entities"], observations["mask"]
+    friends = (mask == 1) & (entities[..., 2] == 1)
+    distances = np.where(friends, np.hypot(entities[..., 0], entities[..., 1]), np.inf)
+    x, y = entities[np.arange(len(mask)), distances.argmin(axis=1), :2].T
+    return (np.arctan2(y, x) // (np.pi / 2)).astype(int) % 4
+
+
+def test_nearest_friend_pays_one_for_the_right_quarters_and_a_quarter_for_guesses():
+    assert mean_return(NearestFriend(NUM_GAMES, rng()), name_quarter) == pytest.approx(1)
+    random = rng(1)
+    guesses = mean_return(
+        NearestFriend(NUM_GAMES, rng()), lambda _: random.integers(0, 4, NUM_GAMES)
+    )
+    assert guesses == pytest.approx(0.25, abs=0.02)
+
+
+def test_who_reads_one_row_of_the_set_only_guesses():
+    def name_quarter_of_first_row(game):
+        x, y = game.observe()["entities"][:, 0, :2].T
+        return (np.arctan2(y, x) // (np.pi / 2)).astype(int) % 4
+
+    assert mean_return(NearestFriend(NUM_GAMES, rng()), name_quarter_of_first_row) < 0.4
+
+
+def test_the_entities_are_new_in_each_step_and_stand_in_any_rows():
+    game, counts = NearestFriend(NUM_GAMES, rng()), []
+    for _ in range(STEPS):
+        before = game.observe()
+        assert NearestFriend.observation_space["mask"].contains(before["mask"][0])
+        absent = before["mask"] == 0
+        assert not before["entities"][absent].any()
+        assert set(np.unique(before["entities"][~absent][:, 2])) == {-1, 1}
+        assert (before["entities"][..., 2] == 1).any(axis=1).all()
+        counts.append(before["mask"].sum(axis=1))
+        game.step(np.zeros(NUM_GAMES, int))
+    assert set(np.unique(counts)) == set(range(FEWEST, MOST + 1))
+    share = (~absent).mean(axis=0)
+    np.testing.assert_allclose(share, (FEWEST + MOST) / 2 / MOST, atol=0.1)
