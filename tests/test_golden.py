@@ -150,6 +150,22 @@ def test_another_default_of_a_later_version_is_not_taken(tmp_path, monkeypatch):
         get_policy("Cooler(Scaled, temperature=9.0)", SPACES, pretrained=path)
 
 
+def test_another_default_of_a_later_critic_is_not_taken(tmp_path, monkeypatch):
+    register_policy(Scaled)
+    stack = "SeparateCriticWrapper(Default(hidden_size=8), critic='Scaled(factor=1.5)')"
+    policy = get_policy(stack, SPACES)
+    path = save_checkpoint(tmp_path / "m", policy, env=SPACES)
+    assert load_policy(path).spec == policy.spec
+    monkeypatch.setattr(Scaled, "__init__", scaled_later)
+    loaded = load_policy(path)
+    assert (loaded.critic.factor, loaded.critic.shifts) == (1.5, [0, 1])
+    assert loaded.critic.spec.kwargs == {"hidden_size": 8, "factor": 1.5, "shifts": [0, 1]}
+    again = save_checkpoint(tmp_path / "again", loaded, env=SPACES)
+    assert load_policy(again).spec == loaded.spec
+    with pytest.raises(CheckpointError, match=r"factor=1\.5"):
+        get_policy(stack.replace("1.5", "2.0"), SPACES, pretrained=path)
+
+
 def test_a_default_that_no_file_holds_is_left_to_the_class(tmp_path, monkeypatch):
     monkeypatch.setattr(Scaled.__init__, "__defaults__", (8, torch.ones(()), (float("nan"),), {1}))
     register_policy(Scaled)

@@ -175,6 +175,12 @@ def test_keys_of_an_observation_without_keys_are_refused():
         policy({"sight": torch.zeros(B, 3)})
 
 
+def test_a_critic_that_does_not_see_the_mask_of_its_actor_is_asked_for_by_name():
+    stack = "SeparateCriticWrapper(ActionMaskWrapper(Default, key='mask'), critic_keys=['pose'])"
+    with pytest.raises(IncompatibleSpace, match=r"is built like [\s\S]*critic='Default'"):
+        get_policy(stack, MASKED)
+
+
 def test_a_critic_by_name_is_built_and_resolved_as_any_policy_is():
     registry = default_registry()
     stack = "SeparateCriticWrapper(Default, critic='LSTMWrapper(Default(hidden_size=16))')"

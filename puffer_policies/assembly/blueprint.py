@@ -17,7 +17,14 @@ from torch import nn
 
 from puffer_policies.assembly.fit import require_fit, require_stack
 from puffer_policies.contract import NEEDS_MASK, NEEDS_PREVIOUS, require_members
-from puffer_policies.errors import BuildError, ContractError, PolicyError, did_you_mean, short
+from puffer_policies.errors import (
+    BuildError,
+    ContractError,
+    IncompatibleSpace,
+    PolicyError,
+    did_you_mean,
+    short,
+)
 from puffer_policies.foreign import error_text, foreign_code
 from puffer_policies.nn.observations import require_readable
 from puffer_policies.registry import Registry
@@ -35,6 +42,8 @@ from puffer_policies.spaces import Spaces, spaces_of, with_four_names
 
 WrapperLike = str | WrapperSpec | type[nn.Module]
 PolicyLike = str | PolicySpec | type[nn.Module]
+Defaults = Mapping[str, Mapping[str, Any]]
+"""Arguments by the qualified name whose defaults they are."""
 
 
 def prepare(
@@ -125,10 +134,14 @@ class _Component(Generic[R]):
         parameter = inspect.signature(self.record.load()).parameters.get(key)
         return parameter.default if parameter is not None else inspect.Parameter.empty
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> _Component[R]:
+    def with_defaults(self, defaults: Mapping[str, Any], by_name: Defaults) -> _Component[R]:
         """Return this component with those arguments whose defaults are others by now.
 
         One that the constructor no longer has is left out.
+
+        Args:
+            defaults: those of this component.
+            by_name: those of the names in its arguments that are expressions of policies.
         """
         parameters = inspect.signature(self.record.load()).parameters
         current = {**plain_defaults(self.record), **self.kwargs}
@@ -137,7 +150,11 @@ class _Component(Generic[R]):
             for key, value in defaults.items()
             if key in parameters and not (key in current and current[key] == value)
         }
-        return replace(self, arguments={**older, **self.arguments})
+        policies = {
+            key: each.with_defaults(each.spec.with_defaults(by_name), by_name)
+            for key, each in self.policies.items()
+        }
+        return replace(self, arguments={**older, **self.arguments}, policies=policies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +212,18 @@ class Blueprint:
             if not each.has(key, given, value := each.argument(key, other.kwargs))
         ]
 
-    def with_defaults(self, spec: PolicySpec) -> Blueprint:
+    def with_defaults(self, spec: PolicySpec, by_name: Defaults) -> Blueprint:
         """Return this stack with those arguments of `spec` whose defaults are others by now.
 
         Args:
             spec: the same stack with every default that it was once built with.
+            by_name: the defaults of all names, also of those in arguments, at that time.
         """
         wrappers = zip(self.wrappers, spec.wrappers, strict=True)
         return replace(
             self,
-            policy=self.policy.with_defaults(spec.kwargs),
-            wrappers=tuple(each.with_defaults(other.kwargs) for each, other in wrappers),
+            policy=self.policy.with_defaults(spec.kwargs, by_name),
+            wrappers=tuple(each.with_defaults(other.kwargs, by_name) for each, other in wrappers),
         )
 
     def require_consent(self) -> None:
@@ -356,12 +374,21 @@ def _build(
             "and its constructor does not take one in that place.",
             fix="Its parameters after the env are its policies, as many as num_policies says.",
         )
-    policies = [
-        _build(policy, tuple(inner), each, strict=strict)
-        if name not in outermost.policies
-        else replace(outermost.policies[name], env=each).build(strict=strict)
-        for each, name in itertools.zip_longest(envs, names)
-    ]
+    policies = []
+    for each, name in itertools.zip_longest(envs, names):
+        if name in outermost.policies:
+            policies.append(replace(outermost.policies[name], env=each).build(strict=strict))
+            continue
+        try:
+            policies.append(_build(policy, tuple(inner), each, strict=strict))
+        except IncompatibleSpace as error:
+            if name not in outermost.record.policy_arguments:
+                raise
+            raise IncompatibleSpace(
+                f"The {name} of {outermost.record.name!r} is built like the policy inside, which "
+                f"does not fit what it sees: {error.problem}",
+                fix=f"Name another: {name}='Default'.",
+            ) from error
     return _construct(outermost, (env, *policies), strict=strict)
 
 

@@ -154,7 +154,7 @@ class Checkpoint:
             # The spec may be a stranger's, and ask for layers larger than the memory.
             with limited_by(self.tensors.values()):
                 blueprint = prepare(header.spec, env, registry=registry)
-                blueprint = blueprint.with_defaults(header.full_spec)
+                blueprint = blueprint.with_defaults(header.full_spec, header.defaults)
                 policy = build_policy(blueprint, registry, strict=strict)
         except PolicyError as error:
             raise CheckpointError(
@@ -345,9 +345,8 @@ def _form(tensor: Tensor) -> str:
 def _origins(spec: PolicySpec, registry: Registry | None) -> tuple[Origin, ...]:
     registry = default_registry() if registry is None else registry
     names = [spec.name, *(each.name for each in spec.wrappers)]
-    inside = _arguments(spec, registry)
-    # Those of the stack come first and in its order, in which a header reads their defaults.
-    return tuple(_origin(name, registry) for name in (*names, *dict.fromkeys(inside)))
+    names += _arguments(spec, registry)
+    return tuple(_origin(name, registry) for name in dict.fromkeys(names))
 
 
 def _arguments(spec: PolicySpec, registry: Registry) -> Iterator[str]:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.imports import module_offence, user_imports
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES
 from puffer_policies.registry.records import Layer
-from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec, WrapperSpec
+from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.data import default_text, space_from_data, space_to_data
 from puffer_policies.structure import (
@@ -144,15 +143,12 @@ class Header:
     @property
     def full_spec(self) -> PolicySpec | None:
         """The spec with every default, as it was when the policy was saved."""
-        if self.spec is None:
-            return None
-        # In the order of the spec; files of earlier versions may have fewer.
-        defaults = chain((each.defaults for each in self.origins), repeat({}))
-        kwargs = {**next(defaults), **self.spec.kwargs}
-        wrappers = [
-            WrapperSpec(each.name, {**next(defaults), **each.kwargs}) for each in self.spec.wrappers
-        ]
-        return PolicySpec(self.spec.name, kwargs, tuple(wrappers))
+        return None if self.spec is None else self.spec.with_defaults(self.defaults)
+
+    @property
+    def defaults(self) -> dict[str, Mapping[str, Any]]:
+        """The defaults of its names, as they were; files of earlier versions may lack some."""
+        return {each.name: each.defaults for each in self.origins}
 
     @property
     def imports_text(self) -> str:

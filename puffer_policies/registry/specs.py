@@ -115,6 +115,14 @@ class PolicySpec:
                 )
         return PolicySpec(self.name, {**self.kwargs, **kwargs}, self.wrappers)
 
+    def with_defaults(self, by_name: Mapping[str, Mapping[str, Any]]) -> PolicySpec:
+        """Return this spec with what its names have by default, where it has no such argument."""
+        wrappers = (
+            WrapperSpec(each.name, {**by_name.get(each.name, {}), **each.kwargs})
+            for each in self.wrappers
+        )
+        return PolicySpec(self.name, {**by_name.get(self.name, {}), **self.kwargs}, tuple(wrappers))
+
     def wrapped(self, *wrappers: WrapperSpec) -> PolicySpec:
         """Return this spec with more wrappers around it."""
         return PolicySpec(self.name, self.kwargs, self.wrappers + wrappers)
