@@ -77,7 +77,7 @@ class NearestFriend(Game):
         right = actions == self.answers
         self.steps += 1
         self._scatter(np.arange(self.num_games))
-        return right / STEPS
+        return np.where(right, 1 / STEPS, 0.0)
 
     def observe(self) -> dict[str, Array]:
         """Return ``entities``, (N, 10, 3) float32, and ``mask``, (N, 10) int8."""
