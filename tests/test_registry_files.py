@@ -17,7 +17,7 @@ from puffer_policies.registry.resolution import MAX_ALIASES
 from puffer_policies.tomlfile import read_toml
 
 PROJECT = Provenance(layer=Layer.PROJECT, distribution="project")
-FILES = int(os.environ.get("PUFFER_POLICIES_FUZZ_FILES", "2000"))
+FILES = int(os.environ.get("PUFFER_POLICIES_FUZZ_FILES", "800"))
 EXHAUSTIVE_FILES = 10_000
 
 EXAMPLE = FORMAT[FORMAT.index("schema = 1") : FORMAT.rindex("```")]

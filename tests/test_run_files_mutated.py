@@ -32,7 +32,7 @@ from puffer_policies.train.trainer import Trainer
 
 pytestmark = pytest.mark.trainer
 
-NUMBERS = [1_000, pytest.param(10_000, marks=pytest.mark.exhaustive)]
+NUMBERS = [400, pytest.param(10_000, marks=pytest.mark.exhaustive)]
 MOST_MEMORY = 400_000  # KiB that all mutants together may add to the greatest size of the process
 
 FLAGS = [
