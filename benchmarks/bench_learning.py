@@ -92,7 +92,7 @@ def gap(memory: str, *options: str) -> list[Target]:
     ]
 
 
-# The default core of PufferLib 4.0.
+# The default core of PufferLib 4.0 is a MinGRU of this form.
 PUFFER4 = ("--rnn.num-layers", "4", "--rnn.highway", "True", "--train.learning-rate", "1e-2")
 
 GAPS = [
@@ -111,7 +111,7 @@ GAPS = [
     *gap("LRUWrapper"),
     *gap("RTUWrapper"),
     *gap("MinLSTMWrapper"),
-    *gap("MinLSTMWrapper", "--rnn.num-layers", "2"),
+    *gap("MinLSTMWrapper", *PUFFER4),
     *gap("S5Wrapper"),
     *gap("FFMWrapper"),
     *gap("MambaWrapper"),

@@ -35,6 +35,13 @@ class FadingAttentionCore(LinearAttentionCore):
         super().__init__(input_size, hidden_size, num_layers=num_layers, num_heads=2, half_life=5.0)
 
 
+class HighwayMinLSTMCore(MinLSTMCore):
+    """MinLSTM layers whose input is mixed into their output."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size, num_layers=num_layers, highway=True)
+
+
 class LinearRTUCore(RTUCore):
     """Recurrent trace units that are rectified outside of the recurrence."""
 
@@ -55,6 +62,7 @@ REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
     MLSTMCore: memory_references.mlstm,
     SLSTMCore: memory_references.slstm,
     MinLSTMCore: memory_references.minlstm,
+    HighwayMinLSTMCore: memory_references.minlstm,
     RTUCore: memory_references.rtu,
     LinearRTUCore: memory_references.rtu,
 }
@@ -68,7 +76,10 @@ SMALL: dict[type[Core], dict[str, int]] = {
     MLSTMCore: {"num_heads": 2, "d_conv": 3, "expand": 1},
     SLSTMCore: {"num_heads": 2},
 }
-COUNTING: dict[type[Core], dict[str, int]] = {MinLSTMCore: {"num_layers": 2}}
+COUNTING: dict[type[Core], dict[str, int]] = {
+    MinLSTMCore: {"num_layers": 2},
+    HighwayMinLSTMCore: {"num_layers": 2},
+}
 """What a core needs that can only fade, at rates that the input sets, to count steps."""
 every_core = pytest.mark.parametrize("kind", REFERENCES)
 every_depth = pytest.mark.parametrize("layers", [1, 2, 3])
