@@ -78,6 +78,6 @@ class MinLSTMCore(StackCore):
 class MinLSTMWrapper(MemoryWrapper, core=MinLSTMCore):
     """A policy with MinLSTM layers between its encoder and its heads.
 
-    One layer can only fade, at rates that the input sets. To count steps it takes several, best with
-    a highway, as a MinGRU does.
+    One layer can only fade, at rates that the input sets. To count steps it takes several, best
+    with a highway, as a MinGRU does.
     """
