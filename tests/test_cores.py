@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from puffer_policies.nn.cores.gru import GRUCore
 from puffer_policies.nn.cores.lstm import LSTMCore
 from puffer_policies.nn.cores.mingru import MinGRUCore
 from puffer_policies.nn.cores.rnn import RNNCore
-from puffer_policies.nn.cores.scan import linear_scan
+from puffer_policies.nn.cores.scan import linear_scan, rectified_scan, rectify
 
 FUSED = {LSTMCore: nn.LSTM, GRUCore: nn.GRU, RNNCore: nn.RNN}
 CORES = [*FUSED, MinGRUCore]
@@ -170,10 +171,22 @@ def test_a_scan_is_its_closed_form(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_a_scans_gradient_is_right(dtype: torch.dtype) -> None:
+def test_a_rectified_scan_bounds_every_number_from_below(dtype: torch.dtype) -> None:
+    decay, drive = torch.rand(6, 2, 3, dtype=dtype), torch.randn(6, 2, 3, dtype=dtype)
+    h = torch.randn(2, 3, dtype=dtype)
+    for t, state in enumerate(rectified_scan(decay, drive, h)):
+        h = rectify(decay[t] * h + drive[t])
+        torch.testing.assert_close(state, h)
+        numbers = torch.view_as_real(h) if dtype.is_complex else h
+        assert float(numbers.min()) >= 0
+
+
+@pytest.mark.parametrize("scan", [linear_scan, rectified_scan])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_scans_gradient_is_right(dtype: torch.dtype, scan: Callable[..., Tensor]) -> None:
     given = [torch.rand(5, 2, 3, dtype=dtype), torch.randn(5, 2, 3, dtype=dtype)]
     given.append(torch.randn(2, 3, dtype=dtype))
-    assert torch.autograd.gradcheck(linear_scan, [each.requires_grad_() for each in given])
+    assert torch.autograd.gradcheck(scan, [each.requires_grad_() for each in given])
 
 
 def test_a_long_scan_keeps_float32s_accuracy() -> None:
