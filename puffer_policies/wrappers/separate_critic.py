@@ -67,14 +67,15 @@ class SeparateCriticWrapper(PolicyWrapper):
     ) -> None:
         super().__init__(env, policy)
         inside = self.wrapped_spaces(self.spaces, actor_keys=actor_keys, critic_keys=critic_keys)
-        each = inside if isinstance(inside, tuple) else (inside, inside)
-        self._actor_spaces: Spaces = each[0]
+        self._actor_spaces = self.spaces
         self._keys: list[tuple[str, ...]] = []
-        if inside is not self.spaces:
+        self.privileged_keys: tuple[str, ...] = ()
+        if isinstance(inside, tuple):
+            self._actor_spaces = inside[0]
             self._all_keys = tuple(members_of(self.spaces.observation))
-            self._keys = [tuple(members_of(spaces.observation)) for spaces in each]
-        own, critics = self._keys or ((), ())
-        self.privileged_keys = tuple(key for key in critics if key not in own)
+            own, critics = (tuple(members_of(each.observation)) for each in inside)
+            self._keys = [own, critics]
+            self.privileged_keys = tuple(key for key in critics if key not in own)
         self._state_keys = _state_keys(critic)
         self._remembers = hasattr(policy, "initial_state")
         _require_apart(policy, critic)
@@ -92,21 +93,20 @@ class SeparateCriticWrapper(PolicyWrapper):
         self._layout = batch_layout(self.spaces.observation)
 
     @staticmethod
-    def wrapped_spaces(spaces: Spaces, *, actor_keys: Keys = None, critic_keys: Keys = None) -> Any:
+    def wrapped_spaces(
+        spaces: Spaces, *, actor_keys: Keys = None, critic_keys: Keys = None
+    ) -> Spaces | tuple[Spaces, Spaces]:
         """Return the spaces of the actor and those of the critic; without keys, those of both."""
         if actor_keys is None and critic_keys is None:
             return spaces
-        pair = [
-            _spaces_of_keys(spaces, name, keys)
-            for name, keys in (("actor_keys", actor_keys), ("critic_keys", critic_keys))
-        ]
-        own, critics = (list(members_of(each.observation)) for each in pair)
-        if set(own) == set(critics):
+        own = _spaces_of_keys(spaces, "actor_keys", actor_keys)
+        critics = _spaces_of_keys(spaces, "critic_keys", critic_keys)
+        if set(keys := members_of(own.observation)) == set(members_of(critics.observation)):
             raise BuildError(
-                f"'SeparateCriticWrapper' gives actor and critic the same keys, {own}.",
+                f"'SeparateCriticWrapper' gives actor and critic the same keys, {list(keys)}.",
                 fix="Leave keys out of one of them, or both arguments where both see everything.",
             )
-        return tuple(pair)
+        return own, critics
 
     @property
     def initial_state(self) -> Any:
