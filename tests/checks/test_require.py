@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from good import CONTINUOUS, DISCRETE, GoodLSTM, GoodMLP
+from good import CONTINUOUS, DISCRETE, FOUR, HYBRID, VECTOR, GoodLSTM, GoodMLP
+from gymnasium import spaces as gym
 
-from puffer_policies import get_policy
+from puffer_policies import Spaces, get_policy
 from puffer_policies.checks import require_conformance, require_shapes
 from puffer_policies.errors import ContractError
 
@@ -40,6 +41,7 @@ class Branching(GoodMLP):
     [
         (GoodLSTM, DISCRETE),
         (GoodLSTM, CONTINUOUS),
+        (GoodLSTM, HYBRID),
         ("LSTMWrapper(Default)", CONTINUOUS),
         ("ActionMaskWrapper(Default)", DISCRETE),
     ],
@@ -55,6 +57,20 @@ def test_a_correct_policy_has_the_shapes_of_the_contract(policy, spaces):
 def test_wrong_shapes_are_refused(policy, offence):
     with pytest.raises(ContractError, match=offence):
         require_shapes(get_policy(policy, DISCRETE), DISCRETE)
+
+
+class HandsExchanged(GoodMLP):
+    """As many logits as options, shared out among the parts in another way."""
+
+    def logits(self, hidden):
+        logits = super().logits(hidden)
+        return dict(zip(logits, reversed(logits.values()), strict=True))
+
+
+def test_a_part_of_the_wrong_shape_is_refused_by_its_key():
+    hands = Spaces(VECTOR, gym.Dict({"left": FOUR, "right": gym.Discrete(2)}))
+    with pytest.raises(ContractError, match=r"expected .* \[4\] numbers a row for part 'left'"):
+        require_shapes(get_policy(HandsExchanged, hands), hands)
 
 
 def test_shapes_of_a_policy_that_branches_on_values_are_found_by_running_it():
