@@ -3,7 +3,7 @@
 A policy alone is tried on every fifth pair of its matrix, in turn, so that each kind of space
 meets two policies; with those checks for each pair that a run over the matrix tries there. In a
 wrapper it is tried on one pair of its spaces, with the checks of stacks, and every wrapper goes
-around every ninth policy: what is inside is tried alone as well.
+around one policy, and around every policy one wrapper: what is inside is tried alone as well.
 ``--exhaustive`` takes all stacks, all pairs, and every check there.
 """
 
@@ -31,14 +31,16 @@ QUICK = [check for check in CHECKS if check not in SLOW]
 TOGETHER = [check for check in QUICK if check.is_of_stacks]
 """What a policy in a wrapper is tried with, as either is tried with the others alone."""
 
-PAIRS, TURN = 5, 9
-ALL, TRACED = [*NAMES, *WRAPPERS], 4
-"""Every fourth one is traced for export and compilation, which takes seconds."""
+PAIRS = 5
+ALL, TRACED = [*NAMES, *WRAPPERS], 7
+"""Every seventh one is traced for export and compilation, which takes seconds."""
 SMALL = "hidden_size=32"
 """Of a policy in a wrapper, as a memory costs the square of it."""
 
 
 def cases():
+    serving = {name: pairs_in_wrappers(name) for name in NAMES}
+    stacks = stacks_of_every_run(serving)
     for i, name in enumerate(NAMES):
         verdicts = set()
         for place, target in enumerate(targets_for(name, registry=REGISTRY)):
@@ -46,18 +48,32 @@ def cases():
             new = [each for each, key in keys.items() if key not in verdicts]
             verdicts.update(keys.values())
             yield from parts(target, new, exhaustive=(i + place) % PAIRS != 0)
-        record = REGISTRY.get(name)
-        pairs_of = {
-            wrapper: [pair for pair in spaces_for(record.capabilities) if serves(wrapper, pair)]
-            for wrapper in wrappers_for(record, REGISTRY)
-        }
-        serving = [(wrapper, pairs) for wrapper, pairs in pairs_of.items() if pairs]
-        turn = min(TURN, len(serving))  # few go around a policy that has a memory of its own
-        for j, (wrapper, pairs) in enumerate(serving):
-            # i // TURN, as a wrapper would meet the same few kinds of spaces otherwise.
-            pair = pairs[(i + i // TURN + j) % len(pairs)]
+        for j, (wrapper, pairs) in enumerate(serving[name].items()):
+            pair = pairs[(i + j) % len(pairs)]
             (target,) = targets_for(f"{wrapper}({name}({SMALL}))", pair, registry=REGISTRY)
-            yield from parts(target, TOGETHER, exhaustive=(i + j) % turn != 0)
+            yield from parts(target, TOGETHER, exhaustive=(wrapper, name) not in stacks)
+
+
+def pairs_in_wrappers(name):
+    """Return wrapper -> the pairs of spaces on which it can go around a policy."""
+    record = REGISTRY.get(name)
+    pairs_of = {
+        wrapper: [pair for pair in spaces_for(record.capabilities) if serves(wrapper, pair)]
+        for wrapper in wrappers_for(record, REGISTRY)
+    }
+    return {wrapper: pairs for wrapper, pairs in pairs_of.items() if pairs}
+
+
+def stacks_of_every_run(serving):
+    """Return (wrapper, policy): a policy for each wrapper, in turn, and so for those left over."""
+    stacks = set()
+    for j, wrapper in enumerate(WRAPPERS):
+        policies = [name for name in NAMES if wrapper in serving[name]]
+        stacks.add((wrapper, policies[j % len(policies)]))
+    for i, name in enumerate(NAMES):
+        if name not in {policy for _, policy in stacks}:
+            stacks.add((list(serving[name])[i % len(serving[name])], name))
+    return stacks
 
 
 def serves(wrapper, pair):

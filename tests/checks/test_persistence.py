@@ -46,8 +46,8 @@ policy = GoodLSTM(here)
     ("cls", "spaces"),
     [
         (GoodMLP, CONTINUOUS),
-        (GRUMemory, SEVERAL),
         (GoodLSTM, DICT),
+        pytest.param(GRUMemory, SEVERAL, marks=pytest.mark.exhaustive),
         pytest.param(GoodLSTM, DISCRETE, marks=pytest.mark.exhaustive),
         pytest.param(Attention, DISCRETE, marks=pytest.mark.exhaustive),
     ],
