@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 
 import gymnasium
@@ -236,6 +238,17 @@ def test_a_checkpoint_holds_both_and_gives_an_agent_that_needs_the_actors_keys(s
             get_policy(other, ENV, pretrained=path)
     names = {each.name for each in read_checkpoint(path).header.origins}
     assert ("puffer-policies/LSTMWrapper" in names) == ("LSTMWrapper" in stack)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_share_nothing_with_what_they_are_of(copied):
+    policy, observations = noisy(ONLY_CRITIC_REMEMBERS, ENV), observed(ENV, B)
+    twin, expected = copied(policy), policy.forward_eval(observations, {})
+    for weight in policy.parameters():
+        torch.nn.init.zeros_(weight)
+    torch.testing.assert_close(twin.forward_eval(observations, {}), expected, atol=0, rtol=0)
+    actor = actor_of(twin, ENV).policy
+    assert torch.equal(actor.forward_eval({"sight": observations["sight"]}, {})[0], expected[0])
 
 
 def test_a_policy_without_privileged_keys_goes_nowhere_without_its_critic():
