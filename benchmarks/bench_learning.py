@@ -177,6 +177,8 @@ PARTS = [
         at_most=0.6,
         flags=("--policy-name", "Default", "--policy.hidden-size", "512"),
     ),
+    Target("hidden_tide", at_least=0.95),
+    Target("hidden_tide", at_most=0.4, flags=("--env.shows-tide", "False")),
 ]
 
 
@@ -266,11 +268,16 @@ these.
 CONTROLS = """
 ## Parts and controls
 
-Envs that only one part of a policy can solve, beside controls that lack this part and must miss
-what it reaches. The same steps and settings but for what the name says. In `repeat_first` the first
-of 52 cards is to be named in every step: a stack of 16 frames sees it in 16 of them. In `archery`
-an action has three parts, which pay only together; chance takes over one of them, or no mask is
-read. `nearest_friend` shows a set of entities in random rows, which `Default` reads side by side.
+Envs of ours that only one part of a policy can solve, beside controls that lack this part. All rows
+of a config have its steps and settings but for what the name says, and a control must stay below
+what the part reaches.
+
+- `repeat_first`: the first of 52 cards is to be named in every step. A stack of 16 frames sees it
+  in 16 of the 51 steps.
+- `archery`: an aim, an arrow and a draw pay only together. In the controls chance takes over one of
+  them, or the policy reads no mask.
+- `nearest_friend`: a set of entities stands in random rows, which `Default` reads side by side.
+- `hidden_tide`: the critic sees a tide that the actor does not, unless the env hides it from both.
 """
 
 MEMORY = """

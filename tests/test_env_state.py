@@ -57,7 +57,7 @@ ENVS = [
     *((f"{OURS}{name}-v0", "native") for name in ("Breakout", "RepeatPrevious", "MaskedRecall")),
     *((f"{OURS}{name}-v0", "native") for name in ("RepeatFirst", "Chain", "Countdown")),
     *((f"{OURS}Archery-v0", mode) for mode in ("native", "sync")),
-    (f"{OURS}NearestFriend-v0", "native"),
+    *((f"{OURS}{name}-v0", "native") for name in ("NearestFriend", "HiddenTide")),
     *((f"{OURS}{name}-v0", "sync") for name in ("Breakout", "RepeatPrevious", "MaskedRecall")),
     *((f"{OURS}{name}-v0", "sync") for name in ("CartPoleNoVel", "PendulumNoVel")),
     (f"{OURS}MountainCarContinuousNoVel-v0", "sync"),

@@ -33,7 +33,7 @@ BLIND = {
 }
 GAMES = [
     *("RepeatPrevious-v0", "RepeatFirst-v0", "MaskedRecall-v0", "Chain-v0", "Countdown-v0"),
-    *("Archery-v0", "NearestFriend-v0"),
+    *("Archery-v0", "NearestFriend-v0", "HiddenTide-v0"),
 ]
 
 

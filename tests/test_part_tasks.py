@@ -9,6 +9,7 @@ import pytest
 from puffer_policies.envs.archery import ARROWS, DRAWS, SHOTS, Archery
 from puffer_policies.envs.factory import register_envs
 from puffer_policies.envs.friends import FEWEST, MOST, STEPS, NearestFriend
+from puffer_policies.envs.tide import CUES, HiddenTide
 from puffer_policies.errors import EnvError
 
 pytestmark = pytest.mark.trainer
@@ -137,3 +138,47 @@ def test_the_entities_are_new_in_each_step_and_stand_in_any_rows():
     assert set(np.unique(counts)) == set(range(FEWEST, MOST + 1))
     share = (~absent).mean(axis=0)
     np.testing.assert_allclose(share, (FEWEST + MOST) / 2 / MOST, atol=0.1)
+
+
+# -- hidden tide: what only a critic may see -------------------------------------------------------
+
+
+def name_cue(game):
+    return game.observe()["observation"].argmax(axis=1)
+
+
+def test_hidden_tide_pays_one_for_the_right_cues_whatever_the_tide():
+    game = HiddenTide(NUM_GAMES, rng())
+    assert mean_return(game, name_cue) == pytest.approx(1)
+    random = rng(1)
+    guesses = mean_return(
+        HiddenTide(NUM_GAMES, rng()), lambda _: random.integers(0, CUES, NUM_GAMES)
+    )
+    assert guesses == pytest.approx(1 / CUES, abs=0.02)
+
+
+def test_the_privileged_number_explains_all_of_a_reward_but_the_answer():
+    game, right = HiddenTide(NUM_GAMES, rng(), tide=5.0), np.arange(NUM_GAMES) % 2 == 0
+    rewards = np.zeros(NUM_GAMES)
+    while not game.over.any():
+        ahead = game.observe()["privileged"][:, 0]
+        paid = game.step(np.where(right, name_cue(game), (name_cue(game) + 1) % CUES))
+        tide = ahead - game.observe()["privileged"][:, 0]
+        np.testing.assert_allclose(paid, (right + 5.0 * tide) / 16, atol=1e-5)
+        rewards += paid
+    np.testing.assert_allclose(rewards, right, atol=1e-9)
+
+
+def test_a_tide_that_is_not_shown_flows_all_the_same():
+    shown, hidden = (HiddenTide(8, rng(), shows_tide=each) for each in (True, False))
+    shown.step(name_cue(shown))
+    rewards = hidden.step(name_cue(hidden))
+    assert not hidden.observe()["privileged"].any()
+    assert np.abs(rewards).max() > 1
+    np.testing.assert_array_equal(shown.tides, hidden.tides)
+
+
+@pytest.mark.parametrize("tide", [-1.0, np.inf, np.nan])
+def test_a_tide_without_a_size_is_an_error(tide):
+    with pytest.raises(EnvError, match="tide is"):
+        HiddenTide(1, rng(), tide=tide)

@@ -26,6 +26,7 @@ OWN_ENVS: dict[str, tuple[str, str, int | None]] = {
     "MaskedRecall-v0": ("recall:MaskedRecallEnv", "recall:MaskedRecallVectorEnv", None),
     "Archery-v0": ("archery:ArcheryEnv", "archery:ArcheryVectorEnv", None),
     "NearestFriend-v0": ("friends:NearestFriendEnv", "friends:NearestFriendVectorEnv", None),
+    "HiddenTide-v0": ("tide:HiddenTideEnv", "tide:HiddenTideVectorEnv", None),
     "Chain-v0": ("known_values:ChainEnv", "known_values:ChainVectorEnv", 32),
     "Countdown-v0": ("known_values:CountdownEnv", "known_values:CountdownVectorEnv", None),
 }
