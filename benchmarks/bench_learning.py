@@ -134,10 +134,15 @@ def inside(
     ]
 
 
+RAW = ("--train.no-scale-rewards",)
+"""Leaves the scale of returns to the critic."""
+
 ZOO = [
     *inside("cartpole", 475, "Structured", "MultiInput"),
     *inside("cartpole", 475, "NormalizeObservationWrapper(Default)"),
     *inside("cartpole", 475, "PrevActionRewardWrapper(Default)", "SeparateCriticWrapper(Default)"),
+    *inside("cartpole", 475, "HLGaussWrapper(Default)", "TwoHotWrapper(Default)"),
+    *inside("cartpole", 475, "PopArtWrapper(Default)", flags=RAW),
     *inside("cartpole", 475, "MLPTanh", "MLPWide", "MLPLayerNorm", "SimBa", "BroNet"),
     *inside("cartpole", 475, "PufferNet"),
     *inside("pendulum", -250, "SquashedGaussianWrapper(Continuous)"),
