@@ -9,6 +9,7 @@ from good import BOTH, FOUR, HYBRID, REALS, GoodMLP
 from good_actions import OneTypeForAllParts, SquashedAim
 from gymnasium import spaces as gym
 from mutant import outcomes, subject_of
+from torch import Tensor
 from torch.distributions import Normal
 
 from puffer_policies.checks.model import CheckSkipped, Status
@@ -28,6 +29,7 @@ from puffer_policies.checks.probes.parts import (
     tensors_of,
 )
 from puffer_policies.checks.promises import passes, shapes
+from puffer_policies.nn.distributions import Categorical, distribution
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
 
@@ -128,6 +130,28 @@ class NoTool(GoodMLP):
         return {**super().logits(hidden), "tool": None}
 
 
+class OwnTool(tuple[Tensor, ...]):
+    """Logits of a choice as a type of its own."""
+
+    __slots__ = ()
+
+
+@distribution.register(OwnTool)
+class WithoutShape:
+    """The methods of a distribution, and not the shape of an action."""
+
+    def __init__(self, logits):
+        self.of = Categorical(logits[0])
+        self.sample, self.mode, self.log_prob = self.of.sample, self.of.mode, self.of.log_prob
+        self.entropy = self.of.entropy
+
+
+class ShapelessTool(GoodMLP):
+    def logits(self, hidden):
+        logits = super().logits(hidden)
+        return {**logits, "tool": OwnTool((logits["tool"],))}
+
+
 class UnmergedArm(GoodMLP):
     """One part keeps the axis of time."""
 
@@ -141,7 +165,11 @@ class UnmergedArm(GoodMLP):
 
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
-    [(NoTool, passes.runs, "None for part 'tool'"), (UnmergedArm, shapes.one_log_prob_a_row, "5")],
+    [
+        (NoTool, passes.runs, "None for part 'tool'"),
+        (ShapelessTool, passes.runs, "an event_shape for part 'tool'"),
+        (UnmergedArm, shapes.one_log_prob_a_row, "[5, 5, 5] rows in part 'arm.0'"),
+    ],
 )
 def test_a_pass_whose_part_is_bad_names_it(cls, check, text):
     status, message = outcomes([check], subject_of(cls, HYBRID))[check.code]

@@ -125,6 +125,13 @@ def _pair(outputs: Any, call: str, place: str) -> tuple[Any, Tensor]:
         if not all(each.is_floating_point() for each in tensors_of(part) or ()):
             text = f"{_kind(part)}{label(keys, 'for')}"
             raise failure("logits in floating-point tensors", text)
+        if keys and not hasattr(distribution(part), "event_shape"):
+            raise failure(
+                f"a distribution with an event_shape{label(keys, 'for')}",
+                f"a {type(distribution(part)).__name__}, which has none",
+                "Give it the property event_shape, the shape of one action: () for one choice, "
+                "(K,) for K of them. Of a part of a Dict or Tuple it is asked for.",
+            )
     return logits, values
 
 
