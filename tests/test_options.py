@@ -304,7 +304,8 @@ def test_it_learns_to_name_what_it_sees(options):
     assert logs["environment/episode_return"] > 3.4
 
 
-@pytest.mark.parametrize("kind", ["discrete", "memory"])
+# Of a memory, tests/test_calls.py compares the gradients.
+@pytest.mark.parametrize("kind", ["discrete", pytest.param("memory", marks=pytest.mark.exhaustive)])
 def test_a_compiled_update_is_the_plain_one_and_is_saved_under_its_names(kind):
     sizes = {"total_timesteps": 64, "update_epochs": 1}
     plain, compiled = (trainer_of(*toys(kind), **sizes, compile=each) for each in (False, True))
