@@ -93,7 +93,8 @@ def gap(memory: str, *options: str) -> list[Target]:
 
 
 # The default core of PufferLib 4.0 is a MinGRU of this form.
-PUFFER4 = ("--rnn.num-layers", "4", "--rnn.highway", "True", "--train.learning-rate", "1e-2")
+DEEP = ("--rnn.num-layers", "4", "--rnn.highway", "True")
+PUFFER4 = (*DEEP, "--train.learning-rate", "1e-2")
 
 GAPS = [
     *gap("None"),
@@ -111,7 +112,7 @@ GAPS = [
     *gap("LRUWrapper"),
     *gap("RTUWrapper"),
     *gap("MinLSTMWrapper"),
-    *gap("MinLSTMWrapper", *PUFFER4),
+    *gap("MinLSTMWrapper", *DEEP, "--train.learning-rate", "5e-3"),
     *gap("S5Wrapper"),
     *gap("FFMWrapper"),
     *gap("MambaWrapper"),
