@@ -35,7 +35,7 @@ class HLGaussWrapper(PolicyWrapper):
         high: the highest value.
         spacing: ``"symlog"`` for bins that are equally far apart in sign(x) log(1 + |x|), or
             ``"linear"``.
-        smoothing: standard deviation of a target, in widths of a bin.
+        smoothing: standard deviation of a target, 0.5 to 1 widths of a bin.
 
     Raises:
         BuildError: there is no such layer, or the bins can't be made.
