@@ -60,6 +60,11 @@ that was written for PufferLib.
 Of a policy without memory `forward` gets sequences as the trainer gives them, `(B*T, *obs)`,
 unless it returns B*T rows for `(B, T, *obs)` by itself.
 
+Actions of a Dict or Tuple are judged part by part, and a finding names the part by the keys that
+lead to it: `part 'arm.speed'`. Where a package registered one type for the logits of all parts,
+the checks of densities (A6), masks (A4, A5), first entropies (N5) and reachable answers (N7) can't
+tell the parts apart, and leave them out.
+
 The checks run in a worker process. A policy that hangs, crashes or calls `sys.exit` gets a report
 all the same, and the run goes on. `--time-limit` is in seconds of CPU time, so that a loaded
 machine gives no false verdict; by the clock a check may take four times as long. `--fast` runs only

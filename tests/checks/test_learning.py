@@ -10,6 +10,7 @@ from good import (
     CONTINUOUS,
     DICT,
     DISCRETE,
+    FOUR,
     HYBRID,
     SEVERAL,
     VECTOR,
@@ -29,7 +30,7 @@ from puffer_policies.checks.probes.bandits import (
     distinct,
     right_actions,
 )
-from puffer_policies.checks.promises.learning import CHECKS
+from puffer_policies.checks.promises.learning import CHECKS, entropy_falls
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.wrappers.memory import LSTMWrapper
 from puffer_policies.zoo.mlp import Continuous, Default
@@ -80,6 +81,13 @@ def test_a_space_of_one_observation_has_no_context() -> None:
     subject = subject_of(GoodMLP, Spaces(gym.Discrete(1), gym.Discrete(2)))
     assert outcomes(CHECKS, subject, trainability=True)["T3"][0] is Status.SKIPPED
     assert not distinct(cues(subject, 2))
+
+
+def test_a_choice_of_one_option_has_no_entropy_to_lose() -> None:
+    actions = gym.Dict({"pass": gym.Discrete(1), "tool": FOUR})
+    for action, status in ((actions, Status.PASSED), (gym.Discrete(1), Status.SKIPPED)):
+        subject = subject_of(GoodMLP, Spaces(VECTOR, action))
+        assert outcomes([entropy_falls], subject, trainability=True)["T2"][0] is status
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from puffer_policies.checks.probes.bandits import (
     right_actions,
     train,
 )
-from puffer_policies.checks.probes.parts import parts_of
+from puffer_policies.checks.probes.parts import options_of, parts_of
 from puffer_policies.checks.probes.rollouts import in_sequence, needs_memory, two_pasts
 from puffer_policies.checks.probes.subject import Subject
 from puffer_policies.checks.probes.tolerances import difference
@@ -205,12 +205,16 @@ def _random(subject: Subject, update: int) -> Problem:
 
 
 def _entropies(subject: Subject, policy: nn.Module, problem: Problem) -> dict[str, float]:
-    """Return the entropy of each part which weights can change; a fixed deviation leaves none."""
+    """Return the entropies of parts that weights can change.
+
+    They can't where a deviation is fixed, or a choice has a single option.
+    """
     first = map_nested(lambda leaf: leaf[:1], problem.observations)
     logits, _ = subject.sequence(first, policy=policy, grad=True)
     entropies = {
         str(part): subject.distribution(part.logits_of(logits)).entropy().mean()
         for part in parts_of(subject.layout, logits)
+        if set(options_of(part.layout)) != {1}
     }
     return {part: float(each.detach()) for part, each in entropies.items() if each.requires_grad}
 
