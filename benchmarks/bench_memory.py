@@ -26,8 +26,11 @@ from puffer_policies.nn.cores.lstm import LSTMCore
 from puffer_policies.nn.cores.mingru import MinGRUCore
 from puffer_policies.nn.cores.rnn import RNNCore
 from puffer_policies.nn.cores.transformer_xl import TransformerXLCore
+from puffer_policies_memory.gated_delta_net import GatedDeltaNetCore
+from puffer_policies_memory.mamba2 import Mamba2Core
 from puffer_policies_memory.minlstm import MinLSTMCore
 from puffer_policies_memory.rtu import RTUCore
+from puffer_policies_memory.xlstm import MLSTMCore, SLSTMCore
 
 BATCH, HIDDEN = 64, 128
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
@@ -107,6 +110,10 @@ def candidates() -> dict[str, Run]:
         "MinLSTM": of_core(MinLSTMCore(HIDDEN, HIDDEN)),
         "RTU": of_core(RTUCore(HIDDEN, HIDDEN)),
         "RTU, linear": of_core(RTUCore(HIDDEN, HIDDEN, linear=True)),
+        "sLSTM": of_core(SLSTMCore(HIDDEN, HIDDEN)),
+        "mLSTM": of_core(MLSTMCore(HIDDEN, HIDDEN)),
+        "Mamba-2": of_core(Mamba2Core(HIDDEN, HIDDEN)),
+        "Gated DeltaNet": of_core(GatedDeltaNetCore(HIDDEN, HIDDEN)),
         "Transformer-XL": of_core(TransformerXLCore(HIDDEN, HIDDEN)),
     }
     for name, package, make in (

@@ -62,7 +62,7 @@ class GatedDeltaNetLayer(MemoryLayer):
         u, precision = self.norm(x), carry[MEMORY].dtype
         drawn, window = self.convolution(self.input(u).to(precision), carry[WINDOW], starts)
         drawn = functional.silu(drawn).reshape(*x.shape[:2], 3, *self.heads)  # (T, B, 3, A, D)
-        query, key, value = drawn.permute(2, 1, 3, 0, 4)  # (B, A, T, D) each
+        query, key, value = (each.permute(1, 2, 0, 3) for each in drawn.unbind(2))  # (B, A, T, D)
         step = functional.softplus(self.forget(u).to(precision) + self.step_bias)
         parts = (
             unit(query),
