@@ -8,6 +8,7 @@ is promised of imports, of signals or of the start of a process is tested withou
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -136,6 +137,8 @@ def serve(path: str) -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # a program that collected through these objects would copy the memory they are in
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
         listener.listen(32)
