@@ -153,8 +153,9 @@ def _require_options(layout: ActionLayout, actions: Tensor, lines: str) -> None:
     ):
         between = column[column != column.round()]
         if options and len(between):
-            actual = f"{len(between)} of {len(column)} are none, such as {float(between[0]):.3g}"
-            raise CheckFailed(f"options in {name} of every action", actual, example=lines)
+            text = f"{len(between)} of {len(column)} lie between options"
+            actual = f"{text}, such as {float(between[0]):.3g}"
+            raise CheckFailed(f"an option as {name} of every action", actual, example=lines)
 
 
 @check(
