@@ -62,8 +62,8 @@ unless it returns B*T rows for `(B, T, *obs)` by itself.
 
 Actions of a Dict or Tuple are judged part by part, and a finding names the part by the keys that
 lead to it: `part 'arm.speed'`. Where a package registered one type for the logits of all parts,
-the checks of densities (A6), masks (A4, A5), first entropies (N5) and reachable answers (N7) can't
-tell the parts apart, and leave them out.
+the checks of densities (A6), first entropies (N5) and reachable answers (N7) can't tell choices
+from real numbers, and leave them out.
 
 The checks run in a worker process. A policy that hangs, crashes or calls `sys.exit` gets a report
 all the same, and the run goes on. `--time-limit` is in seconds of CPU time, so that a loaded

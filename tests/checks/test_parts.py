@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from good import BOTH, FOUR, HYBRID, REALS, GoodMLP
-from good_actions import OneTypeForAllParts, SquashedAim
+from good_actions import MaskedMLP, OneTypeForAllParts, OwnProduct, SquashedAim, masked
 from gymnasium import spaces as gym
 from mutant import outcomes, subject_of
 from torch import Tensor
@@ -28,7 +28,7 @@ from puffer_policies.checks.probes.parts import (
     parts_of,
     tensors_of,
 )
-from puffer_policies.checks.promises import passes, shapes
+from puffer_policies.checks.promises import masks, passes, shapes
 from puffer_policies.nn.distributions import Categorical, distribution
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
@@ -123,6 +123,27 @@ def test_a_misfit_names_the_part(change, expected, actual):
 def test_logits_with_other_parts_are_left_to_s8():
     with pytest.raises(CheckSkipped, match="S8"):
         parts_of(LAYOUT, {"aim": AIM})
+
+
+class MaskedJoint(MaskedMLP, OneTypeForAllParts):
+    """The masked parts in one type."""
+
+    def apply_mask(self, logits, mask):
+        return OwnProduct(masked(logits, mask))
+
+
+class ForgetsTheArm(MaskedJoint):
+    def apply_mask(self, logits, mask):
+        return OwnProduct({**super().apply_mask(logits, mask), "arm": logits["arm"]})
+
+
+def test_masks_of_a_type_that_holds_all_parts_are_judged():
+    checks = [masks.masked_actions_never_happen, masks.mask_in_rollout_and_update]
+    results = outcomes(checks, subject_of(MaskedJoint, HYBRID))
+    assert [status for status, _ in results.values()] == [Status.PASSED, Status.PASSED]
+    status, message = outcomes(checks, subject_of(ForgetsTheArm, HYBRID))["A4"]
+    assert status is Status.FAILED
+    assert "forbidden in part 'arm.0'" in message
 
 
 class NoTool(GoodMLP):

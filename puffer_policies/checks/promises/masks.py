@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from puffer_policies.checks.model import CheckFailed, CheckSkipped, Level, check
 from puffer_policies.checks.probes.outputs import draw, sum_of_outputs
-from puffer_policies.checks.probes.parts import choices_of, label
+from puffer_policies.checks.probes.parts import choices_of, label, options_of
 from puffer_policies.checks.probes.rollouts import each_step, select
 from puffer_policies.checks.probes.snippets import example
 from puffer_policies.checks.probes.subject import BATCH, STEPS, Subject, seeded
@@ -66,7 +66,8 @@ def masked_actions_never_happen(subject: Subject) -> None:
     dist = _masked(subject, policy, observations, mask)
     _require_zero(dist, subject.layout, mask)
     _require_never_drawn(dist, subject.layout, mask)
-    _require_entropy(dist, subject.layout, mask)
+    if not isinstance(dist, _ChoicesAtMode):
+        _require_entropy(dist, subject.layout, mask)
     _require_gradients(subject, mask)
     _require_refusal(subject, policy)
 
@@ -135,8 +136,33 @@ def _choices(subject: Subject, logits: Any) -> Distribution:
     """Return the distribution of all choices, without the real numbers of a Dict or Tuple."""
     choices = choices_of(subject.layout, logits)
     if choices is None:
-        raise CheckSkipped("its choices and real numbers are one type, which nobody takes apart")
+        return _ChoicesAtMode(subject.distribution(logits), subject.layout)
     return subject.distribution(choices)
+
+
+class _ChoicesAtMode:
+    """The choices (N, K) of a type that holds real numbers as well, where these are at their mode.
+
+    Probabilities are off by one factor a row, the density there, and that of nothing is still 0.
+    """
+
+    def __init__(self, dist: Distribution, layout: ActionLayout) -> None:
+        self.dist, self.event_shape = dist, (len(layout.nvec),)
+        self.are_choices = torch.tensor(options_of(layout)) > 0
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.dist.sample(generator)[:, self.are_choices].long()
+
+    def mode(self) -> Tensor:
+        return self.dist.mode()[:, self.are_choices].long()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        whole = self.dist.mode().detach().clone()
+        whole[:, self.are_choices] = action.to(whole.dtype)
+        return self.dist.log_prob(whole)
+
+    def entropy(self) -> Tensor:
+        raise NotImplementedError("the entropy of both kinds together has no share of the choices")
 
 
 def _heeds(subject: Subject, policy: nn.Module, observations: Any, mask: Tensor) -> bool:
