@@ -12,9 +12,13 @@ from gymnasium import spaces
 from puffer_policies import Spaces, get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.registry import default_registry
-from puffer_policies_memory import mamba, stack
+from puffer_policies_memory import associative, mamba, stack
 from puffer_policies_memory.ffm import FFMCore, FFMWrapper
-from puffer_policies_memory.gated_delta_net import GatedDeltaNetCore, GatedDeltaNetWrapper
+from puffer_policies_memory.gated_delta_net import (
+    GatedDeltaNetCore,
+    GatedDeltaNetLayer,
+    GatedDeltaNetWrapper,
+)
 from puffer_policies_memory.linear_attention import (
     LinearAttentionCore,
     LinearAttentionWrapper,
@@ -26,7 +30,13 @@ from puffer_policies_memory.mamba2 import Mamba2Core, Mamba2Wrapper
 from puffer_policies_memory.minlstm import MinLSTMCore, MinLSTMWrapper
 from puffer_policies_memory.rtu import RTUCore, RTULayer, RTUWrapper
 from puffer_policies_memory.s5 import S5Core, S5Wrapper, hippo_basis
-from puffer_policies_memory.xlstm import MLSTMCore, MLSTMWrapper, SLSTMCore, SLSTMWrapper
+from puffer_policies_memory.xlstm import (
+    MLSTMCore,
+    MLSTMLayer,
+    MLSTMWrapper,
+    SLSTMCore,
+    SLSTMWrapper,
+)
 
 WRAPPERS: dict[str, Any] = {
     each.__name__: each
@@ -203,6 +213,68 @@ def test_heads_are_32_wide_by_default(width: int, heads: int) -> None:
 def test_heads_that_do_not_share_the_width_are_refused() -> None:
     with pytest.raises(BuildError, match="not a multiple of num_heads=3"):
         LinearAttentionCore(4, 8, num_heads=3)
+
+
+# -- associative memories --------------------------------------------------------------------------
+
+
+def unit_keys(steps: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.rand(2, 1, steps, 4) + 0.1, dim=-1)
+
+
+def test_what_a_step_forgets_costs_later_steps_no_digits() -> None:
+    decay = -torch.rand(2, 3, 12) / 10
+    decay[..., 5] = -1e6
+    shares = associative.shares_of(decay, torch.zeros(2, 12, dtype=torch.long), torch.float32)
+    expected = decay.double()[..., 6:].cumsum(-1).exp()
+    torch.testing.assert_close(shares.within[..., 6:, 5].double(), expected, rtol=1e-6, atol=0)
+    assert not shares.within[..., 5:, :5].any()
+
+
+def test_the_delta_rule_replaces_the_value_of_a_key() -> None:
+    keys, values, whole = unit_keys(3), torch.randn(2, 1, 3, 4), torch.ones(2, 1, 3, 1)
+    keys[:, :, 2] = keys[:, :, 0]
+    parts = (keys, keys, values, torch.zeros(2, 1, 3), whole)
+    empty, read = torch.zeros(2, 1, 4, 4), GatedDeltaNetLayer._read
+    output, memory = associative.by_chunks(read, parts, empty, None)
+    torch.testing.assert_close(output, values)  # each key has its latest value
+    torch.testing.assert_close(keys[:, :, 2:] @ memory, values[:, :, 2:])
+
+
+@pytest.mark.parametrize("gain", [-500.0, 500.0])
+def test_an_exponential_gain_neither_overflows_nor_vanishes_beside_another(gain: float) -> None:
+    keys, values = unit_keys(6), torch.randn(2, 1, 6, 4)
+    gains = torch.zeros(2, 1, 6)
+    gains[..., 2] = gain
+    parts = (keys, keys, torch.nn.functional.pad(values, (0, 1), value=1.0), 0 * gains, gains)
+    carried = (torch.zeros(2, 1, 4, 5), torch.zeros(2, 1))
+    output, (memory, scale) = associative.by_chunks(MLSTMLayer._read, parts, carried, None)
+    assert output.isfinite().all()
+    assert memory.isfinite().all()
+    assert scale.tolist() == [[max(gain, 0.0)]] * 2
+    if gain > 0:  # nothing else counts from there on
+        expected = values[:, :, 2:3].expand(2, 1, 4, 4)
+        torch.testing.assert_close(output[:, :, 2:], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_fresh_forget_gates_lie_between_their_bounds() -> None:
+    gates = MLSTMCore(4, 64).layers[0].gates
+    torch.testing.assert_close(gates.bias[4:].detach(), torch.linspace(3, 6, 4))
+    bias = SLSTMCore(4, 64).layers[0].input.bias.detach().view(2, 4, 32)
+    torch.testing.assert_close(bias[:, 1], torch.linspace(0, 5, 32).expand(2, 32))
+    assert not bias[:, [0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("kind", [GatedDeltaNetCore, Mamba2Core, MLSTMCore, SLSTMCore])
+def test_memories_of_heads_refuse_an_unequal_share(kind: Any) -> None:
+    with pytest.raises(BuildError, match="not a multiple of num_heads=3"):
+        kind(4, 8, num_heads=3)
+
+
+@pytest.mark.parametrize("kind", [GatedDeltaNetCore, Mamba2Core, MLSTMCore])
+def test_a_convolution_of_one_step_is_refused(kind: Any) -> None:
+    with pytest.raises(BuildError, match="d_conv=1"):
+        kind(4, 8, d_conv=1)
 
 
 # -- Mamba -----------------------------------------------------------------------------------------
