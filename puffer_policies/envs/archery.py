@@ -32,8 +32,9 @@ class Archery(Game):
     An observation is (9,) float32: the place of the target (2), and one-hot its distance (3) and
     its kind (4). The best arrow for kind ``k`` is the first of ``k, k + 1, k + 2, k + 3`` (modulo
     4) in the quiver, which holds two of the four in each step. An arrow that is not there ends the
-    game without pay. A shot with the best arrow and the draw of the distance pays 1/8, less the
-    distance of aim and target, and any other shot pays nothing. So the best return is 1.
+    game without pay. A shot with the best arrow and the draw of the distance pays (1 - e) / 8,
+    where ``e`` is how far the aim is from the target, but never less than 0. Any other shot pays
+    nothing. So the best return is 1.
 
     The arrows in the quiver are in ``infos["action_mask"]``, (N, 7) int8: four for the arrows and
     three ones for the draws. No observation shows them.
@@ -46,6 +47,13 @@ class Archery(Game):
     """
 
     observation_space = spaces.Box(-1.0, 1.0, (2 + DRAWS + ARROWS,), np.float32)
+    action_space = spaces.Dict(
+        {
+            "aim": spaces.Box(-1.0, 1.0, (2,), np.float32),
+            "arrow": spaces.Discrete(ARROWS),
+            "draw": spaces.Discrete(DRAWS),
+        }
+    )
     state_arrays = ("place", "distance", "kind", "quiver", "shots", "lost")
 
     def __init__(self, num_games: int, random: np.random.Generator, random_part: str = "") -> None:
@@ -55,13 +63,6 @@ class Archery(Game):
                 f"Archery's random_part is {random_part!r}.",
                 fix=did_you_mean(random_part, PARTS) or f"Use one of {', '.join(PARTS)}.",
             )
-        self.action_space = spaces.Dict(
-            {
-                "aim": spaces.Box(-1.0, 1.0, (2,), np.float32),
-                "arrow": spaces.Discrete(ARROWS),
-                "draw": spaces.Discrete(DRAWS),
-            }
-        )
         self.random_part = random_part
         self.place = np.empty((num_games, 2))
         self.distance = np.empty(num_games, dtype=np.int64)
