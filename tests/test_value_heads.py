@@ -208,9 +208,9 @@ def test_outputs_pass_through_every_stack_and_are_those_of_the_values(name: str)
     assert policy(observations, {})[1].shape == values.shape
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("name", ["LSTMWrapper(HLGaussWrapper(Default))", "PopArtWrapper(Default)"])
 def test_both_passes_compile_without_a_break(name: str) -> None:
-    policy, x = get_policy(f"LSTMWrapper({name}(Default))", ENV), torch.rand(B, T, 3)
+    policy, x = get_policy(name, ENV), torch.rand(B, T, 3)
     step = torch.compile(policy.forward_eval, backend="eager", fullgraph=True)
     torch.testing.assert_close(step(x[:, 0], {})[1], policy.forward_eval(x[:, 0], {})[1])
     sequence = torch.compile(policy, backend="eager", fullgraph=True)
@@ -376,10 +376,7 @@ def test_returns_beyond_the_bins_are_reported() -> None:
     ("name", "env"),
     [
         ("HLGaussWrapper(Default)", ENV),
-        (
-            "TwoHotWrapper(GRUWrapper(Default))",
-            Spaces(spaces.Box(0, 255, (8, 8, 3), "uint8"), ENV.action),
-        ),
+        ("TwoHotWrapper(GRUWrapper(Default))", Spaces(ENV.observation, spaces.MultiBinary(2))),
         ("PopArtWrapper(Default)", Spaces(ENV.observation, spaces.Box(-1.0, 1.0, (2,)))),
     ],
 )
