@@ -23,9 +23,10 @@ from puffer_policies.wrappers.base import PolicyWrapper
 class HLGaussWrapper(PolicyWrapper):
     """A policy whose critic classifies returns, with Gaussian targets over bins.
 
-    Farebrother et al. 2024, https://arxiv.org/abs/2403.03950; see `HLGaussHead`. The paper's bins
-    are linear in a range that is known beforehand. Here they are fine around 0 and reach far by
-    default, so that no range has to be known.
+    Farebrother et al. 2024, https://arxiv.org/abs/2403.03950. The paper's bins are linear in a
+    range that is known beforehand. Here they are fine around 0 and reach far by default, so that no
+    range has to be known, and a bin stands for a place beside its middle, so that the mean of a
+    target is its return. See `HLGaussHead`.
 
     Args:
         env: the env of the policy.
