@@ -1,10 +1,10 @@
 """Transformer-XL: Dai et al. 2019, https://arxiv.org/abs/1901.02860.
 
 Layers with relative positions and a memory, without gates. It differs from the paper in two ways,
-besides those of its attention, which stand in `attention`. Layer norms may stand in front of each
-part, as in GTrXL, instead of behind each sum. There is no dropout, as a policy that draws its
-weights anew computes other probabilities in the update than in the rollout. The default size is
-that of reinforcement learning, not of language.
+besides those of its attention, which stand in `attention`. Layer norms stand in front of each part,
+as in GTrXL, unless ``norm_first=False`` puts them behind each sum, as in the paper. There is no
+dropout, under which a policy would compute other probabilities in the update than in the rollout.
+The default size is that of reinforcement learning, not of language.
 
 `H` width, `L` layers, `M` memory, `A` heads.
 """
@@ -58,7 +58,7 @@ class TransformerXLCore(AttentionCore):
         num_layers: L; the last layer sees L * M steps back through those below it.
         num_heads: A, parts of the width that attend separately.
         memory: M, the steps before this one that each layer sees.
-        norm_first: whether layer norms stand in front of each part, not behind each sum.
+        norm_first: whether layer norms stand in front of each part; else behind each sum.
     """
 
     keys = ("transformer_xl_memory", "transformer_xl_valid")
