@@ -53,7 +53,7 @@ class HiddenTide(Game):
         num_games: int,
         random: np.random.Generator,
         *,
-        tide: float = 16.0,
+        tide: float = 32.0,
         shows_tide: bool = True,
     ) -> None:
         super().__init__(num_games, random)
@@ -105,12 +105,12 @@ class HiddenTide(Game):
 class HiddenTideVectorEnv(GameVectorEnv):
     """N games; see `HiddenTide`."""
 
-    def __init__(self, num_envs: int = 1, tide: float = 16.0, shows_tide: bool = True) -> None:
+    def __init__(self, num_envs: int = 1, tide: float = 32.0, shows_tide: bool = True) -> None:
         super().__init__(partial(HiddenTide, tide=tide, shows_tide=shows_tide), num_envs)
 
 
 class HiddenTideEnv(GameEnv):
     """One game; see `HiddenTide`."""
 
-    def __init__(self, tide: float = 16.0, shows_tide: bool = True) -> None:
+    def __init__(self, tide: float = 32.0, shows_tide: bool = True) -> None:
         super().__init__(partial(HiddenTide, tide=tide, shows_tide=shows_tide))
