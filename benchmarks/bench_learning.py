@@ -144,6 +144,7 @@ ZOO = [
     *inside("cartpole", 475, "PrevActionRewardWrapper(Default)", "SeparateCriticWrapper(Default)"),
     *inside("cartpole", 475, "HLGaussWrapper(Default)", "TwoHotWrapper(Default)"),
     *inside("cartpole", 475, "PopArtWrapper(Default)", flags=RAW),
+    *inside("pendulum", -250, "PopArtWrapper(Continuous)", flags=RAW),
     *inside("cartpole", 475, "MLPTanh", "MLPWide", "MLPLayerNorm", "SimBa", "BroNet"),
     *inside("cartpole", 475, "PufferNet"),
     *inside("pendulum", -250, "SquashedGaussianWrapper(Continuous)"),
