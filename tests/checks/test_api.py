@@ -196,9 +196,9 @@ def test_a_check_that_says_the_same_for_all_spaces_runs_once():
 
 @pytest.mark.parametrize(
     ("policy", "pairs"),
-    [("Structured", 2), ("Structured(hidden_size=16)", 2), ("LSTMWrapper(Structured)", 1)],
+    [("Structured", 3), ("Structured(hidden_size=16)", 3), ("LSTMWrapper(Structured)", 1)],
 )
-def test_a_check_of_modules_runs_behind_choices_and_reals_and_in_a_wrapper_on_one(policy, pairs):
+def test_a_check_of_modules_runs_behind_each_kind_of_head_and_in_a_wrapper_on_one(policy, pairs):
     report = check_policy(policy, select="B7,S1", isolate=False)
     ran = [result.code for result in report.results if result.status == "passed"]
     assert ran.count("B7") == pairs

@@ -83,7 +83,7 @@ def run_pytest(package, forks, tmp_path):
 
 def test_one_line_tests_every_name_of_the_distribution_and_fails_once_for_a_cause(run_pytest):
     result = run_pytest()
-    assert result.parseoutcomes() == {"passed": 32, "failed": 1, "skipped": 25}
+    assert result.parseoutcomes() == {"passed": 38, "failed": 1, "skipped": 31}
     result.stdout.fnmatch_lines(
         [
             "*ERROR  S1 value-shape*",
@@ -94,7 +94,7 @@ def test_one_line_tests_every_name_of_the_distribution_and_fails_once_for_a_caus
         ]
     )
     result.stdout.fnmatch_lines(
-        "SKIPPED [[]9[]]*it has a cause that Flat-vector-discrete-S1-value-shape tells*"
+        "SKIPPED [[]11[]]*it has a cause that Flat-vector-discrete-S1-value-shape tells*"
     )
     text = result.stdout.str()
     assert "its observations have no keys" in text
@@ -144,7 +144,7 @@ def test_policy_option_takes_names_and_expressions_beside_paths(package, run_pyt
     result.stdout.fnmatch_lines_random(
         ["*test_conformance*Fine-vector-*", "*test_policy*LSTMWrapper(Fine)-vector-*"]
     )
-    result.assert_outcomes(passed=2 + 1 + 1)
+    result.assert_outcomes(passed=3 + 2 + 2)
 
 
 def test_policy_option_takes_files_needs_no_test_file_and_writes_junit(package, run_pytest):
