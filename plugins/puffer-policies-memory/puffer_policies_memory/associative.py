@@ -98,7 +98,7 @@ def gated_shares_of(
 
     Returns:
         The shares, times the gains and divided by the exponential of new scales (B, A, T), so that
-        the largest of them is 1. The scales have no gradient: whoever reads divides by them, and
+        none of them is above 1. The scales have no gradient: whoever reads divides by them, and
         multiplies by them again.
     """
     same, fresh = _same(episode), _fresh(episode)
