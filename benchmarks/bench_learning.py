@@ -178,10 +178,10 @@ PARTS = [
     Target("archery", at_most=0.2, flags=("--policy-name", "Default")),
     Target("nearest_friend", at_least=0.9),
     Target("nearest_friend", at_least=0.9, flags=("--policy-name", "EntityAttention", *ONE_BLOCK)),
-    Target("nearest_friend", at_most=0.6, flags=("--policy-name", "Default")),
+    Target("nearest_friend", at_most=0.5, flags=("--policy-name", "Default")),
     Target(
         "nearest_friend",
-        at_most=0.6,
+        at_most=0.5,
         flags=("--policy-name", "Default", "--policy.hidden-size", "512"),
     ),
     Target("hidden_tide", at_least=0.95),

@@ -22,10 +22,25 @@ def test_the_page_is_that_of_the_runs(bench):
 
 
 def test_everything_with_a_target_was_run_with_three_seeds(bench):
-    seeds = {target.name: set() for target in (*bench.TARGETS, *bench.GAPS, *bench.ZOO)}
+    seeds = {
+        target.name: set() for target in (*bench.TARGETS, *bench.PARTS, *bench.GAPS, *bench.ZOO)
+    }
     for run in bench.lines():
         seeds.get(run["name"], set()).add(run["seed"])
     assert {name: found for name, found in seeds.items() if not found >= {1, 2, 3}} == {}
+
+
+def test_every_part_reached_its_target_and_no_control_did(bench):
+    targets = {target.name: target for target in bench.PARTS}
+    returns = [(run["name"], run["evaluation"]["mean"]) for run in bench.lines()]
+    wrong = [
+        each for each in returns if each[0] in targets and not targets[each[0]].reached(each[1])
+    ]
+    assert wrong == []
+    for config in {target.config for target in bench.PARTS}:
+        part, *controls = (each for each in bench.PARTS if each.config == config)
+        assert part.at_least is not None
+        assert any(each.at_most is not None for each in controls)
 
 
 def test_every_memory_learned_every_task_of_memories_with_every_seed(bench):
