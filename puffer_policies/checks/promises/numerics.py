@@ -1,6 +1,6 @@
 """N: NaN stays visible, extremes stay finite, scales positive, float32 near float64.
 
-`B` rows, `T` steps. First weights (N4, N5) and gradients (N6, N7) are in learnability.py.
+`B` rows, `T` steps. First weights (N4, N5), gradients (N6), answers (N7) have own files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from puffer_policies.checks.probes.tolerances import (
     magnitude,
 )
 from puffer_policies.checks.probes.weights import flat_gradients
-from puffer_policies.checks.promises import learnability
+from puffer_policies.checks.promises import answers, first_weights, learnability
 from puffer_policies.checks.promises.padding import masks_of
 from puffer_policies.spaces.nested import leaves, map_nested, names_of
 
@@ -545,9 +545,9 @@ CHECKS = (
     nan_stays_visible,
     finite_at_extremes,
     scale_bounded_in_log_space,
-    learnability.init_survives_wrapping,
-    learnability.first_policy_near_uniform,
+    first_weights.init_survives_wrapping,
+    first_weights.first_policy_near_uniform,
     learnability.every_parameter_learns,
-    learnability.reaches_every_answer,
+    answers.reaches_every_answer,
     float32_near_float64,
 )
