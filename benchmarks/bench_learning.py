@@ -92,9 +92,10 @@ def gap(memory: str, *options: str) -> list[Target]:
     ]
 
 
-# The default core of PufferLib 4.0 is a MinGRU of this form.
-DEEP = ("--rnn.num-layers", "4", "--rnn.highway", "True")
-PUFFER4 = (*DEEP, "--train.learning-rate", "1e-2")
+# The default core of PufferLib 4.0.
+PUFFER4 = ("--rnn.num-layers", "4", "--rnn.highway", "True", "--train.learning-rate", "1e-2")
+# A MinLSTM of that depth, in the blocks of its paper.
+BLOCKS = ("--rnn.num-layers", "4", "--rnn.residual", "True", "--train.learning-rate", "1e-2")
 
 GAPS = [
     *gap("None"),
@@ -111,8 +112,7 @@ GAPS = [
     # These are in plugins/puffer-policies-memory.
     *gap("LRUWrapper"),
     *gap("RTUWrapper"),
-    *gap("MinLSTMWrapper"),
-    *gap("MinLSTMWrapper", *DEEP, "--train.learning-rate", "5e-3"),
+    *gap("MinLSTMWrapper", *BLOCKS),
     *gap("S5Wrapper"),
     *gap("FFMWrapper"),
     *gap("MambaWrapper"),

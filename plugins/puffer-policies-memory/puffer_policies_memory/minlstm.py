@@ -3,8 +3,8 @@
 Forget gate, input gate and candidate depend on the input alone, and the two gates are normalized to
 the sum 1. So the state is a linear recurrence, ``h = decay * h + (1 - decay) * g(candidate)`` with
 ``decay = f / (f + i)``. It differs from the paper in that the recurrence runs in plain float32, not
-in log space, and an episode start is a decay of exactly 0. With a highway, as in the MinGRU of
-PufferLib 4.0, a gate mixes a layer's input into its output. One layer of width 128 has 49,536
+in log space, and an episode start is a decay of exactly 0. The paper's blocks have a norm in front
+and the identity beside them, which ``residual=True`` adds. One layer of width 128 has 49,536
 weights without.
 
 `T` time, `B` batch, `H` hidden size.
@@ -29,14 +29,14 @@ KEY = LSTM_STATE[0]
 
 
 class MinLSTMLayer(MemoryLayer):
-    """One linear layer for gates and candidate, the recurrence, and the highway if there is one."""
+    """One linear layer for gates and candidate, and the recurrence, behind a norm or not."""
 
-    def __init__(self, hidden_size: int, *, highway: bool) -> None:
+    def __init__(self, hidden_size: int, *, residual: bool) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        self.blocks = 4 if highway else 3
-        self.linear = nn.Linear(hidden_size, self.blocks * hidden_size)
-        orthogonal_gates(self.linear.weight, self.blocks)
+        self.norm = nn.LayerNorm(hidden_size) if residual else None
+        self.linear = nn.Linear(hidden_size, 3 * hidden_size)
+        orthogonal_gates(self.linear.weight, 3)
         nn.init.zeros_(self.linear.bias)
 
     def carry_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -48,13 +48,13 @@ class MinLSTMLayer(MemoryLayer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(T, B, H) -> (T, B, H), with the state after the last step."""
         before = carry[KEY]
-        forget, enter, candidate, *rest = self.linear(x).to(before.dtype).chunk(self.blocks, -1)
+        u = x if self.norm is None else self.norm(x)
+        forget, enter, candidate = self.linear(u).to(before.dtype).chunk(3, -1)
         # f / (f + i) is a sigmoid of log f - log i, which no quotient of vanishing gates disturbs.
         ratio = functional.softplus(-enter) - functional.softplus(-forget)
         drive = torch.sigmoid(-ratio) * positive(candidate)
         states = recur(torch.sigmoid(ratio), drive, before=before, starts=starts)
-        output = torch.lerp(x, states, torch.sigmoid(rest[0])) if rest else states
-        return output, {KEY: states[-1]}
+        return states if self.norm is None else x + states, {KEY: states[-1]}
 
 
 class MinLSTMCore(StackCore):
@@ -64,14 +64,14 @@ class MinLSTMCore(StackCore):
         input_size: I.
         hidden_size: H.
         num_layers: layers on top of each other.
-        highway: whether a gate mixes a layer's input into its output.
+        residual: whether each layer has a norm in front and the identity beside it.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, num_layers: int = 1, highway: bool = False
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, residual: bool = False
     ) -> None:
         count = range(require_count("num_layers", num_layers))
-        layers = [MinLSTMLayer(hidden_size, highway=highway) for _ in count]
+        layers = [MinLSTMLayer(hidden_size, residual=residual) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 
 
@@ -79,5 +79,5 @@ class MinLSTMWrapper(MemoryWrapper, core=MinLSTMCore):
     """A policy with MinLSTM layers between its encoder and its heads.
 
     One layer can only fade, at rates that the input sets. To count steps it takes several, best
-    with a highway, as a MinGRU does.
+    with residual sums.
     """

@@ -93,13 +93,13 @@ def minlstm(core, state):
     def step(x, starts):
         x = core.embed(x)
         for k, layer in enumerate(core.layers):
-            forget, enter, candidate, *rest = layer.linear(x).chunk(layer.blocks)
+            u = x if layer.norm is None else layer.norm(x)
+            forget, enter, candidate = layer.linear(u).chunk(3)
             forget, enter = torch.sigmoid(forget), torch.sigmoid(enter)
             new = torch.where(candidate >= 0, candidate + 0.5, torch.sigmoid(candidate))
             past = torch.zeros_like(h[k]) if starts else h[k]
             h[k] = forget / (forget + enter) * past + enter / (forget + enter) * new
-            share = torch.sigmoid(rest[0]) if rest else 1
-            x = share * h[k] + (1 - share) * x
+            x = h[k] if layer.norm is None else x + h[k]
         return x
 
     return step

@@ -35,11 +35,11 @@ class FadingAttentionCore(LinearAttentionCore):
         super().__init__(input_size, hidden_size, num_layers=num_layers, num_heads=2, half_life=5.0)
 
 
-class HighwayMinLSTMCore(MinLSTMCore):
-    """MinLSTM layers whose input is mixed into their output."""
+class ResidualMinLSTMCore(MinLSTMCore):
+    """MinLSTM layers with a norm in front and the identity beside them."""
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int = 1) -> None:
-        super().__init__(input_size, hidden_size, num_layers=num_layers, highway=True)
+        super().__init__(input_size, hidden_size, num_layers=num_layers, residual=True)
 
 
 class LinearRTUCore(RTUCore):
@@ -62,7 +62,7 @@ REFERENCES: dict[type[Core], Callable[..., Tensor]] = {
     MLSTMCore: memory_references.mlstm,
     SLSTMCore: memory_references.slstm,
     MinLSTMCore: memory_references.minlstm,
-    HighwayMinLSTMCore: memory_references.minlstm,
+    ResidualMinLSTMCore: memory_references.minlstm,
     RTUCore: memory_references.rtu,
     LinearRTUCore: memory_references.rtu,
 }
@@ -78,7 +78,7 @@ SMALL: dict[type[Core], dict[str, int]] = {
 }
 COUNTING: dict[type[Core], dict[str, int]] = {
     MinLSTMCore: {"num_layers": 2},
-    HighwayMinLSTMCore: {"num_layers": 2},
+    ResidualMinLSTMCore: {"num_layers": 2},
 }
 """What a core needs that can only fade, at rates that the input sets, to count steps."""
 every_core = pytest.mark.parametrize("kind", REFERENCES)
