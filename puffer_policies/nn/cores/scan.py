@@ -38,13 +38,13 @@ class _Scan(torch.autograd.Function):
         grad = grads[0].contiguous()
         flow = torch.empty_like(states)  # gradient of each sum, through its state and later ones
         open_parts = _parts(states) > 0 if ctx.rectified else None
-        for t in range(len(states) - 1, -1, -1):
-            if t == len(states) - 1:
-                flow[t] = grad[t]
-            else:
-                torch.addcmul(grad[t], decay[t + 1], flow[t + 1], out=flow[t])
+        last = len(states) - 1
+        later = flow[last].copy_(grad[last])
+        for t in range(last, -1, -1):
+            if t < last:
+                later = torch.addcmul(grad[t], decay[t + 1], later, out=flow[t])
             if open_parts is not None:
-                _parts(flow[t]).mul_(open_parts[t])
+                _parts(later).mul_(open_parts[t])
         before = torch.cat([initial.unsqueeze(0), states[:-1]])
         return flow * before.conj(), flow, decay[0] * flow[0], None
 
