@@ -12,6 +12,12 @@ def test_the_page_is_current():
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), "run `make docs`"
 
 
+def test_the_readme_counts_them():
+    tool = load_tool(NAME)
+    readme = (tool.PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f" {len(list(tool.all_checks()))} promises" in readme
+
+
 def test_every_check_is_proved_by_two_bad_policies():
     tool = load_tool(NAME)
     codes = [mutant.code for mutant in tool.mutants()]
