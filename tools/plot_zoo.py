@@ -29,14 +29,16 @@ LARGE = 1000
 def main() -> None:
     """Write the picture."""
     cards, results = read_cards(CARDS).cards, read_results(RESULTS)
+    # A policy may have a memory of its own, which is not added to any other.
     memories = [name for name, card in cards.items() if card.parity_error is not None]
+    memories = [name for name in memories if cards[name].added]
     memories.sort(key=lambda name: -cards[name].training_ms)
     panels = {
         "training pass, 64 x 64 (ms)": [cards[name].training_ms for name in memories],
         "step, 64 rows (ms)": [cards[name].step_ms for name in memories],
         "parameters added": [float(cards[name].added[cards[name].task]) for name in memories],
     }
-    figure = Figure(figsize=(12.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(12.0, 0.5 + 0.26 * len(memories)), layout="constrained")
     costs = figure.subplots(1, len(panels) + 1, sharey=True)
     names = [name.rpartition("/")[2] for name in memories]
     for axes, color, (title, numbers) in zip(costs, COLORS, panels.items(), strict=False):
