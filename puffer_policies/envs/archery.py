@@ -128,6 +128,7 @@ class Archery(Game):
         if self.random_part == "draw":
             return {"draw": self.random.integers(DRAWS, size=self.num_games)}
         if self.random_part == "arrow":
+            # Only from the quiver: a game that ends by chance would say nothing of the policy.
             keys = self.random.uniform(size=self.quiver.shape)
             return {"arrow": (keys * self.quiver).argmax(axis=1)}
         return {}

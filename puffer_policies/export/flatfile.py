@@ -280,6 +280,7 @@ def action_sizes(space: Any) -> tuple[int, ...]:
             there is no action, or it is a Dict or a Tuple.
     """
     layout = action_layout(space)
+    # A file has either sizes of choices or log deviations behind its decoder.
     if layout.parts:
         raise IncompatibleSpace(
             f"Action space {described(space)} has parts, and PufferLib 5 has an array of choices "

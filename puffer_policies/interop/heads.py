@@ -33,6 +33,7 @@ def one_action(space: Any, library: str) -> ActionLayout:
         IncompatibleSpace: no head serves it.
     """
     layout = action_layout(space)
+    # Buffers of such libraries hold one array of one dtype, in which choices would be lost.
     if layout.parts:
         names = ", ".join(path for path, _, _ in layout.leaves())
         raise BuildError(

@@ -148,6 +148,7 @@ class HybridHead(LinearHead):
 
     def logits(self, outputs: Tensor) -> Any:
         """(N, outputs of all parts) -> a dict or a tuple of the logits of the parts."""
+        # What torch.split calls in the end, after a detour through Python.
         columns = outputs.split_with_sizes(self.widths, -1)
         log_std = () if self.log_std is None else self.log_std.split_with_sizes(self.num_reals)
         return _hybrid(self.layout, iter(columns), iter(log_std))

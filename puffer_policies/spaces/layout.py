@@ -385,6 +385,7 @@ class ActionLayout:
         given = {
             key: self.parts[key].flat_mask(each) for key, each in masks.items() if each is not None
         }
+        # A part that may do everything has as many rows as the others have.
         lead = next((each.shape[:-1] for each in given.values()), ())
         free = (
             given.get(key, np.ones((*lead, sum(part.nvec)), bool))
@@ -481,6 +482,7 @@ def _hybrid_layout(kind: str, space: Any, spaces: dict[Any, Any]) -> ActionLayou
     width = sum(math.prod(each.policy_shape) for each in parts.values())
     nvec = tuple(n for each in parts.values() for n in each.nvec)
     dtype = np.result_type(*(each.policy_dtype for each in parts.values()))
+    # Of int64 and float32, NumPy makes float64, which no policy returns.
     numbers = np.dtype(np.int64 if dtype.kind == "i" else np.float32)
     return ActionLayout(kind, (width,), numbers, nvec, parts=parts)
 

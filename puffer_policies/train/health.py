@@ -208,6 +208,7 @@ def _clipped_actions(actions: Tensor, layout: ActionLayout) -> float | None:
     """Return the share of an action's real numbers that are clipped on the way to the env."""
     if not layout.num_reals:
         return None
+    # Choices are never clipped: among them the share of the real numbers would be lost.
     sampled = actions.flatten(0, 1).cpu().numpy().reshape(actions.shape[:2].numel(), -1)  # (N, A)
     reals = [(leaf, sampled[:, own]) for _, leaf, own in layout.leaves() if leaf.is_continuous]
     clipped = [leaf.to_env(own) != own.reshape(-1, *leaf.shape) for leaf, own in reals]

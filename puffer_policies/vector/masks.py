@@ -173,6 +173,7 @@ def _of_row(masks: Any, row: int) -> Any:
     """Return one row's mask; in infos of gymnasium 1.0 on, a dict of masks is a dict of batches."""
     if not isinstance(masks, dict):
         return masks[row]
+    # Gymnasium marks by a key of its own which rows have a part; the others may do everything.
     return {
         key: _of_row(each, row)
         for key, each in masks.items()

@@ -151,6 +151,7 @@ def _one_hot(layout: ActionLayout) -> OneHotFeatures:
 def _columns(layout: ActionLayout) -> Tensor:
     """Return the columns of an action that are choices, and after them those of real numbers."""
     leaves = list(layout.leaves())
+    # Stable, so that choices and real numbers each stay in the order of the layout.
     ordered = sorted(leaves, key=lambda each: each[1].is_continuous)
     return torch.cat([torch.arange(place.start, place.stop) for _, _, place in ordered])
 

@@ -90,6 +90,7 @@ def _squashed(logits: Any, low: Tensor, high: Tensor) -> SquashedNormal:
 def _parts_squashed(logits: Any, bounds: Iterator[tuple[Tensor, Tensor]]) -> Any:
     """Return logits of several parts with every Normal squashed between the next bounds."""
     if isinstance(logits, dict):
+        # Bounds come in the order of `ActionLayout`, whatever the order of a policy's keys is.
         return {key: _parts_squashed(logits[key], bounds) for key in sorted(logits, key=str)}
     if isinstance(logits, tuple | list):
         return tuple(_parts_squashed(each, bounds) for each in logits)

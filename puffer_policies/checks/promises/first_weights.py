@@ -71,6 +71,7 @@ def init_survives_wrapping(subject: Subject) -> None:
         policy = subject.fresh()
     gains = {} if trained else _declared_init(subject, policy)
     if trained:
+        # What a factory loads after the constructors is no harm that a wrapper does.
         registrations = [each for each in registrations if each.after is not None]
     if not registrations and not gains:
         raise CheckSkipped(
@@ -133,6 +134,7 @@ def _watch_wrappers(subject: Subject, registrations: list[Registration]) -> Iter
 
         return construct
 
+    # None for a class that inherits its constructor: what is set here is deleted again.
     own = {cls: vars(cls).get(CONSTRUCTOR) for cls in wrappers}
     for cls in wrappers:
         setattr(cls, CONSTRUCTOR, watched(cls.__init__))
@@ -159,6 +161,7 @@ def _require_untouched(
 ) -> None:
     if subject.declared.get("initialises_wrapped"):
         return
+    # The name in the whole policy is the one that a reader can look up.
     names = {id(p): name for name, p in policy.named_parameters()}
     for each in registrations:
         for key, weight in (each.after or _weights_of(each.inner)).items():

@@ -105,6 +105,7 @@ def _require_same_sequence(
     starts: Tensor | None,
     keys: tuple[Any, ...],
 ) -> None:
+    # A policy may take another road in training than in acting.
     for grad in (False, True):
         logits = [
             subject.sequence(each, starts=starts, policy=policy, grad=grad)[0]
@@ -132,6 +133,7 @@ def _actions(subject: Subject, logits: list[Any], rows: int) -> list[Tensor]:
 
 
 def _require_same(pair: list[Tensor], what: str, keys: tuple[Any, ...]) -> None:
+    # NaN is unequal to itself, and is judged by other checks.
     one, two = (each.double().nan_to_num() for each in pair)
     if not torch.equal(one, two):
         raise CheckFailed(
