@@ -270,7 +270,10 @@ class Agent:
         if action_mask is None:
             return None
         mask = self._layout.flat_mask(action_mask)
-        mask = mask if batched else mask[None]
+        if isinstance(action_mask, dict) and mask.all() and mask.ndim == 1:
+            mask = np.broadcast_to(mask, (rows, len(mask)))  # no part has a mask
+        elif not batched:
+            mask = mask[None]
         nvec = self._layout.nvec
         if mask.shape != (rows, sum(nvec)):
             raise IncompatibleSpace(

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from specimens import REFERENCE
 from torch import Tensor, nn
 
+from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import Core
 from puffer_policies.nn.cores.flush import count_starts, make_flush
@@ -368,3 +370,15 @@ def test_a_highway_needs_equal_sizes() -> None:
 )
 def test_parameter_counts_are_the_published_ones(core, count: int) -> None:
     assert sum(each.numel() for each in core().parameters()) == count
+
+
+@pytest.mark.parametrize(
+    "stack",
+    ["GTrXLWrapper(Default, memory=4)", "MinGRUWrapper(Default, num_layers=2, highway=True)"],
+)
+def test_gates_between_layers_run_in_half_precision(stack):
+    policy = get_policy(stack, REFERENCE, hidden_size=16)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, values = policy(torch.randn(2, 5, 8))
+        values.float().sum().backward()
+    assert values.isfinite().all()

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Independent, Normal
 
 from puffer_policies import get_policy
 from puffer_policies.agent import Agent
-from puffer_policies.errors import BuildError, ExportError, IncompatibleSpace
+from puffer_policies.errors import BuildError, ContractError, ExportError, IncompatibleSpace
 from puffer_policies.export.api import export_policy
 from puffer_policies.export.flatfile import action_sizes
 from puffer_policies.export.recording import record_step
@@ -160,6 +160,52 @@ def test_a_mask_is_an_array_or_has_the_form_of_the_space(mask, flat):
 def test_a_batch_of_masks_of_parts_is_a_batch_of_masks():
     masks = {"tool": np.eye(2, dtype=np.int8)}
     assert MASKED.flat_mask(masks).shape == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"in": (([1, 0, 0], [1]), None)}, r"At 'in': At 0: .*\[3, 1\] options, .*\[2, 2\]"),
+        ({"tool": [1]}, "At 'tool': The action mask has 1 options, the part has 2"),
+        ({"aim": [1, 1]}, "At 'aim': .* has 2 options, the part has 0"),
+        ({"tool": [{"a": 1}, {}]}, "At 'tool': .*'dict' where numbers"),
+        ({"tool": np.ones((3, 2)), "in": (None, [1, 1, 1])}, "as many rows"),
+    ],
+)
+def test_a_mask_of_another_size_is_refused_by_the_part(mask, message):
+    with pytest.raises(IncompatibleSpace, match=message):
+        MASKED.flat_mask(mask)
+
+
+def test_a_mask_of_nested_choices_may_be_nested():
+    layout = action_layout(LEAVES["choices"])
+    nested = (([1, 0], [0, 0, 1]), ([1, 1, 1, 0], [0, 1]))
+    assert layout.flat_mask(nested).tolist() == [1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1]
+
+
+def test_options_of_any_start_reach_the_env_beside_real_numbers():
+    space = gym_spaces.Dict({"n": gym_spaces.Discrete(3, start=2**60), "x": LEAVES["aim"]})
+    actions = np.array([[k, 0, 0] for k in range(3)], np.float32)
+    assert action_layout(space).to_env(actions)["n"].tolist() == [2**60 + k for k in range(3)]
+
+
+def test_actions_of_other_parts_reach_no_env():
+    with pytest.raises(ContractError, match=r"5 columns, and the parts .* have 6"):
+        MASKED.to_env(np.zeros((4, 5), np.float32))
+
+
+def test_a_part_without_numbers_is_a_part():
+    space = gym_spaces.Dict({"q": gym_spaces.Discrete(2), "x": gym_spaces.Box(-1, 1, (0,))})
+    logits, _ = get_policy("Default", Spaces(VECTOR, space))(torch.zeros(3, 8))
+    assert distribution(logits).sample().shape == (3, 1)
+
+
+def test_parts_whose_names_are_the_same_are_not_exported():
+    space = gym_spaces.Dict({"a.b": LEAVES["choice"], "a": gym_spaces.Dict({"b": LEAVES["bits"]})})
+    with pytest.raises(
+        ExportError, match=r"Two parts of the action are both called 'action\.a\.b'"
+    ):
+        record_step(source_of(get_policy("Default", Spaces(VECTOR, space))), "default")
 
 
 @pytest.mark.parametrize("mask", [{"tol": [0, 1]}, {"in": (None,)}])

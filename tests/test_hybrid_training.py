@@ -180,6 +180,36 @@ def test_all_parts_together_are_learned():
     assert evaluation.mean > 7  # of 10; without one of the parts, at most 5
 
 
+@pytest.mark.parametrize("kind", ["infos", "method"])
+@pytest.mark.parametrize("action", ["dict", "tuple"])
+def test_an_env_that_steps_all_rows_masks_each_part_of_each_row(kind, action):
+    masks = {0: np.array([[1, 0, 0], [0, 0, 1]]), 1: np.array([[1, 0], [0, 1]])}
+    parts = {key: gym_spaces.Discrete(mask.shape[1]) for key, mask in masks.items()}
+    space = gym_spaces.Dict({"ab"[key]: each for key, each in parts.items()})
+    given: Any = {"ab"[key]: mask for key, mask in masks.items()}
+    if action == "tuple":
+        space, given = gym_spaces.Tuple(parts.values()), tuple(masks.values())
+
+    class Rows(gym.vector.VectorEnv):
+        metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
+        num_envs = 2
+        single_observation_space, single_action_space = VECTOR, space
+        observation_space = gym.vector.utils.batch_space(VECTOR, 2)
+        action_space = gym.vector.utils.batch_space(space, 2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((2, 8), np.float32), {"action_mask": given} if kind == "infos" else {}
+
+        if kind == "method":
+
+            def action_masks(self):
+                return given
+
+    vecenv = as_vecenv(Rows())
+    vecenv.reset(seed=0)
+    assert vecenv.action_masks.tolist() == [[1, 0, 0, 1, 0], [0, 0, 1, 0, 1]]
+
+
 def test_workers_get_the_parts_of_their_env():
     shown = []
     for vectorization in ("sync", "async"):

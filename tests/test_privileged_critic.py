@@ -378,3 +378,17 @@ def test_a_config_file_trains_both_and_a_run_goes_on_as_if_never_stopped(tmp_pat
         results.append(evaluate(policy, vecenv, settings))
         vecenv.close()
     assert results[0] == results[1]
+
+
+def test_an_actor_is_loaded_for_an_env_that_lacks_only_some_of_the_critics_keys(tmp_path):
+    parts = {key: spaces.Box(-1, 1, (2,)) for key in "abc"}
+    whole = Spaces(spaces.Dict(parts), spaces.Discrete(3))
+    policy = get_policy("SeparateCriticWrapper(Default, actor_keys=['a'])", whole)
+    save_checkpoint(tmp_path / "p.safetensors", policy, env=whole)
+    for keys in ("a", "ab", "ac"):
+        env = Spaces(spaces.Dict({key: parts[key] for key in keys}), whole.action)
+        load_policy(tmp_path / "p.safetensors", env)
+    with pytest.raises(CheckpointError):
+        load_policy(
+            tmp_path / "p.safetensors", Spaces(spaces.Dict({"b": parts["b"]}), whole.action)
+        )

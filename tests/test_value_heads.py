@@ -180,6 +180,43 @@ class Joint(Deep):
         return self.choose(hidden)[:, :3], self.choose(hidden)[:, 3:]
 
 
+class Unusual(ActorCritic):
+    """A critic that makes its values of several layers, or of one in an unusual way."""
+
+    def __init__(self, env, kind):
+        inner = Default(env, hidden_size=8)
+        super().__init__(inner.encoder, inner.spaces)
+        self.v, self.other, self.kind = nn.Linear(8, 1), nn.Linear(8, 1), kind
+        if kind == "zeros":
+            for each in (self.v, self.other):
+                nn.init.zeros_(each.weight)
+                nn.init.zeros_(each.bias)
+        self.plain = [self.v]
+
+    def decode_actions(self, hidden):
+        logits, _ = super().decode_actions(hidden)
+        value = self.plain[0](hidden) if self.kind == "list" else self.v(hidden)
+        if self.kind in ("minimum", "zeros"):
+            other = self.other(hidden)
+            value = torch.minimum(value, other) if self.kind == "minimum" else value
+        return logits, torch.relu(value) if self.kind == "relu" else value
+
+
+@pytest.mark.parametrize("kind", ["minimum", "relu", "list"])
+def test_values_that_are_not_a_layers_output_are_refused(kind) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        with pytest.raises(BuildError, match=r"value layer|no layer whose output is its value"):
+            PopArtWrapper(ENV, Unusual(ENV, kind))
+
+
+def test_of_two_layers_of_equal_numbers_that_of_the_values_is_exchanged() -> None:
+    policy = Unusual(ENV, "zeros")
+    PopArtWrapper(ENV, policy)
+    assert isinstance(policy.v, PopArtHead)
+    assert isinstance(policy.other, nn.Linear)
+
+
 def test_a_policy_without_a_value_layer_and_two_heads_are_refused() -> None:
     with pytest.raises(BuildError, match="no layer whose output is its value"):
         PopArtWrapper(ENV, Joint(ENV))

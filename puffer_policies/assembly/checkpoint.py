@@ -161,8 +161,10 @@ class Checkpoint:
                 f"The policy of {self.path}, {header.spec}, can't be built: {error.problem}",
                 fix=header.training_text(error),
             ) from error
-        if of_env is not spaces and actor_of(policy, spaces).spaces != of_env:
-            require_same_spaces(header, of_env, self.path)
+        if of_env is not spaces:
+            needed = members_of(actor_of(policy, spaces).spaces.observation)
+            if not needed.keys() <= members_of(of_env.observation).keys():
+                require_same_spaces(header, of_env, self.path)
         try:
             put_weights(policy, self.tensors, path=self.path, owner=header.spec)
         except CheckpointError as error:

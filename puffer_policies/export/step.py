@@ -75,7 +75,7 @@ class Step(Graph):
             Port(name, tuple(leaf.shape), to_tensor(np.zeros(0, leaf.dtype)).dtype)
             for name, leaf in zip(names_of(tree, OBS), leaves(tree), strict=True)
         )
-        _require_different(self.observations)
+        _require_different("observation", [port.name for port in self.observations])
         keys = mask_keys(self.policy)
         self.mask = _mask_port(self.layout) if None in keys else ()
         self._observed_masks = {f"{OBS}.{key}" for key in keys}
@@ -89,6 +89,7 @@ class Step(Graph):
         self._members = list(self.layout.leaves())
         self.actions = [f"{ACTION}.{path}" if path else ACTION for path, _, _ in self._members]
         """The names of the parts of an action; one for a space without parts."""
+        _require_different("action", self.actions)
         for index, (_, leaf, _) in enumerate(self._members):
             # None would be no buffer, but torch.export counts it as one.
             for bound in ("low", "high") if leaf.is_continuous else ("start",):
@@ -212,12 +213,11 @@ def _(logits: Normal) -> Tensors:
     return {"mean": logits.loc, "std": logits.scale}
 
 
-def _require_different(ports: tuple[Port, ...]) -> None:
-    names = [port.name for port in ports]
+def _require_different(what: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise IncompatibleSpace(
-            f"Two parts of the observation are both called {twice[0]!r}, as a key has a dot in it.",
+            f"Two parts of the {what} are both called {twice[0]!r}, as a key has a dot in it.",
             fix="Rename the key in the env.",
         )
 

@@ -143,7 +143,7 @@ class HybridHead(LinearHead):
         self.widths = [leaf.num_reals + sum(leaf.nvec) for leaf in leaves]
         self.num_reals = [leaf.num_reals for leaf in leaves if leaf.is_continuous]
         reals = layout.num_reals
-        self.log_std = nn.Parameter(torch.zeros(reals)) if reals else None
+        self.log_std = nn.Parameter(torch.zeros(reals)) if self.num_reals else None
         self.linear = layer_init(nn.Linear(hidden_size, sum(self.widths), bias=bias), std)
 
     def logits(self, outputs: Tensor) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from puffer_policies.errors import BuildError, ContractError
+from puffer_policies.nn.heads import ValueHead
 from puffer_policies.nn.moments import moments_of, of_all_processes
 
 Spacing = Literal["symlog", "linear"]
@@ -43,6 +44,9 @@ class ValueHeadWithLoss(nn.Module):
 
     Args:
         linear: (N, H) -> outputs (N, K).
+
+    Raises:
+        BuildError: it is not an ``nn.Linear``.
     """
 
     bounds: tuple[float, float] = (-math.inf, math.inf)
@@ -50,6 +54,11 @@ class ValueHeadWithLoss(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        if not isinstance(linear, nn.Linear):
+            raise BuildError(
+                f"{type(self).__name__!r} got a {type(linear).__name__} as its layer.",
+                fix="Give it an nn.Linear, and let what comes before it be part of the policy.",
+            )
         self.linear = linear
         self.gives_outputs = False
         """Whether a pass returns the outputs (N, K) in place of values; see `giving_outputs`."""
@@ -131,33 +140,74 @@ def exchange_value_layer(
     for path in paths:
         parent, _, attribute = path.rpartition(".")
         setattr(policy.get_submodule(parent), attribute, head)
+    if not _is_reached(head, policy):
+        raise BuildError(
+            f"{name!r} calls its value layer past its attribute {paths[0]!r}.",
+            fix="Keep modules in attributes alone, not in plain lists or closures.",
+        )
 
 
-@torch.no_grad()
+def _is_reached(head: nn.Module, policy: nn.Module) -> bool:
+    calls: list[None] = []
+    handle = head.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        _values(policy, int(policy.hidden_size))  # type: ignore[arg-type]
+    finally:
+        handle.remove()
+    return bool(calls)
+
+
 def _value_layer(policy: nn.Module) -> nn.Linear | None:
     hidden_size = getattr(policy, "hidden_size", None)
     if not isinstance(hidden_size, int):
         return None
-    outputs: list[tuple[nn.Linear, Tensor]] = []
-    layers = [m for m in policy.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
-    handles = [
-        layer.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
-        for layer in layers
-    ]
-    weight = next((each.weight for each in layers), torch.empty(0))
-    try:
-        # Not random, as a wrapper draws no number from the generator of others.
-        hidden = torch.linspace(-1.0, 1.0, hidden_size, device=weight.device, dtype=weight.dtype)
-        _, values = policy.decode_actions(hidden[None])  # type: ignore[operator]
-    finally:
-        for handle in handles:
+    # Another subclass may compute something else with the same weights.
+    plain = (nn.Linear, ValueHead)
+    linears = (m for m in policy.modules() if isinstance(m, nn.Linear) and type(m) in plain)
+    layers = [each for each in linears if each.out_features == 1]
+    values = _values(policy, hidden_size)
+    for layer in reversed(layers):
+        # Equal numbers would not do: two layers of zeros give them, and so does a minimum.
+        handle = layer.register_forward_hook(lambda _, inputs, output: output + 1.0)
+        try:
+            moved = _values(policy, hidden_size)
+        finally:
             handle.remove()
-    same = (layer for layer, output in reversed(outputs) if _equal(output, values))
-    return next(same, None)
+        if torch.allclose(moved, values + 1.0, rtol=1e-2) and _is_called(layer, policy, values):
+            return layer
+    return None
 
 
-def _equal(output: Tensor, values: Tensor) -> bool:
-    return output.numel() == values.numel() and torch.equal(output.flatten(), values.flatten())
+def _is_called(layer: nn.Module, policy: nn.Module, values: Tensor) -> bool:
+    """Whether the values are the outputs of a layer as they are, without anything added."""
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    try:
+        _values(policy, int(policy.hidden_size))  # type: ignore[arg-type]
+    finally:
+        handle.remove()
+    return any(
+        each.numel() == len(values) and torch.equal(each.flatten().to(values), values)
+        for each in outputs
+    )
+
+
+@torch.no_grad()
+def _values(policy: nn.Module, hidden_size: int) -> Tensor:
+    """Return the values (R,) of hidden features small and large, of both signs."""
+    weight = next(policy.parameters(), torch.empty(0))
+    # Not random, as a wrapper draws no number from the generator of others.
+    row = torch.linspace(-1.0, 1.0, hidden_size, device=weight.device, dtype=weight.dtype)
+    hidden = row * row.new_tensor([0.1, -0.1, 1.0, -1.0, 100.0, -100.0]).unsqueeze(-1)
+    modes = [(module, module.training) for module in policy.modules()]
+    policy.eval()  # without dropout, and without a batch that normalization would count
+    try:
+        _, values = policy.decode_actions(hidden)  # type: ignore[operator]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    flat: Tensor = values.flatten()
+    return flat
 
 
 def _blank(layer: nn.Linear, outputs: int) -> nn.Linear:

@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from puffer_policies.errors import EnvError, IncompatibleSpace
+from puffer_policies.errors import ContractError, EnvError, IncompatibleSpace
 
 MAKER = "puffer_policies.envs.factory:make_for_spaces"
 """What makes the env of an id, as a target like those of records. Envs stand above spaces, so their
@@ -364,16 +364,25 @@ class ActionLayout:
         """Return a mask as bool (..., A), the options of all choices side by side.
 
         Args:
-            mask: that already; or a tuple with the mask of each choice, as gymnasium's spaces take
-                it; or, for a Dict or Tuple, a dict or tuple with the mask of each part. A part that
+            mask: that already; or a tuple with the mask of each choice, nested if the choices are;
+                or, for a Dict or Tuple, a dict or tuple with the mask of each part. A part that
                 has None, or that a dict leaves out, may do everything.
 
         Raises:
-            IncompatibleSpace: a part that the space does not have, or too few of them.
+            IncompatibleSpace: a part that the space does not have, or too few of them; a part or a
+                choice whose mask has another number of options.
         """
         if not self.parts or not isinstance(mask, dict | tuple):
-            parts = mask if isinstance(mask, tuple | list) else (mask,)
-            return np.concatenate([np.atleast_1d(np.asarray(each, bool)) for each in parts], -1)
+            pieces = [np.atleast_1d(_as_bools(each)) for each in _pieces(mask)]
+            sizes = tuple(each.shape[-1] for each in pieces)
+            # Sizes that are wrong twice could add up to the right number of options.
+            if isinstance(mask, tuple) and sizes != self.nvec:
+                raise IncompatibleSpace(
+                    f"The action mask has {list(sizes)} options, the choices have "
+                    f"{list(self.nvec)}.",
+                    fix="Give one number for each option, true where it is allowed.",
+                )
+            return np.concatenate(pieces, -1) if pieces else np.ones(0, bool)
         masks = mask if isinstance(mask, dict) else dict(enumerate(mask))
         wrong = set(masks) - set(self.parts)
         if wrong or (self.kind == "tuple" and len(masks) < len(self.parts)):
@@ -382,9 +391,13 @@ class ActionLayout:
                 f"{list(self.parts)}.",
                 fix="Give a mask for each part that has choices, under its key.",
             )
-        given = {
-            key: self.parts[key].flat_mask(each) for key, each in masks.items() if each is not None
-        }
+        given = {key: self._part_mask(key, each) for key, each in masks.items() if each is not None}
+        if len({each.shape[:-1] for each in given.values()}) > 1:
+            shapes = {key: each.shape for key, each in given.items()}
+            raise IncompatibleSpace(
+                f"The masks of the parts have the shapes {shapes}.",
+                fix="Give those of as many rows for each part.",
+            )
         # A part that may do everything has as many rows as the others have.
         lead = next((each.shape[:-1] for each in given.values()), ())
         free = (
@@ -392,6 +405,19 @@ class ActionLayout:
             for key, part in self.parts.items()
         )
         return np.concatenate(list(free), -1)
+
+    def _part_mask(self, key: Any, mask: Any) -> np.ndarray:
+        """Return the mask of a part, (..., its options)."""
+        part = self.parts[key]
+        with at_part(key):
+            flat = part.flat_mask(mask)
+            if flat.shape[-1] != sum(part.nvec):
+                raise IncompatibleSpace(
+                    f"The action mask has {flat.shape[-1]} options, the part has {sum(part.nvec)}.",
+                    fix="n for Discrete, the sum of nvec for MultiDiscrete, 2 n for MultiBinary; "
+                    "real numbers have none.",
+                )
+        return flat
 
     def to_env(self, actions: np.ndarray) -> Any:
         """(N, ...) actions of the policy -> (N, *shape) members of the space.
@@ -406,16 +432,44 @@ class ActionLayout:
             # Clipped here and not in the policy: log-probabilities are of the unclipped actions.
             members = np.clip(members, self.low, self.high)
         else:
-            members = members + self.start
+            # A float32 of a mixed action holds every option, but not every option plus its start.
+            start: Any = self.start
+            members = members.astype(np.int64, copy=False) + start
         return np.asarray(members, dtype=self.dtype)
 
     def _members(self, actions: np.ndarray) -> Any:
+        # A policy with other parts would give each part the columns of another one.
+        if actions.shape[1:] != self.shape:
+            raise ContractError(
+                f"The policy's actions have {math.prod(actions.shape[1:])} columns, and the parts "
+                f"{list(self.parts)} of the action space have {self.shape[0]}.",
+                fix="Give logits for each part of the space, of its size, and for no other.",
+            )
         members, first = {}, 0
         for key, part in self.parts.items():
             width = math.prod(part.policy_shape)
             members[key] = part.to_env(actions[:, first : first + width])
             first += width
         return members if self.kind == "dict" else tuple(members.values())
+
+
+def _pieces(mask: Any) -> Iterator[Any]:
+    """Yield the mask of each choice, out of nested tuples, or a mask of all choices."""
+    if isinstance(mask, tuple) or (isinstance(mask, list) and not all(map(np.isscalar, mask))):
+        for each in mask:
+            yield from _pieces(each)
+    else:
+        yield mask
+
+
+def _as_bools(mask: Any) -> np.ndarray:
+    array = np.asarray(mask)
+    if array.dtype.kind not in "biuf":
+        raise IncompatibleSpace(
+            f"An action mask holds {type(mask).__name__!r} where numbers are expected.",
+            fix="Give one number for each option, true where it is allowed.",
+        )
+    return array.astype(bool)
 
 
 @singledispatch

@@ -211,5 +211,9 @@ def _clipped_actions(actions: Tensor, layout: ActionLayout) -> float | None:
     # Choices are never clipped: among them the share of the real numbers would be lost.
     sampled = actions.flatten(0, 1).cpu().numpy().reshape(actions.shape[:2].numel(), -1)  # (N, A)
     reals = [(leaf, sampled[:, own]) for _, leaf, own in layout.leaves() if leaf.is_continuous]
-    clipped = [leaf.to_env(own) != own.reshape(-1, *leaf.shape) for leaf, own in reals]
+    # Compared before the dtype of the space rounds them.
+    clipped = [
+        (own < np.ravel(leaf.low)) | (own > np.ravel(leaf.high))  # type: ignore[arg-type]
+        for leaf, own in reals
+    ]
     return float(np.concatenate(clipped, axis=None).mean())

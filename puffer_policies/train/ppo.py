@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.errors import ContractError
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.value_heads import giving_outputs, value_head_of
 from puffer_policies.train.batch import (
@@ -167,6 +168,7 @@ class PPO:
                 logits, outputs = run(num_outputs=head.linear.out_features)
             values = head.values(outputs)
             value_loss = head.loss(outputs, segments.transitions.returns)
+            _require_rows(head, value_loss, values)
         current = distribution(logits)
         actions = segments.actions.flatten(0, 1)  # (B*L, ...)
         log_probs, entropy = current.log_prob(actions), current.entropy()
@@ -342,6 +344,15 @@ def _value_loss(old: Transitions, new: Prediction, config: TrainConfig) -> Tenso
         shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
         loss = torch.maximum(loss, (old.values + shift - old.returns).square())
     return 0.5 * loss
+
+
+def _require_rows(head: nn.Module, loss: Tensor, values: Tensor) -> None:
+    if not loss.shape == values.shape == values.flatten().shape:
+        raise ContractError(
+            f"{type(head).__name__!r} gives losses {tuple(loss.shape)} and values "
+            f"{tuple(values.shape)}; expected one of each for each of {values.shape[0]} rows.",
+            fix="Return (N,) from values and from loss; outputs are (N, K) also where K is 1.",
+        )
 
 
 class LatestPredictions:

@@ -117,7 +117,8 @@ class Door:
         """
         bare: Any = self.env.unwrapped
         method = getattr(bare, name, None)
-        return self._call(bare, name) if method is None else self._guarded(method)
+        # A list of the copies' results: a tuple is one result, of the env that steps all rows.
+        return list(self._call(bare, name)) if method is None else self._guarded(method)
 
     def _call(self, bare: Any, *arguments: str) -> Any:
         return self._guarded(functools.partial(bare.call, *arguments))

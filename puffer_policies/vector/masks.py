@@ -170,12 +170,17 @@ def _copy_rows(target: np.ndarray, masks: Any, rows: np.ndarray, layout: ActionL
 
 
 def _of_row(masks: Any, row: int) -> Any:
-    """Return one row's mask; in infos of gymnasium 1.0 on, a dict of masks is a dict of batches."""
+    """Return one row's mask; a dict or a tuple of masks is one of batches."""
+    if isinstance(masks, tuple):
+        return tuple(_of_row(each, row) for each in masks)
     if not isinstance(masks, dict):
         return masks[row]
     # Gymnasium marks by a key of its own which rows have a part; the others may do everything.
+    # Envs that step all rows at once need no such marks.
+    marks = {key: masks.get(f"_{key}") for key in masks}
     return {
         key: _of_row(each, row)
         for key, each in masks.items()
-        if f"_{key}" in masks and masks[f"_{key}"][row]
+        if str(key)[:1] != "_" or key[1:] not in masks
+        if (mark := marks[key]) is None or mark[row]
     }

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import (
@@ -117,7 +117,7 @@ class FFMCore(StackCore):
                 "trace.",
                 fix="Give positive numbers, such as 32 and 4.",
             )
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [FFMLayer(hidden_size, memory_size, context_size) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.nn.cores.base import require_heads
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, delta_values, shares_of
@@ -121,7 +121,7 @@ class GatedDeltaNetCore(StackCore):
         d_conv: int = 4,
     ) -> None:
         heads = require_heads(hidden_size, num_heads)
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [GatedDeltaNetLayer(hidden_size, num_heads=heads, d_conv=d_conv) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

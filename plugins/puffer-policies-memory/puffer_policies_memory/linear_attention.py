@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import require_heads
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, shares_of
@@ -80,7 +80,9 @@ class LinearAttentionLayer(MemoryLayer):
     ) -> tuple[Tensor, Tensor]:
         decay = None
         if self.keep is not None:
-            decay = self.keep.log().reshape(1, -1, 1).expand(1, -1, query.shape[2])
+            # A share that has underflowed to 0 has no logarithm.
+            keep = self.keep.clamp_min(torch.finfo(self.keep.dtype).tiny)
+            decay = keep.log().reshape(1, -1, 1).expand(1, -1, query.shape[2])
         shares = shares_of(decay, episode, query.dtype)
         return attend(query, key, value, memory=carried, shares=shares)
 
@@ -152,7 +154,7 @@ class LinearAttentionCore(StackCore):
             raise BuildError(
                 f"half_life={half_life} steps.", fix="Use a number above 0, or None: no fading."
             )
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [LinearAttentionLayer(hidden_size, heads, half_life) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

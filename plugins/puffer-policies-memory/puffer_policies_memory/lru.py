@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from puffer_policies.contract import LSTM_STATE
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import (
     MemoryLayer,
@@ -79,7 +79,9 @@ def squares_on_ring(size: int, r_min: float, r_max: float) -> Tensor:
         )
     # Off 0 and off 1, where the logarithms of a layer's parameters would be infinite.
     share = torch.empty(size).uniform_(1e-6, 1 - 1e-6)
-    return torch.lerp(torch.tensor(r_min**2), torch.tensor(r_max**2), share)
+    low, high = (torch.tensor(float(each) ** 2) for each in (r_min, r_max))
+    # In a narrow ring rounding would reach 0 or 1 all the same.
+    return torch.lerp(low, high, share).clamp(1e-30, 1 - 2.0**-23)
 
 
 class LRULayer(RingLayer):
@@ -131,7 +133,7 @@ class LRUCore(StackCore):
         r_min: float = 0.0,
         r_max: float = 1.0,
     ) -> None:
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [LRULayer(hidden_size, r_min=r_min, r_max=r_max) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

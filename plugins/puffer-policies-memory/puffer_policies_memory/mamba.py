@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.nn.trace import is_exporting
 from puffer_policies.wrappers.base import MemoryWrapper
@@ -223,7 +223,7 @@ class MambaCore(StackCore):
     ) -> None:
         require_count("d_state", d_state)
         require_count("expand", expand)
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [
             MambaLayer(hidden_size, d_state=d_state, d_conv=d_conv, expand=expand) for _ in count
         ]

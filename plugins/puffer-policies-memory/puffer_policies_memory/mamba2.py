@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.nn.cores.base import require_heads
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, shares_of
@@ -126,7 +126,7 @@ class Mamba2Core(StackCore):
     ) -> None:
         require_count("d_state", d_state)
         heads = require_heads(require_count("expand", expand) * hidden_size, num_heads)
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [
             Mamba2Layer(hidden_size, num_heads=heads, d_state=d_state, d_conv=d_conv, expand=expand)
             for _ in count

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from puffer_policies.contract import LSTM_STATE
 from puffer_policies.nn.cores.mingru import positive
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import orthogonal_gates
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import MemoryLayer, StackCore, recur
@@ -70,7 +70,7 @@ class MinLSTMCore(StackCore):
     def __init__(
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, residual: bool = False
     ) -> None:
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [MinLSTMLayer(hidden_size, residual=residual) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

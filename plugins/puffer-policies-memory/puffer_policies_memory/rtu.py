@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.lru import KEYS, RingLayer, squares_on_ring
@@ -86,7 +86,7 @@ class RTUCore(StackCore):
         r_min: float = 0.0,
         r_max: float = 1.0,
     ) -> None:
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [RTULayer(hidden_size, linear=linear, r_min=r_min, r_max=r_max) for _ in count]
         super().__init__(input_size, hidden_size, layers)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.errors import BuildError
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.stack import (
@@ -151,7 +151,7 @@ class S5Core(StackCore):
                 f"state_size={state_size}; the states of an S5 come in conjugate pairs.",
                 fix="Give an even number, such as 64.",
             )
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         super().__init__(input_size, hidden_size, [S5Layer(hidden_size, state_size) for _ in count])
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puffer_policies.nn.cores.base import require_heads
-from puffer_policies.nn.encoders import require_count
+from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, gated_shares_of
@@ -176,7 +176,7 @@ class MLSTMCore(StackCore):
         expand: int = 2,
     ) -> None:
         heads = require_heads(require_count("expand", expand) * hidden_size, num_heads)
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         layers = [
             MLSTMLayer(hidden_size, num_heads=heads, d_conv=d_conv, expand=expand) for _ in count
         ]
@@ -263,7 +263,7 @@ class SLSTMCore(StackCore):
         num_heads: int | None = None,
     ) -> None:
         heads = require_heads(hidden_size, num_heads)
-        count = range(require_count("num_layers", num_layers))
+        count = range(require_count("num_layers", num_layers, most=MAX_LAYERS))
         super().__init__(input_size, hidden_size, [SLSTMLayer(hidden_size, heads) for _ in count])
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores.base import After, Core, State, require_heads
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import layer_init
@@ -127,12 +126,7 @@ class AttentionCore(Core):
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.num_layers = require_count("num_layers", num_layers, most=MAX_LAYERS)
-        if memory < 1:
-            raise BuildError(
-                f"memory={memory}, but attention remembers at least one step.",
-                fix="Give a number of steps, such as 16.",
-            )
-        self.memory = memory
+        self.memory = memory = require_count("memory", memory)
         heads = require_heads(hidden_size, num_heads)
         self.embed = layer_init(nn.Linear(input_size, hidden_size), 1.0)
         self.layers = nn.ModuleList(

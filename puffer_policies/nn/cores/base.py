@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.errors import BuildError
+from puffer_policies.nn.encoders import require_count
 from puffer_policies.nn.trace import zeroed
 
 State = Mapping[str, Tensor]
@@ -103,7 +104,7 @@ def require_heads(hidden_size: int, num_heads: int | None) -> int:
     """Return the number of heads, by default those of `HEAD_SIZE`; refuse an unequal share."""
     if num_heads is None:
         num_heads = max(hidden_size // HEAD_SIZE, 1)
-    if num_heads < 1 or hidden_size % num_heads:
+    if hidden_size % require_count("num_heads", num_heads):
         raise BuildError(
             f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}.",
             fix="Each head takes an equal part of the width.",

@@ -43,7 +43,8 @@ class GRUGate(nn.Module):
         reset_x, update_x = self.came(x).chunk(2, -1)
         share = torch.sigmoid(update + update_x - self.bias)
         candidate = torch.tanh(new + self.reset(torch.sigmoid(reset + reset_x) * x))
-        return torch.lerp(x, candidate, share)
+        # Under autocast the bias, and so the share, stays in float32.
+        return torch.lerp(x, candidate.to(x.dtype), share.to(x.dtype))
 
 
 class GTrXLLayer(AttentionLayer):

@@ -43,7 +43,10 @@ class MinGRULayer(nn.Module):
 
     def output(self, h: Tensor, x: Tensor, share: Tensor | None) -> Tensor:
         """Return the output of the layer, mixed with its input where there is a highway."""
-        return h if share is None else torch.lerp(x, h, share)
+        if share is None:
+            return h
+        # Under autocast the three come in different precisions.
+        return torch.lerp(x.to(h.dtype), h, share.to(h.dtype))
 
 
 def positive(x: Tensor) -> Tensor:
