@@ -150,7 +150,8 @@ def test_steps_sequence_and_a_float64_loop_agree(
         stepped, end = in_steps(core, x, before, given)
         wide = {key: each.double() for key, each in before.items()}
         exact, _ = copy.deepcopy(core).double()(x.double(), wide, given)
-    torch.testing.assert_close(exact, expected, atol=1e-7, rtol=1e-6)
+    # An mLSTM adds 1e-6 to its norm, which the loop leaves out.
+    torch.testing.assert_close(exact, expected, atol=2e-6, rtol=2e-6)
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(stepped, output, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end, after, atol=1e-5, rtol=1e-5)
