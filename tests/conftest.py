@@ -46,13 +46,14 @@ TRAINER_FILES = [
     "test_optimizers.py",
     "test_prev_action_reward.py",
     "test_options.py",
+    "test_part_tasks.py",
     "test_rollout.py",
     "test_run.py",
     "test_seeds.py",
     "test_setup.py",
-    "test_setup.py",
     "test_signals.py",
     "test_trainer.py",
+    "test_value_heads.py",
 ]
 collect_ignore = TRAINER_FILES if TOO_OLD else []
 
