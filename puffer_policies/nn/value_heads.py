@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -140,64 +140,55 @@ def exchange_value_layer(
     for path in paths:
         parent, _, attribute = path.rpartition(".")
         setattr(policy.get_submodule(parent), attribute, head)
-    if not _is_reached(head, policy):
+    if not _outputs_of(head, policy):
         raise BuildError(
             f"{name!r} calls its value layer past its attribute {paths[0]!r}.",
             fix="Keep modules in attributes alone, not in plain lists or closures.",
         )
 
 
-def _is_reached(head: nn.Module, policy: nn.Module) -> bool:
-    calls: list[None] = []
-    handle = head.register_forward_hook(lambda *_: calls.append(None))
-    try:
-        _values(policy, int(policy.hidden_size))  # type: ignore[arg-type]
-    finally:
-        handle.remove()
-    return bool(calls)
-
-
 def _value_layer(policy: nn.Module) -> nn.Linear | None:
-    hidden_size = getattr(policy, "hidden_size", None)
-    if not isinstance(hidden_size, int):
+    if not isinstance(getattr(policy, "hidden_size", None), int):
         return None
     # Another subclass may compute something else with the same weights.
     plain = (nn.Linear, ValueHead)
     linears = (m for m in policy.modules() if isinstance(m, nn.Linear) and type(m) in plain)
     layers = [each for each in linears if each.out_features == 1]
-    values = _values(policy, hidden_size)
+    values = _values(policy)
     for layer in reversed(layers):
         # Equal numbers would not do: two layers of zeros give them, and so does a minimum.
         handle = layer.register_forward_hook(lambda _, inputs, output: output + 1.0)
         try:
-            moved = _values(policy, hidden_size)
+            moved = _values(policy)
         finally:
             handle.remove()
-        if torch.allclose(moved, values + 1.0, rtol=1e-2) and _is_called(layer, policy, values):
+        is_alone = any(
+            each.numel() == len(values) and torch.equal(each.flatten().to(values), values)
+            for each in _outputs_of(layer, policy)
+        )
+        if is_alone and torch.allclose(moved, values + 1.0, rtol=1e-2):
             return layer
     return None
 
 
-def _is_called(layer: nn.Module, policy: nn.Module, values: Tensor) -> bool:
-    """Whether the values are the outputs of a layer as they are, without anything added."""
+def _outputs_of(module: nn.Module, policy: nn.Module) -> list[Tensor]:
+    """Return what a module gives while a policy computes `_values`; nothing if it is not called."""
     outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    handle = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     try:
-        _values(policy, int(policy.hidden_size))  # type: ignore[arg-type]
+        _values(policy)
     finally:
         handle.remove()
-    return any(
-        each.numel() == len(values) and torch.equal(each.flatten().to(values), values)
-        for each in outputs
-    )
+    return outputs
 
 
 @torch.no_grad()
-def _values(policy: nn.Module, hidden_size: int) -> Tensor:
+def _values(policy: nn.Module) -> Tensor:
     """Return the values (R,) of hidden features small and large, of both signs."""
     weight = next(policy.parameters(), torch.empty(0))
     # Not random, as a wrapper draws no number from the generator of others.
-    row = torch.linspace(-1.0, 1.0, hidden_size, device=weight.device, dtype=weight.dtype)
+    size: Any = policy.hidden_size
+    row = torch.linspace(-1.0, 1.0, size, device=weight.device, dtype=weight.dtype)
     hidden = row * row.new_tensor([0.1, -0.1, 1.0, -1.0, 100.0, -100.0]).unsqueeze(-1)
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()  # without dropout, and without a batch that normalization would count

@@ -177,10 +177,9 @@ def _of_row(masks: Any, row: int) -> Any:
         return masks[row]
     # Gymnasium marks by a key of its own which rows have a part; the others may do everything.
     # Envs that step all rows at once need no such marks.
-    marks = {key: masks.get(f"_{key}") for key in masks}
+    marks = {f"_{key}" for key in masks}
     return {
         key: _of_row(each, row)
         for key, each in masks.items()
-        if str(key)[:1] != "_" or key[1:] not in masks
-        if (mark := marks[key]) is None or mark[row]
+        if key not in marks and ((mark := masks.get(f"_{key}")) is None or mark[row])
     }

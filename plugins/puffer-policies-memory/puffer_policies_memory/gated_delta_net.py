@@ -24,13 +24,10 @@ from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, delta_values, shares_of
 from puffer_policies_memory.convolution import WindowConvolution
-from puffer_policies_memory.mamba import fresh_step_bias
+from puffer_policies_memory.mamba import fresh_log_rate, fresh_step_bias
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 WINDOW, MEMORY = "delta_window", "delta_memory"
-
-RATES = (1.0, 16.0)
-"""Bounds of a fresh head's rate of decay, drawn uniformly, about as in the authors' code."""
 
 
 class GatedDeltaNetLayer(MemoryLayer):
@@ -46,7 +43,7 @@ class GatedDeltaNetLayer(MemoryLayer):
         self.forget = layer_init(nn.Linear(width, num_heads, bias=False), 1.0)
         self.write = layer_init(nn.Linear(width, num_heads, bias=False), 1.0)
         self.step_bias = nn.Parameter(fresh_step_bias(num_heads))
-        self.log_rate = nn.Parameter(torch.empty(num_heads).uniform_(*RATES).log())
+        self.log_rate = nn.Parameter(fresh_log_rate(num_heads))
         self.gate = layer_init(nn.Linear(width, width, bias=False), 1.0)
         self.head_norm = nn.RMSNorm(self.heads[1], eps=1e-5)
         self.output = layer_init(nn.Linear(width, width, bias=False), 1.0)

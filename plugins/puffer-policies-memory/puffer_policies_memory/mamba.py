@@ -137,11 +137,20 @@ RANK = 16
 """The authors' code has one rank of the step sizes for every 16 of the width."""
 
 
+RATES = (1.0, 16.0)
+"""Bounds of the rate at which a fresh head decays, as in the paper of Mamba-2."""
+
+
 def fresh_step_bias(size: int) -> Tensor:
     """Return biases (size,) that softplus turns into step sizes between the bounds of `STEPS`."""
     low, high = (math.log(each) for each in STEPS)
     steps = torch.exp(torch.empty(size).uniform_(low, high))
     return steps + torch.log(-torch.expm1(-steps))
+
+
+def fresh_log_rate(num_heads: int) -> Tensor:
+    """Return logarithms (num_heads,) of rates of decay, drawn uniformly between `RATES`."""
+    return torch.empty(num_heads).uniform_(*RATES).log()
 
 
 class SelectiveSpace(nn.Module):

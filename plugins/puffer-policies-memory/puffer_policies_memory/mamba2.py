@@ -25,13 +25,10 @@ from puffer_policies.nn.init import layer_init
 from puffer_policies.wrappers.base import MemoryWrapper
 from puffer_policies_memory.associative import attend, by_chunks, shares_of
 from puffer_policies_memory.convolution import WindowConvolution
-from puffer_policies_memory.mamba import fresh_step_bias
+from puffer_policies_memory.mamba import fresh_log_rate, fresh_step_bias
 from puffer_policies_memory.stack import MemoryLayer, StackCore
 
 WINDOW, STATE = "mamba2_window", "mamba2_state"
-
-RATES = (1.0, 16.0)
-"""Bounds of a fresh head's rate of decay, drawn uniformly, as in the paper."""
 
 
 class Mamba2Layer(MemoryLayer):
@@ -53,7 +50,7 @@ class Mamba2Layer(MemoryLayer):
         self.input = layer_init(nn.Linear(hidden_size, sum(self.split), bias=False), 1.0)
         self.convolution = WindowConvolution(sum(self.sizes), d_conv)
         self.step_bias = nn.Parameter(fresh_step_bias(num_heads))
-        self.log_rate = nn.Parameter(torch.empty(num_heads).uniform_(*RATES).log())
+        self.log_rate = nn.Parameter(fresh_log_rate(num_heads))
         self.skip = nn.Parameter(torch.ones(num_heads))
         self.output_norm = nn.RMSNorm(inner, eps=1e-5)
         self.output = layer_init(nn.Linear(inner, hidden_size, bias=False), 1.0)

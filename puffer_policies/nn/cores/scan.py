@@ -56,7 +56,7 @@ def linear_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
 
 
 def rectified_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
-    """Return every state of ``h[t] = relu(decay[t] * h[t-1] + drive[t]))``, as `linear_scan`."""
+    """Return every state of ``h[t] = relu(decay[t] * h[t-1] + drive[t])``, as `linear_scan`."""
     scanned: Tensor = _Scan.apply(decay, drive, initial, True)  # type: ignore[no-untyped-call]
     return scanned
 
