@@ -30,7 +30,7 @@ class EpisodeTracker:
         valid = ~step.ghost
         self._returns += step.rewards * valid
         self._lengths += valid
-        (rows,) = step.done.nonzero()
+        rows: np.ndarray = step.done.nonzero()[0]
         if rows.size:
             self.returns.extend(self._returns[rows].tolist())
             self.lengths.extend(self._lengths[rows].tolist())

@@ -6,39 +6,56 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium
-import numpy as np
+import torch
+
+Array = Any
+"""An `np.ndarray` of a vector env on the host, a `torch.Tensor` of one on a device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The answer of N envs to one step. Arrays are valid until the next step."""
+    """The answer of N envs to one step. Arrays are valid until the next step.
+
+    All of them are NumPy's, or all are tensors on the env's device: see `device_of`.
+    """
 
     observations: Any
     """(N, *obs), nested as the space is: the policy acts on them next."""
-    rewards: np.ndarray
-    """(N,) float, as the env gave them; 0 in ghosts."""
-    terminated: np.ndarray
+    rewards: Array
+    """(N,) float, as the env gave them, float32 on a device; 0 in ghosts."""
+    terminated: Array
     """(N,) bool: the episode ended for a reason of its own."""
-    truncated: np.ndarray
+    truncated: Array
     """(N,) bool: the episode was cut, by a time limit say."""
-    starts: np.ndarray
+    starts: Array
     """(N,) bool: `observations` is the first of an episode."""
-    ghost: np.ndarray
+    ghost: Array
     """(N,) bool: the action was ignored, the row only restarted."""
     final_observations: Any = None
-    """(N, *obs), valid where an episode ended in this step; None if a ghost step will show them."""
+    """(N, *obs), valid where an episode ended in this step; None if a ghost step will show them.
+
+    On a device they come with every step, as asking whether an episode ended would wait for it.
+    """
+    lacks_final: bool = False
+    """True of an env that restarts at once and never shows its final observations.
+
+    It is the same in every step of an env. Where its episodes are truncated, the value before the
+    step stands in for that of the final observation, as in rsl_rl.
+    """
 
     @property
-    def done(self) -> np.ndarray:
+    def done(self) -> Array:
         """(N,) bool: an episode ended in this step."""
-        ends: np.ndarray = self.terminated | self.truncated
-        return ends
+        return self.terminated | self.truncated
 
 
 class VecEnv(Protocol):
     """N copies of an env that restart by themselves. Rows are agents.
 
     It may offer its state, too, by ``get_state()`` and ``set_state()``: see `vector.state`.
+
+    One with a ``device`` lives there: it takes and gives tensors on that device in place of NumPy's
+    arrays, waits for none of them, and clips actions to the space by itself. See `device_of`.
     """
 
     num_envs: int
@@ -56,7 +73,7 @@ class VecEnv(Protocol):
         ...
 
     @property
-    def action_masks(self) -> np.ndarray | None:
+    def action_masks(self) -> Array | None:
         """(N, A) bool for the last observations, true where an option is allowed; None: no masks.
 
         A is n for Discrete, else the sum of nvec; rows whose next action is ignored may all.
@@ -70,10 +87,19 @@ class VecEnv(Protocol):
         """
         ...
 
-    def step(self, actions: np.ndarray) -> Step:
-        """Take the policy's actions: (N,), (N, K) int64 or (N, *shape) float32."""
+    def step(self, actions: Array) -> Step:
+        """Take the policy's actions: (N,), (N, K) int64 or (N, *shape) float32, not clipped."""
         ...
 
     def close(self) -> None:
         """Release what the envs hold."""
         ...
+
+
+def device_of(vecenv: Any) -> torch.device | None:
+    """Return the device on which a `VecEnv` takes and gives tensors; None: NumPy on the host.
+
+    It has the index that tensors there have, ``cuda:0`` for ``cuda``, so that it can be compared.
+    """
+    device = getattr(vecenv, "device", None)
+    return None if device is None else torch.empty(0, device=device).device
