@@ -122,6 +122,21 @@ def test_a_run_goes_on_as_if_never_stopped(name, tmp_path, monkeypatch):
     require_same(whole.folder, second.folder)
 
 
+OTHERS = [
+    (["--rnn.low=-5"], r"(?s)other arguments.*low of .*TwoHotWrapper: -10\S* in the file, -5"),
+    (["--policy.hidden-size", "16", "--rnn-name", "PopArtWrapper"], "PopArtWrapper"),
+]
+
+
+@pytest.mark.parametrize(("flags", "text"), OTHERS)
+def test_a_run_does_not_go_on_with_another_policy_though_its_weights_fit(flags, text, tmp_path):
+    first = ["--policy.hidden-size", "16", "--rnn-name", "TwoHotWrapper", "--rnn.low=-10"]
+    run = train_from_config(config_of(tmp_path, "CartPole-v1", *first), display="quiet")
+    config = load_run_config(run.folder, flags)
+    with pytest.raises(CheckpointError, match=text):
+        train_from_config(config, display="quiet", resume=run.folder)
+
+
 NO_STATE = [
     ("CartPole-v1", ["--vec.vectorization", "async"], r"AsyncVectorEnv has no get_state\(\)"),
     ("LunarLander-v3", [], r"LunarLander has no get_state\(\) and set_state\(\)"),

@@ -46,6 +46,12 @@ def test_an_argument_of_a_policy_is_never_one_of_the_builder(key, name):
         policy_of(config, "CartPole-v1")
 
 
+@pytest.mark.parametrize("text", ["no", "False", "0", ""])
+def test_text_is_no_truth_value_of_an_argument(text):
+    with pytest.raises(BuildError, match=f"'state_dependent_std' is '{text}', not true or false"):
+        get_policy("Continuous", "Pendulum-v1", state_dependent_std=text)
+
+
 @pytest.mark.parametrize("number", [None, "2", 2.5, 1e6, [1], True, 0, -1])
 @pytest.mark.parametrize(
     ("name", "argument"),

@@ -472,6 +472,12 @@ def _require_arguments(cls: type, component: _Component[Any], *, num_positional:
         for key, p in accepted.items()
         if p.default is p.empty and key not in kwargs
     ]
+    # Any text counts as true, so that 'no' would switch on what it should leave off.
+    problems += [
+        f"argument {key!r} is {short(kwargs[key])}, not true or false"
+        for key, p in accepted.items()
+        if p.annotation in (bool, "bool") and isinstance(kwargs.get(key, False), str)
+    ]
     if problems:
         signature = ", ".join(
             p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in accepted.values()

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium
 
 from puffer_policies.assembly.tensortable import read_table
-from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound
+from puffer_policies.errors import CheckpointError, PolicyError, PolicyNotFound, short
 from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.imports import module_offence, user_imports
@@ -331,6 +331,34 @@ def require_spaces(header: Header, path: Path | str) -> Spaces:
             fix="Pass the env, or Spaces(observation, action), as well.",
         )
     return header.spaces
+
+
+def require_same_stack(header: Header, current: Header, path: Path | str) -> None:
+    """Raise a `CheckpointError` that shows both sides unless names and arguments are the same.
+
+    Of weights, names and shapes alone are compared, which arguments such as a bound leave alone.
+    Arguments that only one of the headers knows are passed over, as those of earlier versions.
+    """
+    stored, spec = header.full_spec, current.full_spec
+    if stored is None or spec is None:
+        return
+    stacks = [stored, *stored.wrappers], [spec, *spec.wrappers]
+    if len({tuple(each.name for each in stack) for stack in stacks}) > 1:
+        raise CheckpointError(
+            f"{path} was trained with {header.spec}; this run has {current.spec}.",
+            fix="Resume with the run's own policy, or start a new run.",
+        )
+    lines = [
+        f"  {key} of {there.name}: {short(value)} in the file, {short(here.kwargs[key])} now"
+        for there, here in zip(*stacks, strict=True)
+        for key, value in there.kwargs.items()
+        if here.kwargs.get(key, value) != value
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{path} was trained with other arguments:\n" + "\n".join(lines),
+            fix="Resume with the run's own arguments, or start a new run.",
+        )
 
 
 def require_same_spaces(header: Header, spaces: Spaces, path: Path | str) -> None:

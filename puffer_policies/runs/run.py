@@ -125,7 +125,7 @@ def _run(
     stop_when: StopWhen,
 ) -> RunResult:
     if not trainer.world.is_main:
-        return _follow(trainer, resume)
+        return _follow(trainer, resume, registry)
     if trainer.world.size > 1:
         display.note(_shares_text(trainer))
     if (asked := config.train.total_timesteps) < trainer.total_steps:
@@ -137,7 +137,9 @@ def _run(
     folder = new_folder(config) if resume is None else file_of_run(resume, TRAINER).parent
     # Before the folder is read, or anything in it is touched: another process may be at work there.
     with MetricsLog(folder / METRICS) as log:
-        if resume is not None and (reason := resume_trainer(trainer, folder / TRAINER)):
+        if resume is not None and (
+            reason := resume_trainer(trainer, folder / TRAINER, registry=registry)
+        ):
             display.note(f"The envs start new episodes; all else continues: {reason}")
         log.keep(trainer.epoch)
         run = _Run(config, trainer, folder, registry=registry, display=display)
@@ -282,10 +284,10 @@ def _alarm_fields(alarms: list[Alarm]) -> dict[str, dict[str, str]]:
     return {"alarms": {each.name: each.text for each in alarms}} if alarms else {}
 
 
-def _follow(trainer: Trainer, resume: Path | None) -> RunResult:
+def _follow(trainer: Trainer, resume: Path | None, registry: Registry | None) -> RunResult:
     """Train in step with the first process, which writes, prints and evaluates for all."""
     if resume is not None:
-        resume_trainer(trainer, resume / TRAINER)
+        resume_trainer(trainer, resume / TRAINER, registry=registry)
         # The file holds the envs and the random numbers of the first process.
         trainer.reseed()
         trainer.restart_episodes()

@@ -14,7 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from puffer_policies.assembly.header import Header, naming_file, require_same_spaces
+from puffer_policies.assembly.checkpoint import header_of
+from puffer_policies.assembly.header import (
+    Header,
+    naming_file,
+    require_same_spaces,
+    require_same_stack,
+)
 from puffer_policies.assembly.tensorfile import (
     digest_of,
     read_tensors,
@@ -23,6 +29,7 @@ from puffer_policies.assembly.tensorfile import (
 )
 from puffer_policies.assembly.tensortable import MAX_HEADER
 from puffer_policies.errors import CheckpointError
+from puffer_policies.registry import Registry
 from puffer_policies.runs.snapshot import Snapshot, put_snapshot
 from puffer_policies.runs.snapshot_data import pack, unpack
 from puffer_policies.runs.snapshot_graph import fields_of_graph
@@ -79,7 +86,7 @@ def read_snapshot(path: Path | str) -> tuple[Snapshot, Header]:
     return Snapshot(**snapshot), header
 
 
-def resume_trainer(trainer: Trainer, path: Path) -> str:
+def resume_trainer(trainer: Trainer, path: Path, *, registry: Registry | None = None) -> str:
     """Let a new trainer go on from a file.
 
     Returns:
@@ -87,10 +94,12 @@ def resume_trainer(trainer: Trainer, path: Path) -> str:
 
     Raises:
         CheckpointError: the file can't be read, or is of another env, policy, optimizer, kind of
-            device or batch.
+            device or batch, or of a policy with other arguments.
     """
     snapshot, header = read_snapshot(path)
     require_same_spaces(header, spaces_of(trainer.vecenv), path)
+    current = header_of(trainer.policy, env=trainer.vecenv, registry=registry)
+    require_same_stack(header, current, path)
     return put_snapshot(trainer, snapshot, path=path, owner=header.spec)
 
 
