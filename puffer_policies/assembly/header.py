@@ -342,15 +342,16 @@ def require_same_stack(header: Header, current: Header, path: Path | str) -> Non
     stored, spec = header.full_spec, current.full_spec
     if stored is None or spec is None:
         return
-    stacks = [stored, *stored.wrappers], [spec, *spec.wrappers]
-    if len({tuple(each.name for each in stack) for stack in stacks}) > 1:
+    before: list[PolicySpec | WrapperSpec] = [stored, *stored.wrappers]
+    after: list[PolicySpec | WrapperSpec] = [spec, *spec.wrappers]
+    if [each.name for each in before] != [each.name for each in after]:
         raise CheckpointError(
             f"{path} was trained with {header.spec}; this run has {current.spec}.",
             fix="Resume with the run's own policy, or start a new run.",
         )
     lines = [
         f"  {key} of {there.name}: {short(value)} in the file, {short(here.kwargs[key])} now"
-        for there, here in zip(*stacks, strict=True)
+        for there, here in zip(before, after, strict=True)
         for key, value in there.kwargs.items()
         if here.kwargs.get(key, value) != value
     ]
