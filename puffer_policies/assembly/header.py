@@ -24,7 +24,7 @@ from puffer_policies.registry.explain import source_text
 from puffer_policies.registry.imports import module_offence, user_imports
 from puffer_policies.registry.names import BUILTIN, LAYER_NAMES
 from puffer_policies.registry.records import Layer
-from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec
+from puffer_policies.registry.specs import MAX_LENGTH, PolicySpec, WrapperSpec
 from puffer_policies.spaces import Spaces
 from puffer_policies.spaces.data import default_text, space_from_data, space_to_data
 from puffer_policies.structure import (
