@@ -35,14 +35,17 @@ _LARGEST = 2**63 - 1
 
 
 def to_tensor(array: Any) -> Tensor:
-    """Return a NumPy leaf as a tensor of the dtype that policies see.
+    """Return a leaf, of NumPy or a tensor, as a tensor of the dtype that policies see.
 
     float64 and wider become float32, unsigned integers of 16 bits and more become signed and wider.
-    Else the tensor shares the memory of the array where torch can do so.
+    Else the tensor shares the memory of the array where torch can do so. A tensor stays on its
+    device.
 
     Raises:
         IncompatibleSpace: the array holds no numbers.
     """
+    if isinstance(array, Tensor):
+        return array.float() if array.dtype is torch.float64 else signed(array)
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise IncompatibleSpace(

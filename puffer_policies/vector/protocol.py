@@ -32,15 +32,17 @@ class Step:
     ghost: Array
     """(N,) bool: the action was ignored, the row only restarted."""
     final_observations: Any = None
-    """(N, *obs), valid where an episode ended in this step; None if a ghost step will show them.
+    """(N, *obs), valid where an episode ended in this step.
 
-    On a device they come with every step, as asking whether an episode ended would wait for it.
+    None if a ghost step will show them, if the env knows without waiting that none ended, or if it
+    never shows them. On a device they come as often as the env gives them: nobody asks where an
+    episode ended, as that would wait for the device.
     """
     lacks_final: bool = False
-    """True of an env that restarts at once and never shows its final observations.
+    """Whether the env restarted at once where an episode ended, without final observations.
 
-    It is the same in every step of an env. Where its episodes are truncated, the value before the
-    step stands in for that of the final observation, as in rsl_rl.
+    Then, where an episode was truncated, the value before the step stands in for that of the final
+    observation, as in rsl_rl.
     """
 
     @property
