@@ -1,4 +1,7 @@
-"""Our trainer as a candidate: `Default` or `LSTMWrapper(Default)`, gymnasium's native CartPole."""
+"""Our trainer as a candidate: `Default` or `LSTMWrapper(Default)`, by default on CartPole.
+
+``python ours.py [mlp|lstm] [--envs N] [--env ID]``, started by benchmarks/bench.py.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
 
-def trainer(*, memory: bool) -> Trainer:
+def trainer(env_id: str, *, num_envs: int, memory: bool) -> Trainer:
     """Build the trainer with the settings of everybody."""
     torch.set_num_threads(1)
     torch.manual_seed(turns.SEED)
-    env = make_vecenv(turns.ENV_ID, turns.NUM_ENVS)
+    env = make_vecenv(env_id, num_envs)
     name = "LSTMWrapper(Default)" if memory else "Default"
     config = TrainConfig(
         seed=turns.SEED,
         total_timesteps=10**9,
         bptt_horizon=turns.NUM_STEPS,
-        minibatch_size=turns.NUM_ENVS * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
+        minibatch_size=num_envs * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
         update_epochs=turns.NUM_EPOCHS,
         learning_rate=turns.LEARNING_RATE,
         anneal_lr=False,
@@ -37,7 +40,8 @@ def trainer(*, memory: bool) -> Trainer:
 
 def main() -> None:
     """Build the trainer and take turns."""
-    candidate = trainer(memory=turns.wants_memory())
+    args = turns.arguments()
+    candidate = trainer(args.env, num_envs=args.envs, memory=args.kind == "lstm")
 
     def train(num_updates: int) -> None:
         for _ in range(num_updates):

@@ -16,9 +16,6 @@ import turns
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-BATCH_SIZE = turns.NUM_ENVS * turns.NUM_STEPS
-MINIBATCH_SIZE = BATCH_SIZE // turns.NUM_MINIBATCHES
-
 
 def make_env() -> Callable[[], gymnasium.Env[Any, Any]]:
     """Return a function that makes one env."""
@@ -62,21 +59,23 @@ class Agent(nn.Module):
         return action, probs.log_prob(action), probs.entropy(), self.critic(hidden)
 
 
-def trainer() -> turns.Train:
+def trainer(num_envs: int) -> turns.Train:
     """Set everything up and return the function that makes updates."""
+    batch_size = num_envs * turns.NUM_STEPS
+    minibatch_size = batch_size // turns.NUM_MINIBATCHES
     torch.set_num_threads(1)
     np.random.seed(turns.SEED)
     torch.manual_seed(turns.SEED)
-    envs = gymnasium.vector.SyncVectorEnv([make_env() for _ in range(turns.NUM_ENVS)])
+    envs = gymnasium.vector.SyncVectorEnv([make_env() for _ in range(num_envs)])
     shape = envs.single_observation_space.shape
     agent = Agent(shape[0], int(envs.single_action_space.n))  # type: ignore[attr-defined,index]
     optimizer = torch.optim.Adam(agent.parameters(), lr=turns.LEARNING_RATE, eps=1e-5)
 
-    size = (turns.NUM_STEPS, turns.NUM_ENVS)
+    size = (turns.NUM_STEPS, num_envs)
     obs = torch.zeros(size + shape)  # type: ignore[operator]
     actions, logprobs, rewards, dones, values = (torch.zeros(size) for _ in range(5))
     next_obs = torch.Tensor(envs.reset(seed=turns.SEED)[0])
-    next_done = torch.zeros(turns.NUM_ENVS)
+    next_done = torch.zeros(num_envs)
 
     def collect() -> None:
         nonlocal next_obs, next_done
@@ -94,7 +93,7 @@ def trainer() -> turns.Train:
     def estimate() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             next_value = agent.get_value(next_obs).reshape(1, -1)
-            advantages, last = torch.zeros_like(rewards), torch.zeros(turns.NUM_ENVS)
+            advantages, last = torch.zeros_like(rewards), torch.zeros(num_envs)
             for t in reversed(range(turns.NUM_STEPS)):
                 final = t == turns.NUM_STEPS - 1
                 nonterminal = 1.0 - (next_done if final else dones[t + 1])
@@ -108,11 +107,11 @@ def trainer() -> turns.Train:
         b_obs, b_actions = obs.reshape((-1, *shape)), actions.reshape(-1)  # type: ignore[misc]
         b_logprobs, b_values = logprobs.reshape(-1), values.reshape(-1)
         b_advantages, b_returns = advantages.reshape(-1), returns.reshape(-1)
-        b_inds, clipfracs = np.arange(BATCH_SIZE), []
+        b_inds, clipfracs = np.arange(batch_size), []
         for _ in range(turns.NUM_EPOCHS):
             np.random.shuffle(b_inds)
-            for start in range(0, BATCH_SIZE, MINIBATCH_SIZE):
-                mb_inds = b_inds[start : start + MINIBATCH_SIZE]
+            for start in range(0, batch_size, minibatch_size):
+                mb_inds = b_inds[start : start + minibatch_size]
                 _, newlogprob, entropy, newvalue = agent.get_action_and_value(
                     b_obs[mb_inds], b_actions.long()[mb_inds]
                 )
@@ -152,4 +151,4 @@ def trainer() -> turns.Train:
 
 
 if __name__ == "__main__":
-    turns.take_turns(trainer())
+    turns.take_turns(trainer(turns.arguments().envs))

@@ -16,8 +16,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-BATCH_SIZE = turns.NUM_ENVS * turns.NUM_STEPS
-
 
 class Trunk(BaseFeaturesExtractor):
     """(N, *obs) -> (N, H)."""
@@ -33,7 +31,7 @@ class Trunk(BaseFeaturesExtractor):
         return hidden
 
 
-def model(*, memory: bool) -> BaseAlgorithm:
+def model(env_id: str, *, num_envs: int, memory: bool) -> BaseAlgorithm:
     """Build the algorithm with the settings of everybody."""
     torch.set_num_threads(1)
     network: dict[str, Any] = {"net_arch": [], "features_extractor_class": Trunk}
@@ -44,9 +42,9 @@ def model(*, memory: bool) -> BaseAlgorithm:
         network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
     trainer: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
         "MlpLstmPolicy" if memory else "MlpPolicy",
-        make_vec_env(turns.ENV_ID, turns.NUM_ENVS, seed=turns.SEED),
+        make_vec_env(env_id, num_envs, seed=turns.SEED),
         n_steps=turns.NUM_STEPS,
-        batch_size=BATCH_SIZE // turns.NUM_MINIBATCHES,
+        batch_size=num_envs * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
         n_epochs=turns.NUM_EPOCHS,
         learning_rate=turns.LEARNING_RATE,
         gamma=turns.GAMMA,
@@ -64,10 +62,11 @@ def model(*, memory: bool) -> BaseAlgorithm:
 
 def main() -> None:
     """Build the model and take turns."""
-    trainer = model(memory=turns.wants_memory())
+    args = turns.arguments()
+    trainer = model(args.env, num_envs=args.envs, memory=args.kind == "lstm")
 
     def train(num_updates: int) -> None:
-        steps = num_updates * BATCH_SIZE
+        steps = num_updates * args.envs * turns.NUM_STEPS
         trainer.learn(steps, reset_num_timesteps=False, log_interval=10**9)
 
     turns.take_turns(train)
