@@ -1,36 +1,39 @@
 """Estimates from rewards: advantages by GAE or V-trace, and the running scale of rewards.
 
-NumPy, time first: `T` steps of `N` envs. A loop over time is cheaper on the host than on a GPU,
-where each step would launch kernels of a few hundred numbers.
+Time first: `T` steps of `N` envs, as NumPy arrays or as tensors, see `train.arrays`. Of envs on the
+host they are estimated there, for a GPU too: a loop over time launches kernels of a few hundred
+numbers. Of envs on a device they stay where they are, as the way to the host and back costs more.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.nn.moments import Moments, merge_moments, moments_of, of_all_processes
+from puffer_policies.train.arrays import double, namespace
+from puffer_policies.vector.protocol import Array
 
 SMALLEST_VARIANCE = 1e-8
 """Returns that vary less are taken for equal: dividing by their deviation would amplify noise."""
 
 
 def gae(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    next_values: np.ndarray,
+    rewards: Array,
+    values: Array,
+    next_values: Array,
     *,
-    terminated: np.ndarray,
-    done: np.ndarray,
+    terminated: Array,
+    done: Array,
     gamma: float,
     gae_lambda: float,
-) -> np.ndarray:
+) -> Array:
     """Return advantages (T, N) float32 (Schulman et al. 2016, https://arxiv.org/abs/1506.02438).
 
     `next_values[t]` is the value of the observation that step t led to: the *final* one where an
@@ -38,8 +41,8 @@ def gae(
     """
     # Pardo et al. 2018, https://arxiv.org/abs/1712.00378: a time limit is not an end of the task,
     # so a truncated episode still counts what would have followed.
-    not_terminated = gamma * ~terminated
-    decay = (gamma * gae_lambda) * ~done
+    not_terminated = double(gamma, rewards) * ~terminated
+    decay = double(gamma * gae_lambda, rewards) * ~done
     return backward_sums(rewards + not_terminated * next_values - values, decay)
 
 
@@ -65,17 +68,17 @@ class Clips:
 
 
 def vtrace(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    next_values: np.ndarray,
+    rewards: Array,
+    values: Array,
+    next_values: Array,
     *,
-    ratios: np.ndarray,
-    terminated: np.ndarray,
-    done: np.ndarray,
+    ratios: Array,
+    terminated: Array,
+    done: Array,
     gamma: float,
     gae_lambda: float,
     clips: Clips,
-) -> np.ndarray:
+) -> Array:
     """Return advantages (T, N) float32: V-trace's targets minus the values.
 
     Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, equation 1, with lambda in the trace as
@@ -84,44 +87,46 @@ def vtrace(
     in PufferLib, targets minus values serve as advantages, where the paper takes one step to the
     next target. The other arguments are those of `gae`.
     """
-    rho, c = np.minimum(ratios, clips.rho), np.minimum(ratios, clips.c)
+    rho, c = ratios.clip(max=clips.rho), ratios.clip(max=clips.c)
     # Section 4.1 of the paper: rho moves the fixed point of the values from that of the policy that
     # played to that of the current one, c changes only how fast it is reached.
-    errors = rewards + gamma * ~terminated * next_values - values
+    errors = rewards + double(gamma, rewards) * ~terminated * next_values - values
     decay = (gamma * gae_lambda) * c * ~done
     return backward_sums(rho * errors, decay)
 
 
-def backward_sums(errors: np.ndarray, decay: np.ndarray) -> np.ndarray:
+def backward_sums(errors: Array, decay: Array) -> Array:
     """Return ``S[t] = errors[t] + decay[t] * S[t+1]``, (T, N) float32; `errors` is overwritten."""
     sums = errors  # in place: a rollout of many envs has millions of elements
     for t in range(len(errors) - 2, -1, -1):
-        sums[t] += decay[t] * sums[t + 1]
-    return sums.astype(np.float32, copy=False)
+        row = sums[t]  # by a name, as ``sums[t] +=`` would write a tensor's row twice
+        row += decay[t] * sums[t + 1]
+    library = namespace(sums)
+    return library.asarray(sums, dtype=library.float32)
 
 
-def updated_next_values(
-    values: np.ndarray, next_values: np.ndarray, done: np.ndarray
-) -> np.ndarray:
+def updated_next_values(values: Array, next_values: Array, done: Array) -> Array:
     """Return a copy of `next_values` (T, N) with the newer predictions in `values` (T, N).
 
     Where an episode ended, and at the end of the rollout, nothing newer is known: the observation
     that followed is not part of the batch.
     """
-    updated = next_values.copy()
-    updated[:-1] = np.where(done[:-1], next_values[:-1], values[1:])
-    return updated
+    library = namespace(values)
+    updated = library.where(done[:-1], next_values[:-1], values[1:])
+    return library.concatenate([updated, next_values[-1:]])
 
 
 def discounted_returns(
-    rewards: np.ndarray, done: np.ndarray, *, start: np.ndarray, gamma: float
-) -> tuple[np.ndarray, np.ndarray]:
+    rewards: Array, done: Array, *, start: Array, gamma: float
+) -> tuple[Array, Array]:
     """Return the discounted return of each row up to every step (T, N), and after the last (N,).
 
-    This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` and from 0 after each end.
+    This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` (N,) float64 and from 0
+    after each end.
     """
     # In float64, as the statistics over the whole run that are made of it.
-    returns, running = np.empty(rewards.shape), start
+    library = namespace(rewards)
+    returns, running = library.empty_like(rewards, dtype=library.float64), start
     for t in range(len(rewards)):
         running = gamma * running + rewards[t]
         returns[t] = running
@@ -139,25 +144,25 @@ class RewardScale:
     against, every further step of an episode.
     """
 
-    running_returns: np.ndarray
+    running_returns: Array
     """(N,) float64: discounted return of each row so far."""
     count: float = 0.0
     mean: float = 0.0
     squares: float = 0.0
     """Sum of squared distances from the mean."""
 
-    def update(
-        self, rewards: np.ndarray, *, done: np.ndarray, valid: np.ndarray, gamma: float
-    ) -> float:
+    def update(self, rewards: Array, *, done: Array, valid: Array, gamma: float) -> float:
         """Add a rollout, (T, N) each, of every process, and return the factor for rewards."""
         # Of returns and not of rewards: the values that the critic learns are returns.
         returns, self.running_returns = discounted_returns(
             rewards, done, start=self.running_returns, gamma=gamma
         )
         # Chan, Golub and LeVeque 1983: moments of parts merge exactly; see nn/moments.py.
-        added = of_all_processes(moments_of(torch.from_numpy(returns[valid]), ()))
+        added = of_all_processes(moments_of(torch.as_tensor(returns[valid]), ()))
+        # One message from the device; the rest is arithmetic on three numbers.
+        count, mean, squares = torch.stack([added.count, added.mean, added.m2]).cpu()
         before = Moments(*(_scalar(each) for each in (self.count, self.mean, self.squares)))
-        total = merge_moments(before, added)
+        total = merge_moments(before, Moments(count, mean, squares))
         self.count, self.mean, self.squares = (
             float(each) for each in (total.count, total.mean, total.m2)
         )
@@ -171,12 +176,12 @@ class RewardScale:
 
     def restart(self) -> None:
         """Start new returns in all rows; the statistics stay."""
-        self.running_returns = np.zeros_like(self.running_returns)
+        self.running_returns = namespace(self.running_returns).zeros_like(self.running_returns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the returns under way, an (N,) float64 array, and the statistics, as floats."""
+        """Return the returns under way, (N,) float64, and the statistics, as floats."""
         return {
-            "running_returns": self.running_returns.copy(),
+            "running_returns": copy.deepcopy(self.running_returns),
             "count": self.count,
             "mean": self.mean,
             "squares": self.squares,
@@ -184,7 +189,7 @@ class RewardScale:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned for as many rows."""
-        self.running_returns = np.array(state["running_returns"], dtype=np.float64)
+        self.running_returns[:] = state["running_returns"]
         self.count, self.mean, self.squares = (
             float(state[name]) for name in ("count", "mean", "squares")
         )
@@ -194,13 +199,22 @@ def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def return_variation(returns: np.ndarray) -> float:
+def return_variation(returns: Array) -> float:
     """Return the standard deviation over the root of the mean square: 0 all equal, 1 around 0."""
-    size = float(np.sqrt(np.square(returns, dtype=np.float64).mean())) if returns.size else 0.0
-    return float(returns.std(dtype=np.float64)) / size if size else 0.0
+    if not len(returns):
+        return 0.0
+    library = namespace(returns)
+    wide = library.asarray(returns, dtype=library.float64)
+    size = float(library.square(wide).mean()) ** 0.5
+    return float(_variance(wide)) ** 0.5 / size if size else 0.0
 
 
-def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+def explained_variance(values: Array, returns: Array) -> float:
     """Return how much of the returns' variance the values explain: 1 all, 0 none, below 0 worse."""
-    variance = float(returns.var()) if returns.size else 0.0
-    return 1.0 - float((returns - values).var()) / variance if variance > 0 else float("nan")
+    variance = float(_variance(returns)) if len(returns) else 0.0
+    return 1.0 - float(_variance(returns - values)) / variance if variance > 0 else float("nan")
+
+
+def _variance(array: Array) -> Array:
+    # NumPy's own recipe. Its function divides by N, and torch's of the same name by N - 1.
+    return namespace(array).square(array - array.mean()).mean()
