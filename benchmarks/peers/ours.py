@@ -1,6 +1,6 @@
 """Our trainer as a candidate: `Default` or `LSTMWrapper(Default)`, by default on CartPole.
 
-``python ours.py [mlp|lstm] [--envs N] [--env ID]``, started by benchmarks/bench.py.
+``python ours.py [lstm] [ENVS] [--env=ID] [--policy=NAME]``, started by benchmarks/bench.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
 
-def trainer(env_id: str, *, num_envs: int, memory: bool) -> Trainer:
+def trainer() -> Trainer:
     """Build the trainer with the settings of everybody."""
     torch.set_num_threads(1)
     torch.manual_seed(turns.SEED)
-    env = make_vecenv(env_id, num_envs)
-    name = "LSTMWrapper(Default)" if memory else "Default"
+    num_envs = turns.num_envs()
+    env = make_vecenv(turns.option("env", turns.ENV_ID), num_envs)
+    name = turns.option("policy", "LSTMWrapper(Default)" if turns.wants_memory() else "Default")
     config = TrainConfig(
         seed=turns.SEED,
         total_timesteps=10**9,
@@ -40,8 +41,7 @@ def trainer(env_id: str, *, num_envs: int, memory: bool) -> Trainer:
 
 def main() -> None:
     """Build the trainer and take turns."""
-    args = turns.arguments()
-    candidate = trainer(args.env, num_envs=args.envs, memory=args.kind == "lstm")
+    candidate = trainer()
 
     def train(num_updates: int) -> None:
         for _ in range(num_updates):

@@ -151,4 +151,4 @@ def trainer(num_envs: int) -> turns.Train:
 
 
 if __name__ == "__main__":
-    turns.take_turns(trainer(turns.arguments().envs))
+    turns.take_turns(trainer(turns.num_envs()))

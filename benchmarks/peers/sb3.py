@@ -31,9 +31,10 @@ class Trunk(BaseFeaturesExtractor):
         return hidden
 
 
-def model(env_id: str, *, num_envs: int, memory: bool) -> BaseAlgorithm:
+def model() -> BaseAlgorithm:
     """Build the algorithm with the settings of everybody."""
     torch.set_num_threads(1)
+    num_envs, memory = turns.num_envs(), turns.wants_memory()
     network: dict[str, Any] = {"net_arch": [], "features_extractor_class": Trunk}
     if memory:
         from sb3_contrib import RecurrentPPO
@@ -42,7 +43,7 @@ def model(env_id: str, *, num_envs: int, memory: bool) -> BaseAlgorithm:
         network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
     trainer: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
         "MlpLstmPolicy" if memory else "MlpPolicy",
-        make_vec_env(env_id, num_envs, seed=turns.SEED),
+        make_vec_env(turns.option("env", turns.ENV_ID), num_envs, seed=turns.SEED),
         n_steps=turns.NUM_STEPS,
         batch_size=num_envs * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
         n_epochs=turns.NUM_EPOCHS,
@@ -62,11 +63,10 @@ def model(env_id: str, *, num_envs: int, memory: bool) -> BaseAlgorithm:
 
 def main() -> None:
     """Build the model and take turns."""
-    args = turns.arguments()
-    trainer = model(args.env, num_envs=args.envs, memory=args.kind == "lstm")
+    trainer = model()
 
     def train(num_updates: int) -> None:
-        steps = num_updates * args.envs * turns.NUM_STEPS
+        steps = num_updates * turns.num_envs() * turns.NUM_STEPS
         trainer.learn(steps, reset_num_timesteps=False, log_interval=10**9)
 
     turns.take_turns(train)

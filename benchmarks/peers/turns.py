@@ -7,14 +7,13 @@ needs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable
 
-ENV_ID, NUM_ENVS, NUM_STEPS = "CartPole-v1", 64, 64
-"""What everybody trains on, how many copies if nothing is said, and the steps of a rollout."""
+ENV_ID, NUM_STEPS = "CartPole-v1", 64
+"""What everybody trains on, and the steps of a rollout."""
 NUM_EPOCHS, NUM_MINIBATCHES = 4, 4
 HIDDEN_SIZE = 128
 LEARNING_RATE, GAMMA, GAE_LAMBDA = 2.5e-4, 0.99, 0.95
@@ -40,10 +39,17 @@ def take_turns(call: Callable[[int], Answer | object]) -> None:
         print(json.dumps(answer | (more if isinstance(more, dict) else {})), flush=True)
 
 
-def arguments() -> argparse.Namespace:
-    """Return what the command line asks of a trainer: a ``kind`` of policy, and ``envs``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", nargs="?", choices=("mlp", "lstm"), default="mlp")
-    parser.add_argument("--envs", type=int, default=NUM_ENVS, help="copies of the env")
-    parser.add_argument("--env", default=ENV_ID, help="its id, where a candidate has a choice")
-    return parser.parse_args()
+def wants_memory() -> bool:
+    """Whether the recurrent candidate was asked for, on the command line."""
+    return "lstm" in sys.argv[1:]
+
+
+def num_envs() -> int:
+    """Return the number on the command line: copies of the env, 64 without one."""
+    return next((int(each) for each in sys.argv[1:] if each.isdecimal()), 64)
+
+
+def option(name: str, default: str) -> str:
+    """Return the value of ``--name=value`` on the command line."""
+    start = f"--{name}="
+    return next((a.removeprefix(start) for a in sys.argv[1:] if a.startswith(start)), default)

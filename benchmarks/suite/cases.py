@@ -20,7 +20,7 @@ FLOOR_GOAL, PEER_GOAL = 0.9, 2.0
 def _train() -> Iterator[Case]:
     """PPO on CartPole, 64 steps a rollout: 4 epochs of 4 minibatches, hidden size 128."""
     for envs in (8, 64, 1024):
-        size = ("mlp", "--envs", str(envs))
+        size = (str(envs),)
         yield Case(
             f"train/mlp/{envs}",
             f"PPO on CartPole, `Default`, {envs:,} envs",
@@ -34,7 +34,7 @@ def _train() -> Iterator[Case]:
             work=envs * 64,
             turn=0.3,
         )
-    size = ("lstm", "--envs", "64")
+    size = ("lstm", "64")
     yield Case(
         "train/lstm/64",
         "PPO on CartPole, `LSTMWrapper(Default)`, 64 envs",
