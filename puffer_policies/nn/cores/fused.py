@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.flush import Flush, count_starts, make_flush, widen
+from puffer_policies.nn.cores.operator import make_operator
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import orthogonal_gates
 
@@ -42,6 +44,12 @@ class FusedLayers(nn.RNNBase):
     flush_share: ClassVar[float] = FLUSH_SHARE
     """`FLUSH_SHARE` on a CPU. It is lower for a GRU and an RNN, whose fused kernels gain little
     over their cells there."""
+    operator: ClassVar[Callable[..., list[Tensor]]]
+    """A sequence with episode starts as one node of a compiled graph."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.operator = make_operator(f"{cls.torch_mode.lower()}_sequence", cls.run_flushed_parts)
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int) -> None:
         super().__init__(self.torch_mode, input_size, hidden_size, num_layers, batch_first=True)
@@ -51,24 +59,57 @@ class FusedLayers(nn.RNNBase):
             else:
                 nn.init.zeros_(parameter)
 
-    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+    @staticmethod
+    def run(x: Tensor, parts: Parts, weights: list[Tensor], *, train: bool) -> tuple[Tensor, Parts]:
         """(B, T, I), parts (L, B, H) -> (B, T, H), parts (L, B, H): the fused kernel.
 
-        `weights` are those of L layers: input, hidden, input bias and hidden bias of each.
+        `weights` are those of L layers: input, hidden, input bias and hidden bias of each. Without
+        `train` cuDNN keeps nothing for a gradient.
         """
         raise NotImplementedError
 
-    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+    @staticmethod
+    def cell(x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
         """(B, I), parts (B, H) -> parts (B, H): one step of one layer."""
         raise NotImplementedError
 
-    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+    @staticmethod
+    def flush_columns(weights: list[Tensor]) -> Tensor:
         """Return the weights of the flags, (G*H, F), with which a flush step empties the state.
 
         The last column is that of the padding behind a row, which keeps the part of the state that
         the outputs do not hold.
         """
         raise NotImplementedError
+
+    @classmethod
+    def run_flushed(
+        cls, x: Tensor, parts: Parts, weights: list[Tensor], flush: Flush, *, train: bool
+    ) -> tuple[Tensor, Parts]:
+        """Return what `run` does, one layer after another, as the flags must reach each of them."""
+        after = []
+        for layer in range(len(weights) // 4):
+            own = weights[4 * layer : 4 * layer + 4]
+            widened = [widen(own[0], cls.flush_columns(own)), *own[1:]]
+            before = tuple(each[layer : layer + 1] for each in parts)
+            output, carried = cls.run(flush.spread(x), before, widened, train=train)
+            x = flush.gather(output, x.shape[1])  # (B, T, H)
+            # h is the output of the last step, before the padding, which keeps c but not h.
+            after.append((x[:, -1].unsqueeze(0), *carried[1:]))
+        return x, tuple(torch.cat(each) for each in zip(*after, strict=True))
+
+    @classmethod
+    def run_flushed_parts(
+        cls, x: Tensor, parts: list[Tensor], weights: list[Tensor], starts: Tensor, train: bool
+    ) -> list[Tensor]:
+        """Return the output and the parts of a sequence with starts (B, T), in one list."""
+        most = count_starts(starts)
+        if most == 0:
+            output, after = cls.run(x, tuple(parts), weights, train=train)
+        else:
+            flush = make_flush(starts, most=most, parts=cls.flush_parts)
+            output, after = cls.run_flushed(x, tuple(parts), weights, flush, train=train)
+        return [output, *after]
 
     def weights(self, layer: int) -> list[Tensor]:
         """Return the four parameters of a layer."""
@@ -126,16 +167,9 @@ class FusedCore(Core):
         if episode_start is None:
             return self._run(x, state)
         if torch.compiler.is_compiling():
-            # Lengths differ from call to call, and each would be compiled anew. Not by a decorator:
-            # that imports the compiler, a second that all who use a memory would wait for.
-            run = torch.compiler.disable(self._run_broken)  # type: ignore[no-untyped-call]
-            disabled: After = run(x, state, episode_start)
-            return disabled
-        return self._run_broken(x, state, episode_start)
-
-    def _run_broken(self, x: Tensor, state: State, episode_start: Tensor) -> After:
-        """Choose the cheapest way to reset, by the number of starts in the fullest row."""
+            return self._run_opaque(x, state, episode_start)
         parts, time = self.layers.flush_parts, x.shape[1]
+        # The cheapest way to reset depends on the number of starts in the fullest row.
         most = count_starts(episode_start)
         if most == 0:
             return self._run(x, state)
@@ -146,23 +180,37 @@ class FusedCore(Core):
 
     def _run(self, x: Tensor, state: State) -> After:
         """(B, T, I) -> (B, T, H) without resets."""
-        output, parts = self.layers.run(
-            x, self._layers_first(state), self.layers.all_weights_flat()
+        layers = self.layers
+        output, parts = layers.run(
+            x, self._layers_first(state), layers.all_weights_flat(), train=self.training
         )
         return output, self._batch_first(parts)
 
     def _run_flushed(self, x: Tensor, state: State, flush: Flush) -> After:
-        """(B, T, I) -> (B, T, H), one layer after another, as the flags must reach each of them."""
-        before, after = self._layers_first(state), []
-        for layer in range(self.num_layers):
-            weights = self.layers.weights(layer)
-            widened = [widen(weights[0], self.layers.flush_columns(weights)), *weights[1:]]
-            parts = tuple(each[layer : layer + 1] for each in before)
-            output, parts = self.layers.run(flush.spread(x), parts, widened)
-            x = flush.gather(output, x.shape[1])  # (B, T, H)
-            # h is the output of the last step, before the padding, which keeps c but not h.
-            after.append((x[:, -1].unsqueeze(0), *parts[1:]))
-        return x, self._batch_first(tuple(torch.cat(each) for each in zip(*after, strict=True)))
+        """(B, T, I) -> (B, T, H) with flush steps."""
+        layers = self.layers
+        output, parts = layers.run_flushed(
+            x, self._layers_first(state), layers.all_weights_flat(), flush, train=self.training
+        )
+        return output, self._batch_first(parts)
+
+    def _run_opaque(self, x: Tensor, state: State, episode_start: Tensor) -> After:
+        """(B, T, I) -> (B, T, H), as one node of a compiled graph, however many starts there are.
+
+        It always flushes: a loop of cells would be the faster one only for many starts.
+        """
+        device = x.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        _, output, *parts = self.layers.operator(
+            x,
+            list(self._layers_first(state)),
+            self.layers.all_weights_flat(),
+            episode_start,
+            low,
+            self.training,
+            torch.is_grad_enabled(),
+        )
+        return output, self._batch_first(tuple(parts))
 
     def _layers_first(self, state: State) -> Parts:
         values = (state[key] for key in self.layers.keys)

@@ -23,24 +23,27 @@ class GRULayers(FusedLayers):
     keys = LSTM_STATE[:1]
     flush_share = 0.05
 
-    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+    @staticmethod
+    def run(x: Tensor, parts: Parts, weights: list[Tensor], *, train: bool) -> tuple[Tensor, Parts]:
         """(B, T, I), h (L, B, H) -> (B, T, H), h."""
-        flags = True, len(weights) // 4, 0.0, self.training, False, True
+        flags = True, len(weights) // 4, 0.0, train, False, True
         output, h = torch.gru(x, parts[0], weights, *flags)
         return output, (h,)
 
-    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+    @staticmethod
+    def cell(x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
         """(B, I), h (B, H) -> h."""
         return (torch.gru_cell(x, parts[0], *weights),)
 
-    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+    @staticmethod
+    def flush_columns(weights: list[Tensor]) -> Tensor:
         """Close both gates and cancel the input bias: h = tanh(b - b + 0 * h) + 0 * h = 0.
 
         The closed reset gate removes the hidden weights and their bias, the closed update gate the
         state itself. Padding has no column of its own, as the outputs hold all of the state.
         """
         gates = driven((-1, -1, 0), weights[0])
-        rows = self.hidden_size
+        rows = len(weights[2]) // 3
         cancel = torch.cat([weights[2].new_zeros(2 * rows), weights[2][2 * rows :]])  # (3*H,)
         flush = gates - cancel.unsqueeze(1)
         return torch.cat([flush, torch.zeros_like(flush)], 1)

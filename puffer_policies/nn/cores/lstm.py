@@ -21,18 +21,21 @@ class LSTMLayers(FusedLayers):
     gates = 4
     keys = LSTM_STATE
 
-    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+    @staticmethod
+    def run(x: Tensor, parts: Parts, weights: list[Tensor], *, train: bool) -> tuple[Tensor, Parts]:
         """(B, T, I), h and c (L, B, H) -> (B, T, H), h and c."""
-        flags = True, len(weights) // 4, 0.0, self.training, False, True
+        flags = True, len(weights) // 4, 0.0, train, False, True
         output, h, c = torch.lstm(x, parts, weights, *flags)
         return output, (h, c)
 
-    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+    @staticmethod
+    def cell(x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
         """(B, I), h and c (B, H) -> h and c."""
         h, c = torch.lstm_cell(x, parts, *weights)
         return h, c
 
-    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+    @staticmethod
+    def flush_columns(weights: list[Tensor]) -> Tensor:
         """Close every gate: c = 0 * c + 0 * g and h = 0 * tanh(c). Padding keeps all of c.
 
         The cell's candidate g needs no flag, as a closed input gate hides it. Padding runs behind

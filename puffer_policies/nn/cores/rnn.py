@@ -23,17 +23,20 @@ class RNNLayers(FusedLayers):
     flush_share = 0.05
     flush_parts = 2
 
-    def run(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> tuple[Tensor, Parts]:
+    @staticmethod
+    def run(x: Tensor, parts: Parts, weights: list[Tensor], *, train: bool) -> tuple[Tensor, Parts]:
         """(B, T, I), h (L, B, H) -> (B, T, H), h."""
-        flags = True, len(weights) // 4, 0.0, self.training, False, True
+        flags = True, len(weights) // 4, 0.0, train, False, True
         output, h = torch.rnn_tanh(x, parts[0], weights, *flags)
         return output, (h,)
 
-    def cell(self, x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
+    @staticmethod
+    def cell(x: Tensor, parts: Parts, weights: list[Tensor]) -> Parts:
         """(B, I), h (B, H) -> h."""
         return (torch.rnn_tanh_cell(x, parts[0], *weights),)
 
-    def flush_columns(self, weights: list[Tensor]) -> Tensor:
+    @staticmethod
+    def flush_columns(weights: list[Tensor]) -> Tensor:
         """Drive h to 1 whatever it was, then cancel what weights and biases make of an h of ones.
 
         Without a gate this ends at rounding's distance from 0, not at 0; the gradient is cut
