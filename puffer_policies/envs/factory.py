@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
 
 from puffer_policies.envs.families import bring_family, family_of, known_ids, preprocessing
@@ -36,9 +38,25 @@ The limits of gymnasium's classic control are those of the ids CartPole-v1, Pend
 MountainCarContinuous-v0.
 """
 
+TENSOR_ENVS: dict[str, str] = {
+    "TorchCartPole-v0": "cartpole:TorchCartPole",
+    "TorchPendulum-v0": "pendulum:TorchPendulum",
+    "TorchRepeatPrevious-v0": "repeat_previous:TorchRepeatPrevious",
+}
+"""By name: the vector env on a device. There is no single one, and the class has the time limit.
+
+They stand above this module, as they need torch, which gymnasium imports when one is made.
+"""
+
 
 def register_envs() -> None:
     """Make our ids known to gymnasium. May be called again: the second time does nothing."""
+    for name, vector_env in TENSOR_ENVS.items():
+        if f"puffer_policies/{name}" not in gymnasium.registry:
+            gymnasium.register(
+                f"puffer_policies/{name}",
+                vector_entry_point=f"puffer_policies.vector.tensor.{vector_env}",
+            )
     for name, (env, vector_env, limit) in OWN_ENVS.items():
         if f"puffer_policies/{name}" not in gymnasium.registry:
             gymnasium.register(
@@ -158,7 +176,8 @@ def make_for_spaces(name: str) -> Any:
     try:
         env_id = find_env(name)
         # Gymnasium before 1.1, which can't train, can make single envs all the same.
-        return gymnasium.make(env_id) if family_of(env_id) is None else make_envs(env_id)
+        is_single = family_of(env_id) is None and gymnasium.spec(env_id).entry_point is not None
+        return gymnasium.make(env_id) if is_single else make_envs(env_id)
     except gymnasium.error.Error as error:
         raise env_not_found(name, error) from error
     except ImportError as error:
@@ -204,3 +223,17 @@ def best_mode(env_id: str) -> str:
     spec = gymnasium.spec(env_id)
     native = spec.vector_entry_point is not None and not spec.additional_wrappers
     return NATIVE if native else "sync"
+
+
+def takes_device(name: str) -> bool:
+    """Return whether the vector class of an env has a parameter ``device``.
+
+    Raises:
+        Exception: as `find_env`, or whatever an import of the class raises.
+    """
+    entry = gymnasium.spec(find_env(name)).vector_entry_point
+    maker = load_env_creator(entry) if isinstance(entry, str) else entry
+    try:
+        return maker is not None and "device" in inspect.signature(maker).parameters
+    except ValueError:  # a class of C code without a signature
+        return False

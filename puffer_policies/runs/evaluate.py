@@ -20,7 +20,7 @@ from puffer_policies.hub.location import Location, checkpoint_of
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
-from puffer_policies.runs.setup import naming_imports, single_vecenv_of
+from puffer_policies.runs.setup import device_of, naming_imports, single_vecenv_of
 from puffer_policies.runs.statistics import interval_kind, mean_interval, mean_text
 from puffer_policies.spaces import Spaces, spaces_of
 from puffer_policies.spaces.nested import map_nested
@@ -30,6 +30,7 @@ from puffer_policies.train.feed import Feed, on_device
 from puffer_policies.vector.factory import make_vecenv
 from puffer_policies.vector.faults import closing
 from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.vector.tensor.host import on_host
 from puffer_policies.wrappers.base import actor_of
 
 Watch = Callable[[int], object]
@@ -183,9 +184,10 @@ class _Player:
         # A policy without parameters, such as a random one, runs on the CPU.
         parameter = next(policy.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
-        self.vecenv, self.config = vecenv, config
+        # Every step of an evaluation is counted on the host, so that nothing is won on a device.
+        self.vecenv, self.config = on_host(vecenv), config
         self.carry = Carry(policy, vecenv.num_agents, device=self.device, use_rnn=use_rnn)
-        self.feed = Feed(vecenv, policy)
+        self.feed = Feed(self.vecenv, policy)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         rows = np.arange(vecenv.num_agents)
         self.episodes_left = config.episodes // len(rows) + (rows < config.episodes % len(rows))
@@ -260,6 +262,7 @@ def evaluate_config(
         vectorization=config.vec.vectorization,
         env_kwargs=evaluation_kwargs(config.base.env_name, config.env),
         timeout=config.vec.timeout,
+        device=device_of(config.train),
     )
     with closing(vecenv, failures):
         use_rnn = config.train.use_rnn

@@ -77,6 +77,7 @@ def vecenv_of(config: Config, world: World = ALONE) -> VecEnv:
         vectorization=config.vec.vectorization,
         env_kwargs=config.env,
         timeout=config.vec.timeout,
+        device=device_of(config.train),
     )
 
 

@@ -9,11 +9,19 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from puffer_policies.config.load import shipped_configs
 from puffer_policies.envs.autoreset import require_autoreset
-from puffer_policies.envs.factory import NATIVE, best_mode, env_not_found, find_env, make_envs
+from puffer_policies.envs.factory import (
+    NATIVE,
+    best_mode,
+    env_not_found,
+    find_env,
+    make_envs,
+    takes_device,
+)
 from puffer_policies.errors import ConfigError, EnvError, PolicyError
 from puffer_policies.vector.envpool_envs import EnvPoolVectorEnv
 from puffer_policies.vector.faults import FAULTS, first_line
@@ -23,6 +31,7 @@ from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
 from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
+from puffer_policies.vector.tensor.adapter import TensorVecEnv, is_tensor_env
 from puffer_policies.vector.worker import work
 
 _SIZES = {NATIVE: 100, "envpool": 100, "sync": 2_000, "async": 10_000_000}
@@ -39,6 +48,7 @@ def make_vecenv(
     vectorization: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
     timeout: float = 0.0,
+    device: torch.device | str = "cpu",
 ) -> VecEnv:
     """Make `num_envs` copies of an env: gymnasium's, ours, EnvPool's or PettingZoo's.
 
@@ -46,7 +56,8 @@ def make_vecenv(
     process; ``async`` gives each copy a process, which pays only for envs slower than about 1 ms.
     ``envpool`` looks the id up among EnvPool's. ``pettingzoo/NAME`` is a parallel env of
     PettingZoo's, whose copies run in this process. A step or a reset that takes longer than
-    `timeout` seconds is an error that names the env; 0 is no limit.
+    `timeout` seconds is an error that names the env; 0 is no limit. An env whose own vector class
+    takes a ``device`` lives on `device`, with tensors in and out; for all others it has no meaning.
 
     Raises:
         ConfigError: an unknown backend, fewer than one env, more than fit into memory, a backend
@@ -72,7 +83,10 @@ def make_vecenv(
         return GymVecEnv(pool, timeout=timeout)
     mode = _mode(env_id, vectorization)
     _require_memory(num_envs, mode)
-    return GymVecEnv(_make_gymnasium(env_id, num_envs, mode, kwargs), timeout=timeout)
+    env = _make_gymnasium(env_id, num_envs, mode, kwargs, device)
+    if is_tensor_env(env):
+        return TensorVecEnv(env, timeout=timeout)
+    return GymVecEnv(env, timeout=timeout)
 
 
 def _require_memory(num_envs: int, mode: str) -> None:
@@ -85,9 +99,11 @@ def _require_memory(num_envs: int, mode: str) -> None:
 
 
 def _make_gymnasium(
-    env_id: str, num_envs: int, mode: str, env_kwargs: dict[str, Any]
+    env_id: str, num_envs: int, mode: str, env_kwargs: dict[str, Any], device: torch.device | str
 ) -> VectorEnv[Any, Any, Any]:
     try:
+        if mode == NATIVE and takes_device(env_id):
+            env_kwargs = {"device": str(device), **env_kwargs}
         with _processes_ended() if mode == "async" else nullcontext():
             return make_envs(env_id, num_envs, mode=mode, env_kwargs=env_kwargs, worker=work)
     except gymnasium.error.Error as error:
@@ -140,8 +156,10 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
     """Return `env` as a `VecEnv`.
 
     Args:
-        env: a `VecEnv` already; a gymnasium `VectorEnv`; a vector env of PufferLib; a PettingZoo
-            `ParallelEnv`; a function that makes a gymnasium or a parallel env; or an env's name.
+        env: a `VecEnv` already; a gymnasium `VectorEnv`; a vector env on a device, as Isaac Lab and
+            ManiSkill have them (see `vector.tensor.adapter`); a vector env of PufferLib; a
+            PettingZoo `ParallelEnv`; a function that makes a gymnasium or a parallel env; or an
+            env's name.
         num_envs: how many copies to make of an env that is a name or a function.
 
     Raises:
@@ -158,13 +176,15 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
             fix="Pass a function that makes one.",
         )
     env = env() if callable(env) else env
-    if isinstance(env, VectorEnv):
-        return GymVecEnv(env)
     if is_pufferlib(env):
         return PufferVecEnv(env)
     # A `VecEnv` by its shape: a runtime check of a Protocol with attributes differs by version.
     if hasattr(env, "driver_env"):
         return env  # type: ignore[no-any-return]
+    if is_tensor_env(env):
+        return TensorVecEnv(env)
+    if isinstance(env, VectorEnv):
+        return GymVecEnv(env)
     return _as_one([env])
 
 
@@ -178,7 +198,7 @@ def _as_one(envs: list[Any]) -> VecEnv:
     raise EnvError(
         f"{envs[0]!r} is not a vector environment{turns}.",
         fix="Pass a gymnasium Env or VectorEnv, a PettingZoo ParallelEnv, a vector env of "
-        "PufferLib, or make one with make_vecenv(env_id, num_envs).",
+        "PufferLib or on a device, or make one with make_vecenv(env_id, num_envs).",
     )
 
 

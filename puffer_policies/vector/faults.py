@@ -22,7 +22,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from puffer_policies.errors import EnvError, PolicyError
@@ -57,13 +57,13 @@ class Door:
         ConfigError: calls can't be limited here.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], *, timeout: float = 0.0) -> None:
+    def __init__(self, env: Any, *, timeout: float = 0.0) -> None:
         self.env = env
         self.num_steps = 0
         self._failed = False
         self._limit = limit_of(timeout)
         self._closing = Limit(timeout or CLOSING, reason="vec.timeout" if timeout else "to close")
-        bare: Any = env.unwrapped  # wrappers of vector envs pass attributes on for reading only
+        bare = _bare(env)  # wrappers of vector envs pass attributes on for reading only
         if hasattr(bare, "error_queue"):
             bare.error_queue = _Reports(bare.error_queue)
         if isinstance(bare, SyncVectorEnv):
@@ -85,11 +85,11 @@ class Door:
         try:
             with self._limit:
                 # A list is gymnasium's way to seed each copy of its Sync- and AsyncVectorEnv.
-                return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+                return self.env.reset(seed=seed, options=options)  # type: ignore[no-any-return]
         except BaseException as error:
             raise self._fault("reset", error) from error
 
-    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
         """Step and return observations, rewards, terminated, truncated (N, ...) and infos.
 
         Raises:
@@ -98,13 +98,13 @@ class Door:
         self.num_steps += 1
         try:
             with self._limit:
-                return self.env.step(actions)
+                return self.env.step(actions)  # type: ignore[no-any-return]
         except BaseException as error:
             raise self._fault("step", error) from error
 
     def has_method(self, name: str) -> bool:
         """Whether the vector env, or each of its copies, has a method of this name."""
-        bare: Any = self.env.unwrapped
+        bare = _bare(self.env)
         if callable(getattr(bare, name, None)):
             return True
         return hasattr(bare, "call") and all(self._call(bare, "has_wrapper_attr", name))
@@ -115,7 +115,7 @@ class Door:
         Raises:
             EnvError: an env failed.
         """
-        bare: Any = self.env.unwrapped
+        bare = _bare(self.env)
         method = getattr(bare, name, None)
         # A list of the copies' results: a tuple is one result, of the env that steps all rows.
         return list(self._call(bare, name)) if method is None else self._guarded(method)
@@ -136,7 +136,7 @@ class Door:
         Raises:
             EnvError: an env failed, or did not close within `CLOSING` or ``vec.timeout``.
         """
-        bare: Any = self.env.unwrapped
+        bare = _bare(self.env)
         try:
             with self._closing:
                 self.env.close()
@@ -149,7 +149,7 @@ class Door:
     def _fault(self, call: str, error: BaseException) -> EnvError:
         """End the workers and return the error in words; an interrupt is raised again as it is."""
         self._failed = True
-        bare: Any = self.env.unwrapped
+        bare = _bare(self.env)
         when = f" in step {self.num_steps}" if self.num_steps else " in reset()"
         when = " in close()" if call == "close" else when
         index = _index_at_work(bare, frames_of(error))
@@ -198,6 +198,11 @@ def report_failure(text: str, failures: list[str] | None) -> None:
     if failures is not None:
         failures.append(text)
     warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+def _bare(env: Any) -> Any:
+    """Return a vector env without its wrappers; those that take tensors need not be gymnasium's."""
+    return getattr(env, "unwrapped", env)
 
 
 class _Copies(list[Any]):

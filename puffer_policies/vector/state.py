@@ -79,6 +79,7 @@ WRAPPER_ATTRIBUTES: dict[str, tuple[str, ...]] = {
             _WRAPPERS + "transform_observation.RescaleObservation",
             _WRAPPERS + "transform_observation.ReshapeObservation",
             _WRAPPERS + "transform_reward.ClipReward",
+            _WRAPPERS + "vector.numpy_to_torch.NumpyToTorch",
         ),
         (),
     ),
@@ -154,8 +155,9 @@ def _class_name(thing: Any) -> str:
 def _layers(env: Any) -> Iterator[Any]:
     """Yield the wrappers, outermost first, and then what they are around."""
     yield env
-    # What is not a wrapper, among them the vector envs of ours, is its own `unwrapped`.
-    while getattr(env, "unwrapped", env) is not env:
+    # What is not a wrapper, among them the vector envs of ours, is its own `unwrapped`. ManiSkill's
+    # vector env is one, and keeps another env in its own way: it speaks for its copies.
+    while getattr(env, "unwrapped", env) is not env and hasattr(env, "env"):
         env = env.env
         yield env
 
