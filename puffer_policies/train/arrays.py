@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from puffer_policies.vector.protocol import Array
@@ -22,11 +23,11 @@ def namespace(array: Array) -> Any:
     return torch if isinstance(array, Tensor) else np
 
 
-def zeros(shape: Shape, dtype: str, device: torch.device | None) -> Array:
-    """Return zeros as a tensor on `device`, or as a NumPy array if it is None."""
+def zeros(shape: Shape, dtype: DTypeLike, device: torch.device | None) -> Array:
+    """Return zeros of one of NumPy's dtypes: a tensor on `device`, or an array if it is None."""
     if device is None:
         return np.zeros(shape, dtype)
-    return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
+    return torch.zeros(shape, dtype=getattr(torch, np.dtype(dtype).name), device=device)
 
 
 def double(value: float, like: Array) -> Array:

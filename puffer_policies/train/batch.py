@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.carry import Tensors
 from puffer_policies.train.rollout import Rollout
+from puffer_policies.vector.protocol import Array
 
 
 class Transitions(NamedTuple):
@@ -85,18 +85,18 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A rollout with its estimates, time first on the host, and as segments on the device.
+    """A rollout with its estimates, time first as its rewards are, and as segments for the policy.
 
     The update learns from the segments. V-trace, which estimates again between two passes, needs
     the order of time, and so do statistics of what was observed.
     """
 
     rollout: Rollout
-    rewards: np.ndarray
+    rewards: Array
     """(T, N) float32: the rollout's rewards, scaled if the config says so."""
-    advantages: np.ndarray
+    advantages: Array
     """(T, N) float32."""
-    returns: np.ndarray
+    returns: Array
     """(T, N) float32: targets of the values."""
     segments: Segments
 
@@ -104,9 +104,9 @@ class Batch:
 def make_batch(
     rollout: Rollout,
     *,
-    rewards: np.ndarray,
-    advantages: np.ndarray,
-    returns: np.ndarray,
+    rewards: Array,
+    advantages: Array,
+    returns: Array,
     segment: int,
 ) -> Batch:
     """Join a rollout with its estimates, (T, N) each, and cut it into segments of L = `segment`."""
@@ -114,10 +114,10 @@ def make_batch(
     device = rollout.values.device
     numbers = Transitions(
         log_probs=rollout.log_probs,
-        advantages=torch.from_numpy(advantages).to(device),
-        returns=torch.from_numpy(returns).to(device),
+        advantages=torch.as_tensor(advantages, device=device),
+        returns=torch.as_tensor(returns, device=device),
         values=rollout.values,
-        weights=torch.from_numpy(~rollout.ghost).to(device, torch.float32),
+        weights=torch.as_tensor(~rollout.ghost, dtype=torch.float32, device=device),
     )
     states = rollout.states
     segments = Segments(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +19,10 @@ from puffer_policies.contract import (
     any_module_has,
 )
 from puffer_policies.spaces import ActionLayout, action_layout
-from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.train.arrays import zeros
+from puffer_policies.vector.protocol import Array, VecEnv, device_of
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Array]
 
 
 class Feed:
@@ -33,7 +33,10 @@ class Feed:
         self._reads_masks = any_module_has(policy, NEEDS_MASK)
         # Only for a policy that reads them: PufferLib's policies know no such keys.
         self._previous = previous_of(
-            policy, action_layout(vecenv.single_action_space), vecenv.num_agents
+            policy,
+            action_layout(vecenv.single_action_space),
+            vecenv.num_agents,
+            device=device_of(vecenv),
         )
 
     def extras(self) -> Arrays:
@@ -47,7 +50,7 @@ class Feed:
         extras = {} if masks is None else {ACTION_MASK: masks}
         return extras if self._previous is None else {**extras, **self._previous.extras()}
 
-    def update(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+    def update(self, actions: Array, rewards: Array) -> None:
         """Remember a step: actions (N, ...) as the policy chose them, rewards (N,)."""
         if self._previous is not None:
             self._previous.update(actions, rewards)
@@ -64,28 +67,38 @@ class Feed:
 
 
 class Previous:
-    """The last action and reward of each of N envs; at an episode's start they mean nothing."""
+    """The last action and reward of each of N envs; at an episode's start they mean nothing.
 
-    def __init__(self, layout: ActionLayout, num_agents: int) -> None:
-        self._actions = np.zeros((num_agents, *layout.policy_shape), layout.policy_dtype)
-        self._rewards = np.zeros(num_agents, np.float32)
+    They are tensors on `device`, or NumPy arrays if it is None.
+    """
+
+    def __init__(
+        self, layout: ActionLayout, num_agents: int, *, device: torch.device | None = None
+    ) -> None:
+        shape = (num_agents, *layout.policy_shape)
+        self._actions = zeros(shape, layout.policy_dtype, device)
+        self._rewards = zeros(num_agents, "float32", device)
 
     def extras(self) -> Arrays:
         """Return both by their state keys; actions as the policy chose them, rewards raw."""
-        # Not copied: whoever reads them copies them to the device, before the next step.
+        # Not copied: whoever reads them copies them, before the next step.
         return {PREV_ACTION: self._actions, PREV_REWARD: self._rewards}
 
-    def update(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+    def update(self, actions: Array, rewards: Array) -> None:
         """Remember a step."""
-        np.copyto(self._actions, actions.reshape(self._actions.shape))
-        np.copyto(self._rewards, rewards, casting="unsafe")  # float64 rewards become float32
+        self._actions[...] = actions.reshape(self._actions.shape)
+        self._rewards[...] = rewards  # those of float64 become float32
 
 
-def previous_of(policy: nn.Module, layout: ActionLayout, num_agents: int) -> Previous | None:
+def previous_of(
+    policy: nn.Module, layout: ActionLayout, num_agents: int, *, device: torch.device | None = None
+) -> Previous | None:
     """Return a memory of last actions and rewards, if something in `policy` reads them."""
-    return Previous(layout, num_agents) if any_module_has(policy, NEEDS_PREVIOUS) else None
+    if not any_module_has(policy, NEEDS_PREVIOUS):
+        return None
+    return Previous(layout, num_agents, device=device)
 
 
 def on_device(extras: Arrays, device: torch.device) -> dict[str, Tensor]:
     """Return copies of `extras` as tensors."""
-    return {key: torch.from_numpy(each).to(device, copy=True) for key, each in extras.items()}
+    return {key: torch.as_tensor(each).to(device, copy=True) for key, each in extras.items()}

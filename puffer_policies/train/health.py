@@ -23,6 +23,7 @@ from puffer_policies.nn.distributions import Distribution
 from puffer_policies.spaces import ActionLayout
 from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.alarms import RATIO_TOLERANCE, RATIO_TOLERANCE_BF16, Reading
+from puffer_policies.train.arrays import namespace
 from puffer_policies.train.batch import Segments, Transitions
 from puffer_policies.train.ppo import Prediction, piece_loss, prepared
 from puffer_policies.train.rollout import Rollout
@@ -38,18 +39,16 @@ def require_finite(rollout: Rollout) -> None:
     # Every cause reaches values or log-probabilities, so that the observations, by far the largest
     # part, are searched only once something is wrong.
     outputs = torch.isfinite(rollout.values).all() & torch.isfinite(rollout.log_probs).all()
-    if (
-        bool(outputs)
-        and np.isfinite(rollout.rewards).all()
-        and np.isfinite(rollout.next_values).all()
-    ):
+    isfinite = namespace(rollout.rewards).isfinite
+    estimates = isfinite(rollout.rewards).all() & isfinite(rollout.next_values).all()
+    if bool(outputs) and bool(estimates):
         return
     observations = [(f"observation[{i}]", x) for i, x in enumerate(leaves(rollout.observations))]
     others = {
-        "reward": torch.from_numpy(rollout.rewards),
+        "reward": torch.as_tensor(rollout.rewards),
         "value": rollout.values,
         "log-probability of the action": rollout.log_probs,
-        "value of the next observation": torch.from_numpy(rollout.next_values),
+        "value of the next observation": torch.as_tensor(rollout.next_values),
     }
     for name, tensor in [*observations, *others.items()]:
         places = torch.nonzero(~torch.isfinite(tensor))

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.value_heads import giving_outputs, value_head_of
+from puffer_policies.train.arrays import beside
 from puffer_policies.train.batch import (
     Batch,
     Segments,
@@ -33,6 +33,7 @@ from puffer_policies.train.distributed import World
 from puffer_policies.train.optim import Gradients, lr_fraction, make_optimizer
 from puffer_policies.train.plan import Plan
 from puffer_policies.train.returns import Clips, updated_next_values, vtrace
+from puffer_policies.vector.protocol import Array
 
 LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
 
@@ -393,13 +394,12 @@ class LatestPredictions:
         returns = advantages + values
         return self._batch.segments.with_estimates(self._cut(advantages), self._cut(returns))
 
-    def _by_time(self, segments: Tensor) -> np.ndarray:
-        """(B, L) on the device -> (T, N) on the host."""
-        num_envs = self._batch.rewards.shape[1]
-        array: np.ndarray = join_segments(segments, num_envs=num_envs).cpu().numpy()
-        return array
+    def _by_time(self, segments: Tensor) -> Array:
+        """(B, L) of the policy -> (T, N) beside the rewards."""
+        rewards = self._batch.rewards
+        return beside(join_segments(segments, num_envs=rewards.shape[1]), rewards)
 
-    def _cut(self, array: np.ndarray) -> Tensor:
-        """(T, N) on the host -> (B, L) on the device."""
-        tensor = torch.from_numpy(array).to(self._values.device)
+    def _cut(self, array: Array) -> Tensor:
+        """(T, N) beside the rewards -> (B, L) of the policy."""
+        tensor = torch.as_tensor(array, device=self._values.device)
         return cut_in_segments(tensor, segment=self._values.shape[1])

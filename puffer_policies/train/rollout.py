@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,22 @@ from puffer_policies.errors import EnvError
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.spaces.nested import leaves, map_nested
+from puffer_policies.train.arrays import beside, namespace, zeros
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Arrays, Feed, on_device
 from puffer_policies.vector.machine import require_memory
-from puffer_policies.vector.protocol import Step, VecEnv
+from puffer_policies.vector.protocol import Array, Step, VecEnv, device_of
 
-Inputs = tuple[Any, np.ndarray, Arrays]
-"""A policy's inputs of one step on the host, (N, ...): observations, episode starts, extras."""
+Inputs = tuple[Any, Array, Arrays]
+"""A policy's inputs of one step from the envs, (N, ...): observations, episode starts, extras."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """T steps of N envs, time first. Tensors are on the device, arrays on the host.
+    """T steps of N envs, time first. Tensors are on the device of the policy.
+
+    Arrays are NumPy's of envs on the host, and tensors, too, of envs on a device.
 
     The memory belongs to the collector: the next rollout overwrites it.
     """
@@ -51,16 +54,16 @@ class Rollout:
     """(T, N) float32."""
     values: Tensor
     """(T, N) float32."""
-    next_values: np.ndarray
+    next_values: Array
     """(T, N) float32: value of the observation after each step, the final one where an episode was
     truncated."""
-    rewards: np.ndarray
+    rewards: Array
     """(T, N) float32, raw."""
-    terminated: np.ndarray
+    terminated: Array
     """(T, N) bool."""
-    done: np.ndarray
+    done: Array
     """(T, N) bool: terminated or truncated."""
-    ghost: np.ndarray
+    ghost: Array
     """(T, N) bool: not a transition, the env only restarted an episode. Never learned from."""
     states: list[Tensors]
     """The recurrent state (N, ...) before each of the S segments, before any reset there."""
@@ -81,16 +84,20 @@ class Collector:
         generator: torch.Generator,
         seed: int,
     ) -> None:
-        self.episodes = EpisodeTracker(vecenv.num_agents)
+        self._env_device = device_of(vecenv)
+        self.episodes = EpisodeTracker(vecenv.num_agents, device=self._env_device)
         self.num_rollouts = 0
         """Rollouts collected so far."""
         self.env_seconds = 0.0
-        """Seconds spent in the envs, for the caller to read and to set back."""
+        """Seconds spent in the envs, for the caller to read and to set back; of envs on a device,
+        seconds until they have their work, which it may do later."""
         self._vecenv, self._carry, self._feed = vecenv, carry, feed
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
         inputs = self._reset(seed)
-        self._buffers = _Buffers(num_steps, vecenv.num_agents, inputs, device)
+        self._buffers = _Buffers(
+            num_steps, vecenv.num_agents, inputs, device, env_device=self._env_device
+        )
         self._buffers.write_inputs(num_steps, inputs)
 
     def restart(self, *, seed: int) -> None:
@@ -136,6 +143,8 @@ class Collector:
         observations, starts, extras = buffers.inputs(self._num_steps)
         last_values = self._carry.peek(observations, starts, extras=extras)
         rollout = buffers.rollout(last_values, states, index=self.num_rollouts)
+        if self._env_device is not None:
+            self.episodes.update_rollout(rollout.rewards, done=rollout.done, ghost=rollout.ghost)
         self.num_rollouts += 1
         return rollout
 
@@ -146,15 +155,24 @@ class Collector:
         choice = distribution(logits)
         actions = choice.sample(self._generator)
         buffers.append_choice(actions, choice.log_prob(actions), values)
-        array, before = actions.cpu().numpy(), time.perf_counter()
+        on_host = self._env_device is None
+        array: Array = actions.cpu().numpy() if on_host else actions
+        before = time.perf_counter()
         step = self._vecenv.step(array)
         self.env_seconds += time.perf_counter() - before
         # Before extras() is called again: the next step reads this action and reward.
         self._feed.update(array, step.rewards)
-        self.episodes.update(step)
+        if on_host:
+            self.episodes.update(step)
         buffers.write_outcome(t, step)
-        if step.final_observations is not None and (step.truncated & ~step.terminated).any():
-            buffers.override_next_values(t, step.truncated, self._final_values(step))
+        if step.final_observations is not None:
+            # A device is not asked whether an episode was truncated, as that would wait for it. A
+            # pass in every step costs less than an env's step does; one pass for the whole rollout
+            # would need T final observations and recurrent states, twice the memory of a rollout.
+            if not on_host or (step.truncated & ~step.terminated).any():
+                buffers.override_next_values(t, self._final_values(step))
+        elif step.lacks_final:
+            buffers.override_next_values(t, values)
         buffers.write_inputs(t + 1, (step.observations, step.starts, self._feed.extras()))
 
     def _final_values(self, step: Step) -> Tensor:
@@ -171,7 +189,8 @@ class Collector:
 
     def _reset(self, seed: int) -> Inputs:
         observations = self._vecenv.reset(seed=seed)
-        return observations, np.ones(self._vecenv.num_agents, dtype=bool), self._feed.extras()
+        starts = ~zeros(self._vecenv.num_agents, bool, self._env_device)
+        return observations, starts, self._feed.extras()
 
     def _next_inputs(self) -> Tensors:
         observations, starts, extras = self._buffers.inputs(self._num_steps)
@@ -185,25 +204,42 @@ class Collector:
 class _Buffers:
     """Memory of T steps, and of the inputs after the last one, written in place.
 
-    On the CPU the arrays that envs are written to are the memory of the tensors that the policy
-    reads. For another device they are one row on the host, which is copied there at every step.
+    Of envs on the host, the arrays that they are written to are the memory of the tensors that a
+    policy on the CPU reads. For another device they are one row on the host, which is copied there
+    at every step. Envs on a device are written to the tensors themselves.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, inputs: Inputs, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        num_envs: int,
+        inputs: Inputs,
+        device: torch.device,
+        *,
+        env_device: torch.device | None,
+    ) -> None:
         rows, shape = num_steps + 1, (num_steps, num_envs)
         _require_memory(rows, num_envs, inputs, device)
         self._inputs = map_nested(lambda leaf: _zeros(leaf, rows, device), inputs)
         # Cut once: indexing a tensor costs as much as adding two.
         self._rows = [map_nested(operator.itemgetter(t), self._inputs) for t in range(rows)]
-        self._is_shared = device.type == "cpu"
-        host_row = map_nested(lambda row: torch.zeros_like(row, device="cpu"), self._rows[0])
-        self._host_rows = [self._rows[t] if self._is_shared else host_row for t in range(rows)]
-        self._arrays = [map_nested(Tensor.numpy, each) for each in self._host_rows]
+        self._is_direct = env_device is not None or device.type == "cpu"
+        host_row = None
+        if not self._is_direct:
+            host_row = map_nested(lambda row: torch.zeros_like(row, device="cpu"), self._rows[0])
+        self._host_rows = [self._rows[t] if self._is_direct else host_row for t in range(rows)]
+        self._write: Callable[[Any, Any], None] = _write_tensor
+        self._targets = self._rows
+        if env_device is None:
+            self._write = _write_array
+            self._targets = [map_nested(Tensor.numpy, each) for each in self._host_rows]
         self._choices: list[tuple[Tensor, Tensor, Tensor]] = []
-        # Advantages are estimated on the host, so what only they need stays there.
-        self._rewards = np.zeros(shape, dtype=np.float32)
-        self._terminated, self._truncated, self._ghost = (np.zeros(shape, bool) for _ in range(3))
-        self._overrides: list[tuple[int, np.ndarray, Tensor]] = []
+        # Advantages are estimated where the envs are, so what only they need stays there.
+        self._rewards = zeros(shape, np.float32, env_device)
+        self._terminated, self._truncated, self._ghost = (
+            zeros(shape, bool, env_device) for _ in range(3)
+        )
+        self._overrides: list[tuple[int, Tensor]] = []
 
     def rewind(self) -> None:
         """Make the last row the first."""
@@ -212,8 +248,8 @@ class _Buffers:
 
     def write_inputs(self, t: int, inputs: Inputs) -> None:
         """Copy the policy's inputs at `t` to the device."""
-        map_nested(_write, self._arrays[t], inputs)
-        if not self._is_shared:
+        map_nested(self._write, self._targets[t], inputs)
+        if not self._is_direct:
             map_nested(Tensor.copy_, self._rows[t], self._host_rows[t])
 
     def inputs(self, t: int) -> tuple[Any, Tensor, Tensors]:
@@ -232,9 +268,9 @@ class _Buffers:
         self._truncated[t] = step.truncated
         self._ghost[t] = step.ghost
 
-    def override_next_values(self, t: int, rows: np.ndarray, values: Tensor) -> None:
-        """Use `values` (N,) of final observations for the `rows` (N,) bool truncated at `t`."""
-        self._overrides.append((t, rows, values))
+    def override_next_values(self, t: int, values: Tensor) -> None:
+        """Use `values` (N,), of final observations say, where an episode was truncated at `t`."""
+        self._overrides.append((t, values))
 
     def rollout(self, last_values: Tensor, states: list[Tensors], *, index: int) -> Rollout:
         """Return all T steps; `last_values` (N,) are those of the inputs after the last one."""
@@ -243,9 +279,10 @@ class _Buffers:
         )
         # The value of the next observation is predicted anyway, one step later. Only where an
         # episode is truncated and the env restarts at once does the final one cost a call.
-        next_values = torch.cat([values[1:], last_values[None]]).cpu().numpy()  # (T, N)
-        for t, rows, final_values in self._overrides:
-            next_values[t][rows] = final_values.cpu().numpy()[rows]
+        next_values = beside(torch.cat([values[1:], last_values[None]]), self._rewards)  # (T, N)
+        for t, final_values in self._overrides:
+            final = beside(final_values, self._rewards)
+            next_values[t] = namespace(final).where(self._truncated[t], final, next_values[t])
         observations, starts, extras = map_nested(lambda rows: rows[:-1], self._inputs)
         return Rollout(
             index=index,
@@ -292,12 +329,21 @@ def _zeros(leaf: Any, rows: int, device: torch.device) -> Tensor:
     return torch.zeros((rows, *example.shape), dtype=example.dtype, device=device)
 
 
-def _write(row: np.ndarray, leaf: Any) -> None:
+def _write_array(row: np.ndarray, leaf: Any) -> None:
     try:
         np.copyto(row, leaf)
     except TypeError as error:  # NumPy refuses to round fractions to integers without being asked
-        raise EnvError(
-            f"The env's step() returned observations of {np.asarray(leaf).dtype}, its reset() of "
-            f"{row.dtype}.",
-            fix="Return the observation space's dtype from both.",
-        ) from error
+        raise _other_kind(row, np.asarray(leaf)) from error
+
+
+def _write_tensor(row: Tensor, leaf: Tensor) -> None:
+    if not torch.can_cast(leaf.dtype, row.dtype):
+        raise _other_kind(row, leaf)
+    row.copy_(leaf)
+
+
+def _other_kind(row: Array, leaf: Array) -> EnvError:
+    return EnvError(
+        f"The env's step() returned observations of {leaf.dtype}, its reset() of {row.dtype}.",
+        fix="Return the observation space's dtype from both.",
+    )

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ from puffer_policies.nn.value_heads import ValueHeadWithLoss, value_head_of
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import map_nested
 from puffer_policies.train.alarms import Alarm, Reading, Watch, alarms
+from puffer_policies.train.arrays import beside, zeros
 from puffer_policies.train.batch import Batch, make_batch
 from puffer_policies.train.carry import Carry, PolicyCalls, policy_calls
 from puffer_policies.train.distributed import ALONE, World, share_of
@@ -37,7 +37,7 @@ from puffer_policies.train.plan import make_plan
 from puffer_policies.train.ppo import PPO
 from puffer_policies.train.returns import RewardScale, explained_variance, gae, return_variation
 from puffer_policies.train.rollout import Collector, Rollout
-from puffer_policies.vector.protocol import VecEnv
+from puffer_policies.vector.protocol import Array, VecEnv, device_of
 from puffer_policies.vector.seeds import Stream, spawn_seeds
 
 
@@ -54,7 +54,7 @@ class Trainer:
     `config` counts the steps of all the processes in `world`; `vecenv` holds this one's envs.
 
     Raises:
-        ConfigError: sizes that do not divide.
+        ConfigError: sizes that do not divide, or envs on another device than the policy.
         ContractError: the policy's state or values have a form that can't be trained.
     """
 
@@ -63,7 +63,7 @@ class Trainer:
     ) -> None:
         config = share_of(config, world)
         self.config, self.vecenv, self.policy, self.world = config, vecenv, policy, world
-        self.device = _device_of(policy)
+        self.device = _common_device(policy, vecenv)
         _require_normalizer(config, policy)
         self._value_head = value_head_of(policy)
         _require_no_clip(config, self._value_head)
@@ -85,7 +85,7 @@ class Trainer:
             config, vecenv.num_agents, recurrent=carry.recurrent, num_envs=vecenv.num_envs
         )
         self.ppo = PPO(config, policy, carry, self.plan, generator=self.generator, world=world)
-        self.reward_scale = RewardScale(np.zeros(vecenv.num_agents))
+        self.reward_scale = RewardScale(zeros(vecenv.num_agents, "float64", device_of(vecenv)))
         feed = Feed(vecenv, policy)
         self.collector = Collector(
             vecenv,
@@ -142,8 +142,8 @@ class Trainer:
                 rollout.rewards, done=rollout.done, valid=~rollout.ghost, gamma=config.gamma
             )
         factor = self.reward_scale.factor if config.scale_rewards else 1.0
-        rewards = rollout.rewards * np.float32(factor)
-        values = rollout.values.cpu().numpy()
+        rewards = rollout.rewards * factor
+        values = beside(rollout.values, rewards)
         advantages = gae(
             rewards,
             values,
@@ -178,7 +178,7 @@ class Trainer:
         valid = ~rollout.ghost
         returns, advantages = batch.returns[valid], batch.advantages[valid]
         if self._value_head is not None:
-            self._value_head.update_statistics(torch.from_numpy(returns).to(self.device))
+            self._value_head.update_statistics(torch.as_tensor(returns, device=self.device))
         reading = self._inspect(batch)
         # A caller's own loop may go on beyond the plan. Negative rates would climb the loss.
         remaining = max(1.0 - self.epoch / self.plan.num_updates, 0.0)
@@ -295,9 +295,20 @@ class Trainer:
         }
 
 
-def _device_of(policy: nn.Module) -> torch.device:
-    parameter = next(policy.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+def _common_device(policy: nn.Module, vecenv: VecEnv) -> torch.device:
+    """Return the device of the policy, which envs on a device have to share."""
+    parameter, env_device = next(policy.parameters(), None), device_of(vecenv)
+    if parameter is None:
+        return env_device or torch.device("cpu")
+    device: torch.device = parameter.device
+    # Copies would hide that each step waits for two devices.
+    if env_device is not None and env_device != device:
+        raise ConfigError(
+            f"The envs give tensors on {str(env_device)!r}, and the policy is on {str(device)!r}.",
+            fix=f"Make the envs on {str(device)!r}, or set train.device to {str(env_device)!r}. "
+            "puffer_policies.vector.tensor.host.on_host copies each step, for any policy.",
+        )
+    return device
 
 
 def _calls(config: TrainConfig, policy: nn.Module, device: torch.device) -> PolicyCalls:
@@ -325,12 +336,12 @@ def _require_no_clip(config: TrainConfig, head: ValueHeadWithLoss | None) -> Non
         )
 
 
-def _share_outside(returns: np.ndarray, head: ValueHeadWithLoss | None) -> float | None:
+def _share_outside(returns: Array, head: ValueHeadWithLoss | None) -> float | None:
     """Return the share of returns that the value head can't give; None of a plain head."""
-    if head is None or not returns.size:
+    if head is None or not len(returns):
         return None
     low, high = head.bounds
-    return float(((returns < low) | (returns > high)).mean())
+    return float(((returns < low) | (returns > high)).sum()) / len(returns)
 
 
 @torch.no_grad()
@@ -342,5 +353,5 @@ def _update_statistics(policy: nn.Module, rollout: Rollout) -> None:
     update = getattr(policy, "update_statistics", None)
     if update is None:
         return
-    valid = torch.from_numpy(~rollout.ghost).to(rollout.values.device)
+    valid = torch.as_tensor(~rollout.ghost, device=rollout.values.device)
     update(map_nested(lambda leaf: leaf[valid], rollout.observations))  # (M, *obs)
