@@ -1,7 +1,7 @@
 """The base of our own envs on a device: N games in tensors, stepped together.
 
-A new env is a class with its spaces and three pure functions of tensors: `begin`, `advance` and
-`observe`. A step of N games is then one pure function, too, `TorchVectorEnv.transition`: it asks
+A new env is a class with its spaces and four pure functions of tensors: `begin`, `advance`, `over`
+and `observe`. So a step of N games is one pure function, `TorchVectorEnv.transition`: it asks
 nothing of the device, takes its random numbers as an argument, and compiles without a graph break.
 """
 
@@ -109,13 +109,15 @@ class TorchVectorEnv(VectorEnv[Any, Any, Tensor]):
         """Return N games at their start. `draws` (N, num_draws) float32 are uniform in [0, 1)."""
 
     @abstractmethod
-    def advance(
-        self, game: Tensors, actions: Tensor, draws: Tensor
-    ) -> tuple[Tensors, Tensor, Tensor]:
-        """Return the games after `actions`, rewards (N,) float32 and terminated (N,) bool.
+    def advance(self, game: Tensors, actions: Tensor, draws: Tensor) -> tuple[Tensors, Tensor]:
+        """Return the games after `actions`, and rewards (N,) float32.
 
         Finished games are advanced, too, and the result is left out: it may be anything.
         """
+
+    @abstractmethod
+    def over(self, game: Tensors) -> Tensor:
+        """Return (N,) bool: the game has ended by its own rules."""
 
     @abstractmethod
     def observe(self, game: Tensors) -> Any:
@@ -126,22 +128,18 @@ class TorchVectorEnv(VectorEnv[Any, Any, Tensor]):
     ) -> tuple[Progress, Outcome]:
         """Step N games: a pure function, which reads nothing of the device."""
         game, steps, restarted = progress
-        following, rewards, terminated = self.advance(game, actions, draws)
+        following, rewards = self.advance(game, actions, draws)
         first = self.begin(draws)
         game = {
             name: torch.where(_beside(restarted, tensor), first[name], tensor)
             for name, tensor in following.items()
         }
         steps = (steps + 1).masked_fill(restarted, 0)
-        terminated = terminated & ~restarted
-        if self.max_episode_steps is None:
-            truncated = torch.zeros_like(terminated)
-        else:
-            # What ends by its rules in its last step is not truncated.
-            truncated = (steps >= self.max_episode_steps) & ~terminated
-        outcome = Outcome(
-            self.observe(game), rewards.masked_fill(restarted, 0.0), terminated, truncated
-        )
+        rewards = rewards.masked_fill(restarted, 0.0)
+        terminated = self.over(game)
+        limit = self.max_episode_steps
+        truncated = torch.zeros_like(terminated) if limit is None else steps >= limit
+        outcome = Outcome(self.observe(game), rewards, terminated, truncated)
         return Progress(game, steps, terminated | truncated), outcome
 
     @torch.no_grad()

@@ -34,31 +34,44 @@ class TorchCartPole(TorchVectorEnv):
     num_draws: ClassVar[int] = 4
     episode_steps: ClassVar[int | None] = 500
 
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        max_episode_steps: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(
+            num_envs, device=device, max_episode_steps=max_episode_steps, compiled=compiled
+        )
+        limits = [MAX_PLACE, math.inf, MAX_ANGLE, math.inf]
+        self._limits = torch.tensor(limits, device=self.device)
+        self._pay = torch.ones(num_envs, device=self.device)
+
     def begin(self, draws: Tensor) -> Tensors:
         """Return carts that are nearly at rest in the middle."""
         return {"state": draws * 0.1 - 0.05}
 
-    def advance(
-        self, game: Tensors, actions: Tensor, draws: Tensor
-    ) -> tuple[Tensors, Tensor, Tensor]:
+    def advance(self, game: Tensors, actions: Tensor, draws: Tensor) -> tuple[Tensors, Tensor]:
         """Push left (0) or right (1), by Euler's method."""
-        x, speed, angle, angular_speed = game["state"].unbind(-1)
+        state = game["state"]
+        _, speed, angle, angular_speed = state.unbind(-1)
         sine, cosine = torch.sin(angle), torch.cos(angle)
-        force = actions * (2 * FORCE) - FORCE
         # Names and form of https://coneural.org/florian/papers/05_cart_pole.pdf, as in gymnasium.
         moment = POLE_MASS * HALF_LENGTH / TOTAL_MASS
-        push = force / TOTAL_MASS + moment * angular_speed.square() * sine
-        inertia = HALF_LENGTH * (4.0 / 3.0 - POLE_MASS / TOTAL_MASS * cosine.square())
+        force = actions * (2 * FORCE / TOTAL_MASS) - FORCE / TOTAL_MASS
+        push = torch.addcmul(force, angular_speed.square(), sine, value=moment)
+        inertia = HALF_LENGTH * 4.0 / 3.0 - HALF_LENGTH * POLE_MASS / TOTAL_MASS * cosine.square()
         angular_acceleration = (GRAVITY * sine - cosine * push) / inertia
-        acceleration = push - moment * angular_acceleration * cosine
+        acceleration = torch.addcmul(push, angular_acceleration, cosine, value=-moment)
         change = torch.stack((speed, acceleration, angular_speed, angular_acceleration), dim=-1)
-        state = game["state"] + SECONDS * change  # (N, 4)
-        rewards = torch.ones_like(x)
-        return {"state": state}, rewards, self._has_fallen(state)
+        return {"state": torch.add(state, change, alpha=SECONDS)}, self._pay
+
+    def over(self, game: Tensors) -> Tensor:
+        """Return (N,) bool: the cart has left, or the pole has fallen."""
+        return (game["state"].abs() > self._limits).any(-1)
 
     def observe(self, game: Tensors) -> Any:
         """Return the state (N, 4)."""
         return game["state"]
-
-    def _has_fallen(self, state: Tensor) -> Tensor:
-        return (state[:, 0].abs() > MAX_PLACE) | (state[:, 2].abs() > MAX_ANGLE)

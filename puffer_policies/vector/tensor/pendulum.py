@@ -37,9 +37,7 @@ class TorchPendulum(TorchVectorEnv):
         angle, speed = (2 * draws - 1).unbind(-1)
         return {"angle": angle * math.pi, "speed": speed}
 
-    def advance(
-        self, game: Tensors, actions: Tensor, draws: Tensor
-    ) -> tuple[Tensors, Tensor, Tensor]:
+    def advance(self, game: Tensors, actions: Tensor, draws: Tensor) -> tuple[Tensors, Tensor]:
         """Apply torques (N, 1), clipped to 2 either way."""
         angle, speed = game["angle"], game["speed"]
         torque = actions[:, 0].clamp(-MAX_TORQUE, MAX_TORQUE)
@@ -48,8 +46,11 @@ class TorchPendulum(TorchVectorEnv):
         costs = off.square() + 0.1 * speed.square() + 0.001 * torque.square()
         acceleration = 1.5 * GRAVITY * torch.sin(angle) + 3.0 * torque
         speed = (speed + SECONDS * acceleration).clamp(-MAX_SPEED, MAX_SPEED)
-        following = {"angle": angle + SECONDS * speed, "speed": speed}
-        return following, -costs, torch.zeros_like(angle, dtype=torch.bool)
+        return {"angle": angle + SECONDS * speed, "speed": speed}, -costs
+
+    def over(self, game: Tensors) -> Tensor:
+        """Return (N,) bool: never."""
+        return torch.zeros_like(game["angle"], dtype=torch.bool)
 
     def observe(self, game: Tensors) -> Any:
         """Return cosine, sine and speed (N, 3)."""

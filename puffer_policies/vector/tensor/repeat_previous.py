@@ -55,9 +55,7 @@ class TorchRepeatPrevious(TorchVectorEnv):
         left = (RANKS - self._one_hot(suit)).float()
         return {"left": left, "shown": shown, "dealt": torch.ones_like(suit)}
 
-    def advance(
-        self, game: Tensors, actions: Tensor, draws: Tensor
-    ) -> tuple[Tensors, Tensor, Tensor]:
+    def advance(self, game: Tensors, actions: Tensor, draws: Tensor) -> tuple[Tensors, Tensor]:
         """Judge the answers (N,) and show the next card."""
         left, shown, dealt = game["left"], game["shown"], game["dealt"]
         pay = 1.0 / (DECK - self.k)
@@ -71,7 +69,11 @@ class TorchRepeatPrevious(TorchVectorEnv):
             "shown": torch.cat((shown[:, 1:], suit[:, None]), dim=1),
             "dealt": dealt + 1,
         }
-        return following, rewards, following["dealt"] == DECK
+        return following, rewards
+
+    def over(self, game: Tensors) -> Tensor:
+        """Return (N,) bool: the last card is in view."""
+        return game["dealt"] == DECK
 
     def observe(self, game: Tensors) -> Any:
         """Return the suits in view, (N,) int64."""
