@@ -52,6 +52,8 @@ TRAINER_FILES = [
     "test_seeds.py",
     "test_setup.py",
     "test_signals.py",
+    "test_tensor_vecenv.py",
+    "test_torch_envs.py",
     "test_trainer.py",
     "test_value_heads.py",
 ]

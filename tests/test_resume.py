@@ -46,6 +46,10 @@ RUNS = {
         *("--train.optimizer", "muon", "--policy-name", "PopArtWrapper(Default)"),
     ],
     "puffer_policies/RepeatPrevious-v0 lstm": LSTM,
+    "puffer_policies/TorchRepeatPrevious-v0 lstm": LSTM,
+    "puffer_policies/TorchPendulum-v0": [
+        *("--env.max_episode_steps", "21", "--policy-name", "Continuous"),
+    ],
     "puffer_policies/MaskedRecall-v0 lstm": ["--policy-name", "ActionMaskWrapper(Default)", *LSTM],
 }
 """Each way of stepping, kind of memory and optimizer once; test_env_state has the other envs."""

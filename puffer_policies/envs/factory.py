@@ -176,8 +176,8 @@ def make_for_spaces(name: str) -> Any:
     try:
         env_id = find_env(name)
         # Gymnasium before 1.1, which can't train, can make single envs all the same.
-        is_single = family_of(env_id) is None and gymnasium.spec(env_id).entry_point is not None
-        return gymnasium.make(env_id) if is_single else make_envs(env_id)
+        has_single = family_of(env_id) is None and not lacks_single_env(env_id)
+        return gymnasium.make(env_id) if has_single else make_envs(env_id)
     except gymnasium.error.Error as error:
         raise env_not_found(name, error) from error
     except ImportError as error:
@@ -223,6 +223,13 @@ def best_mode(env_id: str) -> str:
     spec = gymnasium.spec(env_id)
     native = spec.vector_entry_point is not None and not spec.additional_wrappers
     return NATIVE if native else "sync"
+
+
+def lacks_single_env(env_id: str) -> bool:
+    """Return whether gymnasium knows an env as a vector class alone, as those on a device are."""
+    register_envs()
+    spec = gymnasium.registry.get(env_id)
+    return spec is not None and spec.entry_point is None
 
 
 def takes_device(name: str) -> bool:

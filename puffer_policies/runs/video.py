@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from puffer_policies.config.config import Config
+from puffer_policies.envs.factory import lacks_single_env
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.files import user_path
@@ -113,6 +114,11 @@ def _rendering_env(config: Config) -> Any:
     """Make one env that renders frames, in this process."""
     name = config.base.env_name
     kwargs = dict(evaluation_kwargs(name, config.env))
+    if lacks_single_env(name):
+        raise EnvError(
+            f"{name} can't be recorded: it is a vector class alone, which renders nothing.",
+            fix="Leave --video out.",
+        )
     # Asked for below, once the env is known to have it.
     kwargs.pop("render_mode", None)
     # Made once without rendering, as gymnasium raises on an unknown mode before one can ask.

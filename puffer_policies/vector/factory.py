@@ -19,6 +19,7 @@ from puffer_policies.envs.factory import (
     best_mode,
     env_not_found,
     find_env,
+    lacks_single_env,
     make_envs,
     takes_device,
 )
@@ -144,6 +145,11 @@ def _processes_ended() -> Iterator[None]:
 
 
 def _mode(env_id: str, vectorization: str) -> str:
+    if vectorization in ("sync", "async") and lacks_single_env(env_id):
+        raise ConfigError(
+            f"vec.vectorization is {vectorization!r}, and {env_id!r} has no single env to copy.",
+            fix="Use auto or native, which run its own vector class.",
+        )
     if vectorization != "auto":
         return NATIVE if vectorization == "native" else vectorization
     try:

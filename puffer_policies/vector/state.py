@@ -79,7 +79,6 @@ WRAPPER_ATTRIBUTES: dict[str, tuple[str, ...]] = {
             _WRAPPERS + "transform_observation.RescaleObservation",
             _WRAPPERS + "transform_observation.ReshapeObservation",
             _WRAPPERS + "transform_reward.ClipReward",
-            _WRAPPERS + "vector.numpy_to_torch.NumpyToTorch",
         ),
         (),
     ),

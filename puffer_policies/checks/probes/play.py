@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from puffer_policies.checks.probes.subject import seeded
 from puffer_policies.nn.observations import leaf_spaces
@@ -62,17 +63,25 @@ def _steps(env: Any) -> Iterator[Any]:
     """Reset and step for ever, and yield every observation."""
     actions = copy.deepcopy(env.action_space)
     actions.seed(SEED)
+    device = getattr(env, "device", None)  # where an env has one, it takes and gives tensors there
     for episode in range(NUMBER):
         observations, _ = env.reset(seed=SEED + episode)
         yield observations
         for _ in range(LONGEST_EPISODE):
-            observations, _, terminated, truncated, _ = env.step(actions.sample())
+            action = actions.sample()
+            if device is not None:
+                action = map_nested(lambda leaf: torch.as_tensor(leaf, device=device), action)
+            observations, _, terminated, truncated, _ = env.step(action)
             yield observations
-            if np.all(np.logical_or(terminated, truncated)):
+            if np.all(np.logical_or(_on_host(terminated), _on_host(truncated))):
                 break
 
 
 def _rows(space: Any, leaf: Any) -> np.ndarray[Any, Any]:
     """Return a copy of a leaf as (P, *obs): of one agent, or of several beside each other."""
-    array = np.array(leaf, dtype=space.dtype)
+    array = np.array(_on_host(leaf), dtype=space.dtype)
     return array.reshape(-1, *(space.shape or ()))
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf.cpu().numpy() if isinstance(leaf, torch.Tensor) else leaf

@@ -34,7 +34,7 @@ from puffer_policies.nn.observations import (
     with_keys,
 )
 from puffer_policies.spaces import action_layout, described, observation_kind
-from puffer_policies.spaces.nested import leaves, map_nested, names_of
+from puffer_policies.spaces.nested import map_nested, names_of
 from puffer_policies.vector.faults import Door
 from puffer_policies.vector.masks import METHOD
 from puffer_policies.vector.protocol import Step
@@ -252,26 +252,25 @@ class TensorVecEnv:
 
     def _checked(self, observations: Any, what: str) -> Any:
         """Return observations as policies see them, after a look at their form."""
-        space = described(self.single_observation_space)
+        pairs: list[tuple[Any, Any]] = []
         try:
-            raw = map_nested(lambda _, leaf: leaf, self._leaves, self._in_group(observations))
+            # The leaves by the space, as observations may be nested where the space is not.
+            map_nested(lambda *pair: pairs.append(pair), self._leaves, self._in_group(observations))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise EnvError(
                 f"The env's {what} of type {type(observations).__name__}, which are not those of "
-                f"{space}: {type(error).__name__}: {error}.",
+                f"{described(self.single_observation_space)}: {type(error).__name__}: {error}.",
                 fix="Return tensors, nested as the space is.",
             ) from error
-        spaces = zip(leaves(self._leaves), leaves(raw), names_of(self._leaves), strict=True)
-        for leaf_space, leaf, name in spaces:
+        for (space, leaf), name in zip(pairs, names_of(self._leaves), strict=True):
             where = f"{what} at {name!r}" if name else what
-            self._check_tensor(leaf, (self.num_envs, *leaf_space.shape), where)
-            is_real = np.issubdtype(leaf_space.dtype, np.floating)
-            if leaf.is_floating_point() is not is_real:
+            self._check_tensor(leaf, (self.num_envs, *space.shape), where)
+            if leaf.is_floating_point() is not np.issubdtype(space.dtype, np.floating):
                 raise EnvError(
-                    f"The env's {where} of {leaf.dtype}, its space has {leaf_space.dtype}.",
+                    f"The env's {where} of {leaf.dtype}, its space has {space.dtype}.",
                     fix="Return the space's dtype, or declare the one that you return.",
                 )
-        return map_nested(to_tensor, raw)
+        return self._seen(observations)
 
     def _check_tensor(self, value: Any, shape: tuple[int, ...], what: str) -> None:
         if not isinstance(value, Tensor):
