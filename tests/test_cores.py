@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
+from puffer_policies.nn.cores import fused
 from puffer_policies.nn.cores.base import Core
-from puffer_policies.nn.cores.flush import count_starts, make_flush
+from puffer_policies.nn.cores.flush import count_starts, in_one_buffer, make_flush
 from puffer_policies.nn.cores.fused import FUSED_STEP_ROWS, FusedCore
 from puffer_policies.nn.cores.gru import GRUCore
 from puffer_policies.nn.cores.lstm import LSTMCore
@@ -211,6 +212,38 @@ def test_flush_steps_stand_before_the_starts_and_padding_behind_the_row() -> Non
         [0, 1, 0, 0, 0, 0],
     ]
     assert flush.flags[..., 1].tolist() == [[0] * 6, [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]]
+
+
+def test_weights_for_cudnn_lie_one_behind_the_other_from_the_beginning_of_a_memory() -> None:
+    own = [torch.randn(12, 5), torch.randn(12, 4), torch.randn(12), torch.randn(12)]
+    weights = in_one_buffer(own)
+    addresses = [each.data_ptr() for each in weights]
+    assert weights[0].storage_offset() == 0
+    assert len({each.untyped_storage().data_ptr() for each in weights}) == 1
+    for each, address, after in zip(weights, addresses, addresses[1:], strict=False):
+        assert each.is_contiguous()
+        assert address + each.nbytes == after
+    assert weights[0].untyped_storage().nbytes() == sum(each.nbytes for each in own)
+    torch.testing.assert_close(weights, own, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", FUSED)
+def test_the_layout_for_cudnn_changes_no_number(
+    kind: type[FusedCore], layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few starts, as a GRU and an RNN step through many on a CPU.
+    core, starts = shaken(kind(INPUT, H, num_layers=layers)), starts_of("none", time=64)
+    starts[1, 5] = True
+    monkeypatch.setattr(kind.layers_class, "flush_share", 1.0)
+    x, state, results = torch.randn(B, 64, INPUT), random_state(core), []
+    for is_cudnn in (False, True):
+        monkeypatch.setattr(fused, "_is_cudnn", lambda _, answer=is_cudnn: answer)
+        core.zero_grad()
+        output, after = core(x, state, starts)
+        output.square().sum().backward()
+        results.append([output, *after.values(), *(each.grad for each in core.parameters())])
+    torch.testing.assert_close(results[1], results[0])
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -118,6 +118,17 @@ def widen(weight: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([weight, columns], 1)
 
 
+def in_one_buffer(weights: list[Tensor]) -> list[Tensor]:
+    """Return the four weights of a layer as views of one flat tensor, one behind the other.
+
+    This is how cuDNN keeps the weights of one layer: from the beginning of a memory of their own,
+    matrices first. Wherever else they are it copies them at every call, and warns.
+    """
+    sizes = [each.numel() for each in weights]
+    pieces = torch.cat([each.flatten() for each in weights]).split(sizes)
+    return [piece.view_as(each) for piece, each in zip(pieces, weights, strict=True)]
+
+
 def driven(gates: tuple[float, ...], like: Tensor) -> Tensor:
     """Return a column (G*H, 1) that drives each of G gates by its number times `LIMIT`."""
     column = like.new_tensor(gates).repeat_interleave(like.shape[0] // len(gates))

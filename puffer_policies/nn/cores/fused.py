@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
-from puffer_policies.nn.cores.flush import Flush, count_starts, make_flush, widen
+from puffer_policies.nn.cores.flush import Flush, count_starts, in_one_buffer, make_flush, widen
 from puffer_policies.nn.cores.operator import make_operator
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.init import orthogonal_gates
@@ -91,6 +91,8 @@ class FusedLayers(nn.RNNBase):
         for layer in range(len(weights) // 4):
             own = weights[4 * layer : 4 * layer + 4]
             widened = [widen(own[0], cls.flush_columns(own)), *own[1:]]
+            if _is_cudnn(x):
+                widened = in_one_buffer(widened)
             before = tuple(each[layer : layer + 1] for each in parts)
             output, carried = cls.run(flush.spread(x), before, widened, train=train)
             x = flush.gather(output, x.shape[1])  # (B, T, H)
@@ -222,3 +224,8 @@ class FusedCore(Core):
         single = self.num_layers == 1
         values = (each.squeeze(0) if single else each.transpose(0, 1) for each in parts)
         return dict(zip(self.layers.keys, values, strict=True))
+
+
+def _is_cudnn(x: Tensor) -> bool:
+    """Return whether cuDNN computes a layer."""
+    return x.is_cuda
