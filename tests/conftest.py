@@ -22,6 +22,7 @@ REASON = f"the trainer needs gymnasium >= {NEEDED}, this is {gymnasium.__version
 TRAINER_FILES = [
     "test_agent.py",
     "test_compare.py",
+    "test_compile.py",
     "test_plot.py",
     "test_sweep.py",
     "test_breakout.py",
@@ -36,6 +37,7 @@ TRAINER_FILES = [
     "test_vector_pufferlib.py",
     "test_evaluate.py",
     "test_faults.py",
+    "test_graphs.py",
     "test_hybrid_training.py",
     "test_loggers.py",
     "test_resume.py",

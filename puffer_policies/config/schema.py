@@ -225,6 +225,8 @@ class TrainConfig(Section):
     """Whether to use torch.compile, which costs seconds at the start and makes steps faster."""
     compile_mode: CompileMode = "default"
     """Mode of torch.compile."""
+    cuda_graphs: bool | Auto = "auto"
+    """Whether CUDA graphs replay acting and updates; auto: on a GPU, if a trial agrees."""
     use_rnn: bool | None = None
     """Whether the policy is recurrent; None asks the policy. A contradiction is an error."""
     alarm_interval: Annotated[int, Range(0)] = 25

@@ -56,6 +56,11 @@ class Segments:
         """The numbers of every transition, (B*L,) each."""
         return Transitions(*self.numbers.flatten(1).unbind())
 
+    @property
+    def tensors(self) -> tuple[Any, ...]:
+        """The fields, nested: what a recorded step copies."""
+        return tuple(getattr(self, each.name) for each in dataclasses.fields(self))
+
     def select(self, rows: Tensor) -> Segments:
         """Return a copy of the segments `rows` (M,)."""
         return self._map(lambda leaf, dim: leaf.index_select(dim, rows))

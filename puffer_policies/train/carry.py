@@ -130,6 +130,10 @@ class Carry:
         """Whether the policy has a state."""
         return bool(self.tensors)
 
+    def policy_tensors(self) -> list[Tensor]:
+        """Return the policy's parameters and buffers."""
+        return [*self._policy.parameters(), *self._policy.buffers()]
+
     def restart(self) -> None:
         """Go back to the state before the first step."""
         self.tensors = self._initial

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,27 @@ def make_optimizer(config: TrainConfig, policy: nn.Module) -> torch.optim.Optimi
     others = [parameter for parameter in trained if id(parameter) not in ids]
     parts = [_muon(config, matrices)]
     return JoinedOptimizer([*parts, _adam(config, others)] if others else parts)
+
+
+@contextmanager
+def learning_rate_on_device(
+    optimizer: torch.optim.Optimizer, learning_rate: Tensor
+) -> Iterator[None]:
+    """Let a step read its rate from a tensor (), so that a recorded step can have another one.
+
+    Adam refuses to be recorded, and warns if it is not, unless it is told. Outside, its options are
+    numbers as before, which checkpoints hold.
+    """
+    is_recorded = learning_rate.is_cuda and torch.cuda.is_current_stream_capturing()
+    groups = optimizer.param_groups
+    options = [(group["lr"], group["capturable"]) for group in groups]
+    try:
+        for group in groups:
+            group["lr"], group["capturable"] = learning_rate, is_recorded
+        yield
+    finally:
+        for group, (rate, is_capturable) in zip(groups, options, strict=True):
+            group["lr"], group["capturable"] = rate, is_capturable
 
 
 def lr_fraction(config: TrainConfig, remaining: float) -> float:
@@ -152,6 +174,11 @@ class Gradients:
         pieces = torch.split(flat, sizes)
         self._flat.append(flat)
         self._views += [(p, piece.view_as(p)) for p, piece in zip(parameters, pieces, strict=True)]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The flat tensors."""
+        return self._flat
 
     def clear(self) -> None:
         """Set all to zero."""

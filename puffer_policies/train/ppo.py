@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,13 @@ from puffer_policies.train.batch import (
 )
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import World
-from puffer_policies.train.optim import Gradients, lr_fraction, make_optimizer
+from puffer_policies.train.graphs import Graphed, Graphs
+from puffer_policies.train.optim import (
+    Gradients,
+    learning_rate_on_device,
+    lr_fraction,
+    make_optimizer,
+)
 from puffer_policies.train.plan import Plan
 from puffer_policies.train.returns import Clips, updated_next_values, vtrace
 from puffer_policies.vector.protocol import Array
@@ -73,6 +79,7 @@ class PPO:
         plan: sizes of minibatches, and of the pieces that go through the policy at once.
         generator: shuffles segments.
         world: the processes whose gradients are averaged.
+        graphs: replays gradient steps whose shapes stay the same; None launches kernel by kernel.
     """
 
     def __init__(
@@ -84,12 +91,18 @@ class PPO:
         *,
         generator: torch.Generator,
         world: World,
+        graphs: Graphs | None = None,
     ) -> None:
         self.config, self.policy, self.plan = config, policy, plan
         self._carry, self._generator, self._world = carry, generator, world
         self._value_head = value_head_of(policy)
         self.optimizer = make_optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
+        self._graph = None
+        if graphs is not None and self._is_static():
+            self._graph = graphs.of(
+                self._recorded_step, name="The gradient step", memory=self._memory
+            )
 
     def update(self, batch: Batch, *, remaining: float) -> dict[str, float]:
         """Pass over a batch `update_epochs` times and return the means of the loss's parts.
@@ -99,6 +112,8 @@ class PPO:
         config, segments = self.config, batch.segments
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_fraction(config, remaining)
+        if self._graph is not None:
+            self._graph.refresh()
         clip_coef = config.clip_coef * (remaining if config.anneal_clip else 1.0)
         clips = Clips.of(config)
         latest = None if clips is None else LatestPredictions(batch, config, clips)
@@ -124,11 +139,67 @@ class PPO:
         latest: LatestPredictions | None = None,
     ) -> Tensor:
         """Take a gradient step and return the parts of its loss."""
+        if self._graph is not None and not self._graph.is_refused:
+            return self._replayed_step(self._graph, segments, minibatch, latest)
         parts = self.backward(segments, minibatch, clip_coef, latest)
         self._gradients.average(self._world)
         self._gradients.clip(self.config.max_grad_norm)
         self.optimizer.step()
         return parts
+
+    def _is_static(self) -> bool:
+        """Return whether all gradient steps of a run launch the same kernels.
+
+        Sequences of a memory are as long as their episode starts ask for, the clip range is a
+        number inside kernels, Muon computes with its learning rate on the host, and messages
+        between processes and pieces of a minibatch are left to the plain road.
+        """
+        config, plan = self.config, self.plan
+        return (
+            not self._carry.recurrent
+            and not config.anneal_clip
+            and isinstance(self.optimizer, torch.optim.Adam)
+            and self._world.size == 1
+            and plan.segments_per_piece >= plan.segments_per_minibatch
+        )
+
+    def _memory(self) -> list[Tensor]:
+        """Return the tensors that a gradient step reads or changes beside a minibatch."""
+        states = self.optimizer.state.values()
+        moments = [each for state in states for each in state.values()]
+        return [*self._carry.policy_tensors(), *self._gradients.tensors, *moments]
+
+    def _replayed_step(
+        self,
+        graph: Graphed,
+        segments: Segments,
+        minibatch: Minibatch,
+        latest: LatestPredictions | None,
+    ) -> Tensor:
+        chosen = segments.select(minibatch.rows)
+        importance = () if minibatch.importance is None else (minibatch.importance,)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        parts, new = graph(chosen.tensors, importance, learning_rate)
+        if latest is not None:
+            latest.record(minibatch.rows, Prediction(*new))
+        result: Tensor = parts
+        return result
+
+    def _recorded_step(
+        self, chosen: tuple[Any, ...], importance: tuple[Tensor, ...], learning_rate: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take a gradient step on a minibatch, and return the loss's parts and the predictions."""
+        segments, config = Segments(*chosen), self.config
+        weights = [each.repeat_interleave(self.plan.segment) for each in importance]
+        old = prepared(segments.transitions, config, importance=weights[0] if weights else None)
+        self._gradients.clear()
+        _, new = self.predict(segments)
+        loss = piece_loss(old, new, config)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        self._gradients.clip(config.max_grad_norm)
+        with learning_rate_on_device(self.optimizer, learning_rate):
+            self.optimizer.step()
+        return loss.parts, (new.log_probs.detach(), new.entropy.detach(), new.values.detach())
 
     def backward(
         self,

@@ -24,11 +24,16 @@ from puffer_policies.train.arrays import beside, namespace, zeros
 from puffer_policies.train.carry import Carry, Tensors
 from puffer_policies.train.episodes import EpisodeTracker
 from puffer_policies.train.feed import Arrays, Feed, on_device
+from puffer_policies.train.graphs import Graphed, Graphs
 from puffer_policies.vector.machine import require_memory
 from puffer_policies.vector.protocol import Array, Step, VecEnv, device_of
 
 Inputs = tuple[Any, Array, Arrays]
 """A policy's inputs of one step from the envs, (N, ...): observations, episode starts, extras."""
+
+
+Act = Callable[[Any, Tensor, Tensors, Tensors], tuple[Tensor, Tensor, Tensor, Tensors]]
+"""Observations, starts, extras, state -> actions, log-probabilities, values, state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Collector:
         device: torch.device,
         generator: torch.Generator,
         seed: int,
+        graphs: Graphs | None = None,
     ) -> None:
         self._env_device = device_of(vecenv)
         self.episodes = EpisodeTracker(vecenv.num_agents, device=self._env_device)
@@ -94,6 +100,12 @@ class Collector:
         self._vecenv, self._carry, self._feed = vecenv, carry, feed
         self._num_steps, self._segment = num_steps, segment
         self._generator = generator
+        self._act: Act = self._choose
+        if graphs is not None:
+            # Copied, as the rollout keeps what every step returns.
+            self._act = graphs.of(
+                self._choose, name="Acting", memory=carry.policy_tensors, copies=True
+            )
         inputs = self._reset(seed)
         self._buffers = _Buffers(
             num_steps, vecenv.num_agents, inputs, device, env_device=self._env_device
@@ -135,6 +147,8 @@ class Collector:
         """Take T steps and return them. The next call overwrites their tensors and arrays."""
         buffers, states = self._buffers, []
         buffers.rewind()
+        if isinstance(self._act, Graphed):
+            self._act.refresh()
         for t in range(self._num_steps):
             if t % self._segment == 0:
                 # Copied: a state may be a view of observations, which this rollout writes over.
@@ -151,10 +165,10 @@ class Collector:
     def _step(self, t: int) -> None:
         buffers = self._buffers
         observations, starts, extras = buffers.inputs(t)
-        logits, values = self._carry.step(observations, starts, extras=extras)
-        choice = distribution(logits)
-        actions = choice.sample(self._generator)
-        buffers.append_choice(actions, choice.log_prob(actions), values)
+        actions, log_probs, values, self._carry.tensors = self._act(
+            observations, starts, extras, self._carry.tensors
+        )
+        buffers.append_choice(actions, log_probs, values)
         on_host = self._env_device is None
         array: Array = actions.cpu().numpy() if on_host else actions
         before = time.perf_counter()
@@ -174,6 +188,16 @@ class Collector:
         elif step.lacks_final:
             buffers.override_next_values(t, values)
         buffers.write_inputs(t + 1, (step.observations, step.starts, self._feed.extras()))
+
+    def _choose(
+        self, observations: Any, starts: Tensor, extras: Tensors, state: Tensors
+    ) -> tuple[Tensor, Tensor, Tensor, Tensors]:
+        """(N, ...) each -> actions (N, ...), log-probs (N,), values (N,), the state after them."""
+        self._carry.tensors = state
+        logits, values = self._carry.step(observations, starts, extras=extras)
+        choice = distribution(logits)
+        actions = choice.sample(self._generator)
+        return actions, choice.log_prob(actions), values, self._carry.tensors
 
     def _final_values(self, step: Step) -> Tensor:
         """Return the values (N,) of final observations, by the state after the step, not reset."""

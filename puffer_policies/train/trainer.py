@@ -27,6 +27,7 @@ from puffer_policies.train.carry import Carry, PolicyCalls, policy_calls
 from puffer_policies.train.distributed import ALONE, World, share_of
 from puffer_policies.train.episodes import summary_of
 from puffer_policies.train.feed import Feed
+from puffer_policies.train.graphs import make_graphs
 from puffer_policies.train.health import (
     entropy_share,
     inspect,
@@ -84,7 +85,16 @@ class Trainer:
         self.plan = make_plan(
             config, vecenv.num_agents, recurrent=carry.recurrent, num_envs=vecenv.num_envs
         )
-        self.ppo = PPO(config, policy, carry, self.plan, generator=self.generator, world=world)
+        graphs = make_graphs(config, self.device, [self.generator])
+        self.ppo = PPO(
+            config,
+            policy,
+            carry,
+            self.plan,
+            generator=self.generator,
+            world=world,
+            graphs=graphs,
+        )
         self.reward_scale = RewardScale(zeros(vecenv.num_agents, "float64", device_of(vecenv)))
         feed = Feed(vecenv, policy)
         self.collector = Collector(
@@ -96,6 +106,7 @@ class Trainer:
             device=self.device,
             generator=self.generator,
             seed=self._seed(Stream.ENVS),
+            graphs=graphs,
         )
         feed.warn_if_masks_are_unread()
         self.alarms: list[Alarm] = []

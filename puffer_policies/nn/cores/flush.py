@@ -125,11 +125,12 @@ def in_one_buffer(weights: list[Tensor]) -> list[Tensor]:
     matrices first. Wherever else they are it copies them at every call, and warns.
     """
     sizes = [each.numel() for each in weights]
-    pieces = torch.cat([each.flatten() for each in weights]).split(sizes)
+    pieces = torch.split(torch.cat([each.flatten() for each in weights]), sizes)
     return [piece.view_as(each) for piece, each in zip(pieces, weights, strict=True)]
 
 
 def driven(gates: tuple[float, ...], like: Tensor) -> Tensor:
     """Return a column (G*H, 1) that drives each of G gates by its number times `LIMIT`."""
-    column = like.new_tensor(gates).repeat_interleave(like.shape[0] // len(gates))
-    return column.unsqueeze(1) * LIMIT
+    rows = like.shape[0] // len(gates)
+    # Not from a tensor of the gates: a GPU would wait for its copy from the host.
+    return torch.cat([like.new_full((rows, 1), gate * LIMIT) for gate in gates])
