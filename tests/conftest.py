@@ -30,6 +30,7 @@ TRAINER_FILES = [
     "test_env_state.py",
     "test_env_faults.py",
     "test_vector.py",
+    "test_device_training.py",
     "test_vector_adapters.py",
     "test_vector_envpool.py",
     "test_vector_masks.py",
