@@ -159,13 +159,11 @@ class RewardScale:
         )
         # Chan, Golub and LeVeque 1983: moments of parts merge exactly; see nn/moments.py.
         added = of_all_processes(moments_of(torch.as_tensor(returns[valid]), ()))
-        # One message from the device; the rest is arithmetic on three numbers.
-        count, mean, squares = torch.stack([added.count, added.mean, added.m2]).cpu()
         before = Moments(*(_scalar(each) for each in (self.count, self.mean, self.squares)))
-        total = merge_moments(before, Moments(count, mean, squares))
-        self.count, self.mean, self.squares = (
-            float(each) for each in (total.count, total.mean, total.m2)
-        )
+        total = merge_moments(before, added)
+        # One message from a device.
+        numbers: list[float] = torch.stack([total.count, total.mean, total.m2]).tolist()
+        self.count, self.mean, self.squares = numbers
         return self.factor
 
     @property
