@@ -36,7 +36,8 @@ def trainer() -> Trainer:
         vf_coef=turns.VF_COEF,
         max_grad_norm=turns.MAX_GRAD_NORM,
     )
-    return Trainer(config, env, get_policy(name, env, hidden_size=turns.HIDDEN_SIZE))
+    size = int(turns.option("hidden", str(turns.HIDDEN_SIZE)))
+    return Trainer(config, env, get_policy(name, env, hidden_size=size))
 
 
 def main() -> None:

@@ -35,14 +35,17 @@ def model() -> BaseAlgorithm:
     """Build the algorithm with the settings of everybody."""
     torch.set_num_threads(1)
     num_envs, memory = turns.num_envs(), turns.wants_memory()
-    network: dict[str, Any] = {"net_arch": [], "features_extractor_class": Trunk}
+    network: dict[str, Any] = {"net_arch": []}
+    policy = turns.option("policy", "MlpLstmPolicy" if memory else "MlpPolicy")
+    if policy != "CnnPolicy":  # which brings NatureCNN and 512 features, as ours has them
+        network["features_extractor_class"] = Trunk
     if memory:
         from sb3_contrib import RecurrentPPO
 
         size = {"lstm_hidden_size": turns.HIDDEN_SIZE}
         network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
     trainer: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
-        "MlpLstmPolicy" if memory else "MlpPolicy",
+        policy,
         make_vec_env(turns.option("env", turns.ENV_ID), num_envs, seed=turns.SEED),
         n_steps=turns.NUM_STEPS,
         batch_size=num_envs * turns.NUM_STEPS // turns.NUM_MINIBATCHES,

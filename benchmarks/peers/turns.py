@@ -46,7 +46,17 @@ def wants_memory() -> bool:
 
 def num_envs() -> int:
     """Return the number on the command line: copies of the env, 64 without one."""
-    return next((int(each) for each in sys.argv[1:] if each.isdecimal()), 64)
+    return number(64)
+
+
+def number(default: int) -> int:
+    """Return the number on the command line, if there is one."""
+    return next((int(each) for each in sys.argv[1:] if each.isdecimal()), default)
+
+
+def words() -> list[str]:
+    """Return what is on the command line besides numbers and options."""
+    return [each for each in sys.argv[1:] if not each.isdecimal() and not each.startswith("-")]
 
 
 def option(name: str, default: str) -> str:

@@ -1,21 +1,34 @@
-"""Measures what listing the names costs a fresh Python among 200 and 400 packages.
+"""What a fresh Python costs, by CPU time, among many installed packages.
 
-Prints CPU milliseconds (user and system, median and best of several runs) of a bare Python start
-and of the command ``puffer-policies list``. Run it as
-``python benchmarks/bench_list.py [packages] [runs]``.
+``python start.py CODE [PACKAGES] [--policies]``: CODE is a name of `CODES`. PACKAGES fake
+distributions are installed beside the real ones. They offer a command each, or with ``--policies``
+two policies each, half by entry points and half by a manifest.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-LIST = "from puffer_policies.cli.main import main; main(['list'])"
+import turns
+
+CODES = {
+    "python": "pass",
+    "torch": "import torch",
+    "import": "import puffer_policies",
+    "list": "from puffer_policies.cli.main import main; main(['list'])",
+    "get_policy": (
+        "import gymnasium, puffer_policies\n"
+        "puffer_policies.get_policy('LSTMWrapper(Default)', gymnasium.make('CartPole-v1'))"
+    ),
+    # What get_policy needs besides our own files.
+    "torch and gymnasium": "import torch, gymnasium; gymnasium.make('CartPole-v1')",
+}
 
 
 def make_strangers(site: Path, number: int) -> None:
@@ -51,39 +64,32 @@ def _entry_points(index: int, name: str, site: Path) -> str:
     return f"[puffer_policies.manifest]\n{name} = {name}:registry.toml\n"
 
 
-def cpu_milliseconds(code: str, *, site: Path, runs: int) -> list[float]:
-    """Return the CPU time of each of several fresh interpreters that run `code`."""
+def start(code: str, site: Path) -> tuple[float, float]:
+    """Return the wall and the CPU seconds of a fresh interpreter that runs `code`."""
     # Bytecode is cached, as for an installed package, but in a folder that is removed afterwards.
     environ = os.environ | {"PYTHONPATH": str(site), "PYTHONPYCACHEPREFIX": str(site / "cache")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    times = []
-    for _ in range(runs):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, env=environ, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        times.append(seconds * 1e3)
-    return times
+    before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ, capture_output=True)
+    wall, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
-    """Print the figures."""
-    packages = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    """Install the fakes and take turns."""
+    code = CODES[turns.words()[0]]
+    install = make_packages if "--policies" in sys.argv else make_strangers
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
-        for title, code, install in (
-            ("python -c pass", "pass", None),
-            ("list, no package", LIST, None),
-            (f"list, {packages} packages of others", LIST, make_strangers),
-            (f"list, {packages} more with policies", LIST, make_packages),
-        ):
-            if install is not None:
-                install(site, packages)
-            times = cpu_milliseconds(code, site=site, runs=runs + 1)[1:]  # the first compiles
-            print(
-                f"{title:<32} median {statistics.median(times):6.1f} ms  best {min(times):6.1f} ms"
-            )
+        install(site, turns.number(0))
+        start(code, site)  # compiles
+
+        def call(number: int) -> turns.Answer:
+            times = [start(code, site) for _ in range(number)]
+            wall, cpu = (sum(each) for each in zip(*times, strict=True))
+            return {"wall": wall, "cpu": cpu}
+
+        turns.take_turns(call)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""What it means to have solved CartPole, for every trainer: SOLVED on average over EPISODES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import turns
+
+SOLVED, EPISODES = 475.0, 100
+"""Gymnasium's threshold for CartPole-v1, over as many episodes as ever stood beside it."""
+
+MOST_STEPS = 500_000
+
+Solve = Callable[[int], int]
+"""Trains with a seed until CartPole is solved, and returns the steps that it took."""
+
+
+def is_solved(returns: Sequence[float]) -> bool:
+    """Whether the last episodes of training, with actions that are drawn, are good enough."""
+    last = list(returns)[-EPISODES:]
+    return len(last) == EPISODES and sum(last) / EPISODES >= SOLVED
+
+
+def take_turns(solve: Solve) -> None:
+    """Answer each line with the seconds of one run, the next seed each time."""
+    seeds = iter(range(1, 1000))
+
+    def call(_: int) -> turns.Answer:
+        seed = next(seeds)
+        steps = solve(seed)
+        if steps >= MOST_STEPS:
+            raise SystemExit(f"Seed {seed} had not solved it after {steps:,} steps.")
+        return {"steps": steps}
+
+    turns.take_turns(call)
