@@ -8,11 +8,14 @@ from suite.harness import Candidate, Case
 
 GROUPS = {
     "train": "Training end to end",
+    "env": "Environments on the device",
 }
 """The first part of a case's name, and the title of its table."""
 
 OURS, FLOOR, SINGLE = "puffer_policies", "floor", "single file"
 SB3, CONTRIB, TORCHRL, PUFFERLIB = "stable-baselines3", "sb3-contrib", "TorchRL", "PufferLib 3.0"
+
+COMPILED, GYMNASIUM = "compiled", "gymnasium in NumPy"
 
 FLOOR_GOAL, PEER_GOAL = 0.9, 2.0
 
@@ -49,4 +52,21 @@ def _train() -> Iterator[Case]:
     )
 
 
-CASES = list(_train())
+def _envs() -> Iterator[Case]:
+    """Steps of CartPole alone, in tensors and in NumPy, on the CPU."""
+    for envs in (64, 1024, 4096):
+        size = str(envs)
+        yield Case(
+            f"env/cartpole/{envs}",
+            f"A step of `TorchCartPole` on the CPU, {envs:,} envs",
+            (
+                Candidate(OURS, "cartpole_env.py", ("ours", size)),
+                Candidate(COMPILED, "cartpole_env.py", ("ours", size, "--compiled=true")),
+                Candidate(GYMNASIUM, "cartpole_env.py", ("gymnasium", size)),
+            ),
+            work=envs,
+            seconds=3.0,
+        )
+
+
+CASES = [*_train(), *_envs()]
