@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.returns import (
     Clips,
     RewardScale,
     discounted_returns,
+    explained_variance,
     gae,
+    return_variation,
+    sums_by_doubling,
     updated_next_values,
     vtrace,
 )
@@ -77,6 +81,50 @@ def test_discounted_returns_run_across_rollouts_and_restart_after_an_end():
     returns, carried = discounted_returns(rewards, done, start=np.array([2.0]), gamma=0.5)
     np.testing.assert_allclose(returns[:, 0], [2.0, 2.0, 1.0, 1.5])
     np.testing.assert_allclose(carried, [1.5])
+
+
+def tensors_of(data):
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
+
+
+def test_tensors_give_the_numbers_of_arrays():
+    rng = np.random.default_rng(4)
+    data = random_rollout(rng, steps=33)
+    options = {"gamma": GAMMA, "gae_lambda": LAMBDA}
+    advantages = gae(**tensors_of(data), **options)
+    np.testing.assert_array_equal(advantages, gae(**data, **options))
+    assert advantages.dtype == torch.float32
+    data["ratios"] = np.exp(rng.normal(size=(33, 5))).astype(np.float32)
+    options["clips"] = Clips(1.2, 0.9)
+    np.testing.assert_array_equal(vtrace(**tensors_of(data), **options), vtrace(**data, **options))
+    args = {key: data[key] for key in ("values", "next_values", "done")}
+    updated = updated_next_values(**tensors_of(args))
+    np.testing.assert_array_equal(updated, updated_next_values(**args))
+    args = {"rewards": data["rewards"], "done": data["done"], "start": rng.normal(size=5)}
+    pairs = zip(
+        discounted_returns(**tensors_of(args), gamma=GAMMA),
+        discounted_returns(**args, gamma=GAMMA),
+        strict=True,
+    )
+    for tensor, array in pairs:
+        np.testing.assert_array_equal(tensor, array)
+        assert tensor.dtype == torch.float64
+    returns, values = data["rewards"].ravel(), data["values"].ravel()
+    on_device = explained_variance(*map(torch.from_numpy, (values, returns)))
+    assert on_device == pytest.approx(explained_variance(values, returns), rel=1e-5)
+    on_device = return_variation(torch.from_numpy(returns))
+    assert on_device == pytest.approx(return_variation(returns))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 16, 17, 64])
+def test_sums_by_doubling_are_those_of_the_loop(steps):
+    rng = np.random.default_rng(steps)
+    terms = torch.from_numpy(rng.normal(size=(steps, 2, 7)))
+    decay = torch.from_numpy((GAMMA * (rng.random((steps - 1, 1, 7)) < 0.8)).astype(np.float32))
+    expected = terms.clone()
+    for t in range(steps - 2, -1, -1):
+        expected[t] += decay[t].double() * expected[t + 1]
+    torch.testing.assert_close(sums_by_doubling(terms, decay), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_the_scale_is_the_deviation_over_all_rollouts():

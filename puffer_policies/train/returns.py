@@ -97,11 +97,7 @@ def vtrace(
 
 def backward_sums(errors: Array, decay: Array) -> Array:
     """Return ``S[t] = errors[t] + decay[t] * S[t+1]``, (T, N) float32; `errors` is overwritten."""
-    sums = errors  # in place: a rollout of many envs has millions of elements
-    for t in range(len(errors) - 2, -1, -1):
-        row = sums[t]  # by a name, as ``sums[t] +=`` would write a tensor's row twice
-        row += decay[t] * sums[t + 1]
-    library = namespace(sums)
+    sums, library = _sums_from_the_end(errors, decay[:-1]), namespace(errors)
     return library.asarray(sums, dtype=library.float32)
 
 
@@ -124,14 +120,42 @@ def discounted_returns(
     This sum runs forward, ``G[t] = gamma * G[t-1] + r[t]``, from `start` (N,) float64 and from 0
     after each end.
     """
-    # In float64, as the statistics over the whole run that are made of it.
     library = namespace(rewards)
-    returns, running = library.empty_like(rewards, dtype=library.float64), start
-    for t in range(len(rewards)):
-        running = gamma * running + rewards[t]
-        returns[t] = running
-        running = running * ~done[t]
-    return returns, running
+    # In float64, as the statistics over the whole run that are made of it.
+    terms = library.asarray(rewards, dtype=library.float64)
+    terms = library.concatenate([terms[:1] + gamma * start, terms[1:]])
+    decay = double(gamma, rewards) * ~done
+    # From the end of what is turned around, that is from the start.
+    terms, turned = library.flip(terms, (0,)), library.flip(decay[:-1], (0,))
+    returns = library.flip(_sums_from_the_end(terms, turned), (0,))
+    return returns, returns[-1] * ~done[-1]
+
+
+def _sums_from_the_end(terms: Array, decay: Array) -> Array:
+    """(T, ...), (T-1, ...) -> ``S[t] = terms[t] + decay[t] * S[t+1]``; `terms` is overwritten."""
+    if isinstance(terms, Tensor) and terms.device.type != "cpu":
+        return sums_by_doubling(terms, decay)
+    for t in range(len(terms) - 2, -1, -1):
+        row = terms[t]  # by a name, as ``terms[t] +=`` would write a tensor's row twice
+        row += decay[t] * terms[t + 1]
+    return terms
+
+
+def sums_by_doubling(terms: Tensor, decay: Tensor) -> Tensor:
+    """Return the sums of `_sums_from_the_end` in log2 T rounds, for a device.
+
+    Hillis and Steele 1986, https://doi.org/10.1145/7902.7903: each round doubles the number of
+    terms in every sum. 64 steps take 18 launches of kernels and not 126. A CPU reads all terms in
+    each round: for 64 steps of 4,096 envs it takes 40 times as long as the loop.
+    """
+    # The products of a segment's decays are rounded, which float64 hides.
+    sums, decay, reach = terms, decay.double(), 1
+    while reach < len(terms):
+        nearer = torch.addcmul(sums[:-reach], decay, sums[reach:])
+        sums = torch.cat([nearer, sums[-reach:]])
+        decay = decay[:-reach] * decay[reach:]
+        reach *= 2
+    return sums
 
 
 @dataclass(slots=True)
