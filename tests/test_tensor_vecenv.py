@@ -22,8 +22,10 @@ from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import as_vecenv
 from puffer_policies.vector.protocol import device_of
 from puffer_policies.vector.state import get_state, set_state
-from puffer_policies.vector.tensor import TensorVecEnv, TorchCartPole, on_host
 from puffer_policies.vector.tensor.actions import TensorActions
+from puffer_policies.vector.tensor.adapter import TensorVecEnv
+from puffer_policies.vector.tensor.cartpole import TorchCartPole
+from puffer_policies.vector.tensor.host import on_host
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer

@@ -25,12 +25,10 @@ from puffer_policies.runs.run import train_from_config
 from puffer_policies.runs.snapshot_data import pack, unpack
 from puffer_policies.vector.factory import as_vecenv, make_vecenv
 from puffer_policies.vector.state import get_state, set_state
-from puffer_policies.vector.tensor import (
-    TensorVecEnv,
-    TorchCartPole,
-    TorchPendulum,
-    TorchRepeatPrevious,
-)
+from puffer_policies.vector.tensor.adapter import TensorVecEnv
+from puffer_policies.vector.tensor.cartpole import TorchCartPole
+from puffer_policies.vector.tensor.pendulum import TorchPendulum
+from puffer_policies.vector.tensor.repeat_previous import TorchRepeatPrevious
 
 pytestmark = pytest.mark.trainer
 

@@ -13,7 +13,7 @@ import torch
 import turns
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
-from puffer_policies.vector.tensor import TorchCartPole
+from puffer_policies.vector.tensor.cartpole import TorchCartPole
 
 NUM_DRAWS = 64
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import VectorWrapper
 from torch import Tensor
 
 from puffer_policies.envs.autoreset import AutoresetMode
@@ -48,8 +47,6 @@ NEEDED = ("num_envs", "device", "single_observation_space", "single_action_space
 
 POLICY = "policy"
 """The group of observations that Isaac Lab's envs have for the actor."""
-
-Wrappers = gymnasium.Wrapper | VectorWrapper
 
 FINAL = ("final_obs", "final_observation")
 """Keys of the final observations in infos: gymnasium's, and its older one, which ManiSkill uses."""
@@ -382,6 +379,6 @@ def _shown(space: Any, groups: str | Sequence[str] | None) -> tuple[Any, str | N
 def _attribute(env: Any, name: str) -> Any:
     """Return an attribute of an env, or of one inside its wrappers; None if there is none."""
     # Gymnasium's wrappers pass on what they know, and Isaac Lab's envs are made in some.
-    while (value := getattr(env, name, None)) is None and isinstance(env, Wrappers):
-        env = env.env
+    while (value := getattr(env, name, None)) is None and getattr(env, "unwrapped", env) is not env:
+        env = getattr(env, "env", env.unwrapped)
     return value
