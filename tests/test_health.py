@@ -12,7 +12,7 @@ from puffer_policies.nn.distributions import distribution
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.train.batch import Segments, Transitions
 from puffer_policies.train.health import entropy_share, inspect
-from puffer_policies.train.ppo import Prediction
+from puffer_policies.train.loss import Prediction
 from puffer_policies.zoo.mlp import Default
 
 pytestmark = pytest.mark.trainer

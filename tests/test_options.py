@@ -214,7 +214,7 @@ def test_an_estimate_for_an_unmoved_policy_changes_nothing(make, mode):
     latest = LatestPredictions(batch, trainer.config, Clips())
     with torch.no_grad():
         new = trainer.ppo.predict(batch.segments)[1]
-    latest.record(torch.arange(len(batch.segments.starts)), new)
+    latest.record(torch.arange(len(batch.segments.starts)), new.log_probs, new.values)
     again, old = latest.reestimate().transitions, batch.segments.transitions
     real = old.weights > 0
     for name in Transitions._fields:
@@ -240,7 +240,9 @@ def test_a_revision_is_vtrace_of_what_the_policy_said_last(kind):
         for each in trainer.policy.parameters():
             each += 0.05 * torch.randn(each.shape)
         new = trainer.ppo.predict(segments)[1]
-        latest.record(torch.arange(len(segments.starts)), new)
+        latest.record(
+            torch.arange(len(segments.starts)), new.log_probs.detach(), new.values.detach()
+        )
     found = Transitions(*latest.reestimate().numbers)
     steps, envs = rollout.done.shape
 

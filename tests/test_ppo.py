@@ -10,14 +10,11 @@ import torch
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.train.batch import Transitions
+from puffer_policies.train.loss import Prediction, piece_loss, ppo_loss, prepared
 from puffer_policies.train.ppo import (
-    Prediction,
     annealed_beta,
     importance_weights,
     minibatches,
-    piece_loss,
-    ppo_loss,
-    prepared,
     probabilities,
 )
 

@@ -25,7 +25,7 @@ from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.alarms import RATIO_TOLERANCE, RATIO_TOLERANCE_BF16, Reading
 from puffer_policies.train.arrays import namespace
 from puffer_policies.train.batch import Segments, Transitions
-from puffer_policies.train.ppo import Prediction, piece_loss, prepared
+from puffer_policies.train.loss import Prediction, piece_loss, prepared
 from puffer_policies.train.rollout import Rollout
 
 Gradients = dict[str, Tensor | None]

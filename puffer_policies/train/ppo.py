@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +30,7 @@ from puffer_policies.train.batch import (
 from puffer_policies.train.carry import Carry
 from puffer_policies.train.distributed import World
 from puffer_policies.train.graphs import Graphed, Graphs
+from puffer_policies.train.loss import LOSS_PARTS, Prediction, fused_loss, piece_loss, prepared
 from puffer_policies.train.optim import (
     Gradients,
     learning_rate_on_device,
@@ -41,23 +41,8 @@ from puffer_policies.train.plan import Plan
 from puffer_policies.train.returns import Clips, updated_next_values, vtrace
 from puffer_policies.vector.protocol import Array
 
-LOSS_PARTS = ("total", "policy", "value", "entropy", "approx_kl", "clip_fraction")
-
-TINY = 1e-8
-"""Smallest sum of weights: a minibatch may hold nothing but ghosts."""
-
 SMALLEST_PRIORITY = 1e-6
 """Added to every priority, so that each segment can be chosen: the paper's epsilon."""
-
-
-class Prediction(NamedTuple):
-    """What the current policy predicts for N transitions, (N,) float32 each."""
-
-    log_probs: Tensor
-    entropy: Tensor
-    values: Tensor
-    value_loss: Tensor | None = None
-    """How far a value head with a loss of its own is from the returns; None of any other."""
 
 
 class Minibatch(NamedTuple):
@@ -181,25 +166,23 @@ class PPO:
         learning_rate = self.optimizer.param_groups[0]["lr"]
         parts, new = graph(chosen.tensors, importance, learning_rate)
         if latest is not None:
-            latest.record(minibatch.rows, Prediction(*new))
+            latest.record(minibatch.rows, *new)
         result: Tensor = parts
         return result
 
     def _recorded_step(
         self, chosen: tuple[Any, ...], importance: tuple[Tensor, ...], learning_rate: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Take a gradient step on a minibatch, and return the loss's parts and the predictions."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Take a gradient step on a minibatch; return the loss's parts, log-probs and values."""
         segments, config = Segments(*chosen), self.config
         weights = [each.repeat_interleave(self.plan.segment) for each in importance]
         old = prepared(segments.transitions, config, importance=weights[0] if weights else None)
         self._gradients.clear()
-        _, new = self.predict(segments)
-        loss = piece_loss(old, new, config)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        parts, new = self._backward_piece(segments, old, config.clip_coef)
         self._gradients.clip(config.max_grad_norm)
         with learning_rate_on_device(self.optimizer, learning_rate):
             self.optimizer.step()
-        return loss.parts, (new.log_probs.detach(), new.entropy.detach(), new.values.detach())
+        return parts, new
 
     def backward(
         self,
@@ -215,16 +198,36 @@ class PPO:
         self._gradients.clear()
         parts = []
         for rows, piece, old in self._pieces(segments, minibatch):
-            _, new = self.predict(piece)
-            loss = piece_loss(old, new, self.config, clip_coef=clip_coef)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            parts.append(loss.parts)
+            piece_parts, new = self._backward_piece(piece, old, clip_coef)
+            parts.append(piece_parts)
             if latest is not None:
-                latest.record(rows, new)
+                latest.record(rows, *new)
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def _backward_piece(
+        self, piece: Segments, old: Transitions, clip_coef: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Add the gradient of a piece, and return its parts, and log-probs and values (N,)."""
+        outputs, fused = self._outputs(piece), None
+        if self._value_head is None:
+            logits, values = outputs
+            actions = piece.actions.flatten(0, 1)  # (N, ...)
+            fused = fused_loss(old, logits, values, actions, self.config, clip_coef=clip_coef)
+        if fused is not None:
+            fused.backward()
+            return fused.parts, (fused.log_probs, fused.values)
+        _, new = self._prediction(piece, outputs)
+        loss = piece_loss(old, new, self.config, clip_coef=clip_coef)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss.parts, (new.log_probs.detach(), new.values.detach())
 
     def predict(self, segments: Segments) -> tuple[Distribution, Prediction]:
         """Return what the current policy says about every step of `segments`, with gradient."""
+        return self._prediction(segments, self._outputs(segments))
+
+    def _outputs(self, segments: Segments) -> tuple[Any, Tensor]:
+        """Return logits of N rows and values (N,), or the outputs (N, K) of the value head."""
+        head = self._value_head
         run = functools.partial(
             self._carry.sequence,
             segments.observations,
@@ -232,14 +235,19 @@ class PPO:
             segments.states,
             extras=segments.extras,
         )
-        head, value_loss = self._value_head, None
         if head is None:
-            logits, values = run()
-        else:
-            with giving_outputs(head):
-                logits, outputs = run(num_outputs=head.linear.out_features)
-            values = head.values(outputs)
-            value_loss = head.loss(outputs, segments.transitions.returns)
+            return run()
+        with giving_outputs(head):
+            return run(num_outputs=head.linear.out_features)
+
+    def _prediction(
+        self, segments: Segments, outputs: tuple[Any, Tensor]
+    ) -> tuple[Distribution, Prediction]:
+        logits, values = outputs
+        head, value_loss = self._value_head, None
+        if head is not None:
+            outputs_of_values, values = values, head.values(values)
+            value_loss = head.loss(outputs_of_values, segments.transitions.returns)
             _require_rows(head, value_loss, values)
         current = distribution(logits)
         actions = segments.actions.flatten(0, 1)  # (B*L, ...)
@@ -340,84 +348,6 @@ def annealed_beta(beta0: float, progress: float) -> float:
     return beta0 + (1.0 - beta0) * min(progress, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """The loss of some transitions."""
-
-    total: Tensor
-    """Scalar, with gradient."""
-    parts: Tensor
-    """(6,) means in the order of `LOSS_PARTS`, without gradient."""
-
-    def part(self, name: str) -> Tensor:
-        """Return one of `LOSS_PARTS`, a scalar."""
-        return self.parts[LOSS_PARTS.index(name)]
-
-
-def ppo_loss(
-    old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
-) -> Loss:
-    """Return PPO's loss of a minibatch; `clip_coef`, perhaps annealed, overrides the config's."""
-    return piece_loss(prepared(old, config), new, config, clip_coef=clip_coef)
-
-
-def prepared(
-    old: Transitions, config: TrainConfig, *, importance: Tensor | None = None
-) -> Transitions:
-    """Return a minibatch with weights that sum to 1, and advantages normalized if configured.
-
-    Everything that needs the whole minibatch is done here, so that `piece_loss` of its pieces adds
-    up. `importance` (N,), if given, multiplies the weights.
-    """
-    weights = old.weights if importance is None else old.weights * importance
-    weights = weights / weights.sum().clamp(min=TINY)
-    advantages = normalized(old.advantages, weights) if config.norm_adv else old.advantages
-    return old._replace(weights=weights, advantages=advantages)
-
-
-def normalized(advantages: Tensor, weights: Tensor) -> Tensor:
-    """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
-    centered = advantages - torch.dot(advantages, weights)
-    deviation = torch.dot(centered.square(), weights).sqrt()
-    return centered / (deviation + 1e-8)
-
-
-def piece_loss(
-    old: Transitions, new: Prediction, config: TrainConfig, *, clip_coef: float | None = None
-) -> Loss:
-    """Return what some transitions of a `prepared` minibatch add to its loss.
-
-    Every term is computed per transition; one weighted sum makes the means of all of them.
-    """
-    clip = config.clip_coef if clip_coef is None else clip_coef
-    log_ratio = new.log_probs - old.log_probs
-    ratio = log_ratio.exp()
-    # The paper's minimum of A r and A clip(r) is that of A r and A + clip |A|, as Spinning Up notes
-    # (https://spinningup.openai.com/en/latest/algorithms/ppo.html). Costs are negated advantages.
-    cost = -old.advantages
-    policy = (ratio * cost).clamp(min=cost.sub(cost.abs(), alpha=clip))
-    value = _value_loss(old, new, config)
-    total = policy.add(value, alpha=config.vf_coef).sub(new.entropy, alpha=config.ent_coef)
-    with torch.no_grad():
-        # The k3 estimator of http://joschu.net/blog/kl-approx.html: unbiased and never negative.
-        approx_kl = ratio - 1 - log_ratio
-        outside = ((ratio - 1).abs() > clip).float()
-        parts = torch.stack([total, policy, value, new.entropy, approx_kl, outside]) @ old.weights
-    return Loss(torch.dot(total, old.weights), parts)
-
-
-def _value_loss(old: Transitions, new: Prediction, config: TrainConfig) -> Tensor:
-    if new.value_loss is not None:
-        return new.value_loss
-    values, loss = new.values, (new.values - old.returns).square()
-    if config.clip_vloss:
-        # Off by default: it did not help in the comparison of Andrychowicz et al. 2021,
-        # https://arxiv.org/abs/2006.05990.
-        shift = (values - old.values).clamp(-config.vf_clip_coef, config.vf_clip_coef)
-        loss = torch.maximum(loss, (old.values + shift - old.returns).square())
-    return 0.5 * loss
-
-
 def _require_rows(head: nn.Module, loss: Tensor, values: Tensor) -> None:
     if not loss.shape == values.shape == values.flatten().shape:
         raise ContractError(
@@ -441,12 +371,11 @@ class LatestPredictions:
         self._log_probs = self._played.log_probs.clone()
         self._values = self._played.values.clone()
 
-    @torch.no_grad()
-    def record(self, rows: Tensor, new: Prediction) -> None:
+    def record(self, rows: Tensor, log_probs: Tensor, values: Tensor) -> None:
         """Store the predictions (M*L,) for the segments `rows` (M,)."""
         length = self._values.shape[1]
-        self._log_probs[rows] = new.log_probs.reshape(-1, length)
-        self._values[rows] = new.values.reshape(-1, length)
+        self._log_probs[rows] = log_probs.reshape(-1, length)
+        self._values[rows] = values.reshape(-1, length)
 
     def reestimate(self) -> Segments:
         """Return the segments with advantages and returns of the current policy, by V-trace."""
