@@ -8,6 +8,8 @@ RLLIB  := .venv-rllib
 PUFFERLIB := .venv-pufferlib
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
+DEVICE ?= cuda
+OUT    ?= gpu-results
 # Of the pairs of spaces, one in so many is tried with each check of the plug-ins; CI tries more.
 EVERY  ?= 12
 # Checks of the plug-ins that are left to CI, as each policy is recorded or compiled for them.
@@ -25,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help setup train test test-plugins test-interop test-rllib test-pufferlib $(PLUGINS)
-.PHONY: test-oldest conformance lint types format bench docs clean
+.PHONY: test-oldest conformance lint types format bench gpu docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -113,6 +115,12 @@ docs: setup  ## Generate the pages and pictures of docs/ that are made from the 
 	$(BIN)/python tools/write_zoo_page.py
 	$(BIN)/python tools/write_export_page.py
 	$(BIN)/python tools/write_interop_page.py
+
+# Needs torch with CUDA, gymnasium, pluggy, importlib-metadata and safetensors for PYTHON, no network
+# and no environment of ours; at most 8 minutes. DEVICE=cpu SMALL=1 tries the script.
+gpu:  ## Check and time everything on a GPU, and write OUT/results.md (DEVICE, SMALL, ONLY, OUT).
+	PYTHONPATH=$(CURDIR):$(CURDIR)/benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m gpu \
+		--device $(DEVICE) --out $(OUT) --only '$(ONLY)' $(if $(SMALL),--small)
 
 bench: setup  ## Run every benchmark.
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

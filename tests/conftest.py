@@ -23,6 +23,7 @@ TRAINER_FILES = [
     "test_agent.py",
     "test_compare.py",
     "test_compile.py",
+    "test_devices.py",
     "test_plot.py",
     "test_sweep.py",
     "test_breakout.py",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, TrainingError
 from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train import trainer as trainer_module
-from puffer_policies.train.graphs import WARM_UPS, Graphed, Graphs, make_graphs
+from puffer_policies.train.graphs import WARM_UPS, CudaCapture, Graphed, Graphs, make_graphs
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
@@ -319,3 +320,85 @@ def test_a_resumed_run_by_graphs_equals_an_uninterrupted_one(monkeypatch):
         update(whole)
         update(other)
     torch.testing.assert_close(weights(other), weights(whole), atol=1e-6, rtol=1e-5)
+
+
+class FakeCuda:
+    """CUDA's part of a capture, as a list of what was asked of it."""
+
+    def __init__(self, monkeypatch, *, fails=False):
+        self.events, self.fails = [], fails
+        self.default = torch.Generator()
+        owner = self
+
+        class Stream:
+            def __init__(self, name="side"):
+                self.name = "side" if isinstance(name, torch.device) else name
+
+            def wait_stream(self, other):
+                owner.events.append(f"{self.name} waits for {other.name}")
+
+        class Graph:
+            def register_generator_state(self, generator):
+                owner.events.append("register")
+
+            def replay(self):
+                owner.events.append("replay")
+
+        @contextmanager
+        def on(stream):
+            owner.events.append(f"on {stream.name}")
+            yield
+
+        @contextmanager
+        def recording(graph, *, stream, capture_error_mode):
+            owner.events.append(f"record on {stream.name}, {capture_error_mode}")
+            yield
+            if owner.fails:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+        main = Stream("main")
+        for name, each in {
+            "current_device": lambda: 0,
+            "default_generators": (self.default,),
+            "Stream": Stream,
+            "current_stream": lambda device: main,
+            "stream": on,
+            "get_sync_debug_mode": lambda: 0,
+            "set_sync_debug_mode": lambda mode: owner.events.append(f"sync {mode}"),
+            "CUDAGraph": Graph,
+            "graph": recording,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, each)
+
+
+def test_cuda_runs_beside_its_default_stream_and_sees_waiting_in_the_trial(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cuda"), [])
+    assert capture.run(lambda: 3) == 3
+    waits = ["side waits for main", "on side", "sync 0", "main waits for side"]
+    assert cuda.events == waits
+    cuda.events.clear()
+    with pytest.raises(ValueError, match="within"):
+        capture.run(lambda: int("within"), strict=True)
+    assert cuda.events == [waits[0], "sync error", *waits[1:]]
+
+
+def test_cuda_records_on_that_stream_with_the_callers_generators(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    capture, results = CudaCapture(torch.device("cuda:0"), [torch.Generator()]), torch.ones(1)
+    replay = capture.record(lambda: results)
+    assert replay() is results
+    assert cuda.events == ["register", "record on side, thread_local", "replay"]
+
+
+def test_generators_are_as_before_after_a_recording_that_failed(monkeypatch):
+    cuda, own = FakeCuda(monkeypatch, fails=True), torch.Generator().manual_seed(5)
+    restored = []
+    monkeypatch.setattr(
+        CudaCapture, "_put_back", lambda _, generator, copy: restored.append((generator, copy))
+    )
+    before = own.get_state()
+    with pytest.raises(RuntimeError, match="previous error"):
+        CudaCapture(torch.device("cuda"), [own]).record(lambda: torch.rand(1, generator=own))
+    assert [generator for generator, _ in restored] == [own, cuda.default]
+    assert torch.equal(restored[0][1].get_state(), before)

@@ -280,7 +280,7 @@ class CudaCapture:
             # A recording that fails leaves generators in its midst, so that they would refuse to
             # draw ("Offset increment outside graph capture").
             for generator, copy in zip(generators, copies, strict=True):
-                generator.graphsafe_set_state(copy)
+                self._put_back(generator, copy)
             raise
 
         def replay() -> Any:
@@ -288,6 +288,10 @@ class CudaCapture:
             return results
 
         return replay
+
+    def _put_back(self, generator: torch.Generator, copy: torch.Generator) -> None:
+        # The state as a whole: setting seed and offset would leave it in the midst of recording.
+        generator.graphsafe_set_state(copy)
 
 
 @dataclass(frozen=True, slots=True)
