@@ -6,6 +6,7 @@ VENV   := .venv
 OLDEST := .venv-oldest
 RLLIB  := .venv-rllib
 PUFFERLIB := .venv-pufferlib
+PEERS  := .venv-bench
 BIN    := $(VENV)/bin
 RUN    ?= cartpole
 DEVICE ?= cuda
@@ -115,6 +116,7 @@ docs: setup  ## Generate the pages and pictures of docs/ that are made from the 
 	$(BIN)/python tools/write_zoo_page.py
 	$(BIN)/python tools/write_export_page.py
 	$(BIN)/python tools/write_interop_page.py
+	$(BIN)/python tools/write_performance_page.py
 
 # Needs torch with CUDA, gymnasium, pluggy, importlib-metadata and safetensors for PYTHON, no network
 # and no environment of ours; at most 8 minutes. DEVICE=cpu SMALL=1 tries the script.
@@ -122,8 +124,19 @@ gpu:  ## Check and time everything on a GPU, and write OUT/results.md (DEVICE, S
 	PYTHONPATH=$(CURDIR):$(CURDIR)/benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m gpu \
 		--device $(DEVICE) --out $(OUT) --only '$(ONLY)' $(if $(SMALL),--small)
 
-bench: setup  ## Run every benchmark.
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+# What ours is raced against, apart from .venv, so that neither's dependencies hold back the other's.
+$(PEERS)/.ready: constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt \
+		torch gymnasium stable-baselines3 sb3-contrib torchrl minatar
+	@touch $@
+
+# ONLY="act train/mlp" takes some cases, QUICK=1 a fifth of the time; STORE=1 keeps the result for
+# docs/performance.md, FAIL=1 fails if a ratio fell, WITH_PUFFERLIB=1 adds PufferLib 3.0.
+bench: setup $(PEERS)/.ready $(if $(WITH_PUFFERLIB),$(PUFFERLIB)/.ready)  ## Race against a floor and other libraries (see docs/performance.md).
+	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/python \
+		$(if $(WITH_PUFFERLIB),--pufferlib $(PUFFERLIB)/bin/python) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(QUICK),--quick) $(if $(STORE),--store) $(if $(FAIL),--fail)
 
 clean:  ## Remove the environments and caches.
-	rm -rf $(VENV) $(OLDEST) $(RLLIB) $(PUFFERLIB) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(OLDEST) $(RLLIB) $(PUFFERLIB) $(PEERS) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -10,16 +10,17 @@ import turns
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.distributed import ALONE, World
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.factory import make_vecenv
 
 
-def trainer() -> Trainer:
-    """Build the trainer with the settings of everybody."""
+def trainer(world: World = ALONE) -> Trainer:
+    """Build the trainer with the settings of everybody, or what one of several processes has."""
     torch.set_num_threads(1)
     torch.manual_seed(turns.SEED)
     num_envs = turns.num_envs()
-    env = make_vecenv(turns.option("env", turns.ENV_ID), num_envs)
+    env = make_vecenv(turns.option("env", turns.ENV_ID), num_envs // world.size)
     name = turns.option("policy", "LSTMWrapper(Default)" if turns.wants_memory() else "Default")
     config = TrainConfig(
         seed=turns.SEED,
@@ -37,7 +38,7 @@ def trainer() -> Trainer:
         max_grad_norm=turns.MAX_GRAD_NORM,
     )
     size = int(turns.option("hidden", str(turns.HIDDEN_SIZE)))
-    return Trainer(config, env, get_policy(name, env, hidden_size=size))
+    return Trainer(config, env, get_policy(name, env, hidden_size=size), world=world)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ for the recurrent one a shared LSTM after it. What else differs from our setting
 
 from __future__ import annotations
 
+import importlib
+import math
 from typing import Any
 
 import torch
@@ -22,8 +24,8 @@ class Trunk(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: Any) -> None:
         super().__init__(observation_space, turns.HIDDEN_SIZE)
-        size = observation_space.shape[0]
-        self.layers = nn.Sequential(nn.Linear(size, turns.HIDDEN_SIZE), nn.GELU())
+        first = nn.Linear(math.prod(observation_space.shape), turns.HIDDEN_SIZE)
+        self.layers = nn.Sequential(nn.Flatten(), first, nn.GELU())
 
     def forward(self, observations: Tensor) -> Tensor:
         """(N, *obs) -> (N, H)."""
@@ -36,6 +38,9 @@ def model() -> BaseAlgorithm:
     torch.set_num_threads(1)
     num_envs, memory = turns.num_envs(), turns.wants_memory()
     network: dict[str, Any] = {"net_arch": []}
+    env_id = turns.option("env", turns.ENV_ID)
+    if env_id.startswith("MinAtar/"):
+        importlib.import_module("minatar.gym").register_envs()
     policy = turns.option("policy", "MlpLstmPolicy" if memory else "MlpPolicy")
     if policy != "CnnPolicy":  # which brings NatureCNN and 512 features, as ours has them
         network["features_extractor_class"] = Trunk
@@ -46,7 +51,7 @@ def model() -> BaseAlgorithm:
         network |= size | {"shared_lstm": True, "enable_critic_lstm": False}
     trainer: BaseAlgorithm = (RecurrentPPO if memory else PPO)(
         policy,
-        make_vec_env(turns.option("env", turns.ENV_ID), num_envs, seed=turns.SEED),
+        make_vec_env(env_id, num_envs, seed=turns.SEED),
         n_steps=turns.NUM_STEPS,
         batch_size=num_envs * turns.NUM_STEPS // turns.NUM_MINIBATCHES,
         n_epochs=turns.NUM_EPOCHS,
