@@ -17,7 +17,7 @@ from puffer_policies.nn.cores.operator import MOST_TRACES
 from puffer_policies.nn.cores.rnn import RNNCore
 from puffer_policies.nn.distributions import distribution
 from puffer_policies.train.batch import Transitions
-from puffer_policies.train.ppo import Prediction, ppo_loss
+from puffer_policies.train.loss import Prediction, ppo_loss
 from puffer_policies.wrappers.action_mask import ActionMaskWrapper
 from puffer_policies.wrappers.memory import (
     GRUWrapper,
