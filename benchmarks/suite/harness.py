@@ -144,7 +144,8 @@ class Process:
             text=True,
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait(self) -> None:
         """Wait until the candidate is built."""
@@ -166,7 +167,8 @@ class Process:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._errors):
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError):  # what it never read is still in the pipe
                 _pipe(stream).close()
 
