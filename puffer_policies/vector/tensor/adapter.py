@@ -101,6 +101,7 @@ class TensorVecEnv:
         self._masks = TensorMasks(self.num_envs, self._layout, self.device, self._masks_of_env)
         self._nobody = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._finished = self._nobody
+        """(N,) bool: rows that restart in the next step, in NEXT_STEP alone."""
         self._unchecked = {"step", "final"}
         """What of the env's answers has not been looked at yet."""
 
@@ -119,7 +120,6 @@ class TensorVecEnv:
         """(N, A) bool: the actions that are allowed next; None if the env gives no masks."""
         return self._masks.current
 
-    @torch.no_grad()
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs).
 
@@ -133,7 +133,6 @@ class TensorVecEnv:
         self._masks.start(observations, infos)
         return observations
 
-    @torch.no_grad()
     def step(self, actions: Tensor) -> Step:
         """Take the policy's actions, (N, ...) on the device; Box actions are clipped to the space.
 
@@ -149,9 +148,7 @@ class TensorVecEnv:
             self._check_answer(answer)
         observations, rewards, terminated, truncated, infos = answer
         flags = terminated.bool(), truncated.bool()
-        step = self._finish(self, _Answer(observations, rewards.float(), *flags, infos))
-        self._finished = step.done
-        return step
+        return self._finish(self, _Answer(observations, rewards.float(), *flags, infos))
 
     def get_state(self) -> dict[str, Any]:
         """Return the state of the env and of what is known of its episodes, as plain data.
@@ -306,10 +303,11 @@ class _Answer(NamedTuple):
 
 
 def _next_step(env: TensorVecEnv, answer: _Answer) -> Step:
-    observations, restarted = env._seen(answer.observations), env._finished
-    step = Step(observations, *answer.outcome, starts=restarted, ghost=restarted)
-    env._masks.advance(observations, answer.infos, idle=step.done)
-    return step
+    observations, restarted, done = env._seen(answer.observations), env._finished, answer.done
+    env._finished = done
+    # A row that has ended ignores its next action.
+    env._masks.advance(observations, answer.infos, idle=done)
+    return Step(observations, *answer.outcome, starts=restarted, ghost=restarted)
 
 
 def _same_step(env: TensorVecEnv, answer: _Answer) -> Step:
