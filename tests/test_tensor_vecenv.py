@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import gymnasium
@@ -14,8 +15,10 @@ from specimens import ACTIONS
 from tensor_toys import IsaacForm, ManiSkillForm, TensorClocks, Waits
 from training_toys import MODES, SCHEDULES, Clock, clocks
 
-from puffer_policies.config.schema import TrainConfig
+from puffer_policies import get_policy
+from puffer_policies.config.schema import EvalConfig, TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, IncompatibleSpace
+from puffer_policies.runs.evaluate import evaluate
 from puffer_policies.spaces import action_layout
 from puffer_policies.spaces.nested import leaves
 from puffer_policies.train.trainer import Trainer
@@ -26,7 +29,8 @@ from puffer_policies.vector.tensor.actions import TensorActions
 from puffer_policies.vector.tensor.adapter import TensorVecEnv
 from puffer_policies.vector.tensor.cartpole import TorchCartPole
 from puffer_policies.vector.tensor.host import on_host
-from puffer_policies.zoo.mlp import Default
+from puffer_policies.vector.tensor.pendulum import TorchPendulum
+from puffer_policies.vector.tensor.repeat_previous import TorchRepeatPrevious
 
 pytestmark = pytest.mark.trainer
 CPU = torch.device("cpu")
@@ -160,21 +164,61 @@ def test_maniskills_form_shows_final_observations_where_something_ended():
     assert vecenv.env._base.seeds[0] is not None
 
 
-@pytest.mark.parametrize("form", ["isaac", "maniskill"])
-def test_a_policy_trains_on_each_form(form):
-    vecenv = as_vecenv({"isaac": IsaacForm, "maniskill": ManiSkillForm}[form]())
-    config = TrainConfig(bptt_horizon=16, minibatch_size=16, total_timesteps=64, device="cpu")
-    trainer = Trainer(config, vecenv, Default(vecenv, hidden_size=8))
-    while not trainer.finished:
-        rollout = trainer.collect()
-        logs = trainer.learn(trainer.estimate(rollout))
+def trainer_of(env, policy="Default", horizon=16, **options):
+    vecenv = env if hasattr(env, "driver_env") else as_vecenv(env)
+    config = TrainConfig(bptt_horizon=horizon, total_timesteps=10_000, device="cpu", **options)
+    return Trainer(config, vecenv, get_policy(policy, vecenv, hidden_size=8))
+
+
+@pytest.mark.parametrize("make", [IsaacForm, ManiSkillForm])
+def test_a_policy_trains_on_each_form(make):
+    trainer = trainer_of(make())
+    for _ in range(2):
+        logs = trainer.learn(trainer.estimate(trainer.collect()))
     assert np.isfinite(list(logs.values())).all()
 
 
+def test_a_critic_sees_the_group_that_isaac_lab_has_for_it():
+    vecenv = TensorVecEnv(IsaacForm(), groups=("policy", "critic"))
+    split = 'SeparateCriticWrapper(Default, actor_keys=["policy"], critic_keys=["critic"])'
+    trainer = trainer_of(vecenv, split)
+    logs = trainer.learn(trainer.estimate(trainer.collect()))
+    assert np.isfinite(list(logs.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "policy"),
+    [
+        (partial(TorchCartPole, 6), "NormalizeObservationWrapper(Default)"),
+        (partial(TorchPendulum, 6, max_episode_steps=5), "Continuous"),
+        (partial(TorchRepeatPrevious, 6), "PrevActionRewardWrapper(LSTMWrapper(Default))"),
+        (partial(TensorClocks, AutoresetMode.SAME_STEP), "Default"),
+        (partial(TensorClocks, AutoresetMode.DISABLED), "Default"),
+    ],
+)
+def test_a_rollout_waits_as_often_for_the_device_however_long_it_is(make, policy):
+    counts = []
+    for horizon in (16, 32):
+        trainer = trainer_of(make(), policy, horizon)
+        trainer.estimate(trainer.collect())
+        with Waits() as waits:
+            trainer.estimate(trainer.collect())
+        counts.append(Counter(waits.names))
+    assert counts[0] == counts[1]
+    assert counts[0].total() < 16
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_evaluation_counts_the_episodes_that_it_counts_in_numpy(mode):
+    one, other = as_vecenv(TensorClocks(mode)), clocks(mode)
+    policy, config = get_policy("Default", one), EvalConfig(episodes=7)
+    results = [evaluate(policy, each, config) for each in (one, other)]
+    assert results[0] == results[1]
+    assert results[0].complete
+
+
 def test_where_final_observations_lack_the_value_before_the_step_stands_in():
-    vecenv = as_vecenv(IsaacForm())
-    config = TrainConfig(bptt_horizon=16, minibatch_size=16, total_timesteps=64, device="cpu")
-    rollout = Trainer(config, vecenv, Default(vecenv, hidden_size=8)).collect()
+    rollout = trainer_of(IsaacForm()).collect()
     cut = torch.as_tensor(rollout.done) & ~torch.as_tensor(rollout.terminated)
     assert cut.any()
     assert torch.equal(torch.as_tensor(rollout.next_values)[cut], rollout.values[cut])
