@@ -6,7 +6,7 @@ exactly zero. One flush step is inserted before every episode start within the s
 fewer starts than another is padded behind its last step. A sequence of T steps then takes T + K,
 where K is the largest number of starts in a row. With 5 % starts and T = 64 that is one seventh
 more, where cutting the sequence at every start takes 1.3 to 1.9 times the time of the kernel alone
-(benchmarks/bench_memory.py, and the table in docs/memory.md).
+(benchmarks/peers/memory.py, and the table in docs/memory.md).
 
 `B` batch, `T` time, `K` extra steps, `F` flags: a step's flags are inputs beside its features.
 """
