@@ -11,28 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from training_toys import SCHEDULES
-
-WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select"}
-"""Operators that wait for a GPU."""
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operators that would wait for a GPU, and copies to another device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, kwargs = func._schema.name, kwargs or {}
-        indices = args[1] if name in ("aten::index", "aten::index_put") else ()
-        is_mask = any(getattr(each, "dtype", None) is torch.bool for each in indices)
-        moves = name == "aten::_to_copy" and kwargs.get("device") is not None
-        if name in WAITING or is_mask or moves:
-            self.names.append(name)
-        return func(*args, **kwargs)
 
 
 class TensorClocks:
