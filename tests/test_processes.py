@@ -136,11 +136,13 @@ SIZES = ("--vec.num-envs", "8", "--train.bptt-horizon", "32", "--eval.episodes",
 TRAIN = "import sys; from puffer_policies.cli.main import main; sys.exit(main())"
 
 
-def test_two_processes_train_one_run(tmp_path, forks):
+# The numbers of envs on a device are added up there, those of envs on the host in NumPy.
+@pytest.mark.parametrize("env", ["CartPole-v1", "puffer_policies/TorchCartPole-v0"])
+def test_two_processes_train_one_run(env, tmp_path, forks):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     flags = (*SIZES, "--train.total-timesteps", "1024", "--json")
-    first, second = run_twice(forks, script, "train", "CartPole-v1", *flags)
+    first, second = run_twice(forks, script, "train", env, *flags)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert not second.stdout
     (folder,) = (tmp_path / "runs").iterdir()
@@ -148,6 +150,7 @@ def test_two_processes_train_one_run(tmp_path, forks):
     assert "2 processes with 4 of 8 agents each: updates of 256 steps" in lines[0]["note"]
     logged = [json.loads(each) for each in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [each["agent_steps"] for each in logged[:-1]] == [256, 512, 768, 1024]
+    assert logged[-2]["environment/episodes"] > logged[0]["environment/episodes"] > 0
     assert logged[-1]["evaluation"]["episodes"] == 4
     assert lines[-1]["steps"] == 1024
     assert json.loads((folder / "config.json").read_text())["vec"]["num_envs"] == 8
