@@ -53,7 +53,6 @@ RUNS = {
     "puffer_policies/TorchCartPole-v0 lstm": [
         *("--policy-name", "NormalizeObservationWrapper(Default(hidden_size=16))", *LSTM[:2]),
     ],
-    "puffer_policies/TorchPendulum-v0": ["--policy-name", "Continuous"],
     "puffer_policies/MaskedRecall-v0 lstm": ["--policy-name", "ActionMaskWrapper(Default)", *LSTM],
 }
 """Each way of stepping, kind of memory and optimizer once; test_env_state has the other envs."""

@@ -263,6 +263,8 @@ class _Buffers:
         self._terminated, self._truncated, self._ghost = (
             zeros(shape, bool, env_device) for _ in range(3)
         )
+        outcome = self._rewards, self._terminated, self._truncated, self._ghost
+        self._outcomes = list(zip(*outcome, strict=True))
         self._overrides: list[tuple[int, Tensor]] = []
 
     def rewind(self) -> None:
@@ -287,10 +289,11 @@ class _Buffers:
 
     def write_outcome(self, t: int, step: Step) -> None:
         """Store the envs' output at `t`."""
-        self._rewards[t] = step.rewards
-        self._terminated[t] = step.terminated
-        self._truncated[t] = step.truncated
-        self._ghost[t] = step.ghost
+        rewards, terminated, truncated, ghost = self._outcomes[t]
+        rewards[...] = step.rewards
+        terminated[...] = step.terminated
+        truncated[...] = step.truncated
+        ghost[...] = step.ghost
 
     def override_next_values(self, t: int, values: Tensor) -> None:
         """Use `values` (N,), of final observations say, where an episode was truncated at `t`."""
