@@ -14,6 +14,7 @@ written after every case, so that an interruption loses only the case that it in
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,9 @@ from suite.harness import FULL, QUICK, Case, measure
 ROOT = Path(__file__).parent.parent
 STORED = ROOT / "docs" / "performance.json"
 LATEST = ROOT / "build" / "bench.json"
+
+BUSY = 0.6
+"""The load of each core from which a candidate that runs alone is disturbed."""
 
 
 def selected(only: list[str]) -> list[Case]:
@@ -56,6 +60,15 @@ def run(cases: list[Case], data: report.Record, options: argparse.Namespace) -> 
         print("Interrupted; what was measured before is kept.", file=sys.stderr)
         return False
     return True
+
+
+def _warn_if_busy() -> None:
+    load = os.getloadavg()[0]
+    if load > BUSY * (os.cpu_count() or 1):
+        print(
+            f"Other processes keep the machine busy (load {load:.1f}): the ratios will be noisy.",
+            file=sys.stderr,
+        )
 
 
 def _line(index: int, number: int, case: Case, record: report.Record, seconds: float) -> str:
@@ -98,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         "versions": {},
         "cases": {},
     }
+    _warn_if_busy()
     start = time.monotonic()
     complete = run(cases, data, options)
     print(f"\n{report.tables(data['cases'], GROUPS)}")
