@@ -22,7 +22,10 @@ from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, EnvError, TrainingError
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.spaces.nested import leaves, map_nested
+from puffer_policies.train.carry import Carry
 from puffer_policies.train.episodes import EpisodeTracker
+from puffer_policies.train.feed import Feed
+from puffer_policies.train.rollout import Collector
 from puffer_policies.train.trainer import Trainer, _common_device
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.vector.protocol import Step
@@ -242,6 +245,56 @@ def test_the_counter_sees_each_kind_of_wait() -> None:
         with synchronizations() as counts:
             read()
         assert counts[name], name
+
+
+# On a device that holds no numbers -----------------------------------------------------------
+
+
+class Nowhere(OnDevice):
+    """The same on torch's device without numbers, where reading any is an error."""
+
+    def __init__(self, vecenv: Any, *, final: str = KNOWN) -> None:
+        super().__init__(vecenv, final=final)
+        self.device = torch.device("meta")
+
+    @property
+    def action_masks(self) -> torch.Tensor | None:
+        masks = super().action_masks
+        return None if masks is None else masks.to("meta")
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        self.observations = super().reset(seed=seed)
+        return map_nested(lambda leaf: leaf.to("meta"), self.observations)
+
+    def step(self, actions: torch.Tensor) -> Step:
+        assert actions.device.type == "meta"
+        rewards = torch.zeros(self.num_envs, device="meta")
+        flags = [torch.zeros(self.num_envs, dtype=torch.bool, device="meta") for _ in range(4)]
+        observations = map_nested(lambda leaf: leaf.to("meta"), self.observations)
+        return Step(observations, rewards, *flags, observations)
+
+
+@pytest.mark.parametrize("name", WITHOUT_WAITS)
+def test_a_step_works_where_no_number_can_be_read(name: str) -> None:
+    make, stack = WITHOUT_WAITS[name]
+    env = Nowhere(make())
+    policy = get_policy(stack, env).to("meta")
+    carry = Carry(policy, env.num_agents, device=env.device, use_rnn=None)
+    collector = Collector(
+        env,
+        carry,
+        Feed(env, policy),
+        num_steps=8,
+        segment=4,
+        device=env.device,
+        generator=None,  # type: ignore[arg-type] # torch has none there
+        seed=0,
+    )
+    collector.episodes.update_rollout = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    with torch.no_grad():
+        rollout = collector.collect()
+    assert rollout.next_values.device == rollout.rewards.device == env.device
+    assert rollout.actions.shape[:2] == rollout.done.shape == (8, 4)
 
 
 # Resuming, and what is refused --------------------------------------------------------------

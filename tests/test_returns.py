@@ -116,6 +116,18 @@ def test_tensors_give_the_numbers_of_arrays():
     assert on_device == pytest.approx(return_variation(returns))
 
 
+def test_tensors_of_a_device_stay_there():
+    data = {**random_rollout(np.random.default_rng(5)), "ratios": np.ones((12, 5), np.float32)}
+    data = {key: each.to("meta") for key, each in tensors_of(data).items()}
+    options = {"gamma": GAMMA, "gae_lambda": LAMBDA}
+    trace = vtrace(**data, **options, clips=Clips())
+    start = torch.zeros(5, dtype=torch.float64, device="meta")
+    returns, _ = discounted_returns(data["rewards"], data["done"], start=start, gamma=GAMMA)
+    del data["ratios"]
+    for each in (trace, gae(**data, **options), returns):
+        assert (each.device.type, each.shape) == ("meta", (12, 5))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 16, 17, 64])
 def test_sums_by_doubling_are_those_of_the_loop(steps):
     rng = np.random.default_rng(steps)
