@@ -11,7 +11,15 @@ from torch import Tensor
 from torch import distributions as reference
 
 from puffer_policies.errors import ContractError
-from puffer_policies.nn.distributions import FEW_OPTIONS, MANY_ROWS, distribution, sample_logits
+from puffer_policies.nn.distributions import (
+    FEW_OPTIONS,
+    MANY_ROWS,
+    Categorical,
+    SquashedNormal,
+    distribution,
+    sample_logits,
+    sample_with_log_prob,
+)
 
 INF = math.inf
 WIDTHS = [2, FEW_OPTIONS, FEW_OPTIONS + 1, 40]
@@ -144,6 +152,62 @@ def test_a_generator_decides_the_samples(logits: Any) -> None:
     assert torch.equal(first, again)
 
 
+class Greedy(Categorical):
+    """A choice of the likeliest option, by a method of a subclass."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.mode()
+
+
+class Preferences(Tensor):
+    """Logits of a type of their own."""
+
+
+SCORED: dict[str, Any] = {
+    "one row": torch.randn(1, 4),
+    "few options": torch.randn(9, FEW_OPTIONS),
+    "few options of many rows": torch.randn(MANY_ROWS, FEW_OPTIONS),
+    "many options": torch.randn(MANY_ROWS, 40),
+    "masked": torch.randn(50, 30).masked_fill(torch.rand(50, 30) < 0.7, -INF),
+    "half precision": torch.randn(50, 18).bfloat16(),
+    "double precision": torch.randn(50, 4).double(),
+    "NaN": torch.full((3, 4), math.nan),
+    "no rows": torch.zeros(0, 4),
+    "several choices": (torch.randn(9, 3), torch.randn(9, 5)),
+    "real numbers": normal(9, 3),
+    "bounded numbers": SquashedNormal(
+        torch.randn(9, 2), torch.rand(9, 2) + 0.1, -torch.ones(2), torch.ones(2)
+    ),
+    "parts": {"turn": torch.randn(9, 3), "push": normal(9, 2), "keys": (torch.randn(9, 2),)},
+}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_a_draw_has_the_score_that_the_distribution_gives_it(name: str) -> None:
+    logits, generator = SCORED[name], torch.Generator()
+    dist = distribution(logits)
+    sample = dist.sample(generator.manual_seed(5))
+    action, log_prob = sample_with_log_prob(logits, generator.manual_seed(5))
+    torch.testing.assert_close(action, sample, rtol=0, atol=0)
+    expected = dist.log_prob(sample)
+    torch.testing.assert_close(log_prob, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_logits_of_a_type_of_their_own_are_drawn_by_its_distribution() -> None:
+    distribution.register(Preferences, Greedy)
+    logits = torch.randn(500, 4)
+    action, _ = sample_with_log_prob(logits.as_subclass(Preferences))
+    assert torch.equal(action.as_subclass(Tensor), logits.argmax(-1))
+
+
+def test_a_scored_draw_compiles_without_a_break() -> None:
+    torch.compiler.reset()
+    draw = torch.compile(sample_with_log_prob, fullgraph=True, backend="eager")
+    logits = torch.randn(9, 4)
+    action, log_prob = draw(logits)
+    torch.testing.assert_close(log_prob, distribution(logits).log_prob(action))
+
+
 @pytest.mark.parametrize(
     ("logits", "dtype"),
     [(torch.zeros(4, 3), torch.int64), ((torch.zeros(4, 2),), torch.int64), (normal(4, 2), None)],
@@ -203,7 +267,7 @@ def test_the_race_for_parallel_devices_draws_the_same_distribution() -> None:
     from puffer_policies.nn.distributions import _race
 
     probs = torch.tensor([0.1, 0.0, 0.6, 0.3])
-    draws = _race(probs.expand(100_000, -1), torch.Generator().manual_seed(1))
+    draws = _race(probs.expand(100_000, -1), torch.Generator().manual_seed(1)).squeeze(-1)
     found = torch.bincount(draws, minlength=4) / len(draws)
     assert found[1] == 0
     torch.testing.assert_close(found, probs, atol=8e-3, rtol=0)

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.contract import State
-from puffer_policies.nn.heads import LinearHead, ValueHead, decode_jointly, make_head
+from puffer_policies.nn.fixed import Decode, Encode, Eval, fixed_call, overrides
+from puffer_policies.nn.heads import (
+    LinearHead,
+    ValueHead,
+    decode_jointly,
+    fixed_heads,
+    make_head,
+)
 from puffer_policies.nn.observations import batch_layout, require_readable
 from puffer_policies.spaces import Spaces
 
@@ -61,6 +68,23 @@ class ActorCritic(nn.Module):
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step: (B, *obs) -> logits of B rows, values (B, 1)."""
         return self.decode_actions(self.encode_observations(observations, state))
+
+    def fixed_eval(self) -> Eval:
+        """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
+        if overrides(self, ActorCritic, "forward_eval"):
+            return self.forward_eval
+        encode, decode = self.fixed_parts()
+        return lambda observations, state=None: decode(encode(observations, state))
+
+    def fixed_parts(self) -> tuple[Encode, Decode]:
+        """Return `encode_observations` and `decode_actions` likewise."""
+        encode: Encode = self.encode_observations
+        if not overrides(self, ActorCritic, "encode_observations"):
+            encoder = fixed_call(self.encoder)
+            encode = lambda observations, state=None: encoder(observations)  # noqa: E731
+        if overrides(self, ActorCritic, "decode_actions"):
+            return encode, self.decode_actions
+        return encode, fixed_heads(self.actor, self.critic)
 
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """Training: (B, *obs) or (B, T, *obs) -> logits of N rows, values (N, 1); row b*T + t.

@@ -83,7 +83,7 @@ class Categorical:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one option a row, (N,)."""
-        return _draw(self.log_probs, generator)
+        return _draw(self.log_probs, generator).squeeze(-1)
 
     def mode(self) -> Tensor:
         """Return the likeliest option, (N,)."""
@@ -113,7 +113,7 @@ class MultiCategorical:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one option of each choice, (N, K)."""
-        return _draw(self.log_probs, generator)
+        return _draw(self.log_probs, generator).squeeze(-1)
 
     def mode(self) -> Tensor:
         """Return the likeliest option of each choice, (N, K)."""
@@ -242,6 +242,24 @@ def _(logits: Sequence[Any]) -> Distribution:
     return MultiCategorical(logits) if is_flat else Product(logits)
 
 
+def sample_with_log_prob(
+    logits: Any, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw one action a row, and return it with its log-probability (N,): what a rollout stores.
+
+    The numbers are those of `sample` and `log_prob` of the distribution of `logits`, bit for bit.
+    """
+    if type(logits) is not Tensor:
+        dist = distribution(logits)
+        action = dist.sample(generator)
+        return action, dist.log_prob(action)
+    # One choice is the commonest, and needs neither the dispatch nor an object: at few rows they
+    # cost as much as the draw.
+    log_probs = _log_softmax(logits)
+    index = _draw(log_probs, generator)  # (N, 1)
+    return index.squeeze(-1), log_probs.gather(-1, index).squeeze(-1)
+
+
 def sample_logits(logits: Any, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return action, log_prob (N,), entropy (N,); the action is drawn unless it is given."""
     dist = distribution(logits)
@@ -258,16 +276,17 @@ def full_precision(values: Tensor) -> Tensor:
 def _log_softmax(logits: Tensor) -> Tensor:
     """Normalize the last axis, in float32 at least, also under autocast."""
     full = logits if logits.dtype in FULL_PRECISION else logits.float()
-    few = full.ndim == 2 and full.shape[1] <= FEW_OPTIONS and full.is_cpu
-    if few and not is_exporting() and full.shape[0] >= MANY_ROWS:
+    # Nothing may compare the number of rows while a step is recorded, which would fix it.
+    many = not is_exporting() and full.shape[0] >= MANY_ROWS
+    if many and full.ndim == 2 and full.shape[1] <= FEW_OPTIONS and full.is_cpu:
         return torch.log_softmax(full.t().contiguous(), 0).t()  # (n, N) -> (N, n)
     return torch.log_softmax(full, -1)
 
 
 def _draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(..., n) -> (...) int64; an option of probability 0 is never drawn."""
-    probs = log_probs.detach().exp()
-    if probs.device.type == "cpu" and probs.numel() > FEW_NUMBERS:
+    """(..., n) -> (..., 1) int64; an option of probability 0 is never drawn."""
+    probs = (log_probs.detach() if log_probs.requires_grad else log_probs).exp()
+    if probs.is_cpu and probs.numel() > FEW_NUMBERS:
         return _invert(probs, generator)
     return _race(probs, generator)
 
@@ -283,8 +302,8 @@ def _invert(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     total = cumulative.narrow(-1, options - 1, 1)
     uniform = torch.empty_like(total).uniform_(generator=generator).mul_(total)
     if options <= FEW_OPTIONS:
-        return (cumulative <= uniform).sum(-1)
-    option = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
+        return (cumulative <= uniform).sum(-1, keepdim=True)
+    option = torch.searchsorted(cumulative, uniform, right=True)
     return option.clamp_(max=options - 1)  # a row of NaN has no such option
 
 
@@ -294,7 +313,8 @@ def _race(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     It takes few calls, and is exact on a GPU, where a cumulative sum groups its terms differently
     for each option, so that an option of probability 0 could own an ulp of the total.
     """
-    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+    clocks = torch.empty_like(probs).exponential_(generator=generator)
+    return (probs / clocks).argmax(-1, keepdim=True)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from puffer_policies.nn.fixed import Decode, fixed_call, is_plain
 from puffer_policies.nn.init import layer_init
 from puffer_policies.spaces import ActionLayout, action_layout
 
@@ -178,13 +179,44 @@ def decode_jointly(actor: LinearHead, critic: ValueHead, hidden: Tensor) -> tupl
     Either both have a bias or none. A product with so few columns costs the call and the reading of
     `hidden`, forward and backward, so one product is cheaper than two.
     """
-    layer = actor.linear
-    weight = torch.cat([layer.weight, critic.weight])  # (n + 1, H)
-    bias = None if critic.bias is None else torch.cat([layer.bias, critic.bias])
+    weight, bias = _joint(actor, critic)
     outputs, values = nn.functional.linear(hidden, weight, bias).split_with_sizes(
-        [layer.out_features, 1], -1
+        [actor.linear.out_features, 1], -1
     )
     return actor.logits(outputs), values
+
+
+def _joint(actor: LinearHead, critic: ValueHead) -> tuple[Tensor, Tensor | None]:
+    """Return the weight (n + 1, H) and the bias of both layers as one."""
+    layer = actor.linear
+    bias = None if critic.bias is None else torch.cat([layer.bias, critic.bias])
+    return torch.cat([layer.weight, critic.weight]), bias
+
+
+def fixed_heads(actor: nn.Module, critic: nn.Module) -> Decode:
+    """Return what gives the logits and values of both heads without gradient, see `nn.fixed`."""
+    is_joint = (
+        isinstance(actor, LinearHead)
+        and type(actor).forward is LinearHead.forward
+        and type(actor.linear) is nn.Linear
+        and type(critic) is ValueHead
+        and all(is_plain(each) for each in (actor, actor.linear, critic))
+    )
+    if not is_joint:
+        first, second = fixed_call(actor), fixed_call(critic)
+        return lambda hidden: (first(hidden), second(hidden))
+    assert isinstance(actor, LinearHead)
+    assert isinstance(critic, ValueHead)
+    with torch.no_grad():
+        weight, bias = _joint(actor, critic)
+    widths, logits = [actor.linear.out_features, 1], actor.logits
+
+    def decode(hidden: Tensor) -> tuple[Any, Tensor]:
+        joint = nn.functional.linear(hidden, weight, bias)
+        outputs, values = joint.split_with_sizes(widths, -1)
+        return logits(outputs), values
+
+    return decode
 
 
 @singledispatch

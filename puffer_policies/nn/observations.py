@@ -64,7 +64,8 @@ def to_tensor(array: Any) -> Tensor:
 
 def signed(observations: Tensor) -> Tensor:
     """Return unsigned integers of 16 bits and more as signed ones; others as they are."""
-    return observations.to(_SIGNED.get(observations.dtype, observations.dtype))
+    dtype = _SIGNED.get(observations.dtype)
+    return observations if dtype is None else observations.to(dtype)
 
 
 class BatchLayout(Protocol):

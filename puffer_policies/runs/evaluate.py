@@ -17,7 +17,7 @@ from puffer_policies.config.schema import EvalConfig
 from puffer_policies.envs.families import evaluation_kwargs
 from puffer_policies.errors import CheckpointError, TrainingError
 from puffer_policies.hub.location import Location, checkpoint_of
-from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.distributions import distribution, sample_with_log_prob
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.registry import Registry
 from puffer_policies.runs.setup import device_of, naming_imports, single_vecenv_of
@@ -165,9 +165,13 @@ def choose_actions(logits: Any, generator: torch.Generator, *, deterministic: bo
     Raises:
         TrainingError: an action's probability is not finite.
     """
-    choices = distribution(logits)
-    actions = choices.mode() if deterministic else choices.sample(generator)
-    if not torch.isfinite(choices.log_prob(actions)).all():
+    if deterministic:
+        choices = distribution(logits)
+        actions = choices.mode()
+        log_probs = choices.log_prob(actions)
+    else:
+        actions, log_probs = sample_with_log_prob(logits, generator)
+    if not torch.isfinite(log_probs).all():
         raise TrainingError(
             "The policy chose an action whose probability is not a finite number.",
             fix="Look for NaN in its weights and in the observations of the env.",
@@ -195,6 +199,10 @@ class _Player:
         self.counted: list[tuple[int, int]] = []  # (row, index in the tracker)
 
     def play(self, stopped: Callable[[], bool], watch: Watch) -> Evaluation:
+        with self.carry.fixed():
+            return self._play(stopped, watch)
+
+    def _play(self, stopped: Callable[[], bool], watch: Watch) -> Evaluation:
         observations = self.vecenv.reset(seed=self.config.seed)
         starts = np.ones(self.vecenv.num_agents, dtype=bool)
         watch(0)

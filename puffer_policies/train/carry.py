@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from puffer_policies.contract import EPISODE_START, LSTM_STATE
 from puffer_policies.errors import ContractError
+from puffer_policies.nn.fixed import fixed_eval
 from puffer_policies.nn.observations import merge_time
 
 Tensors = dict[str, Tensor]
@@ -137,6 +139,17 @@ class Carry:
     def restart(self) -> None:
         """Go back to the state before the first step."""
         self.tensors = self._initial
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Step at less cost, without gradient, while the policy stands still; see `nn.fixed`."""
+        calls = self._calls
+        if calls.forward_eval == self._policy.forward_eval:  # neither compiled nor cast
+            self._calls = calls._replace(forward_eval=fixed_eval(self._policy))
+        try:
+            yield
+        finally:
+            self._calls = calls
 
     def step(
         self, observations: Any, starts: Tensor, *, extras: Mapping[str, Tensor] = NO_EXTRAS

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from puffer_policies.contract import ACTION_MASK
 from puffer_policies.errors import EnvError
-from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.distributions import sample_with_log_prob
 from puffer_policies.nn.observations import to_tensor
 from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train.arrays import beside, namespace, zeros
@@ -145,10 +145,16 @@ class Collector:
     @torch.no_grad()
     def collect(self) -> Rollout:
         """Take T steps and return them. The next call overwrites their tensors and arrays."""
+        if isinstance(self._act, Graphed):
+            # A graph outlives this rollout, so it must read the weights where they are.
+            self._act.refresh()
+            return self._collect()
+        with self._carry.fixed():
+            return self._collect()
+
+    def _collect(self) -> Rollout:
         buffers, states = self._buffers, []
         buffers.rewind()
-        if isinstance(self._act, Graphed):
-            self._act.refresh()
         for t in range(self._num_steps):
             if t % self._segment == 0:
                 # Copied: a state may be a view of observations, which this rollout writes over.
@@ -195,9 +201,8 @@ class Collector:
         """(N, ...) each -> actions (N, ...), log-probs (N,), values (N,), the state after them."""
         self._carry.tensors = state
         logits, values = self._carry.step(observations, starts, extras=extras)
-        choice = distribution(logits)
-        actions = choice.sample(self._generator)
-        return actions, choice.log_prob(actions), values, self._carry.tensors
+        actions, log_probs = sample_with_log_prob(logits, self._generator)
+        return actions, log_probs, values, self._carry.tensors
 
     def _final_values(self, step: Step) -> Tensor:
         """Return the values (N,) of final observations, by the state after the step, not reset."""

@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,14 @@ from torch import Tensor, nn
 from puffer_policies.contract import EPISODE_START, PRIVILEGED_KEYS, State, any_module_has
 from puffer_policies.errors import BuildError, ContractError
 from puffer_policies.nn.cores.base import Core
+from puffer_policies.nn.fixed import (
+    Decode,
+    Encode,
+    Eval,
+    fixed_eval,
+    fixed_parts,
+    overrides,
+)
 from puffer_policies.nn.observations import (
     BatchLayout,
     Shape,
@@ -137,10 +146,31 @@ class PolicyWrapper(nn.Module):
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step of the wrapped policy: (B, *obs) -> logits, values (B, 1)."""
+        inner: Eval = self.policy.forward_eval  # type: ignore[assignment]
+        return self._eval(inner, observations, state)
+
+    def fixed_eval(self) -> Eval:
+        """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
+        if overrides(self, PolicyWrapper, "forward_eval"):
+            return self.forward_eval
+        return partial(self._eval, fixed_eval(self.policy))
+
+    def _eval(
+        self, inner: Eval, observations: Any, state: State | None = None
+    ) -> tuple[Any, Tensor]:
         state = {} if state is None else state
         observations = self.transform_observations(observations, state)
-        logits, values = self.policy.forward_eval(observations, state=state)  # type: ignore[operator]
+        logits, values = inner(observations, state=state)
         return self.transform_logits(logits, state), values
+
+    def fixed_parts(self) -> tuple[Encode, Decode]:
+        """Return `encode_observations` and `decode_actions` likewise."""
+        encode, decode = fixed_parts(self.policy)
+        if overrides(self, PolicyWrapper, "encode_observations", "transform_observations"):
+            encode = self.encode_observations
+        if overrides(self, PolicyWrapper, "decode_actions"):
+            decode = self.decode_actions
+        return encode, decode
 
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """Training pass of the wrapped policy: (B, *obs) or (B, T, *obs) -> logits, values."""
@@ -177,17 +207,41 @@ class RecurrentPass(nn.Module):
 
     def forward_eval(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """One step: (B, *obs) -> logits of B rows, values (B, 1); `state` is brought up to date."""
-        state = {} if state is None else state
-        hidden = self.encode_observations(observations, state)  # type: ignore[operator]  # (B, I)
+        encode: Encode = self.encode_observations  # type: ignore[assignment]
+        decode: Decode = self.decode_actions  # type: ignore[assignment]
+        return self._step(encode, decode, self.finish_logits, observations, state)
+
+    def fixed_eval(self) -> Eval:
+        """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
+        if overrides(self, RecurrentPass, "forward_eval"):
+            return self.forward_eval
+        finish = None if self._leaves_logits() else self.finish_logits
+        encode, decode = fixed_parts(self)
+        return partial(self._step, encode, decode, finish)
+
+    def _leaves_logits(self) -> bool:
+        """Return whether `finish_logits` returns the logits that it gets."""
+        return not overrides(self, RecurrentPass, "finish_logits")
+
+    def _step(
+        self,
+        encode: Encode,
+        decode: Decode,
+        finish: Callable[[Any, State], Any] | None,
+        observations: Any,
+        state: State | None = None,
+    ) -> tuple[Any, Tensor]:
+        state, core = {} if state is None else state, self.core
+        hidden = encode(observations, state)  # (B, I)
         rows = hidden.shape[0]  # not len(hidden), which would fix the rows of an export
-        carried = self._read_state(state, rows, hidden.device)
+        carried = _read_state(core, state, rows, hidden.device)
         starts = episode_starts(state, (rows,), hidden.device)
-        if starts is not None:
-            carried = self.core.reset(carried, starts)
-        hidden, carried = self.core.step(hidden, carried)  # (B, H)
+        if starts is not None and _may_start(starts):
+            carried = core.reset(carried, starts)
+        hidden, carried = core.step(hidden, carried)  # (B, H)
         _write_state(state, carried)
-        logits, values = self.decode_actions(hidden)  # type: ignore[operator]
-        return self.finish_logits(logits, state), values
+        logits, values = decode(hidden)
+        return logits if finish is None else finish(logits, state), values
 
     def forward(self, observations: Any, state: State | None = None) -> tuple[Any, Tensor]:
         """Training: (B, *obs) or (B, T, *obs) -> logits of B*T rows, values (B, T); row b*T + t."""
@@ -196,7 +250,7 @@ class RecurrentPass(nn.Module):
         batch_size, time = batch if len(batch) == 2 else (*batch, 1)
         hidden = self.encode_observations(rows, state)  # type: ignore[operator]  # (N, I)
         hidden = hidden.reshape(batch_size, time, self.core.input_size)  # (B, T, I)
-        carried = self._read_state(state, batch_size, hidden.device)
+        carried = _read_state(self.core, state, batch_size, hidden.device)
         starts = episode_starts(state, (batch_size, time), hidden.device)
         hidden, carried = self.core(hidden, carried, starts)  # (B, T, H)
         _write_state(state, carried)
@@ -207,22 +261,15 @@ class RecurrentPass(nn.Module):
         )
         return self.finish_logits(logits, state), values.reshape(shape)
 
-    def _read_state(
-        self, state: State | None, batch_size: int, device: torch.device
-    ) -> dict[str, Tensor]:
-        shapes = self.core.state_shapes(batch_size)
-        # PufferLib's trainer starts with None under its two keys, others with an empty dict.
-        carried = {key: state[key] for key in shapes if state and state.get(key) is not None}
-        if not carried:
-            return self.core.initial_state(batch_size, device)
-        _require_state(carried, shapes)
-        return carried
-
 
 class RecurrentWrapper(RecurrentPass, PolicyWrapper):
     """A memory between a policy's encoder and its heads."""
 
     finish_logits = PolicyWrapper.finish_logits  # as there may be wrappers inside
+
+    def _leaves_logits(self) -> bool:
+        is_own = overrides(self, PolicyWrapper, "finish_logits", "transform_logits")
+        return not is_own and not hasattr(self.policy, "finish_logits")
 
     def __init__(self, env: Any, policy: nn.Module, core: Core) -> None:
         super().__init__(env, policy)
@@ -361,6 +408,19 @@ def _require_no_parts(policy: nn.Module, wrapper: str) -> None:
             )
 
 
+def _read_state(
+    core: Core, state: State | None, batch_size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Return the tensors of a core in a state dict, or its initial ones if there are none."""
+    shapes = core.state_shapes(batch_size)
+    # PufferLib's trainer starts with None under its two keys, others with an empty dict.
+    carried = {key: state[key] for key in shapes if state and state.get(key) is not None}
+    if not carried:
+        return core.initial_state(batch_size, device)
+    _require_state(carried, shapes)
+    return carried
+
+
 def _require_state(carried: dict[str, Tensor], shapes: dict[str, Shape]) -> None:
     """Raise an error for half a state, and for tensors of other shapes than the core's."""
     wrong = [
@@ -383,7 +443,8 @@ def episode_starts(state: State | None, batch: Shape, device: torch.device) -> T
     if starts is None:
         return None
     require_tensor(starts, f"state[{EPISODE_START!r}]")
-    starts = starts.to(device, torch.bool)
+    if starts.dtype is not torch.bool or starts.device != device:
+        starts = starts.to(device, torch.bool)
     if tuple(starts.shape) == batch:
         return starts
     if tuple(starts.shape) == batch[:1]:  # (B,) for a sequence: only its first step can start
@@ -397,6 +458,13 @@ def episode_starts(state: State | None, batch: Shape, device: torch.device) -> T
     )
 
 
+def _may_start(starts: Tensor) -> bool:
+    """Return whether a reset may be needed: on a CPU looking costs a sixth of a reset."""
+    # Reading one number back would break a graph, and stop an accelerator.
+    return torch.compiler.is_compiling() or not starts.is_cpu or bool(starts.any())
+
+
 def _write_state(state: State | None, carried: dict[str, Tensor]) -> None:
     if state is not None:
-        state.update({key: value.detach() for key, value in carried.items()})
+        for key, value in carried.items():
+            state[key] = value.detach() if value.requires_grad else value

@@ -144,14 +144,15 @@ class FusedCore(Core):
     def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Return (B, H) for one layer, else (B, L, H), for every part of the state."""
         layers = () if self.num_layers == 1 else (self.num_layers,)
-        return dict.fromkeys(self.layers.keys, (batch_size, *layers, self.hidden_size))
+        return dict.fromkeys(self.layers_class.keys, (batch_size, *layers, self.hidden_size))
 
     def step(self, x: Tensor, state: State) -> After:
         """(B, I) -> (B, H), with the state after it."""
         if not torch.compiler.is_compiling() and x.shape[0] >= FUSED_STEP_ROWS:
             hidden, after = self._run(x.unsqueeze(1), state)  # (B, 1, H)
             return hidden.squeeze(1), after
-        layers, keys = self.layers, self.layers.keys
+        layers = self.layers
+        keys = layers.keys
         if self.num_layers == 1:
             parts = layers.cell(x, tuple(state[key] for key in keys), layers.weights(0))
             return parts[0], dict(zip(keys, parts, strict=True))
