@@ -41,15 +41,19 @@ ROWS = [1, 3, 70]
 
 
 def assert_same_eval(policy: Any, observations: Any, state: dict[str, Any] | None = None) -> None:
-    plain, fixed = dict(state or {}), dict(state or {})
+    plain = dict(state or {})
     with torch.no_grad():
         logits, values = policy.forward_eval(observations, state=plain)
-        again, same_values = fixed_eval(policy)(observations, state=fixed)
-    assert_same_logits(again, logits, atol=1e-6)
-    torch.testing.assert_close(same_values, values, atol=2e-6, rtol=1e-5)
-    assert list(plain) == list(fixed)
-    for key, each in plain.items():
-        torch.testing.assert_close(fixed[key], each, atol=1e-6, rtol=1e-5)
+    for may_wait in (False, True):
+        fixed = dict(state or {})
+        with torch.no_grad():
+            call = fixed_eval(policy, may_wait=may_wait)
+            same_logits, same_values = call(observations, state=fixed)
+        assert_same_logits(same_logits, logits, atol=1e-6)
+        torch.testing.assert_close(same_values, values, atol=2e-6, rtol=1e-5)
+        assert list(plain) == list(fixed)
+        for key, each in plain.items():
+            torch.testing.assert_close(fixed[key], each, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("observation", "action"), PAIRS)
@@ -185,13 +189,13 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 def test_the_calls_of_the_next_rollout_follow_every_change(change: str) -> None:
     policy, x, starts = Default(REFERENCE), torch.randn(5, 8), torch.zeros(5, dtype=torch.bool)
     carry = Carry(policy, 5, device=torch.device("cpu"), use_rnn=None)
-    with torch.no_grad(), carry.fixed():
+    with torch.no_grad(), carry.fixed(may_wait=True):
         before = carry.step(x, starts)
     CHANGES[change](policy)
     with torch.no_grad():
         logits, values = policy.forward_eval(x)
         outside = carry.step(x, starts)
-        with carry.fixed():
+        with carry.fixed(may_wait=True):
             inside = carry.step(x, starts)
     assert change == "compile" or not torch.allclose(values[:, 0], before[1])
     for after in (outside, inside):
@@ -291,7 +295,7 @@ def test_only_the_plain_calls_of_a_policy_are_fixed() -> None:
     policy, device = Default(REFERENCE), torch.device("cpu")
     calls = policy_calls(policy, device=device, precision="bfloat16")
     carry = Carry(policy, 3, device=device, use_rnn=None, calls=calls)
-    with carry.fixed():
+    with carry.fixed(may_wait=True):
         assert carry._calls is calls
 
 
@@ -299,6 +303,6 @@ def test_calls_are_the_policys_again_after_an_error() -> None:
     policy, device = Default(REFERENCE), torch.device("cpu")
     carry = Carry(policy, 3, device=device, use_rnn=None)
     calls = carry._calls
-    with pytest.raises(ZeroDivisionError), carry.fixed():
+    with pytest.raises(ZeroDivisionError), carry.fixed(may_wait=True):
         raise ZeroDivisionError
     assert carry._calls is calls

@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
         """One step: (B, *obs) -> logits of B rows, values (B, 1)."""
         return self.decode_actions(self.encode_observations(observations, state))
 
-    def fixed_eval(self) -> Eval:
+    def fixed_eval(self, *, may_wait: bool = False) -> Eval:
         """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
         if overrides(self, ActorCritic, "forward_eval"):
             return self.forward_eval

@@ -32,16 +32,20 @@ Decode = Callable[[Tensor], tuple[Any, Tensor]]
 """Hidden (N, H) -> logits, values (N, 1)."""
 
 
-def fixed_eval(policy: nn.Module) -> Eval:
+def fixed_eval(policy: nn.Module, *, may_wait: bool = False) -> Eval:
     """Return a function that equals ``policy.forward_eval`` for as long as the policy stands still.
 
     That is until a weight is written to, or a part or a hook is added, removed or exchanged. It
     gives no gradient. A policy without a method ``fixed_eval`` gives its ``forward_eval``.
+
+    Args:
+        policy: any policy.
+        may_wait: whether the host may read numbers back where they spare a calculation.
     """
-    make: Callable[[], Eval] | None = getattr(policy, "fixed_eval", None)
+    make: Callable[..., Eval] | None = getattr(policy, "fixed_eval", None)
     own: Eval = policy.forward_eval  # type: ignore[assignment]
     hooked = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return own if make is None or hooked else make()
+    return own if make is None or hooked else make(may_wait=may_wait)
 
 
 def fixed_parts(policy: nn.Module) -> tuple[Encode, Decode]:

@@ -199,7 +199,7 @@ class _Player:
         self.counted: list[tuple[int, int]] = []  # (row, index in the tracker)
 
     def play(self, stopped: Callable[[], bool], watch: Watch) -> Evaluation:
-        with self.carry.fixed():
+        with self.carry.fixed(may_wait=True):
             return self._play(stopped, watch)
 
     def _play(self, stopped: Callable[[], bool], watch: Watch) -> Evaluation:

@@ -141,11 +141,11 @@ class Carry:
         self.tensors = self._initial
 
     @contextmanager
-    def fixed(self) -> Iterator[None]:
-        """Step at less cost, without gradient, while the policy stands still; see `nn.fixed`."""
+    def fixed(self, *, may_wait: bool) -> Iterator[None]:
+        """Step at less cost, without gradient, while the policy stands still; see `fixed_eval`."""
         calls = self._calls
         if calls.forward_eval == self._policy.forward_eval:  # neither compiled nor cast
-            self._calls = calls._replace(forward_eval=fixed_eval(self._policy))
+            self._calls = calls._replace(forward_eval=fixed_eval(self._policy, may_wait=may_wait))
         try:
             yield
         finally:

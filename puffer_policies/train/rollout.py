@@ -149,7 +149,7 @@ class Collector:
             # A graph outlives this rollout, so it must read the weights where they are.
             self._act.refresh()
             return self._collect()
-        with self._carry.fixed():
+        with self._carry.fixed(may_wait=self._env_device is None):
             return self._collect()
 
     def _collect(self) -> Rollout:

@@ -149,11 +149,11 @@ class PolicyWrapper(nn.Module):
         inner: Eval = self.policy.forward_eval  # type: ignore[assignment]
         return self._eval(inner, observations, state)
 
-    def fixed_eval(self) -> Eval:
+    def fixed_eval(self, *, may_wait: bool = False) -> Eval:
         """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
         if overrides(self, PolicyWrapper, "forward_eval"):
             return self.forward_eval
-        return partial(self._eval, fixed_eval(self.policy))
+        return partial(self._eval, fixed_eval(self.policy, may_wait=may_wait))
 
     def _eval(
         self, inner: Eval, observations: Any, state: State | None = None
@@ -211,13 +211,13 @@ class RecurrentPass(nn.Module):
         decode: Decode = self.decode_actions  # type: ignore[assignment]
         return self._step(encode, decode, self.finish_logits, observations, state)
 
-    def fixed_eval(self) -> Eval:
+    def fixed_eval(self, *, may_wait: bool = False) -> Eval:
         """Return `forward_eval` without gradient and at less cost, see `nn.fixed`."""
         if overrides(self, RecurrentPass, "forward_eval"):
             return self.forward_eval
         finish = None if self._leaves_logits() else self.finish_logits
         encode, decode = fixed_parts(self)
-        return partial(self._step, encode, decode, finish)
+        return partial(self._step, encode, decode, finish, may_wait=may_wait)
 
     def _leaves_logits(self) -> bool:
         """Return whether `finish_logits` returns the logits that it gets."""
@@ -230,13 +230,16 @@ class RecurrentPass(nn.Module):
         finish: Callable[[Any, State], Any] | None,
         observations: Any,
         state: State | None = None,
+        *,
+        may_wait: bool = False,
     ) -> tuple[Any, Tensor]:
         state, core = {} if state is None else state, self.core
         hidden = encode(observations, state)  # (B, I)
         rows = hidden.shape[0]  # not len(hidden), which would fix the rows of an export
         carried = _read_state(core, state, rows, hidden.device)
         starts = episode_starts(state, (rows,), hidden.device)
-        if starts is not None and _may_start(starts):
+        # On a CPU looking for a start costs a sixth of a reset.
+        if starts is not None and not (may_wait and starts.is_cpu and not starts.any()):
             carried = core.reset(carried, starts)
         hidden, carried = core.step(hidden, carried)  # (B, H)
         _write_state(state, carried)
@@ -456,12 +459,6 @@ def episode_starts(state: State | None, batch: Shape, device: torch.device) -> T
         f"{batch[:1]} or {batch}.",
         fix="It is true where the observation in the same place is the first of an episode.",
     )
-
-
-def _may_start(starts: Tensor) -> bool:
-    """Return whether a reset may be needed: on a CPU looking costs a sixth of a reset."""
-    # Reading one number back would break a graph, and stop an accelerator.
-    return torch.compiler.is_compiling() or not starts.is_cpu or bool(starts.any())
 
 
 def _write_state(state: State | None, carried: dict[str, Tensor]) -> None:
