@@ -92,6 +92,30 @@ def test_both_layouts_see_the_same_image() -> None:
     torch.testing.assert_close(first(x), last(x.permute(0, 2, 3, 1)), atol=1e-5, rtol=1e-5)
 
 
+def test_the_layout_in_memory_of_a_gradient_step_changes_no_result() -> None:
+    encoder, x = ConvEncoder(PIXELS, 16), observation_batch(PIXELS, 3)
+    with torch.no_grad():
+        expected = encoder(x)
+        assert encoder.images(x).is_contiguous()
+    hidden = encoder(x)
+    assert encoder.images(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+    hidden.square().sum().backward()
+    gradients = [each.grad.clone() for each in encoder.parameters() if each.grad is not None]
+    encoder.zero_grad()
+    with torch.no_grad():
+        pixels = encoder.images(x)
+    flat = encoder.network(pixels)
+    nn.functional.relu(encoder.linear(flat)).square().sum().backward()
+    own = [each.grad for each in encoder.parameters()]
+    torch.testing.assert_close(gradients, own, atol=1e-4, rtol=1e-4)
+
+
+def test_the_layout_of_small_images_stays() -> None:
+    space = spaces.Box(0, 255, (4, 10, 10), np.uint8)
+    assert ImageInput(space)(observation_batch(space, 2)).is_contiguous()
+
+
 def test_images_need_not_be_square_or_contiguous() -> None:
     space = spaces.Box(0, 255, (3, 64, 96), np.uint8)
     x = observation_batch(space, 2)

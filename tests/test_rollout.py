@@ -14,6 +14,7 @@ from training_toys import MODES, SCHEDULES, Clock, clocks
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError, EnvError, TrainingError
+from puffer_policies.train import rollout as rollout_module
 from puffer_policies.train.trainer import Trainer
 from puffer_policies.vector.gymnasium_envs import GymVecEnv
 from puffer_policies.wrappers.memory import LSTMWrapper
@@ -275,3 +276,26 @@ def test_use_rnn_may_not_contradict_the_policy():
         trainer_of(lstm, env, dataclasses.replace(CONFIG, use_rnn=False))
     with pytest.raises(ContractError, match="hidden_size"):
         trainer_of(Plain, env, dataclasses.replace(CONFIG, use_rnn=True))
+
+
+def test_inputs_that_are_copied_to_a_device_are_those_that_are_written_there(monkeypatch):
+    events = []
+
+    class Event:
+        def synchronize(self):
+            events.append("wait")
+
+        def record(self):
+            events.append("copy")
+
+    class HostRow(rollout_module._HostRow):
+        def __init__(self, row, device):
+            super().__init__(row, device)
+            self._event = Event()
+
+    expected = episodes_of(AutoresetMode.SAME_STEP, lstm)
+    monkeypatch.setattr(rollout_module, "_is_copied", lambda env_device, device: True)
+    monkeypatch.setattr(rollout_module, "_HostRow", HostRow)
+    assert episodes_of(AutoresetMode.SAME_STEP, lstm) == expected
+    # The first observations, and one row after each step; none is written over while it is copied.
+    assert events == ["wait", "copy"] * (1 + 2 * STEPS)

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.features import MAX_PIXEL, holds_pixels
 from puffer_policies.nn.observations import require_shape
+from puffer_policies.nn.trace import is_exporting
 from puffer_policies.spaces import described, image_layout
+
+MANY_PIXELS = 32 * 32
+"""Pixels of an image from which the layout of its channels in memory is changed."""
 
 
 class ImageInput(nn.Module):
@@ -62,9 +66,24 @@ class ImageInput(nn.Module):
         observations = require_shape(observations, self.shape)
         if self.channels_last:
             observations = observations.permute(0, 3, 1, 2)  # (N, C, h, w)
+        if self._wants_channels_innermost(observations):
+            # Still (N, C, h, w). Before the division, as bytes are a quarter of floats.
+            observations = observations.contiguous(memory_format=torch.channels_last)
         if self.scaled:
             observations = observations / self.full_scale
         return observations.to(self.full_scale.dtype)
+
+    def _wants_channels_innermost(self, observations: Tensor) -> bool:
+        """Return whether convolutions are faster where the channels of a pixel lie side by side.
+
+        In a gradient step on a CPU they take 0.9 of the time in NatureCNN and 0.7 in residual
+        networks, but 1.3 where images are as small as MinAtar's; a step without gradient gains
+        nothing there. Tensor cores of a GPU compute in this layout.
+        """
+        height, width = self.size
+        if height * width < MANY_PIXELS or is_exporting():
+            return False
+        return observations.is_cuda or torch.is_grad_enabled()
 
 
 def _image_shape(space: Any) -> tuple[int, int, int]:

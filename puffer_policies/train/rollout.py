@@ -252,16 +252,15 @@ class _Buffers:
         self._inputs = map_nested(lambda leaf: _zeros(leaf, rows, device), inputs)
         # Cut once: indexing a tensor costs as much as adding two.
         self._rows = [map_nested(operator.itemgetter(t), self._inputs) for t in range(rows)]
-        self._is_direct = env_device is not None or device.type == "cpu"
-        host_row = None
-        if not self._is_direct:
-            host_row = map_nested(lambda row: torch.zeros_like(row, device="cpu"), self._rows[0])
-        self._host_rows = [self._rows[t] if self._is_direct else host_row for t in range(rows)]
+        copied = _is_copied(env_device, device)
+        self._host_row = _HostRow(self._rows[0], device) if copied else None
         self._write: Callable[[Any, Any], None] = _write_tensor
         self._targets = self._rows
         if env_device is None:
             self._write = _write_array
-            self._targets = [map_nested(Tensor.numpy, each) for each in self._host_rows]
+            own = None if self._host_row is None else self._host_row.tensors
+            host_rows = self._rows if own is None else [own] * rows
+            self._targets = [map_nested(Tensor.numpy, each) for each in host_rows]
         self._choices: list[tuple[Tensor, Tensor, Tensor]] = []
         # Advantages are estimated where the envs are, so what only they need stays there.
         self._rewards = zeros(shape, np.float32, env_device)
@@ -279,9 +278,11 @@ class _Buffers:
 
     def write_inputs(self, t: int, inputs: Inputs) -> None:
         """Copy the policy's inputs at `t` to the device."""
+        if self._host_row is not None:
+            self._host_row.wait()
         map_nested(self._write, self._targets[t], inputs)
-        if not self._is_direct:
-            map_nested(Tensor.copy_, self._rows[t], self._host_rows[t])
+        if self._host_row is not None:
+            self._host_row.copy_to(self._rows[t])
 
     def inputs(self, t: int) -> tuple[Any, Tensor, Tensors]:
         """Return observations (N, *obs), starts (N,) and extras (N, ...) at `t`."""
@@ -331,6 +332,38 @@ class _Buffers:
             ghost=self._ghost,
             states=states,
         )
+
+
+def _is_copied(env_device: torch.device | None, device: torch.device) -> bool:
+    """Return whether the inputs of a policy on `device` come from the host."""
+    return env_device is None and device.type != "cpu"
+
+
+class _HostRow:
+    """The policy's inputs of one step on the host, from where they are copied to a device.
+
+    For a GPU the memory is pinned, so that the host goes on while the copy runs. Nothing may be
+    written over it before the copy has ended, which `wait` sees to. Between two steps the actions
+    are read back, so that this hardly ever has to wait.
+    """
+
+    def __init__(self, row: Any, device: torch.device) -> None:
+        pin = device.type == "cuda"
+        self._event = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
+        self.tensors = map_nested(
+            lambda leaf: torch.zeros(leaf.shape, dtype=leaf.dtype, pin_memory=pin), row
+        )
+
+    def wait(self) -> None:
+        """Return once the last copy has ended."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def copy_to(self, row: Any) -> None:
+        """Start to copy the inputs to `row` on the device."""
+        map_nested(lambda own, leaf: leaf.copy_(own, non_blocking=True), self.tensors, row)
+        if self._event is not None:
+            self._event.record()
 
 
 _STEP_SIZE = 1000
