@@ -130,3 +130,25 @@ def test_neither_steps_nor_other_episode_starts_are_compiled_again(monkeypatch):
         counts.append(len(graphs))
     assert counts[0] > 0
     assert counts[1] == counts[-1]
+
+
+def test_what_a_rollout_keeps_outlives_the_next_replay_of_a_graph(monkeypatch):
+    class Replayed(torch.nn.Module):
+        """Returns the same memory from every call, as the replay of a CUDA graph does."""
+
+        memory = torch.zeros(3)
+
+        def forward_eval(self, observations, state):
+            self.memory.add_(1)
+            state["hidden"] = self.memory
+            return self.memory, self.memory
+
+    monkeypatch.setattr(carry, "_compiled", lambda call, mode: call)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    device = torch.device("cuda")
+    calls = policy_calls(Replayed(), device=device, compile_mode="reduce-overhead")
+    state: dict = {}
+    _, values = calls.forward_eval(None, state)
+    hidden = state["hidden"]
+    calls.forward_eval(None, state)
+    assert values.tolist() == hidden.tolist() == [1.0, 1.0, 1.0]

@@ -77,11 +77,11 @@ def _compiled(call: Call, mode: str) -> Call:
 
 def _replayed(call: Call, observations: Any, state: dict[str, Any]) -> tuple[Any, Tensor]:
     """Call a policy whose outputs the next replay of its CUDA graph overwrites."""
-    # Logits and values are used up before the next call; the state must outlive it.
+    # Logits are used up before the next call; the state and the values of a rollout outlive it.
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     logits, values = call(observations, state)
     state.update({key: each.clone() for key, each in state.items()})
-    return logits, values
+    return logits, values.clone()
 
 
 def _autocast(
