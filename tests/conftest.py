@@ -21,6 +21,7 @@ REASON = f"the trainer needs gymnasium >= {NEEDED}, this is {gymnasium.__version
 
 TRAINER_FILES = [
     "test_agent.py",
+    "test_bench_peers.py",
     "test_compare.py",
     "test_compile.py",
     "test_devices.py",

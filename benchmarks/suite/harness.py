@@ -42,6 +42,9 @@ ENVIRON = {
 TIMEOUT = 180.0
 """Seconds after which a candidate that does not answer is ended and left out."""
 
+LINGER = 10.0
+"""Seconds that a process which a candidate has started may outlive it, and hold its output."""
+
 Value = float | str
 
 
@@ -165,12 +168,15 @@ class Process:
 
     def close(self) -> None:
         """End the process."""
+        # First its input, at whose end the candidate and whatever it has started end by themselves.
+        with contextlib.suppress(OSError):  # what it never read is still in the pipe
+            _pipe(self._process.stdin).close()
         self._process.kill()
         self._process.wait()
-        self._reader.join()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            with contextlib.suppress(OSError):  # what it never read is still in the pipe
-                _pipe(stream).close()
+        self._reader.join(LINGER)
+        if not self._reader.is_alive():
+            _pipe(self._process.stdout).close()
+        self._errors.close()
 
     def _read(self) -> None:
         """Queue every line, as a read that blocks knows no timeout; an empty one is the end."""
