@@ -112,8 +112,17 @@ def numbers_of(trainer: Trainer) -> tuple[dict[str, Any], dict[str, float]]:
     return {**copies, "weights": weights(trainer).numpy().copy()}, logs
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("final", [KNOWN, ALWAYS])
+RESTARTING = [
+    "memory, SAME_STEP",
+    "memory, DISABLED",
+    "masks in observations",
+    "last action, final",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "final"), [(name, KNOWN) for name in RUNS] + [(name, ALWAYS) for name in RESTARTING]
+)
 def test_a_run_on_a_device_is_the_run_on_the_host(name: str, final: str) -> None:
     make, stack, options = RUNS[name]
     host = trainer_of(make(), stack, **options)

@@ -187,8 +187,9 @@ class Collector:
         buffers.write_outcome(t, step)
         if step.final_observations is not None:
             # A device is not asked whether an episode was truncated, as that would wait for it. A
-            # pass in every step costs less than an env's step does; one pass for the whole rollout
-            # would need T final observations and recurrent states, twice the memory of a rollout.
+            # pass in every step makes rollouts of the cheapest env 1.2 times as long, with an LSTM
+            # 1.9, and hardly those of a simulator. One pass for the whole rollout would need T
+            # final observations and recurrent states, twice the memory of a rollout or more.
             if not on_host or (step.truncated & ~step.terminated).any():
                 buffers.override_next_values(t, self._final_values(step))
         elif step.lacks_final:
