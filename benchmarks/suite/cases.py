@@ -21,7 +21,7 @@ GROUPS = {
 
 OURS, FLOOR, SINGLE = "puffer_policies", "floor", "single file"
 SB3, CONTRIB, TORCHRL, PUFFERLIB = "stable-baselines3", "sb3-contrib", "TorchRL", "PufferLib 3.0"
-TORCH = "torch.distributions"
+PLAIN, TORCH = "ours, called outside a rollout", "ours with torch.distributions"
 COMPILED, GYMNASIUM = "compiled", "gymnasium in NumPy"
 
 ACT_GOAL = 0.87
@@ -42,6 +42,7 @@ def _act(rows: int, kind: str, *, name: str = "act") -> Case:
         (
             Candidate(OURS, "act.py", ("ours", *args)),
             Candidate(FLOOR, "act.py", ("floor", *args)),
+            Candidate(PLAIN, "act.py", ("plain", *args)),
             Candidate(TORCH, "act.py", ("torch", *args)),
             Candidate(theirs, "act.py", ("sb3", *args), "peers"),
         ),
@@ -60,7 +61,7 @@ def _sample(rows: int) -> Case:
         (
             Candidate(OURS, "sample.py", ("ours", *args)),
             Candidate(FLOOR, "sample.py", ("floor", *args)),
-            Candidate(TORCH, "sample.py", ("torch", *args)),
+            Candidate("torch.distributions", "sample.py", ("torch", *args)),
         ),
         turn=0.05,
         rounds=(9, 31),
