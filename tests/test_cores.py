@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores import fused
-from puffer_policies.nn.cores.base import Core
+from puffer_policies.nn.cores.base import Core, bounded_starts
 from puffer_policies.nn.cores.flush import count_starts, in_one_buffer, make_flush
 from puffer_policies.nn.cores.fused import FUSED_STEP_ROWS, FusedCore
 from puffer_policies.nn.cores.gru import GRUCore
@@ -225,6 +226,28 @@ def test_weights_for_cudnn_lie_one_behind_the_other_from_the_beginning_of_a_memo
         assert address + each.nbytes == after
     assert weights[0].untyped_storage().nbytes() == sum(each.nbytes for each in own)
     torch.testing.assert_close(weights, own, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("most", [2, 4, T - 1])
+@pytest.mark.parametrize("kind", CORES)
+def test_a_bound_of_the_starts_changes_no_result_and_reads_nothing_back(
+    kind: type[Core], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, starts = shaken(kind(INPUT, H)), starts_of("none")
+    starts[1, [3, 7]], starts[2, 0] = True, True
+    x, state, results = torch.randn(B, T, INPUT), random_state(core), []
+    for bound in (None, most):
+        core.zero_grad()
+        with nullcontext() if bound is None else bounded_starts(core, bound):
+            if bound is not None:
+                monkeypatch.setattr(Tensor, "__bool__", None)
+                monkeypatch.setattr(Tensor, "__int__", None)
+            output, after = core(x, state, starts)
+            monkeypatch.undo()
+        output.square().sum().backward()
+        results.append([output, *after.values(), *(each.grad for each in core.parameters())])
+    torch.testing.assert_close(results[1], results[0])
+    assert core.most_starts is None
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -18,6 +18,7 @@ from training_toys import guesses, run, update, weights
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ConfigError, TrainingError
+from puffer_policies.nn.cores.base import Core
 from puffer_policies.spaces.nested import leaves, map_nested
 from puffer_policies.train import trainer as trainer_module
 from puffer_policies.train.graphs import WARM_UPS, CudaCapture, Graphed, Graphs, make_graphs
@@ -247,12 +248,17 @@ def trainer_of(expression, options, vecenv, capture, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "make_graphs", graphs)
     torch.manual_seed(0)
-    # Two updates more than the plan's first would need: rates are annealed while graphs replay.
-    config = TrainConfig(total_timesteps=512, **{"bptt_horizon": 16, **options})
-    policy = expression(vecenv) if callable(expression) else get_policy(expression, vecenv)
+    # Several updates: rates are annealed while graphs replay.
+    config = TrainConfig(total_timesteps=256, **{"bptt_horizon": 16, **options})
+    policy = (
+        expression(vecenv)
+        if callable(expression)
+        else get_policy(expression, vecenv, hidden_size=32)
+    )
     return Trainer(config, vecenv, policy)
 
 
+MEMORIES = ("LSTM", "GRU", "RNN", "MinGRU", "GTrXL", "TransformerXL")
 STEPS_ALONE = {"anneal_clip": True}
 CASES = [
     ("Default", {}, guesses),
@@ -266,8 +272,9 @@ CASES = [
     ("Default", STEPS_ALONE, guesses),
     ("Default", {"optimizer": "muon"}, guesses),
     ("Default", {"max_minibatch_size": 8}, guesses),
-    ("LSTMWrapper(Default)", {}, guesses),
-    ("MinGRUWrapper(Default)", {}, guesses),
+    *((f"{memory}Wrapper(Default)", {}, guesses) for memory in MEMORIES),
+    ("SeparateCriticWrapper(LSTMWrapper(Default))", {}, guesses),
+    ("LSTMWrapper(Default)", {}, lambda: make_vecenv("puffer_policies/RepeatPrevious-v0", 4)),
 ]
 
 
@@ -288,7 +295,20 @@ def test_training_by_graphs_is_the_same_training(expression, options, make, monk
     torch.testing.assert_close(actual, exact, atol=1e-6, rtol=1e-5)
     assert loss_again == pytest.approx(loss, abs=1e-5)
     assert rate_again == rate
-    assert capture.num_replays > 8 * 16 - 2 * WARM_UPS - 1
+    assert capture.num_replays > 4 * 16 - 2 * WARM_UPS - 1
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_gradient_steps_of_memories_are_replayed_by_their_number_of_starts(memory, monkeypatch):
+    capture = HostCapture()
+    trainer = trainer_of(f"{memory}Wrapper(Default)", {}, guesses(), capture, monkeypatch)
+    run(trainer)
+    # Episodes of 4 steps and a reset: 3 starts in 16 steps, or 4 with the graph for 4 of them.
+    assert trainer.ppo._step_graphs.keys() == {4}
+    assert capture.num_records == 2
+    assert all(
+        each.most_starts is None for each in trainer.policy.modules() if isinstance(each, Core)
+    )
 
 
 def test_gradient_steps_are_replayed_where_shapes_stay_the_same(monkeypatch):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError
+from puffer_policies.nn.cores.base import bounded_starts
+from puffer_policies.nn.cores.flush import count_starts
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.value_heads import giving_outputs, value_head_of
 from puffer_policies.train.arrays import beside
@@ -83,11 +85,9 @@ class PPO:
         self._value_head = value_head_of(policy)
         self.optimizer = make_optimizer(config, policy)
         self._gradients = Gradients(policy.parameters())
-        self._graph = None
-        if graphs is not None and self._is_static():
-            self._graph = graphs.of(
-                self._recorded_step, name="The gradient step", memory=self._memory
-            )
+        self._graphs = graphs if graphs is not None and self._is_static() else None
+        self._step_graphs: dict[int, Graphed] = {}
+        self._graph: Graphed | None = None
 
     def update(self, batch: Batch, *, remaining: float) -> dict[str, float]:
         """Pass over a batch `update_epochs` times and return the means of the loss's parts.
@@ -97,8 +97,7 @@ class PPO:
         config, segments = self.config, batch.segments
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_fraction(config, remaining)
-        if self._graph is not None:
-            self._graph.refresh()
+        self._graph = self._graph_for(segments)
         clip_coef = config.clip_coef * (remaining if config.anneal_clip else 1.0)
         clips = Clips.of(config)
         latest = None if clips is None else LatestPredictions(batch, config, clips)
@@ -113,6 +112,7 @@ class PPO:
                 num_steps += 1
             if self._diverged(totals - before):
                 break
+        self._graph = None  # it is made for these segments
         means = self._world.mean_(totals / num_steps).tolist()
         return dict(zip(LOSS_PARTS, means, strict=True))
 
@@ -133,20 +133,42 @@ class PPO:
         return parts
 
     def _is_static(self) -> bool:
-        """Return whether all gradient steps of a run launch the same kernels.
+        """Return whether the gradient steps of a run launch the same kernels.
 
-        Sequences of a memory are as long as their episode starts ask for, the clip range is a
-        number inside kernels, Muon computes with its learning rate on the host, and messages
-        between processes and pieces of a minibatch are left to the plain road.
+        The clip range is a number inside kernels, Muon computes with its learning rate on the host,
+        a compiled memory counts its episode starts there, and messages between processes and pieces
+        of a minibatch are left to the plain road.
         """
         config, plan = self.config, self.plan
         return (
-            not self._carry.recurrent
+            not (self._carry.recurrent and config.compile)
             and not config.anneal_clip
             and isinstance(self.optimizer, torch.optim.Adam)
             and self._world.size == 1
             and plan.segments_per_piece >= plan.segments_per_minibatch
         )
+
+    def _graph_for(self, segments: Segments) -> Graphed | None:
+        """Return what replays the gradient steps on these segments, or None if nothing may.
+
+        A memory takes a step more for each episode start in the fullest row. So there is a graph
+        for each power of 2 of them, up to which shorter rows are padded.
+        """
+        if self._graphs is None or any(each.is_refused for each in self._step_graphs.values()):
+            return None
+        most = 0
+        if self._carry.recurrent and self.plan.segment > 1:
+            starts = count_starts(segments.starts)  # read back once an update
+            most = min(1 << (starts - 1).bit_length(), self.plan.segment - 1) if starts else 0
+        if most not in self._step_graphs:
+            self._step_graphs[most] = self._graphs.of(
+                functools.partial(self._recorded_step, most),
+                name="The gradient step",
+                memory=self._memory,
+            )
+        graph = self._step_graphs[most]
+        graph.refresh()
+        return graph
 
     def _memory(self) -> list[Tensor]:
         """Return the tensors that a gradient step reads or changes beside a minibatch."""
@@ -171,14 +193,19 @@ class PPO:
         return result
 
     def _recorded_step(
-        self, chosen: tuple[Any, ...], importance: tuple[Tensor, ...], learning_rate: Tensor
+        self,
+        most_starts: int,
+        chosen: tuple[Any, ...],
+        importance: tuple[Tensor, ...],
+        learning_rate: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Take a gradient step on a minibatch; return the loss's parts, log-probs and values."""
         segments, config = Segments(*chosen), self.config
         weights = [each.repeat_interleave(self.plan.segment) for each in importance]
         old = prepared(segments.transitions, config, importance=weights[0] if weights else None)
         self._gradients.clear()
-        parts, new = self._backward_piece(segments, old, config.clip_coef)
+        with bounded_starts(self.policy, most_starts):
+            parts, new = self._backward_piece(segments, old, config.clip_coef)
         self._gradients.clip(config.max_grad_norm)
         with learning_rate_on_device(self.optimizer, learning_rate):
             self.optimizer.step()

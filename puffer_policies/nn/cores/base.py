@@ -6,7 +6,8 @@ the batch first. It is passed in and handed out, never kept on the module, never
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ class Core(nn.Module):
     A subclass writes `step` and `state_shapes`, and `sequence` where a whole sequence costs less
     than its steps.
     """
+
+    most_starts: int | None = None
+    """Most episode starts within a row, if `bounded_starts` tells; else they are counted."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -56,12 +60,14 @@ class Core(nn.Module):
         if episode_start is None:
             return self.sequence(x, state, None)
         output, after = self.sequence(x, self.reset(state, episode_start[:, 0]), episode_start)
+        if torch.compiler.is_compiling() or self.most_starts is not None:
+            return output, after
         # A sum is finite only if each number is, and costs a thirtieth of looking at each.
-        if torch.compiler.is_compiling() or bool(output.detach().sum().isfinite()):
+        if bool(output.detach().sum().isfinite()):
             return output, after
         # Fast sequences reset by arithmetic, which leaves a NaN alive, as 0 * NaN is NaN. Single
-        # steps fill the rows, so a NaN of one episode cannot reach the next. While compiling, the
-        # branch would break the graph, and is left out.
+        # steps fill the rows, so a NaN of one episode cannot reach the next. The branch is left out
+        # where it would break a compiled graph, or make the host wait for a recorded one.
         return self.step_through(x, state, episode_start)
 
     def step_through(self, x: Tensor, state: State, episode_start: Tensor | None) -> After:
@@ -94,6 +100,23 @@ class Core(nn.Module):
             key: zeroed(value, episode_start.reshape(-1, *[1] * (value.ndim - 1)))
             for key, value in state.items()
         }
+
+
+@contextmanager
+def bounded_starts(policy: nn.Module, most: int) -> Iterator[None]:
+    """Let the memories in `policy` rely on it that no row has more than `most` starts after step 0.
+
+    Then a sequence reads nothing back to the host, and takes the same steps whatever the data are.
+    More starts than that would be an index out of its range.
+    """
+    cores = [each for each in policy.modules() if isinstance(each, Core)]
+    for core in cores:
+        core.most_starts = most
+    try:
+        yield
+    finally:
+        for core in cores:
+            core.most_starts = None
 
 
 HEAD_SIZE = 32

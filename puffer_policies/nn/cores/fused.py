@@ -173,7 +173,9 @@ class FusedCore(Core):
             return self._run_opaque(x, state, episode_start)
         parts, time = self.layers.flush_parts, x.shape[1]
         # The cheapest way to reset depends on the number of starts in the fullest row.
-        most = count_starts(episode_start)
+        most = self.most_starts
+        if most is None:
+            most = count_starts(episode_start)
         if most == 0:
             return self._run(x, state)
         share = self.layers.flush_share if x.device.type == "cpu" else FLUSH_SHARE
