@@ -39,6 +39,18 @@ def test_clipping_is_that_of_torch(max_norm):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("max_norm", [0.1, 0.3, 1.7, 1e6])
+def test_clipping_has_the_same_bits_whether_or_not_the_norm_is_read_back(max_norm):
+    ours, theirs = network(), network()
+    for net, on_host in ((ours, True), (theirs, False)):
+        gradients = Gradients(net.parameters())
+        gradients.clear()
+        backward(net)
+        gradients.clip(max_norm, on_host=on_host)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is None or torch.equal(mine.grad, other.grad)
+
+
 def test_parameters_that_are_not_trained_get_no_gradient():
     net = network()
     Gradients(net.parameters()).clear()

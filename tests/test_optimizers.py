@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from training_toys import guesses
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
-from puffer_policies.train.optim import hidden_matrices, lr_fraction, make_optimizer
+from puffer_policies.train.optim import Adam, hidden_matrices, lr_fraction, make_optimizer
 
 ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)
 MUON = dataclasses.replace(ADAM, optimizer="muon")
@@ -112,7 +114,7 @@ def test_frozen_parameters_stay():
 def test_a_policy_without_hidden_matrices_has_adam_alone():
     module = nn.Module()
     module.actor = nn.Linear(4, 2)
-    assert type(make_optimizer(MUON, module)) is torch.optim.Adam
+    assert type(make_optimizer(MUON, module)) is Adam
 
 
 @needs_muon
@@ -205,3 +207,83 @@ def test_the_line_is_what_remains_and_without_annealing_all_does():
     for schedule in ("linear", "cosine"):
         config = dataclasses.replace(ADAM, anneal_lr=False, lr_schedule=schedule)
         assert lr_fraction(config, 0.25) == 1.0
+
+
+# Our Adam against torch's -------------------------------------------------------------------
+
+
+def mixed():
+    """Parameters of two dtypes, one of which gets no gradient in some steps."""
+    torch.manual_seed(0)
+    return nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2).double(), nn.Linear(2, 2)])
+
+
+def adams():
+    ours, theirs = mixed(), mixed()
+    options = {"lr": 1e-2, "betas": (0.8, 0.99), "eps": 1e-5, "fused": True}
+    mine = (ours, Adam(ours.parameters(), **options))
+    return mine, (theirs, torch.optim.Adam(theirs.parameters(), **options))
+
+
+def step_both(pairs, *, seeds, skipped=None):
+    for module, optimizer in pairs:
+        for seed in seeds:
+            draw = torch.Generator().manual_seed(seed)
+            for parameter in module.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+            for parameter in [] if skipped is None else module[skipped].parameters():
+                parameter.grad = None
+            optimizer.step()
+
+
+def assert_equal(pairs):
+    (ours, _), (theirs, _) = pairs
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_step_of_adam_is_that_of_torch_bit_for_bit():
+    pairs = adams()
+    step_both(pairs, seeds=range(3))
+    step_both(pairs, seeds=range(3, 5), skipped=2)
+    assert_equal(pairs)
+
+
+@pytest.mark.parametrize("from_ours", [True, False])
+def test_each_adam_goes_on_from_the_state_of_the_other(from_ours):
+    pairs, again = adams(), adams()
+    step_both(pairs, seeds=range(3))
+    source = pairs[0 if from_ours else 1]
+    for module, optimizer in again:
+        module.load_state_dict(source[0].state_dict())
+        optimizer.load_state_dict(copy.deepcopy(source[1].state_dict()))
+    step_both([*pairs, *again], seeds=range(3, 6))
+    assert_equal(pairs)
+    assert_equal([pairs[0], again[0]])
+    assert_equal(again)
+
+
+def test_hooks_of_a_step_run():
+    pairs = adams()
+    optimizer = pairs[0][1]
+    calls = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    step_both(pairs, seeds=range(2))
+    assert calls == [1, 1]
+
+
+COMPILER = """
+import sys, torch
+from puffer_policies.config.schema import TrainConfig
+from puffer_policies.train.optim import make_optimizer
+policy = torch.nn.Linear(2, 1)
+optimizer = make_optimizer(TrainConfig(), policy)
+policy(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_adam_does_not_import_the_compiler():
+    assert subprocess.run([sys.executable, "-c", COMPILER], check=False).returncode == 0

@@ -61,9 +61,15 @@ class Segments:
         """The fields, nested: what a recorded step copies."""
         return tuple(getattr(self, each.name) for each in dataclasses.fields(self))
 
-    def select(self, rows: Tensor) -> Segments:
-        """Return a copy of the segments `rows` (M,)."""
-        return self._map(lambda leaf, dim: leaf.index_select(dim, rows))
+    def select(self, rows: Tensor, *, numbers: Tensor | None = None) -> Segments:
+        """Return a copy of the segments `rows` (M,), with their `numbers` if these are at hand."""
+
+        def select(leaf: Tensor, dim: int) -> Tensor:
+            if leaf is self.numbers and numbers is not None:
+                return numbers
+            return leaf.index_select(dim, rows)
+
+        return self._map(select)
 
     def split(self, size: int) -> Iterator[Segments]:
         """Yield views of `size` segments; the last may hold fewer."""

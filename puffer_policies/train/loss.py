@@ -72,18 +72,19 @@ def prepared(
     """Return a minibatch with weights that sum to 1, and advantages normalized if configured.
 
     Everything that needs the whole minibatch is done here, so that `piece_loss` of its pieces adds
-    up. `importance` (N,), if given, multiplies the weights.
+    up. `importance` (N,), if given, multiplies the weights. Several minibatches are rows of
+    matrices, (M, N) each.
     """
     weights = old.weights if importance is None else old.weights * importance
-    weights = weights / weights.sum().clamp(min=TINY)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=TINY)
     advantages = normalized(old.advantages, weights) if config.norm_adv else old.advantages
     return old._replace(weights=weights, advantages=advantages)
 
 
 def normalized(advantages: Tensor, weights: Tensor) -> Tensor:
-    """Return advantages of weighted mean 0 and deviation 1; `weights` (N,) sum to 1."""
-    centered = advantages - torch.dot(advantages, weights)
-    deviation = torch.dot(centered.square(), weights).sqrt()
+    """Return advantages of weighted mean 0 and deviation 1; `weights` (..., N) sum to 1."""
+    centered = advantages - (advantages * weights).sum(-1, keepdim=True)
+    deviation = (centered.square() * weights).sum(-1, keepdim=True).sqrt()
     return centered / (deviation + 1e-8)
 
 

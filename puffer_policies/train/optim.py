@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,8 +126,67 @@ class JoinedOptimizer(torch.optim.Optimizer):
         self._share()
 
 
+class Adam(torch.optim.Adam):
+    """torch's fused Adam, number for number, with less around its kernel.
+
+    torch takes 2.5 times as long for the step of a small policy, a tenth of the whole update; and
+    it keeps the compiler out of its methods by wrappers that import the compiler, for which every
+    run would wait 2 seconds. The state and the groups are torch's, so checkpoints are, too.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the groups."""
+        state: dict[str, Any] = inspect.unwrap(torch.optim.Optimizer.state_dict)(self)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned for the same parameters."""
+        inspect.unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient. `closure` is only there for the signature."""
+        for group in self.param_groups:
+            trained = [each for each in group["params"] if each.grad is not None]
+            # The kernel wants tensors of one dtype.
+            for dtype in {each.dtype for each in trained}:
+                self._update([each for each in trained if each.dtype is dtype], group)
+
+    def _update(self, parameters: list[Any], group: dict[str, Any]) -> None:
+        states = [self.state[each] or self._start(each) for each in parameters]
+        steps = [state["step"] for state in states]
+        beta1, beta2 = group["betas"]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            [each.grad for each in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _start(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        state["step"] = torch.zeros((), device=parameter.device)
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
+
+
 def _adam(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
+    return Adam(
         parameters,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -192,11 +253,21 @@ class Gradients:
         for flat in self._flat:
             world.mean_(flat)
 
-    def clip(self, max_norm: float) -> None:
-        """Scale all down to the Euclidean norm `max_norm`, if theirs is larger."""
-        # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps zero gradients from dividing by 0.
+    def clip(self, max_norm: float, *, on_host: bool | None = None) -> None:
+        """Scale all down to the Euclidean norm `max_norm`, if theirs is larger.
+
+        With `on_host` the norm is read back; by default where there is nothing to wait for.
+        """
         norms = [torch.linalg.vector_norm(flat).float() for flat in self._flat]
         norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps zero gradients from dividing by 0.
+        scale: float | Tensor
+        if norm.is_cpu if on_host is None else on_host:
+            # Numbers are divided faster than tensors, and to the same bits in float32.
+            scale = float(np.float32(max_norm) / (np.float32(norm.item()) + np.float32(1e-6)))
+            if scale >= 1.0:  # not so if it is NaN, which all gradients shall show then
+                return
+        else:
+            scale = (torch.full_like(norm, max_norm) / (norm + 1e-6)).clamp(max=1.0)
         for flat in self._flat:
             flat.mul_(scale)

@@ -54,6 +54,10 @@ class Minibatch(NamedTuple):
     """(M,) int64."""
     importance: Tensor | None
     """(M,): weight of each segment; None if all have the same."""
+    numbers: Tensor | None = None
+    """(5, M, L): those of the segments, if they were selected before."""
+    old: Transitions | None = None
+    """The same `prepared`, (M*L,) each, if they were before."""
 
 
 class PPO:
@@ -206,7 +210,7 @@ class PPO:
         self._gradients.clear()
         with bounded_starts(self.policy, most_starts):
             parts, new = self._backward_piece(segments, old, config.clip_coef)
-        self._gradients.clip(config.max_grad_norm)
+        self._gradients.clip(config.max_grad_norm, on_host=False)
         with learning_rate_on_device(self.optimizer, learning_rate):
             self.optimizer.step()
         return parts, new
@@ -282,25 +286,41 @@ class PPO:
         return current, Prediction(log_probs.float(), entropy.float(), values.float(), value_loss)
 
     def _minibatches(self, segments: Segments, *, progress: float) -> Iterator[Minibatch]:
+        """Yield the minibatches of one epoch, whose numbers are selected and prepared at once."""
         transitions = Transitions(*segments.numbers)  # (B, L) each
-        return minibatches(
-            self.config,
-            transitions.advantages,
-            transitions.weights,
-            size=self.plan.segments_per_minibatch,
-            progress=progress,
-            generator=self._generator,
+        chosen = list(
+            minibatches(
+                self.config,
+                transitions.advantages,
+                transitions.weights,
+                size=self.plan.segments_per_minibatch,
+                progress=progress,
+                generator=self._generator,
+            )
         )
+        shape = len(chosen), self.plan.segments_per_minibatch, self.plan.segment
+        rows = torch.cat([each.rows for each in chosen])
+        # (5, minibatches, M, L)
+        numbers = segments.numbers.index_select(1, rows).reshape(-1, *shape)
+        weights = [each.importance for each in chosen if each.importance is not None]
+        importance = torch.stack(weights).repeat_interleave(shape[2], 1) if weights else None
+        old = prepared(Transitions(*numbers.flatten(2)), self.config, importance=importance)
+        columns = zip(*(each.unbind() for each in old), strict=True)
+        for each, own, prepared_ones in zip(chosen, numbers.unbind(1), columns, strict=True):
+            yield each._replace(numbers=own, old=Transitions(*prepared_ones))
 
     def _pieces(
         self, segments: Segments, minibatch: Minibatch
     ) -> Iterator[tuple[Tensor, Segments, Transitions]]:
         """Yield the parts of a minibatch that fit into memory: rows, segments, transitions."""
         size, length = self.plan.segments_per_piece, self.plan.segment
-        whole, importance = segments.select(minibatch.rows), minibatch.importance
-        if importance is not None:
-            importance = importance.repeat_interleave(length)  # (M*L,)
-        old = prepared(whole.transitions, self.config, importance=importance)
+        whole = segments.select(minibatch.rows, numbers=minibatch.numbers)
+        old = minibatch.old
+        if old is None:
+            importance = minibatch.importance
+            if importance is not None:
+                importance = importance.repeat_interleave(length)  # (M*L,)
+            old = prepared(whole.transitions, self.config, importance=importance)
         if size >= len(minibatch.rows):
             yield minibatch.rows, whole, old
             return
