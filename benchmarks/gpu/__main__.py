@@ -130,12 +130,11 @@ def run_part(options: argparse.Namespace) -> dict[str, Any]:
     from gpu.timings import TIMINGS
 
     torch.set_num_threads(1)
-    settings = Settings(torch.device(options.device), options.small)
     parts = {"machine": machine, **CHECKS, **TIMINGS}
     try:
-        # Fails here, and in words, where there is no such device.
-        torch.zeros(1, device=settings.device)
-        figures = parts[options.part](settings)
+        # Fails here, and in words, where there is no such device. It has an index then, as tensors do.
+        device = torch.zeros(1, device=options.device).device
+        figures = parts[options.part](Settings(device, options.small))
     except Skipped as reason:
         return {"status": SKIPPED, "reason": str(reason)}
     except Exception as error:

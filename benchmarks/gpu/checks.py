@@ -129,8 +129,15 @@ def _compare(policy: nn.Module, env: Any, name: str, settings: Settings) -> floa
     expected = results(policy, env, CPU, **sizes)
     actual = results(policy.to(settings.device), env, settings.device, **sizes)
     close(actual, expected, name)
+    return largest_gap(actual, expected)
+
+
+def largest_gap(actual: Any, expected: Any) -> float:
+    """Return the largest difference of two nested tensors; logits of -inf in both have none."""
     pairs = zip(_flat(actual), _flat(expected), strict=True)
-    return max(float((one - other).abs().max()) for one, other in pairs if one.numel())
+    return max(
+        float(torch.nan_to_num(one - other).abs().max()) for one, other in pairs if one.numel()
+    )
 
 
 def _flat(tree: Any) -> list[Tensor]:
@@ -189,10 +196,7 @@ def checkpoints(settings: Settings) -> dict[str, float]:
             expected = results(policy, VECTOR, settings.device, rows=4, time=6)
             actual = results(loaded, VECTOR, CPU, rows=4, time=6)
             close(actual, expected, name)
-            gaps[name] = max(
-                float((a - b).abs().max())
-                for a, b in zip(_flat(actual), _flat(expected), strict=True)
-            )
+            gaps[name] = largest_gap(actual, expected)
     return gaps
 
 
@@ -205,11 +209,12 @@ def bfloat16(settings: Settings) -> dict[str, float]:
         for precision in ("float32", "bfloat16"):
             calls = policy_calls(policy, device=settings.device, precision=precision)
             observations, state = inputs(policy, env, 8, device=settings.device)
-            keys = {key: each.dtype for key, each in state.items()}
+            dtypes = {key: each.dtype for key, each in state.items()}
             with torch.no_grad():
                 _, values = calls.forward_eval(observations, state)
-            assert {key: each.dtype for key, each in state.items()} == keys, name
+            assert {key: each.dtype for key, each in state.items()} == dtypes, name
             outputs.append(values)
+            _require_gradients(policy, calls.forward, env, name, settings)
         exact, low = outputs
         assert low.dtype is torch.float32, name
         gaps[name] = float((low - exact).abs().max())
@@ -219,6 +224,22 @@ def bfloat16(settings: Settings) -> dict[str, float]:
         most = 0.05 * (1 + float(exact.abs().max())) + (extent if math.isfinite(extent) else 0.0)
         assert gaps[name] <= most, f"{name}: {gaps[name]:.3f}, at most {most:.3f}"
     return gaps
+
+
+def _require_gradients(
+    policy: nn.Module, call: Any, env: Any, name: str, settings: Settings
+) -> None:
+    """A training pass has finite gradients in float32."""
+    batch = (4, 6) if hasattr(policy, "initial_state") else (8,)
+    observations, state = inputs(policy, env, *batch, device=settings.device)
+    policy.zero_grad()
+    logits, values = call(observations, state)
+    choice = distribution(logits)
+    log_probs = choice.log_prob(choice.mode().detach())
+    assert log_probs.dtype is torch.float32, name
+    (log_probs.mean() + choice.entropy().mean() + values.square().mean()).backward()
+    for each in policy.parameters():
+        assert each.grad is None or bool(each.grad.isfinite().all()), name
 
 
 def channels_last(settings: Settings) -> dict[str, float]:

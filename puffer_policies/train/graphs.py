@@ -10,7 +10,8 @@ writes the same tensors in every replay, never returns to Python, and may not wa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -254,15 +255,12 @@ class CudaCapture:
 
     def run(self, function: Thunk, *, strict: bool = False) -> Any:
         """Return what the function returns; if `strict`, raise where it waits for the host."""
-        current, mode = torch.cuda.current_stream(self._device), torch.cuda.get_sync_debug_mode()
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        if strict:
-            torch.cuda.set_sync_debug_mode("error")
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), _refused_waits() if strict else nullcontext():
                 return function()
         finally:
-            torch.cuda.set_sync_debug_mode(mode)
             current.wait_stream(self._stream)
 
     def record(self, function: Thunk) -> Thunk:
@@ -292,6 +290,19 @@ class CudaCapture:
     def _put_back(self, generator: torch.Generator, copy: torch.Generator) -> None:
         # The state as a whole: setting seed and offset would leave it in the midst of recording.
         generator.graphsafe_set_state(copy)
+
+
+@contextmanager
+def _refused_waits() -> Iterator[None]:
+    """Raise a RuntimeError where the host would wait for the device."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls this a prototype, once
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @dataclass(frozen=True, slots=True)
