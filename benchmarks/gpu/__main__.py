@@ -132,7 +132,7 @@ def run_part(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     parts = {"machine": machine, **CHECKS, **TIMINGS}
     try:
-        # Fails here, and in words, where there is no such device. It has an index then, as tensors do.
+        # Fails here, and in words, where there is no such device. Tensors know its index.
         device = torch.zeros(1, device=options.device).device
         figures = parts[options.part](Settings(device, options.small))
     except Skipped as reason:
