@@ -17,6 +17,9 @@ from torch.nn import functional
 MANY_ROWS = 512
 """From here on a step of the kernel for sequences is faster than a cell."""
 
+FEW_CLOCKS = 256
+"""Probabilities up to which a clock for each is the cheaper draw."""
+
 Act = Callable[[Tensor, Tensor], object]
 """Observations (N, 8), episode starts (N,)."""
 
@@ -37,29 +40,46 @@ def policy(*, memory: bool) -> Any:
 
 
 def ours(*, memory: bool) -> Act:
-    """Return what the trainer's rollout calls."""
-    from puffer_policies.nn.distributions import distribution
+    """Return what the trainer's rollout calls, in which the policy stands still."""
+    from puffer_policies.nn.distributions import sample_with_log_prob
+    from puffer_policies.nn.fixed import fixed_eval
 
-    return stepping(distribution, memory=memory)
+    actor = policy(memory=memory)
+    return stepping(actor, fixed_eval(actor, may_wait=True), sample_with_log_prob)
+
+
+def plain(*, memory: bool) -> Act:
+    """Return the methods that a library or a loop of one's own calls."""
+    from puffer_policies.nn.distributions import sample_with_log_prob
+
+    actor = policy(memory=memory)
+    return stepping(actor, actor.forward_eval, sample_with_log_prob)
 
 
 def of_torch(*, memory: bool) -> Act:
     """Return our policy with the distribution of torch."""
-    return stepping(lambda logits: torch.distributions.Categorical(logits=logits), memory=memory)
 
+    def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
+        dist: Any = torch.distributions.Categorical(logits=logits)
+        action = dist.sample()
+        return action, dist.log_prob(action)
 
-def stepping(distribution: Callable[[Any], Any], *, memory: bool) -> Act:
-    """Step our policy, whose state goes on, and draw from a distribution over its logits."""
     actor = policy(memory=memory)
-    states = actor.initial_state(turns.num_envs(), "cpu") if memory else {}
+    return stepping(actor, actor.forward_eval, draw)
+
+
+def stepping(
+    actor: Any, forward_eval: Callable[..., Any], draw: Callable[[Any], tuple[Tensor, Tensor]]
+) -> Act:
+    """Step a policy, whose state goes on, and draw an action with its log-probability."""
+    rows = turns.num_envs()
+    states = actor.initial_state(rows, "cpu") if hasattr(actor, "initial_state") else {}
 
     def act(x: Tensor, starts: Tensor) -> object:
         state = {**states, "episode_start": starts}
-        logits, values = actor.forward_eval(x, state)
+        logits, values = forward_eval(x, state=state)
         states.update({key: state[key] for key in states})
-        dist = distribution(logits)
-        action = dist.sample()
-        return action, dist.log_prob(action), values
+        return *draw(logits), values
 
     return act
 
@@ -67,34 +87,42 @@ def stepping(distribution: Callable[[Any], Any], *, memory: bool) -> Act:
 def floor(*, memory: bool) -> Act:
     """Return the least that PyTorch can do for the same outputs, on the same sizes.
 
-    No modules, one matrix for both heads, and an action by the inverse of the cumulative
-    probabilities. The LSTM's state is set to zero where an episode starts; it is a cell, or the
-    kernel for sequences where that is faster.
+    No modules and one matrix for both heads. The action is drawn by the inverse of the cumulative
+    probabilities, or by clocks, one for each option, where these are so few that fewer calls count
+    more than fewer random numbers. The LSTM's state is set to zero where an episode starts; it is a
+    cell, or the kernel for sequences where that is faster.
     """
+    options = int(turns.option("options", "4"))
     first, joint = (
-        torch.nn.Linear(8, 128),
-        torch.nn.Linear(128, int(turns.option("options", "4")) + 1),
+        (layer.weight, layer.bias)
+        for layer in (torch.nn.Linear(8, 128), torch.nn.Linear(128, options + 1))
     )
+    races = turns.num_envs() * options <= FEW_CLOCKS
     lstm, many = torch.nn.LSTM(128, 128), turns.num_envs() >= MANY_ROWS
+    gates = lstm.all_weights[0]
     states = [torch.zeros(turns.num_envs(), 128) for _ in range(2)]
 
     def act(x: Tensor, starts: Tensor) -> object:
-        hidden = functional.gelu(functional.linear(x, first.weight, first.bias))
+        hidden = functional.gelu(functional.linear(x, *first))
         if memory:
-            kept = 1.0 - starts.unsqueeze(-1).float()
+            kept = ~starts.unsqueeze(-1)
             before = [each * kept for each in states]
             if many:
                 _, after = lstm(hidden[None], tuple(each[None] for each in before))
                 states[:] = (each[0] for each in after)
             else:
-                states[:] = torch.lstm_cell(hidden, before, *lstm.all_weights[0])
+                states[:] = torch.lstm_cell(hidden, before, *gates)
             hidden = states[0]
-        outputs = functional.linear(hidden, joint.weight, joint.bias)
-        log_probs = torch.log_softmax(outputs[:, :-1], -1)
-        cumulative = log_probs.exp().cumsum(-1)
-        action = (cumulative < torch.rand(len(x), 1)).sum(-1, keepdim=True)
-        action.clamp_(max=cumulative.shape[1] - 1)
-        return action, log_probs.gather(-1, action), outputs[:, -1:]
+        outputs = functional.linear(hidden, *joint)
+        logits, values = outputs.split_with_sizes([options, 1], -1)
+        log_probs = torch.log_softmax(logits, -1)
+        probs = log_probs.exp()
+        if races:
+            action = (probs / torch.empty_like(probs).exponential_()).argmax(-1, keepdim=True)
+        else:
+            action = (probs.cumsum(-1) < torch.rand(x.shape[0], 1)).sum(-1, keepdim=True)
+            action.clamp_(max=options - 1)
+        return action, log_probs.gather(-1, action), values
 
     return act
 
@@ -129,6 +157,7 @@ def of_sb3(*, memory: bool) -> Act:
 
 CANDIDATES: dict[str, Callable[..., Act]] = {
     "ours": ours,
+    "plain": plain,
     "torch": of_torch,
     "floor": floor,
     "sb3": of_sb3,
