@@ -62,8 +62,7 @@ def run(cases: list[Case], data: report.Record, options: argparse.Namespace) -> 
     return True
 
 
-def _warn_if_busy() -> None:
-    load = os.getloadavg()[0]
+def _warn_if_busy(load: float) -> None:
     if load > BUSY * (os.cpu_count() or 1):
         print(
             f"Other processes keep the machine busy (load {load:.1f}): the ratios will be noisy.",
@@ -108,10 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     data: report.Record = {
         "command": " ".join(["python benchmarks/bench.py", *flags]),
         "machine": report.machine(),
+        "load": round(os.getloadavg()[0], 1),
         "versions": {},
         "cases": {},
     }
-    _warn_if_busy()
+    _warn_if_busy(data["load"])
     start = time.monotonic()
     complete = run(cases, data, options)
     print(f"\n{report.tables(data['cases'], GROUPS)}")

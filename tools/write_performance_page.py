@@ -23,8 +23,8 @@ START = (
 END = "<!-- The end of the generated tables. -->\n"
 
 HEAD = """
-Measured on {date} on {cores} cores of {cpu} ({system}), with Python {python}, {versions}, one
-thread each, by `{command}`.
+Measured on {date} on {cores} cores of {cpu} ({system}), with Python {python}, {versions},
+by `{command}`. Before it began, other processes kept {load} cores busy.
 
 """
 
@@ -52,6 +52,7 @@ def tables(data: report.Record) -> str:
         date=max(case["date"] for case in data["cases"].values())[:10],
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         command=data["command"],
+        load=data["load"],
         **data["machine"],
     )
     return f"{head}{report.tables(data['cases'], SHOWN)}\n"
