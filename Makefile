@@ -91,7 +91,7 @@ $(PUFFERLIB)/.ready: pyproject.toml constraints.txt tools/pufferlib/sitecustomiz
 		-e . pytest pytest-randomly 'setuptools<81' wheel psutil pyro-ppl rich_argparse
 	$(PUFFERLIB)/bin/python -m pip install -q -c $(PUFFERLIB)/constraints.txt \
 		--no-build-isolation gym==0.23.0 pettingzoo==1.24.1
-	NO_OCEAN=1 PYTHONPATH=tools/pufferlib $(PUFFERLIB)/bin/python -m pip install -q \
+	NO_OCEAN=1 PYTHONPATH=$(CURDIR)/tools/pufferlib $(PUFFERLIB)/bin/python -m pip install -q \
 		--no-build-isolation --no-deps pufferlib==3.0.0
 	@touch $@
 
