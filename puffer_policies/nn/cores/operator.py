@@ -10,6 +10,7 @@ so that the graph around it stays whole.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,11 +29,14 @@ MOST_TRACES = 4
 
 CONTIGUOUS = torch.contiguous_format
 
-# A graph of CUDA kernels can't be replayed where the host reads a number. Torch knows this mark
+# A graph of CUDA kernels can't be replayed where the host reads a number. Torch has the mark for it
 # since 2.8.
-TAGS: dict[str, Any] = (
-    {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
-)
+TAGS: dict[str, Any] = {}
+if (
+    hasattr(torch.Tag, "cudagraph_unsafe")
+    and "tags" in inspect.signature(torch.library.custom_op).parameters
+):
+    TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)}
 
 
 class Trace(NamedTuple):
