@@ -129,9 +129,9 @@ class JoinedOptimizer(torch.optim.Optimizer):
 class Adam(torch.optim.Adam):
     """torch's fused Adam, number for number, with less around its kernel.
 
-    torch takes 2.5 times as long for the step of a small policy, a tenth of the whole update; and
-    it keeps the compiler out of its methods by wrappers that import the compiler, for which every
-    run would wait 2 seconds. The state and the groups are torch's, so checkpoints are, too.
+    A step of 6 small parameters takes 31 in place of 45 us. And torch keeps the compiler out of its
+    methods by wrappers that import the compiler, for which every run would wait 2 seconds. The
+    state and the groups are torch's, so checkpoints are, too.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
