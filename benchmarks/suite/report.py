@@ -34,8 +34,9 @@ PACKAGES = (
 BETWEEN_RUNS = 0.05
 """By how much a ratio may fall from one run to the next beyond the spread of the turns within each.
 
-Two runs of the whole suite one after the other, without a change, differed by less; a new process
-lays its memory out anew, which no number of turns averages out.
+A new process lays its memory out anew, which no number of turns averages out. Of 19 ratios in two
+runs one after the other, on two cores that were shared with eight other processes, 3 differed by
+more than the spread of their turns (up to 3 points more), and none by more than that and this.
 """
 
 MODEL = "model name"
