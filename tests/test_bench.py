@@ -140,7 +140,7 @@ def test_a_quick_run_takes_fewer_rounds(harness, case):
     case = replace(case, rounds=(7, 20), seconds=10.0, turn=1.0)
     assert harness.FULL.of(case) == (7, 20, 10.0, 1.0)
     fewest, most, seconds, turn = harness.QUICK.of(case)
-    assert (fewest, most) == (2, 4)
+    assert (fewest, most) == (3, 4)
     assert (seconds, turn) == pytest.approx((2.0, 0.2))
 
 

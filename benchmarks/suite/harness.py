@@ -92,7 +92,7 @@ class Budget:
         return min(fewest, most), most, case.seconds * self.share, case.turn * self.share
 
 
-FULL, QUICK = Budget(), Budget(0.2, 2)
+FULL, QUICK = Budget(), Budget(0.2)
 
 
 @dataclass
