@@ -37,8 +37,22 @@ class NoReadBacks(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Recording(TorchDispatchMode):
+    """Notes the operations of torch with the very tensors that they read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        grad = torch.is_grad_enabled()  # a kernel may keep more for a gradient
+        self.operations.append((function, args, kwargs or {}, results, grad))
+        return results
+
+
 class HostCapture:
-    """Records nothing: a replay runs the function once more, into the same results."""
+    """Replays the recorded operations on the recorded tensors, as CUDA does, and no Python code."""
 
     def __init__(self, *, reads_on_host=False):
         self.reads_on_host = reads_on_host
@@ -52,18 +66,32 @@ class HostCapture:
 
     def record(self, function):
         self.num_records += 1
-        results = None
+        recording, is_first = Recording(), True
+        with recording:
+            results = function()
 
         def replay():
-            nonlocal results
+            nonlocal is_first
             self.num_replays += 1
-            if results is None:
-                results = map_nested(torch.clone, function())
-            else:
-                map_nested(lambda own, new: own.copy_(new), results, function())
+            if not is_first:
+                for operation, args, kwargs, outputs, grad in recording.operations:
+                    # Autograd has done its part: what it asked for is among the operations.
+                    with torch._C._AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad):
+                        put(operation(*args, **kwargs), outputs)
+            is_first = False  # unlike CUDA, recording has done it once
             return results
 
         return replay
+
+
+def put(news, olds):
+    """Write the results of an operation where it has written them before."""
+    if isinstance(olds, torch.Tensor):
+        if news.data_ptr() != olds.data_ptr():  # neither a view nor in place
+            olds.copy_(news)
+    elif isinstance(olds, tuple | list):
+        for new, old in zip(news, olds, strict=True):
+            put(new, old)
 
 
 class WrongCapture(HostCapture):
