@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import is_parametrized
 
 Call = Callable[[Any], Any]
@@ -30,6 +30,9 @@ Encode = Callable[..., Tensor]
 """Observations, state -> hidden (N, H)."""
 Decode = Callable[[Tensor], tuple[Any, Tensor]]
 """Hidden (N, H) -> logits, values (N, 1)."""
+
+
+HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
 
 def fixed_eval(policy: nn.Module, *, may_wait: bool = False) -> Eval:
@@ -44,8 +47,7 @@ def fixed_eval(policy: nn.Module, *, may_wait: bool = False) -> Eval:
     """
     make: Callable[..., Eval] | None = getattr(policy, "fixed_eval", None)
     own: Eval = policy.forward_eval  # type: ignore[assignment]
-    hooked = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return own if make is None or hooked else make(may_wait=may_wait)
+    return own if make is None or _has_global_hook() else make(may_wait=may_wait)
 
 
 def fixed_parts(policy: nn.Module) -> tuple[Encode, Decode]:
@@ -83,6 +85,12 @@ def is_plain(module: nn.Module) -> bool:
         or type(module).__call__ is not nn.Module.__call__
         or is_parametrized(module)
     )
+
+
+def _has_global_hook() -> bool:
+    """Return whether a hook watches every module, as profilers do."""
+    # By the dicts themselves: torch has a function for it since 2.6.
+    return any(getattr(torch_module, f"_global_{kind}_hooks") for kind in HOOKS)
 
 
 def overrides(instance: Any, cls: type, *names: str) -> bool:
