@@ -234,6 +234,87 @@ def test_who_restarts_nothing_or_does_not_say_is_refused():
     assert steps_of(vecenv, 4)[2].starts.any()
 
 
+def test_an_env_without_a_device_is_told_that_it_lacks_one():
+    with pytest.raises(EnvError, match="lacks device"):
+        as_vecenv(broken(device=None))
+
+
+class Buffered(TensorClocks):
+    """Returns the same tensors from every call, and a restart clears their rows."""
+
+    def reset(self, *, seed=None, options=None):
+        first, infos = super().reset(seed=seed, options=options)
+        if options is None:
+            self.buffers = tuple(torch.zeros(self.num_envs, dtype=each) for each in BUFFERED)
+            self.shown = first
+        for each in self.buffers:
+            each.masked_fill_((options or {}).get("reset_mask", torch.tensor(True)), 0)
+        return self.shown.copy_(first), infos
+
+    def step(self, actions):
+        observations, *outcome, infos = super().step(actions)
+        for each, value in zip(self.buffers, outcome, strict=True):
+            each.copy_(value)
+        return self.shown.copy_(observations), *self.buffers, infos
+
+
+BUFFERED = torch.float32, torch.bool, torch.bool
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rollout_is_the_same_where_the_env_uses_its_tensors_again(mode):
+    rollouts = []
+    for make in (TensorClocks, Buffered):
+        torch.manual_seed(0)
+        rollouts.append(trainer_of(make(mode)).collect())
+    one, other = rollouts
+    assert one.done.any()
+    for name in ("observations", "starts", "rewards", "terminated", "done", "ghost", "next_values"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+def test_an_env_may_write_over_its_actions(space):
+    layout = action_layout(space)
+    dtype = torch.from_numpy(np.zeros(0, layout.policy_dtype)).dtype
+    actions = torch.zeros((20, *layout.policy_shape), dtype=dtype)
+    for each in leaves(TensorActions(layout, CPU).to_env(actions)):
+        each.fill_(1)
+    assert not actions.any()
+
+
+class Differentiable(TensorClocks):
+    """Observations and rewards remember how they were made."""
+
+    weight = torch.ones((), requires_grad=True)
+
+    def reset(self, **kwargs):
+        first, infos = super().reset(**kwargs)
+        return first * self.weight, infos
+
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations * self.weight, rewards * self.weight, *rest
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_of_a_differentiable_env_is_remembered(mode):
+    trainer = trainer_of(Differentiable(mode))
+    rollout = trainer.collect()
+    assert not rollout.observations.requires_grad
+    assert not rollout.rewards.requires_grad
+    vecenv = as_vecenv(Differentiable(mode))
+    assert not vecenv.reset(seed=0).requires_grad
+    assert not vecenv.step(noughts(vecenv)).rewards.requires_grad
+
+
+def test_a_leaf_that_requires_a_gradient_comes_to_the_host():
+    env = TensorClocks(AutoresetMode.NEXT_STEP)
+    shown = env._shown
+    env._shown = lambda: shown().requires_grad_()
+    assert isinstance(on_host(as_vecenv(env)).reset(seed=0), np.ndarray)
+
+
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
 def test_actions_become_those_that_numpy_envs_get(space):
     layout = action_layout(space)
@@ -356,6 +437,11 @@ def answer(**changes):
         ({"reset": lambda seed: None}, "in reset"),
         ({"reset": lambda seed, options: (np.zeros((2, 2)), {})}, "type ndarray"),
         ({"num_envs": None}, "lacks num_envs"),
+        ({"device": None}, "lacks device"),
+        ({"device": "bogus"}, "device is 'bogus', which torch can't use here"),
+        ({"device": object()}, "which torch can't use here"),
+        ({"metadata": {"autoreset_mode": "SAME_STEP"}}, "its mode is 'SAME_STEP'"),
+        ({"metadata": {"autoreset_mode": None}}, "its mode is None"),
     ],
 )
 def test_what_an_env_returns_is_looked_at_once_and_refused_in_words(changes, words):

@@ -18,7 +18,13 @@ from puffer_policies.agent import Agent
 from puffer_policies.checks import check_policy
 from puffer_policies.config.load import load_config
 from puffer_policies.envs.factory import TENSOR_ENVS
-from puffer_policies.envs.recall import DECK, RANKS, SUITS, RepeatPrevious
+from puffer_policies.envs.recall import (
+    DECK,
+    RANKS,
+    SUITS,
+    RepeatPrevious,
+    RepeatPreviousVectorEnv,
+)
 from puffer_policies.errors import ConfigError, EnvError
 from puffer_policies.runs.evaluate import evaluate_checkpoint, load_trained_policy
 from puffer_policies.runs.run import train_from_config
@@ -247,7 +253,12 @@ def test_another_env_goes_on_exactly_where_one_was(make):
     [
         (lambda: TorchCartPole(0), "0 rows"),
         (lambda: TorchPendulum(1, max_episode_steps=0), "0 steps"),
+        (lambda: TorchPendulum(1, max_episode_steps=2.5), "2.5 steps"),
+        (lambda: TorchPendulum(1, max_episode_steps="ten"), "ten steps"),
+        (lambda: TorchCartPole(1, compiled="maybe"), "compiled is 'maybe'"),
         (lambda: TorchRepeatPrevious(1, 52), "k is 52"),
+        (lambda: TorchRepeatPrevious(1, 2.5), "k is 2.5"),
+        (lambda: RepeatPreviousVectorEnv(1, k="two"), "k is 'two'"),
         (lambda: TorchCartPole(1).step(torch.zeros(1, dtype=torch.int64)), "before its first"),
         (lambda: TorchCartPole(2).step(torch.zeros(2)), "integer actions of shape (2,)"),
         (lambda: TorchPendulum(2).step(torch.zeros(2)), "float actions of shape (2, 1)"),

@@ -72,6 +72,34 @@ def test_final_observations_keep_the_structure_of_the_space(mode):
     np.testing.assert_array_equal(final["b"][0], [0, 2])
 
 
+class ClearedByReset(SyncVectorEnv):
+    """Returns its own arrays, and a restart clears their rows, as in batched simulators."""
+
+    def step(self, actions):
+        observations, *outcome, infos = super().step(actions)
+        self.outcome = outcome
+        return observations, *outcome, infos
+
+    def reset(self, *, seed=None, options=None):
+        if options is not None:
+            for each in self.outcome:
+                each[options["reset_mask"]] = 0
+        return super().reset(seed=seed, options=options)
+
+
+def test_a_restart_of_ours_changes_nothing_of_the_step_before_it():
+    make = [lambda: Clock([(2, "t"), (3, "c")])]
+    one, other = (
+        GymVecEnv(each(make, autoreset_mode=AutoresetMode.DISABLED))
+        for each in (SyncVectorEnv, ClearedByReset)
+    )
+    assert np.array_equal(one.reset(seed=0), other.reset(seed=0))
+    for _ in range(8):
+        a, b = one.step(STAY), other.step(STAY)
+        for name in ("observations", "rewards", "terminated", "truncated", "starts"):
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
 def test_actions_reach_the_env_as_members_of_its_space():
     seen = []
 

@@ -63,6 +63,16 @@ class Cards(Game):
         self.position = np.minimum(self.position + 1, DECK - 1)
 
 
+def require_k(k: int) -> None:
+    """Refuse a `k` that no deck has.
+
+    Raises:
+        EnvError: it is not a whole number from 1 to the cards of a deck less one.
+    """
+    if not (isinstance(k, int) and 1 <= k < DECK):
+        raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
+
+
 class RepeatPrevious(Cards):
     """Name the suit of the k-th last card; the one in view counts as the first, as in popgym.
 
@@ -76,8 +86,7 @@ class RepeatPrevious(Cards):
     """
 
     def __init__(self, num_games: int, random: np.random.Generator, k: int = 4) -> None:
-        if not 1 <= k < DECK:
-            raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
+        require_k(k)
         super().__init__(num_games, random)
         self.k = k
 

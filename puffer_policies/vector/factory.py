@@ -32,7 +32,7 @@ from puffer_policies.vector.parallel_envs import PREFIX as PETTINGZOO
 from puffer_policies.vector.parallel_envs import ParallelVecEnv, is_parallel, make_parallel_env
 from puffer_policies.vector.protocol import VecEnv
 from puffer_policies.vector.puffer_envs import PufferVecEnv, is_pufferlib
-from puffer_policies.vector.tensor.adapter import TensorVecEnv, is_tensor_env
+from puffer_policies.vector.tensor.adapter import NEEDED, TensorVecEnv, is_tensor_env
 from puffer_policies.vector.worker import work
 
 _SIZES = {NATIVE: 100, "envpool": 100, "sync": 2_000, "async": 10_000_000}
@@ -191,6 +191,8 @@ def as_vecenv(env: Any, num_envs: int = 1) -> VecEnv:
         return TensorVecEnv(env)
     if isinstance(env, VectorEnv):
         return GymVecEnv(env)
+    if all(hasattr(env, name) for name in NEEDED if name != "device"):
+        return TensorVecEnv(env)  # which says what it lacks
     return _as_one([env])
 
 

@@ -169,13 +169,15 @@ def _same_step(env: Door, answer: _Answer, rewards: np.ndarray, finished: np.nda
 def _disabled(env: Door, answer: _Answer, rewards: np.ndarray, finished: np.ndarray) -> _Finished:
     done, ghost = answer.done, np.zeros_like(finished)
     observations, final = answer.observations, None
+    terminated, truncated = answer.terminated, answer.truncated
     restarted: Mapping[str, Any] = {}
     if done.any():
-        # A copy: the reset writes the first observations into the same memory.
+        # Copies: the reset may write the first observations into the same memory, and clear the
+        # rest.
         final = map_nested(np.copy, observations)
+        rewards, terminated, truncated = rewards.copy(), terminated.copy(), truncated.copy()
         observations, restarted = env.reset(options={"reset_mask": done})
-    ends = answer.terminated, answer.truncated
-    return Step(observations, rewards, *ends, done, ghost, final), restarted
+    return Step(observations, rewards, terminated, truncated, done, ghost, final), restarted
 
 
 _FINISH: dict[AutoresetMode, _Finish] = {

@@ -37,17 +37,21 @@ class TensorActions:
             self._high = torch.from_numpy(high.astype(np.float32)).to(device)
 
     def to_env(self, actions: Tensor) -> Any:
-        """Return members of the space; those of a Dict or Tuple as a dict or tuple of its parts."""
+        """Return members of the space; those of a Dict or Tuple as a dict or tuple of its parts.
+
+        They share no memory with `actions`.
+        """
         layout = self._layout
         if self._parts:
             return self._members(actions)
         members = actions.reshape(len(actions), *layout.shape)
         if self._low is not None:
             # Clipped here and not in the policy: log-probabilities are of the unclipped actions.
-            members = torch.clamp(members, self._low, self._high)
-        elif layout.nvec:
-            members = members.long() if self._start is None else members.long() + self._start
-        return members.to(self._dtype)
+            return torch.clamp(members, self._low, self._high).to(self._dtype)
+        if self._start is not None:
+            return (members.long() + self._start).to(self._dtype)
+        # A copy, because envs scale and clamp actions in place, and the rollout keeps these.
+        return members.to(self._dtype, copy=True)
 
     def _members(self, actions: Tensor) -> Any:
         members, first = {}, 0

@@ -16,6 +16,7 @@ Nothing here reads a tensor once the first step was taken, so that no step waits
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from puffer_policies.nn.observations import (
 )
 from puffer_policies.spaces import action_layout, described, observation_kind
 from puffer_policies.spaces.nested import map_nested, names_of
-from puffer_policies.vector.faults import Door
+from puffer_policies.vector.faults import Door, first_line
 from puffer_policies.vector.masks import METHOD
 from puffer_policies.vector.protocol import Step
 from puffer_policies.vector.seeds import base_seed
@@ -87,7 +88,7 @@ class TensorVecEnv:
         _require(env)
         self.env = env
         self.num_envs = int(_attribute(env, "num_envs"))
-        self.device = torch.empty(0, device=_attribute(env, "device")).device
+        self.device = _device_of(env)
         self.single_action_space: gymnasium.Space[Any] = _attribute(env, "single_action_space")
         self.single_observation_space: gymnasium.Space[Any]
         self.single_observation_space, self._group = _shown(
@@ -120,6 +121,7 @@ class TensorVecEnv:
         """(N, A) bool: the actions that are allowed next; None if the env gives no masks."""
         return self._masks.current
 
+    @torch.no_grad()
     def reset(self, *, seed: int | None = None) -> Any:
         """Start every row anew and return observations (N, *obs).
 
@@ -133,6 +135,7 @@ class TensorVecEnv:
         self._masks.start(observations, infos)
         return observations
 
+    @torch.no_grad()  # a differentiable env would remember each step of an episode
     def step(self, actions: Tensor) -> Step:
         """Take the policy's actions, (N, ...) on the device; Box actions are clipped to the space.
 
@@ -319,13 +322,14 @@ def _same_step(env: TensorVecEnv, answer: _Answer) -> Step:
 
 
 def _disabled(env: TensorVecEnv, answer: _Answer) -> Step:
-    # A copy: the reset may write the first observations into the same memory.
+    # Copies: the reset may write the first observations into the same memory, and clear the rest.
     final, done = map_nested(torch.clone, env._seen(answer.observations)), answer.done
+    rewards, terminated, truncated = (each.clone() for each in answer.outcome)
     # In every step, also if nothing ended: only the device knows that.
     restarted, infos = env._door.reset(options={"reset_mask": done})
     observations = env._seen(restarted)
     env._masks.advance(observations, answer.infos, restarted=(done, infos))
-    return Step(observations, *answer.outcome, done, env._nobody, final)
+    return Step(observations, rewards, terminated, truncated, done, env._nobody, final)
 
 
 _FINISH: dict[AutoresetMode, Callable[[TensorVecEnv, _Answer], Step]] = {
@@ -337,16 +341,17 @@ _FINISH: dict[AutoresetMode, Callable[[TensorVecEnv, _Answer], Step]] = {
 
 def _mode_of(env: Any, mode: AutoresetMode | None) -> AutoresetMode:
     """Return how an env restarts episodes, by its metadata or its form."""
-    if mode is not None:
-        return AutoresetMode(mode)
     metadata = _attribute(env, "metadata")
-    if isinstance(metadata, Mapping) and "autoreset_mode" in metadata:
-        return AutoresetMode(metadata["autoreset_mode"])
+    if mode is None and isinstance(metadata, Mapping):
+        mode = metadata.get("autoreset_mode")
+    if mode is not None:
+        with contextlib.suppress(ValueError):
+            return AutoresetMode(mode)
     # ManiSkill's vector env has a switch; Isaac Lab's envs and those after its model are marked.
-    if _attribute(env, "auto_reset") is True or _attribute(env, "is_vector_env") is True:
+    elif _attribute(env, "auto_reset") is True or _attribute(env, "is_vector_env") is True:
         return AutoresetMode.SAME_STEP
     raise EnvError(
-        f"{type(env).__name__} does not say how it restarts episodes.",
+        f"{type(env).__name__} does not say how it restarts episodes: its mode is {mode!r}.",
         fix="Set metadata['autoreset_mode'] to one of gymnasium.vector.AutoresetMode, or pass "
         "TensorVecEnv(env, autoreset_mode=...). ManiSkill's envs restart in its "
         "ManiSkillVectorEnv(env, auto_reset=True).",
@@ -361,6 +366,20 @@ def _require(env: Any) -> None:
             fix=f"A vector env on a device has {', '.join(NEEDED)}, reset(seed=, options=) and "
             "step(actions).",
         )
+
+
+def _device_of(env: Any) -> torch.device:
+    """Return an env's device, with the index that tensors there have."""
+    device = _attribute(env, "device")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch raises each of them for one
+        raise EnvError(
+            f"{type(env).__name__}'s device is {device!r}, which torch can't use here: "
+            f"{first_line(error)}.",
+            fix="Set it to the device of its tensors, as in torch.device('cpu'), or leave out the "
+            "attribute for NumPy.",
+        ) from error
 
 
 def _shown(space: Any, groups: str | Sequence[str] | None) -> tuple[Any, str | None]:

@@ -62,7 +62,7 @@ class TorchVectorEnv(VectorEnv[Any, Any, Tensor]):
             and makes one or two kernels of some thirty.
 
     Raises:
-        EnvError: fewer than one game or one step.
+        EnvError: fewer than one game or one step, or an argument of another kind.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - so does gymnasium declare it
@@ -85,10 +85,14 @@ class TorchVectorEnv(VectorEnv[Any, Any, Tensor]):
         compiled: bool = False,
     ) -> None:
         limit = self.episode_steps if max_episode_steps is None else max_episode_steps
-        if num_envs < 1 or (limit is not None and limit < 1):
+        if num_envs < 1 or (limit is not None and not _is_count(limit)):
             raise EnvError(
                 f"{type(self).__name__} can't have {num_envs} rows of {limit} steps.",
-                fix="Use at least one of each.",
+                fix="Use at least one of each, and whole numbers.",
+            )
+        if not isinstance(compiled, bool):  # any text would be true
+            raise EnvError(
+                f"{type(self).__name__}'s compiled is {compiled!r}.", fix="Use true or false."
             )
         self.num_envs, self.max_episode_steps = num_envs, limit
         self.device = torch.empty(0, device=device).device  # cuda -> cuda:0, as tensors have it
@@ -199,6 +203,10 @@ class TorchVectorEnv(VectorEnv[Any, Any, Tensor]):
         if self._progress is None:
             raise EnvError(f"{type(self).__name__} was used before its first reset().")
         return self._progress
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _beside(rows: Tensor, tensor: Tensor) -> Tensor:

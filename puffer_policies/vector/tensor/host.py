@@ -83,4 +83,4 @@ def on_host(vecenv: VecEnv) -> VecEnv:
 
 
 def _on_host(value: Any) -> Any:
-    return value.cpu().numpy() if isinstance(value, Tensor) else value
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value

@@ -8,8 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from puffer_policies.envs.recall import DECK, RANKS, SUITS
-from puffer_policies.errors import EnvError
+from puffer_policies.envs.recall import DECK, RANKS, SUITS, require_k
 from puffer_policies.vector.tensor.base import Tensors, TorchVectorEnv
 
 
@@ -42,8 +41,7 @@ class TorchRepeatPrevious(TorchVectorEnv):
         device: torch.device | str = "cpu",
         compiled: bool = False,
     ) -> None:
-        if not 1 <= k < DECK:
-            raise EnvError(f"RepeatPrevious' k is {k!r}.", fix=f"Use 1 to {DECK - 1}.")
+        require_k(k)
         super().__init__(num_envs, device=device, compiled=compiled)
         self.k = k
         self._suits = torch.arange(SUITS, device=self.device)
