@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,16 @@ from specimens import (
     observation_batch,
     tensors_of,
 )
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrizations, prune
 
 from puffer_policies.contract import missing_members
 from puffer_policies.errors import IncompatibleSpace
 from puffer_policies.nn.actor_critic import ActorCritic
 from puffer_policies.nn.distributions import distribution
+from puffer_policies.nn.fixed import fixed_eval
+from puffer_policies.nn.heads import CategoricalHead
 from puffer_policies.spaces import Spaces, action_layout
 from puffer_policies.zoo import conv, mlp
 from puffer_policies.zoo.mlp import Default
@@ -153,3 +160,80 @@ def test_heads_give_the_same_in_one_product_as_one_by_one(action: str) -> None:
     logits, values = policy.decode_actions(hidden)
     assert_same_logits(logits, policy.actor(hidden))
     torch.testing.assert_close(values, policy.critic(hidden))
+
+
+def _prune(policy: Default) -> None:
+    prune.l1_unstructured(policy.actor.linear, "weight", 0.5)
+    with torch.no_grad():
+        policy.actor.linear.weight_orig.mul_(3)
+
+
+def _shadow(policy: Default) -> None:
+    layer, forward = policy.actor.linear, policy.actor.linear.forward
+    layer.forward = lambda x: forward(x) + 1
+
+
+def _without_bias_of_the_actor(policy: Default) -> None:
+    policy.actor.linear = nn.Linear(16, 4, bias=False)
+
+
+def _without_bias_of_the_critic(policy: Default) -> None:
+    policy.actor.linear.bias.data.fill_(1.0)
+    policy.critic.bias = None
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a trained one of low rank beside it, and the layer's attributes."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.weight, self.bias, self.out_features = layer.weight, layer.bias, layer.out_features
+        self.low, self.high = nn.Linear(16, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.high(self.low(x))
+
+
+class Doubled(CategoricalHead):
+    def forward(self, hidden: torch.Tensor) -> Any:
+        return 2 * super().forward(hidden)
+
+
+HEADS_OF_THEIR_OWN: dict[str, Callable[[Any], object]] = {
+    "hook": lambda p: p.actor.register_forward_hook(lambda module, inputs, output: output + 1),
+    "hook before": lambda p: p.critic.register_forward_pre_hook(lambda module, x: (x[0] * 2,)),
+    "parametrization": lambda p: parametrizations.weight_norm(p.actor.linear),
+    "pruning": _prune,
+    "patch": _shadow,
+    "adapter": lambda p: setattr(p.actor, "linear", Adapted(p.actor.linear)),
+    "sequence": lambda p: setattr(p.actor, "linear", nn.Sequential(nn.Linear(16, 4), nn.Tanh())),
+    "subclass": lambda p: setattr(p, "actor", Doubled(action_layout(REFERENCE.action), 16)),
+    "bias of the critic": _without_bias_of_the_actor,
+    "bias of the actor": _without_bias_of_the_critic,
+}
+
+
+@pytest.mark.parametrize("name", HEADS_OF_THEIR_OWN)
+def test_heads_that_are_more_than_their_weights_train_as_they_act(name: str) -> None:
+    policy, observations = Default(REFERENCE, hidden_size=16), torch.randn(6, 8)
+    HEADS_OF_THEIR_OWN[name](policy)
+    for _ in range(2):  # a weight that a hook computes has a graph of its own in each pass
+        logits, values = policy(observations)
+        (logits.sum() + values.sum()).backward()
+    hidden = policy.encode_observations(observations)
+    with torch.no_grad():
+        for actual in ((logits, values), fixed_eval(policy)(observations)):
+            assert_same_logits(actual[0], policy.actor(hidden))
+            torch.testing.assert_close(actual[1], policy.critic(hidden))
+    assert all(each.grad is not None for each in policy.parameters() if each.requires_grad)
+
+
+def test_a_hook_on_every_module_sees_the_heads_that_train() -> None:
+    policy, seen = Default(REFERENCE), []
+    handle = register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    try:
+        policy(torch.randn(6, 8))
+    finally:
+        handle.remove()
+    assert {policy.actor, policy.actor.linear, policy.critic} <= set(seen)

@@ -67,3 +67,22 @@ def test_clearing_takes_back_what_zero_grad_threw_away():
     gradients.clear()
     backward(net)
     assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), once, strict=False))
+
+
+def test_each_lies_in_memory_as_its_parameter_does():
+    net = network().to(memory_format=torch.channels_last)
+    net[2].weight = nn.Parameter(net[2].weight.detach().t().contiguous().t())
+    Gradients(net.parameters()).clear()
+    for each in list(net.parameters())[:4]:
+        assert each.grad.stride() == each.stride()
+
+
+def test_a_part_that_is_frozen_later_has_none_from_then_on():
+    net = network()
+    gradients = Gradients(net.parameters())
+    gradients.clear()
+    backward(net)
+    net[0].requires_grad_(False)
+    gradients.clear()
+    backward(net)
+    assert [each.grad is None for each in net.parameters()] == [True] * 2 + [False] * 2 + [True] * 2

@@ -178,6 +178,18 @@ def test_logits_in_half_precision_get_the_gradient_of_autograd():
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_in_double_precision_gets_the_gradient_of_autograd(kind):
+    outputs, logits, values, actions, old = problem(kind)
+    old, doubles = prepared(old, CONFIG), outputs.double().requires_grad_()
+    values = values.double().requires_grad_()
+    _, expected = plain(doubles, logits, values, actions, old, CONFIG)
+    _, found = fused(doubles, logits, values, actions, old, CONFIG)
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.dtype is torch.float64
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+
+
 def test_what_is_not_trained_gets_no_gradient():
     outputs, logits, values, actions, old = problem(numbers)
     values.requires_grad_()

@@ -16,7 +16,13 @@ from training_toys import guesses
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import MissingDependency
-from puffer_policies.train.optim import Adam, hidden_matrices, lr_fraction, make_optimizer
+from puffer_policies.train.optim import (
+    Adam,
+    Gradients,
+    hidden_matrices,
+    lr_fraction,
+    make_optimizer,
+)
 
 ADAM = TrainConfig(learning_rate=1e-2, adam_beta1=0.8)
 MUON = dataclasses.replace(ADAM, optimizer="muon")
@@ -261,6 +267,44 @@ def test_each_adam_goes_on_from_the_state_of_the_other(from_ours):
     assert_equal(pairs)
     assert_equal([pairs[0], again[0]])
     assert_equal(again)
+
+
+def innermost_channels():
+    """Parameters whose numbers don't lie in memory in the order of their indices."""
+    torch.manual_seed(0)
+    kernel = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    matrix = nn.Linear(5, 3)
+    matrix.weight = nn.Parameter(matrix.weight.detach().t().contiguous().t())
+    return nn.ModuleList([kernel, matrix])
+
+
+def gradient_step(module, optimizer, *, seed):
+    """Add gradients to those that are there, as autograd does, and step."""
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.grad.add_(torch.randn(parameter.shape, generator=draw))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("config", [ADAM, pytest.param(MUON, marks=needs_muon)])
+def test_the_layout_of_a_parameter_in_memory_does_not_matter(config):
+    theirs = innermost_channels()
+    ours = copy.deepcopy(theirs)
+    for parameter in ours.parameters():
+        parameter.data = parameter.detach().contiguous()
+    for module in (theirs, ours):
+        optimizer, gradients = make_optimizer(config, module), Gradients(module.parameters())
+        for seed in range(4):
+            gradients.clear()
+            gradient_step(module, optimizer, seed=seed)
+            # A file holds numbers in the order of their indices.
+            state = copy.deepcopy(optimizer.state_dict())
+            for moments in state["state"].values():
+                moments.update({name: each.contiguous() for name, each in moments.items()})
+            optimizer.load_state_dict(state)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(other, mine)
+    assert not theirs[0].weight.is_contiguous()
 
 
 def test_hooks_of_a_step_run():

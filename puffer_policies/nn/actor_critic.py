@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from puffer_policies.contract import State
 from puffer_policies.nn.fixed import Decode, Encode, Eval, fixed_call, overrides
 from puffer_policies.nn.heads import (
-    LinearHead,
     ValueHead,
+    are_joinable,
     decode_jointly,
     fixed_heads,
     make_head,
@@ -61,7 +61,7 @@ class ActorCritic(nn.Module):
         actor, critic = self.actor, self.critic
         # One product for both heads saves a call and a reading of `hidden` in each direction. It is
         # done with gradients only, as concatenating the weights costs more than it saves in a step.
-        if torch.is_grad_enabled() and isinstance(actor, LinearHead) and type(critic) is ValueHead:
+        if torch.is_grad_enabled() and are_joinable(actor, critic):
             return decode_jointly(actor, critic, hidden)
         return actor(hidden), critic(hidden)
 

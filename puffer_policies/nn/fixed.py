@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_module
-from torch.nn.utils.parametrize import is_parametrized
 
 Call = Callable[[Any], Any]
 """Does what a module does with its one argument."""
@@ -32,7 +31,12 @@ Decode = Callable[[Tensor], tuple[Any, Tensor]]
 """Hidden (N, H) -> logits, values (N, 1)."""
 
 
-HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
+GLOBAL_HOOKS = tuple(
+    getattr(torch_module, f"_global_{kind}_hooks")
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+)
+"""Torch's own dicts of hooks that watch every module, as profilers do; torch has a function for it
+since 2.6."""
 
 
 def fixed_eval(policy: nn.Module, *, may_wait: bool = False) -> Eval:
@@ -47,7 +51,7 @@ def fixed_eval(policy: nn.Module, *, may_wait: bool = False) -> Eval:
     """
     make: Callable[..., Eval] | None = getattr(policy, "fixed_eval", None)
     own: Eval = policy.forward_eval  # type: ignore[assignment]
-    return own if make is None or _has_global_hook() else make(may_wait=may_wait)
+    return own if make is None else make(may_wait=may_wait)
 
 
 def fixed_parts(policy: nn.Module) -> tuple[Encode, Decode]:
@@ -83,14 +87,9 @@ def is_plain(module: nn.Module) -> bool:
         or module._compiled_call_impl is not None
         or "forward" in vars(module)
         or type(module).__call__ is not nn.Module.__call__
-        or is_parametrized(module)
+        or "parametrizations" in module._modules
+        or any(GLOBAL_HOOKS)
     )
-
-
-def _has_global_hook() -> bool:
-    """Return whether a hook watches every module, as profilers do."""
-    # By the dicts themselves: torch has a function for it since 2.6.
-    return any(getattr(torch_module, f"_global_{kind}_hooks") for kind in HOOKS)
 
 
 def overrides(instance: Any, cls: type, *names: str) -> bool:

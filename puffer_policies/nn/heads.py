@@ -173,12 +173,31 @@ class ValueHead(nn.Linear):
         layer_init(self, std)
 
 
-def decode_jointly(actor: LinearHead, critic: ValueHead, hidden: Tensor) -> tuple[Any, Tensor]:
-    """(N, H) -> logits, values (N, 1): both layers as one, on their own weights.
+def are_joinable(actor: nn.Module, critic: nn.Module) -> bool:
+    """Return whether calling both heads is no more than multiplying by their weights.
 
-    Either both have a bias or none. A product with so few columns costs the call and the reading of
-    `hidden`, forward and backward, so one product is cheaper than two.
+    Hooks may change what goes in and out or, as in pruning, compute the weights; a parametrization,
+    an adapter around the layer and a ``forward`` of another class read them in their own ways.
     """
+    if not isinstance(actor, LinearHead) or type(critic) is not ValueHead:
+        return False
+    layer = actor.linear
+    return (
+        type(actor).forward is LinearHead.forward
+        and type(layer) is nn.Linear
+        and (layer.bias is None) == (critic.bias is None)
+        and all(is_plain(each) for each in (actor, layer, critic))
+    )
+
+
+def decode_jointly(actor: nn.Module, critic: nn.Module, hidden: Tensor) -> tuple[Any, Tensor]:
+    """(N, H) -> logits, values (N, 1): both layers of joinable heads as one, on their own weights.
+
+    A product with so few columns costs the call and the reading of `hidden`, forward and backward,
+    so one product is cheaper than two.
+    """
+    assert isinstance(actor, LinearHead)
+    assert isinstance(critic, ValueHead)
     weight, bias = _joint(actor, critic)
     outputs, values = nn.functional.linear(hidden, weight, bias).split_with_sizes(
         [actor.linear.out_features, 1], -1
@@ -195,14 +214,7 @@ def _joint(actor: LinearHead, critic: ValueHead) -> tuple[Tensor, Tensor | None]
 
 def fixed_heads(actor: nn.Module, critic: nn.Module) -> Decode:
     """Return what gives the logits and values of both heads without gradient, see `nn.fixed`."""
-    is_joint = (
-        isinstance(actor, LinearHead)
-        and type(actor).forward is LinearHead.forward
-        and type(actor.linear) is nn.Linear
-        and type(critic) is ValueHead
-        and all(is_plain(each) for each in (actor, actor.linear, critic))
-    )
-    if not is_joint:
+    if not are_joinable(actor, critic):
         first, second = fixed_call(actor), fixed_call(critic)
         return lambda hidden: (first(hidden), second(hidden))
     assert isinstance(actor, LinearHead)

@@ -261,7 +261,8 @@ class _Choices:
         by_log_prob, by_entropy = by_log_prob.reshape(rows), by_entropy.reshape(rows)
         factor = (by_entropy * self._entropies.unsqueeze(-1)).add_(by_log_prob)
         gradient = self._weighted.mul_(by_entropy).addcmul_(self._probs, factor).neg_()
-        gradient.scatter_add_(-1, self._index, by_log_prob.expand_as(self._index))
+        taken = by_log_prob.to(gradient.dtype)  # a policy may compute in float64
+        gradient.scatter_add_(-1, self._index, taken.expand_as(self._index))
         if gradient.ndim == 2:
             return (gradient,)
         return tuple(gradient[:, k, : leaf.shape[-1]] for k, leaf in enumerate(self.inputs))

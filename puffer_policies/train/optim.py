@@ -123,6 +123,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` of an optimizer with the same parts returned."""
         super().load_state_dict(state_dict)
+        _lay_out(self.state)
         self._share()
 
 
@@ -146,6 +147,7 @@ class Adam(torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned for the same parameters."""
         inspect.unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
+        _lay_out(self.state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -185,6 +187,18 @@ class Adam(torch.optim.Adam):
         return state
 
 
+def _lay_out(state: dict[Any, Any]) -> None:
+    """Lay the moments out in memory as their parameters are.
+
+    Adam's kernel goes through the memory of all of them side by side, whatever their strides, and a
+    file holds numbers in the order of their indices.
+    """
+    for parameter, moments in state.items():
+        for name, moment in moments.items():
+            if moment.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+
+
 def _adam(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return Adam(
         parameters,
@@ -219,7 +233,8 @@ class Gradients:
     """The gradients of all trained `parameters`, side by side in one flat tensor for each dtype.
 
     Each ``grad`` is a view of that tensor, to which autograd adds in place. Clearing and clipping
-    them tensor by tensor takes longer than computing the gradients of a small policy.
+    them tensor by tensor takes longer than computing the gradients of a small policy. A view has
+    the strides of its parameter, which Adam's kernel takes for granted.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -234,7 +249,10 @@ class Gradients:
         flat = parameters[0].new_zeros(sum(sizes))
         pieces = torch.split(flat, sizes)
         self._flat.append(flat)
-        self._views += [(p, piece.view_as(p)) for p, piece in zip(parameters, pieces, strict=True)]
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            strides = torch.empty_like(parameter).stride()  # channels may be innermost
+            view = piece.as_strided(parameter.shape, strides, piece.storage_offset())
+            self._views.append((parameter, view))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -246,7 +264,9 @@ class Gradients:
         for flat in self._flat:
             flat.zero_()
         for parameter, view in self._views:
-            parameter.grad = view  # `zero_grad` of a policy or an optimizer sets it to None
+            # `zero_grad` of a policy or an optimizer sets it to None. A part frozen since then has
+            # none, as Adam would move it on by its momentum.
+            parameter.grad = view if parameter.requires_grad else None
 
     def average(self, world: World) -> None:
         """Average over all processes: one message for each dtype."""
