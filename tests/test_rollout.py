@@ -211,6 +211,20 @@ class Fickle(VectorEnv):
         return np.full((2, 2), 0.5), np.ones(2), never, never, {}
 
 
+@pytest.mark.parametrize(("part", "what"), [(0, "observations"), (1, "rewards"), (3, "flags")])
+def test_one_row_is_never_repeated_in_all_of_them(part, what):
+    class Shorter(SyncVectorEnv):
+        def step(self, actions):
+            parts = list(super().step(actions))
+            parts[part] = parts[part][:1]
+            return tuple(parts)
+
+    makers = [lambda: Clock([(9, "t")])] * 2
+    trainer = trainer_of(Split, GymVecEnv(Shorter(makers, autoreset_mode=AutoresetMode.NEXT_STEP)))
+    with pytest.raises(EnvError, match=rf"{what}.* of shape \(1,.*expected \(2,"):
+        trainer.collect()
+
+
 def test_observations_are_never_rounded_to_the_kind_of_number_that_reset_returned():
     with pytest.raises(EnvError, match=r"float64.*reset\(\).*int64"):
         trainer_of(lstm, GymVecEnv(Fickle())).collect()

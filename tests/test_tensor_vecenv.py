@@ -456,6 +456,24 @@ def test_actions_elsewhere_or_of_another_shape_are_refused_in_the_first_step():
         vecenv.step(torch.zeros(2, dtype=torch.int64, device="meta"))
     with pytest.raises(EnvError, match=r"expected \(2,\)"):
         vecenv.step(torch.zeros(2, 1, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"type ndarray.*\n.*on_host"):
+        vecenv.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(("part", "what"), [(0, "observations"), (1, "rewards"), (3, "flags")])
+def test_one_row_is_never_repeated_in_all_of_them(part, what):
+    env = TensorClocks(AutoresetMode.NEXT_STEP)
+    trainer, step = trainer_of(env), env.step
+    trainer.collect()
+
+    def shorter(actions):
+        parts = list(step(actions))
+        parts[part] = parts[part][:1]
+        return tuple(parts)
+
+    env.step = shorter
+    with pytest.raises(EnvError, match=rf"{what}.* of shape \(1,.*expected \(2,"):
+        trainer.collect()
 
 
 def test_doubles_and_other_flags_become_what_the_trainer_reads():

@@ -296,11 +296,11 @@ class _Buffers:
 
     def write_outcome(self, t: int, step: Step) -> None:
         """Store the envs' output at `t`."""
-        rewards, terminated, truncated, ghost = self._outcomes[t]
-        rewards[...] = step.rewards
-        terminated[...] = step.terminated
-        truncated[...] = step.truncated
-        ghost[...] = step.ghost
+        outcome = step.rewards, step.terminated, step.truncated, step.ghost
+        for row, each in zip(self._outcomes[t], outcome, strict=True):
+            if each.shape != row.shape:
+                raise _other_shape(row, each, "rewards or flags")
+            row[...] = each
 
     def override_next_values(self, t: int, values: Tensor) -> None:
         """Use `values` (N,), of final observations say, where an episode was truncated at `t`."""
@@ -396,6 +396,8 @@ def _zeros(leaf: Any, rows: int, device: torch.device) -> Tensor:
 
 
 def _write_array(row: np.ndarray, leaf: Any) -> None:
+    if np.shape(leaf) != row.shape:  # NumPy and torch would repeat a single row in all of them
+        raise _other_shape(row, np.asarray(leaf), "observations")
     try:
         np.copyto(row, leaf)
     except TypeError as error:  # NumPy refuses to round fractions to integers without being asked
@@ -403,9 +405,19 @@ def _write_array(row: np.ndarray, leaf: Any) -> None:
 
 
 def _write_tensor(row: Tensor, leaf: Tensor) -> None:
+    if leaf.shape != row.shape:
+        raise _other_shape(row, leaf, "observations")
     if not torch.can_cast(leaf.dtype, row.dtype):
         raise _other_kind(row, leaf)
     row.copy_(leaf)
+
+
+def _other_shape(row: Array, value: Array, what: str) -> EnvError:
+    return EnvError(
+        f"The env's step() returned {what} of shape {tuple(value.shape)}, expected "
+        f"{tuple(row.shape)}.",
+        fix="Return arrays of one shape from every call: a row for each env.",
+    )
 
 
 def _other_kind(row: Array, leaf: Array) -> EnvError:

@@ -209,7 +209,12 @@ class TensorVecEnv:
         self._unchecked.discard("final")
         return self._checked(final, "infos hold final observations")
 
-    def _check_actions(self, actions: Tensor) -> None:
+    def _check_actions(self, actions: Any) -> None:
+        if not isinstance(actions, Tensor):  # NumPy's arrays have a device, too
+            raise ConfigError(
+                f"The actions are of type {type(actions).__name__}, and the envs on {self.device}.",
+                fix="Pass a tensor there, or step on_host(vecenv) of vector.tensor.host.",
+            )
         if actions.device != self.device:
             raise ConfigError(
                 f"The policy's actions are on {actions.device}, the envs on {self.device}.",
