@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,11 @@ START = (
 )
 END = "<!-- The end of the generated tables. -->\n"
 
-HEAD = """
-Measured on {date} on {cores} cores of {cpu} ({system}), with Python {python}, {versions},
-by `{command}`. Before it began, other processes kept {load} cores busy.
-
-"""
+HEAD = (
+    "Measured on {date} on {cores} cores of {cpu} ({system}), with Python {python}, {versions}, by "
+    "`{command}`. Before it began, other processes kept {load} cores busy."
+)
+WIDTH = 120
 
 SHOWN = {name: title for name, title in GROUPS.items() if name != "grow"}
 """The groups of cases with a table; the others are drawn."""
@@ -46,7 +47,9 @@ def tables(data: report.Record) -> str:
     """Return the tables of a result; nothing if there is none yet."""
     if not data["cases"]:
         return "\nThere is no stored result yet.\n\n"
-    versions = {name: v for home in data["versions"].values() for name, v in home.items()}
+    versions = dict[str, str]()
+    for home in data["versions"].values():  # ours comes first; PufferLib pins older ones of some
+        versions |= {name: each for name, each in home.items() if name not in versions}
     versions.pop("puffer-policies", None)
     head = HEAD.format(
         date=max(case["date"] for case in data["cases"].values())[:10],
@@ -55,7 +58,8 @@ def tables(data: report.Record) -> str:
         load=data["load"],
         **data["machine"],
     )
-    return f"{head}{report.tables(data['cases'], SHOWN)}\n"
+    lines = textwrap.fill(head, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"\n{lines}\n\n{report.tables(data['cases'], SHOWN)}\n"
 
 
 def main() -> None:
