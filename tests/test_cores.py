@@ -11,6 +11,7 @@ import pytest
 import torch
 from specimens import REFERENCE
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
@@ -438,3 +439,39 @@ def test_gates_between_layers_run_in_half_precision(stack):
         _, values = policy(torch.randn(2, 5, 8))
         values.float().sum().backward()
     assert values.isfinite().all()
+
+
+def _prune(layers: nn.Module) -> None:
+    prune.l1_unstructured(layers, "weight_hh_l0", 0.5)
+
+
+COMPUTED: dict[str, Callable[[nn.Module], object]] = {
+    "parametrization": lambda layers: parametrizations.weight_norm(layers, "weight_hh_l0"),
+    "pruning": _prune,
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_weight_that_is_computed_is_that_of_its_parameters_now(
+    kind: type[FusedCore], name: str
+) -> None:
+    core, x = kind(3, 5), torch.randn(2, 4, 3)
+    COMPUTED[name](core.layers)
+    before = core(x, core.initial_state(2))[0]
+    with torch.no_grad():
+        for each in core.parameters():
+            each.mul_(3)
+    plain = kind(3, 5)  # with the numbers that were computed
+    core.layers()
+    plain.load_state_dict(
+        {f"layers.{key}": getattr(core.layers, key) for key in plain.layers.state_dict()}
+    )
+    for _ in range(2):
+        after = core(x, core.initial_state(2))[0]
+        after.sum().backward()
+    assert not torch.allclose(before, after, atol=1e-3)
+    torch.testing.assert_close(after, plain(x, plain.initial_state(2))[0])
+    step, _ = core.step(x[:, 0], core.initial_state(2))
+    torch.testing.assert_close(step, after[:, 0])
+    assert all(each.grad is not None for each in core.parameters())

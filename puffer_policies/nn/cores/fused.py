@@ -15,6 +15,7 @@ from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.flush import Flush, count_starts, in_one_buffer, make_flush, widen
 from puffer_policies.nn.cores.operator import make_operator
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count
+from puffer_policies.nn.fixed import is_plain
 from puffer_policies.nn.init import orthogonal_gates
 
 Parts = tuple[Tensor, ...]
@@ -113,14 +114,19 @@ class FusedLayers(nn.RNNBase):
             output, after = cls.run_flushed(x, tuple(parts), weights, flush, train=train)
         return [output, *after]
 
+    def forward(self) -> list[Tensor]:
+        """Return the parameters of every layer in turn, as hooks and parametrizations make them."""
+        return [getattr(self, name) for name in self._flat_weights_names]
+
     def weights(self, layer: int) -> list[Tensor]:
         """Return the four parameters of a layer."""
-        flat: list[Tensor] = self._flat_weights  # type: ignore[assignment]
-        return flat[4 * layer : 4 * layer + 4]
+        return self.all_weights_flat()[4 * layer : 4 * layer + 4]
 
     def all_weights_flat(self) -> list[Tensor]:
-        """Return the parameters of every layer in turn."""
-        return list(self._flat_weights)  # type: ignore[arg-type]
+        """Return what `forward` does."""
+        # The list that torch keeps is shorter to read, but not told of a weight that is computed.
+        weights: list[Tensor] = self._flat_weights if is_plain(self) else self()  # type: ignore[assignment]
+        return list(weights)
 
 
 class FusedCore(Core):
