@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, prune
 from puffer_policies.assembly.factory import get_policy
 from puffer_policies.errors import BuildError
 from puffer_policies.nn.cores import fused
-from puffer_policies.nn.cores.base import Core, bounded_starts
+from puffer_policies.nn.cores.base import Core, bounded_starts, idle_steps
 from puffer_policies.nn.cores.flush import count_starts, in_one_buffer, make_flush
 from puffer_policies.nn.cores.fused import FUSED_STEP_ROWS, FusedCore
 from puffer_policies.nn.cores.gru import GRUCore
@@ -249,6 +249,62 @@ def test_a_bound_of_the_starts_changes_no_result_and_reads_nothing_back(
         results.append([output, *after.values(), *(each.grad for each in core.parameters())])
     torch.testing.assert_close(results[1], results[0])
     assert core.most_starts is None
+
+
+def idle_before(starts: Tensor) -> Tensor:
+    """Every step before a start, and one that is before none."""
+    idle = torch.cat([starts[:, 1:], torch.zeros(len(starts), 1, dtype=torch.bool)], 1)
+    idle[0, 9] = True
+    return idle
+
+
+def gradients_of(core: Core, x: Tensor, state: dict, starts: Tensor, read: Tensor) -> list[Tensor]:
+    """Run a sequence, and return what is read of its output, with the gradients by all inputs."""
+    core.zero_grad()
+    x = x.clone().requires_grad_()
+    before = {key: each.clone().requires_grad_() for key, each in state.items()}
+    output, _ = core(x, before, starts)
+    (output * read.unsqueeze(-1)).square().sum().backward()
+    inputs = [x, *before.values(), *core.parameters()]
+    return [output[read].detach(), *(each.grad for each in inputs)]
+
+
+@pytest.mark.parametrize("is_cudnn", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", CORES)
+def test_a_step_that_nobody_reads_empties_the_state_and_changes_nothing_else(
+    kind: type[Core], layers: int, is_cudnn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_is_cudnn", lambda _: is_cudnn)
+    core, starts = shaken(kind(INPUT, H, num_layers=layers)), starts_of("none")
+    starts[:, 0], starts[1, [3, 7]], starts[2, 5], starts[3, -1] = True, True, True, True
+    idle, x, state = idle_before(starts), torch.randn(B, T, INPUT), random_state(core)
+    expected = gradients_of(core, x, state, starts, ~idle)
+    flushed = []
+    monkeypatch.setattr(
+        fused, "make_flush", lambda *_, **__: flushed.append(1) or make_flush(*_, **__)
+    )
+    x[idle & starts.roll(-1, 1)] += 100.0  # whatever it shows: the state ends there
+    with idle_steps(core, idle):
+        actual = gradients_of(core, x, state, starts, ~idle)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert core.idle is None
+    # One step cannot empty what takes two.
+    assert bool(flushed) is (kind is RNNCore)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_where_a_start_has_no_idle_step_before_it_all_is_as_without(kind: type[FusedCore]) -> None:
+    core, starts = shaken(kind(INPUT, H)), starts_of("random")
+    starts[1, [3, 7]] = True
+    idle, x, state = idle_before(starts), torch.randn(B, T, INPUT), random_state(core)
+    idle[1, 2] = False
+    everything = torch.ones_like(idle)
+    expected = gradients_of(core, x, state, starts, everything)
+    for given in (idle, idle[:2]):  # the second is of another batch
+        with idle_steps(core, given):
+            actual = gradients_of(core, x, state, starts, everything)
+        torch.testing.assert_close(actual, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

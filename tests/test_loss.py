@@ -198,6 +198,34 @@ def test_what_is_not_trained_gets_no_gradient():
     assert by_values.any()
 
 
+def test_a_ghost_may_have_any_density():
+    scale = torch.full((4, 1), 1e-3)
+    loc, values = torch.zeros(4, 1, requires_grad=True), torch.zeros(4, requires_grad=True)
+    actions = torch.tensor([[0.0], [0.0], [1.0], [0.0]])
+    log_probs = Gaussian(Normal(loc, scale)).log_prob(actions).detach()
+    # The third action has become likely, beyond float32: it was scored at the other end.
+    old = Transitions(
+        log_probs=log_probs - torch.tensor([0.0, 0.0, 1e6, 0.0]),
+        advantages=torch.tensor([1.0, -1.0, 1.0, 2.0]),
+        returns=torch.ones(4),
+        values=torch.zeros(4),
+        weights=torch.tensor([1.0, 1.0, 0.0, 1.0]),
+    )
+    old, logits = prepared(old, CONFIG), Normal(loc, scale)
+    fused = fused_loss(old, logits, values, actions, CONFIG, clip_coef=0.2)
+    current = distribution(logits)
+    new = Prediction(current.log_prob(actions), current.entropy(), values)
+    plain = piece_loss(old, new, CONFIG)
+    assert fused.parts.isfinite().all()
+    torch.testing.assert_close(fused.parts, plain.parts)
+    plain.total.backward()
+    gradients = loc.grad.clone(), values.grad.clone()
+    loc.grad = values.grad = None
+    fused.backward()
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close((loc.grad, values.grad), gradients)
+
+
 def test_broken_logits_stay_visible():
     outputs, logits, values, actions, old = problem(one_choice)
     outputs[5] = math.nan

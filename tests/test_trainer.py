@@ -16,13 +16,14 @@ from training_toys import MODES, clocks, guesses, run, update, weights
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import CheckpointError, ConfigError, TrainingError
+from puffer_policies.nn.cores.fused import FusedCore
 from puffer_policies.runs.metrics import MetricsLog
 from puffer_policies.runs.snapshot import put_snapshot, take_snapshot, with_envs
 from puffer_policies.train.alarms import Alarm, Watch
 from puffer_policies.train.plan import make_plan
 from puffer_policies.train.returns import explained_variance
 from puffer_policies.train.trainer import Trainer
-from puffer_policies.wrappers.memory import LSTMWrapper
+from puffer_policies.wrappers.memory import GRUWrapper, LSTMWrapper
 
 CONFIG = TrainConfig(total_timesteps=256, bptt_horizon=16, learning_rate=1e-2, seed=5)
 
@@ -112,6 +113,25 @@ def test_raw_rewards_are_reported_though_scaled_ones_are_learned():
     logs = run(trainer)
     assert logs["environment/episode_return"] == 1 + 2 + 3
     assert trainer.reward_scale.factor != 1
+
+
+@pytest.mark.parametrize("vtrace", [None, 1.0])
+@pytest.mark.parametrize("wrapper", [LSTMWrapper, GRUWrapper])
+def test_a_memory_that_empties_itself_in_ghosts_learns_what_it_learns_otherwise(
+    wrapper, vtrace, monkeypatch
+):
+    results, config = [], dataclasses.replace(CONFIG, vtrace_rho_clip=vtrace)
+    for empties in (True, False):
+        if not empties:
+            monkeypatch.setattr(FusedCore, "_emptied", lambda *_: None)
+        env = clocks(AutoresetMode.NEXT_STEP)
+        trainer = trainer_of(env, config, make=lambda env: wrapper(env, Split(env)))
+        for _ in range(2):
+            rollout = trainer.collect()
+            assert rollout.ghost.any()
+            trainer.learn(trainer.estimate(rollout))
+        results.append(weights(trainer))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [Plain, lambda env: LSTMWrapper(env, Split(env))])

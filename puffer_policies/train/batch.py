@@ -57,6 +57,11 @@ class Segments:
         return Transitions(*self.numbers.flatten(1).unbind())
 
     @property
+    def idle(self) -> Tensor:
+        """(B, L) bool: the ghosts, of which nothing is learned."""
+        return Transitions(*self.numbers).weights == 0
+
+    @property
     def tensors(self) -> tuple[Any, ...]:
         """The fields, nested: what a recorded step copies."""
         return tuple(getattr(self, each.name) for each in dataclasses.fields(self))

@@ -96,7 +96,7 @@ def piece_loss(
     Every term is computed per transition; one weighted sum makes the means of all of them.
     """
     clip = config.clip_coef if clip_coef is None else clip_coef
-    log_ratio = new.log_probs - old.log_probs
+    log_ratio = _log_ratio(new.log_probs, old)
     ratio = log_ratio.exp()
     # The paper's minimum of A r and A clip(r) is that of A r and A + clip |A|, as Spinning Up notes
     # (https://spinningup.openai.com/en/latest/algorithms/ppo.html). Costs are negated advantages.
@@ -110,6 +110,15 @@ def piece_loss(
         outside = ((ratio - 1).abs() > clip).float()
         parts = torch.stack([total, policy, value, new.entropy, approx_kl, outside]) @ old.weights
     return Loss(torch.dot(total, old.weights), parts)
+
+
+def _log_ratio(log_probs: Tensor, old: Transitions) -> Tensor:
+    """Return how much likelier actions have become, in nats (N,); 0 in ghosts.
+
+    A memory empties its state in a ghost, after which a density may be any number, and infinity
+    times a weight of 0 is NaN.
+    """
+    return (log_probs - old.log_probs).masked_fill(old.weights == 0, 0.0)
 
 
 def _value_loss(old: Transitions, new: Prediction, config: TrainConfig) -> Tensor:
@@ -179,7 +188,7 @@ def fused_loss(
         total, policy, value, entropy, approx_kl, outside = columns.unbind()
         entropy.copy_(scores.entropy)
 
-        log_ratio = log_probs - old.log_probs
+        log_ratio = _log_ratio(log_probs, old)
         ratio = log_ratio.exp()
         torch.sub(ratio, 1, out=approx_kl)
         torch.gt(approx_kl.abs(), clip_coef, out=outside)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.errors import ContractError
-from puffer_policies.nn.cores.base import bounded_starts
+from puffer_policies.nn.cores.base import bounded_starts, idle_steps
 from puffer_policies.nn.cores.flush import count_starts
 from puffer_policies.nn.distributions import Distribution, distribution
 from puffer_policies.nn.value_heads import giving_outputs, value_head_of
@@ -239,7 +240,8 @@ class PPO:
         self, piece: Segments, old: Transitions, clip_coef: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Add the gradient of a piece, and return its parts, and log-probs and values (N,)."""
-        outputs, fused = self._outputs(piece), None
+        with idle_steps(self.policy, piece.idle) if self._carry.recurrent else nullcontext():
+            outputs, fused = self._outputs(piece), None
         if self._value_head is None:
             logits, values = outputs
             actions = piece.actions.flatten(0, 1)  # (N, ...)

@@ -31,6 +31,8 @@ class Core(nn.Module):
 
     most_starts: int | None = None
     """Most episode starts within a row, if `bounded_starts` tells; else they are counted."""
+    idle: Tensor | None = None
+    """(B, T) bool, if `idle_steps` tells: the steps of a sequence whose output nobody reads."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -117,6 +119,23 @@ def bounded_starts(policy: nn.Module, most: int) -> Iterator[None]:
     finally:
         for core in cores:
             core.most_starts = None
+
+
+@contextmanager
+def idle_steps(policy: nn.Module, idle: Tensor) -> Iterator[None]:
+    """Tell the memories in `policy` which steps (B, T) of their sequences nobody reads.
+
+    What a memory gives there may be anything finite. The step in which an env only restarts an
+    episode is one, just before the episode starts: a memory may empty its state in it.
+    """
+    cores = [each for each in policy.modules() if isinstance(each, Core)]
+    for core in cores:
+        core.idle = idle
+    try:
+        yield
+    finally:
+        for core in cores:
+            core.idle = None
 
 
 HEAD_SIZE = 32

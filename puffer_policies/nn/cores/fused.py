@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
-from puffer_policies.nn.cores.flush import Flush, count_starts, in_one_buffer, make_flush, widen
+from puffer_policies.nn.cores.flush import (
+    Flush,
+    count_starts,
+    idle_before,
+    in_one_buffer,
+    make_flush,
+    widen,
+)
 from puffer_policies.nn.cores.operator import make_operator
 from puffer_policies.nn.encoders import MAX_LAYERS, require_count
 from puffer_policies.nn.fixed import is_plain
@@ -102,6 +109,23 @@ class FusedLayers(nn.RNNBase):
         return x, tuple(torch.cat(each) for each in zip(*after, strict=True))
 
     @classmethod
+    def run_emptied(
+        cls, x: Tensor, parts: Parts, weights: list[Tensor], emptied: Tensor, *, train: bool
+    ) -> tuple[Tensor, Parts]:
+        """Return what `run` does, where the steps `emptied` (B, T) become flush steps."""
+        after, flags = [], emptied.unsqueeze(-1)
+        for layer in range(len(weights) // 4):
+            own = weights[4 * layer : 4 * layer + 4]
+            widened = [widen(own[0], cls.flush_columns(own)[:, :1]), *own[1:]]
+            if _is_cudnn(x):
+                widened = in_one_buffer(widened)
+            before = tuple(each[layer : layer + 1] for each in parts)
+            steps = torch.cat([x.masked_fill(flags, 0), flags.to(x.dtype)], -1)  # (B, T, I + 1)
+            x, carried = cls.run(steps, before, widened, train=train)  # (B, T, H)
+            after.append(carried)
+        return x, tuple(torch.cat(each) for each in zip(*after, strict=True))
+
+    @classmethod
     def run_flushed_parts(
         cls, x: Tensor, parts: list[Tensor], weights: list[Tensor], starts: Tensor, train: bool
     ) -> list[Tensor]:
@@ -184,6 +208,8 @@ class FusedCore(Core):
             most = count_starts(episode_start)
         if most == 0:
             return self._run(x, state)
+        if self.most_starts is None and (emptied := self._emptied(episode_start)) is not None:
+            return self._run_emptied(x, state, emptied)
         share = self.layers.flush_share if x.device.type == "cpu" else FLUSH_SHARE
         if most * parts > share * time:
             return self.step_through(x, state, episode_start)
@@ -194,6 +220,22 @@ class FusedCore(Core):
         layers = self.layers
         output, parts = layers.run(
             x, self._layers_first(state), layers.all_weights_flat(), train=self.training
+        )
+        return output, self._batch_first(parts)
+
+    def _emptied(self, episode_start: Tensor) -> Tensor | None:
+        """Return idle steps that empty the state before each start (B, T), None if one has none."""
+        idle = self.idle
+        if idle is None or self.layers.flush_parts > 1 or idle.shape != episode_start.shape:
+            return None
+        before = idle_before(episode_start, idle)
+        return before if bool((before.sum(1) == episode_start[:, 1:].sum(1)).all()) else None
+
+    def _run_emptied(self, x: Tensor, state: State, emptied: Tensor) -> After:
+        """(B, T, I) -> (B, T, H), with flush steps in the place of idle ones."""
+        layers = self.layers
+        output, parts = layers.run_emptied(
+            x, self._layers_first(state), layers.all_weights_flat(), emptied, train=self.training
         )
         return output, self._batch_first(parts)
 
