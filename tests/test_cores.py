@@ -247,7 +247,7 @@ def test_a_bound_of_the_starts_changes_no_result_and_reads_nothing_back(
             monkeypatch.undo()
         output.square().sum().backward()
         results.append([output, *after.values(), *(each.grad for each in core.parameters())])
-    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[1], results[0], atol=1e-4, rtol=1e-4)
     assert core.most_starts is None
 
 
