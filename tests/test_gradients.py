@@ -86,3 +86,20 @@ def test_a_part_that_is_frozen_later_has_none_from_then_on():
     gradients.clear()
     backward(net)
     assert [each.grad is None for each in net.parameters()] == [True] * 2 + [False] * 2 + [True] * 2
+
+
+def test_a_network_that_is_laid_out_anew_is_followed():
+    torch.manual_seed(0)
+    net, x = nn.Conv2d(2, 4, 2), torch.randn(3, 2, 4, 4)
+    gradients = Gradients(net.parameters())
+    gradients.clear()
+    assert not gradients.follow_layouts()
+    net.to(memory_format=torch.channels_last)  # the gradients, too
+    assert gradients.follow_layouts()
+    for _ in range(2):
+        gradients.clear()
+        net(x).sum().backward()
+    assert net.weight.grad.stride() == net.weight.stride() != (8, 4, 2, 1)
+    total = sum(each.grad.square().sum() for each in net.parameters())
+    torch.testing.assert_close(gradients.tensors[0].square().sum(), total)
+    assert not gradients.follow_layouts()

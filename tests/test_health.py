@@ -113,6 +113,25 @@ def test_the_parameters_keep_their_gradients():
     assert all(each.grad is None for each in policy.parameters())
 
 
+def test_values_without_gradient_have_no_share():
+    policy = policy_for()
+    policy.decode_actions = lambda hidden: (policy.actor(hidden), policy.critic(hidden).detach())
+    assert reading(policy, batch_of(policy)).value_share == 0.0
+
+
+def test_sparse_gradients_are_read():
+    policy = policy_for(BOX)
+    policy.encoder = nn.Sequential(Rounded(), nn.Embedding(11, 8, sparse=True))
+    assert 0.0 < reading(policy, batch_of(policy), space=BOX).value_share < 1.0
+
+
+class Rounded(nn.Module):
+    """(N, 3) -> the first of each row as an index, (N,)."""
+
+    def forward(self, rows):
+        return rows[:, 0].round().long().clamp(-5, 5) + 5
+
+
 def test_actions_outside_of_the_box_are_counted():
     policy = policy_for(BOX)
     actions = torch.tensor([[0.5, 3.0]]).repeat(M * L, 1)

@@ -82,6 +82,30 @@ def test_one_seed_gives_one_result(make):
     assert not torch.equal(weights(first), weights(other))
 
 
+def lay_out_columns_first(policy):
+    for each in policy.parameters():
+        if each.ndim == 2:
+            each.data = each.detach().t().contiguous().t()
+            each.grad.data = each.grad.t().contiguous().t()  # as `policy.to(memory_format=...)`
+
+
+def test_parameters_may_be_laid_out_anew_between_updates():
+    ours, theirs = trainer_of(), trainer_of()
+    update(ours), update(theirs)
+    lay_out_columns_first(ours.policy)
+    for _ in range(2):
+        update(ours), update(theirs)
+    torch.testing.assert_close(weights(ours), weights(theirs))
+
+
+def test_a_policy_of_which_all_is_frozen_later_is_told_so():
+    trainer = trainer_of()
+    update(trainer)
+    trainer.policy.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        update(trainer)
+
+
 def test_the_learning_rate_falls_linearly_or_stays():
     trainer, rates = trainer_of(), []
     while not trainer.finished:

@@ -138,11 +138,16 @@ def _gradients(
     if errors is None:
         errors = 0.5 * (new.values - old.returns).square()
     value = config.vf_coef * torch.dot(errors, old.weights)
-    whole, part = (
-        torch.autograd.grad(loss, list(trained.values()), retain_graph=retain, allow_unused=True)
-        for loss, retain in ((total, True), (value, False))
-    )
-    return dict(zip(trained, whole, strict=True)), dict(zip(trained, part, strict=True))
+    return _slopes(total, trained), _slopes(value, trained)
+
+
+def _slopes(loss: Tensor, trained: dict[str, nn.Parameter]) -> Gradients:
+    """Return the gradient of each parameter, dense, or None if the loss does not depend on it."""
+    if not loss.requires_grad:  # as that of values which are constant
+        return dict.fromkeys(trained)
+    slopes = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+    dense = [each.to_dense() if each is not None and each.is_sparse else each for each in slopes]
+    return dict(zip(trained, dense, strict=True))
 
 
 def _ratio_error(old: Transitions, new: Prediction) -> float:

@@ -153,9 +153,10 @@ class FusedLoss:
 
     def backward(self) -> None:
         """Add the gradient of the total to those of the policy's parameters."""
-        # A policy may have frozen parts, of which autograd knows nothing.
-        pairs = zip(self.inputs, self.gradients, strict=True)
-        inputs, gradients = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+        # A policy may have frozen parts, of which autograd knows nothing. Of all, it says so.
+        pairs = list(zip(self.inputs, self.gradients, strict=True))
+        trained = [pair for pair in pairs if pair[0].requires_grad] or pairs
+        inputs, gradients = zip(*trained, strict=True)
         # An autograd.Function around these numbers would only multiply them by 1, and take a sixth
         # of the time of this loss for 1024 rows of 2 options.
         torch.autograd.backward(inputs, gradients)

@@ -123,7 +123,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` of an optimizer with the same parts returned."""
         super().load_state_dict(state_dict)
-        _lay_out(self.state)
+        lay_out_moments(self.state)
         self._share()
 
 
@@ -147,7 +147,7 @@ class Adam(torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned for the same parameters."""
         inspect.unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
-        _lay_out(self.state)
+        lay_out_moments(self.state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -187,7 +187,7 @@ class Adam(torch.optim.Adam):
         return state
 
 
-def _lay_out(state: dict[Any, Any]) -> None:
+def lay_out_moments(state: dict[Any, Any]) -> None:
     """Lay the moments out in memory as their parameters are.
 
     Adam's kernel goes through the memory of all of them side by side, whatever their strides, and a
@@ -229,6 +229,12 @@ def _muon(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Op
     return optimizer
 
 
+def _laid_out(piece: Tensor, parameter: Tensor) -> Tensor:
+    """Return a view of the memory of `piece` with the shape and the strides of a parameter."""
+    strides = torch.empty_like(parameter).stride()  # without the gaps that a view may have
+    return piece.as_strided(parameter.shape, strides, piece.storage_offset())
+
+
 class Gradients:
     """The gradients of all trained `parameters`, side by side in one flat tensor for each dtype.
 
@@ -240,30 +246,43 @@ class Gradients:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         trained = [each for each in parameters if each.requires_grad]
         self._flat: list[Tensor] = []
-        self._views: list[tuple[nn.Parameter, Tensor]] = []
+        self._pieces: list[tuple[nn.Parameter, Tensor]] = []
         for dtype in dict.fromkeys(each.dtype for each in trained):
             self._append([each for each in trained if each.dtype is dtype])
+        self._views = [_laid_out(piece, parameter) for parameter, piece in self._pieces]
 
     def _append(self, parameters: list[nn.Parameter]) -> None:
         sizes = [each.numel() for each in parameters]
         flat = parameters[0].new_zeros(sum(sizes))
         pieces = torch.split(flat, sizes)
         self._flat.append(flat)
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            strides = torch.empty_like(parameter).stride()  # channels may be innermost
-            view = piece.as_strided(parameter.shape, strides, piece.storage_offset())
-            self._views.append((parameter, view))
+        self._pieces += zip(parameters, pieces, strict=True)
 
     @property
     def tensors(self) -> list[Tensor]:
         """The flat tensors."""
         return self._flat
 
+    def follow_layouts(self) -> bool:
+        """Lay all out as their parameters are by now; return whether one of these has changed.
+
+        ``policy.to(memory_format=torch.channels_last)`` changes them, and the memory of each
+        ``grad`` with them.
+        """
+        triples = [(*pair, view) for pair, view in zip(self._pieces, self._views, strict=True)]
+        if all(
+            view.stride() == parameter.stride() and view.data_ptr() == piece.data_ptr()
+            for parameter, piece, view in triples
+        ):
+            return False
+        self._views = [_laid_out(piece, parameter) for parameter, piece in self._pieces]
+        return True
+
     def clear(self) -> None:
         """Set all to zero."""
         for flat in self._flat:
             flat.zero_()
-        for parameter, view in self._views:
+        for (parameter, _), view in zip(self._pieces, self._views, strict=True):
             # `zero_grad` of a policy or an optimizer sets it to None. A part frozen since then has
             # none, as Adam would move it on by its momentum.
             parameter.grad = view if parameter.requires_grad else None

@@ -36,6 +36,7 @@ from puffer_policies.train.graphs import Graphed, Graphs
 from puffer_policies.train.loss import LOSS_PARTS, Prediction, fused_loss, piece_loss, prepared
 from puffer_policies.train.optim import (
     Gradients,
+    lay_out_moments,
     learning_rate_on_device,
     lr_fraction,
     make_optimizer,
@@ -102,6 +103,8 @@ class PPO:
         config, segments = self.config, batch.segments
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * lr_fraction(config, remaining)
+        if self._gradients.follow_layouts():
+            lay_out_moments(self.optimizer.state)
         self._graph = self._graph_for(segments)
         clip_coef = config.clip_coef * (remaining if config.anneal_clip else 1.0)
         clips = Clips.of(config)
