@@ -288,6 +288,28 @@ def test_a_layer_with_a_forward_of_its_own_is_not_taken_for_its_base() -> None:
     assert_same_eval(policy, x)
 
 
+class Scaled(nn.Linear):
+    """A layer whose weight is computed whenever it is read."""
+
+    scale = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+        self.plain = self._parameters.pop("weight")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight" and "plain" in self._parameters:
+            return self.plain * self.scale
+        return super().__getattr__(name)
+
+
+def test_a_layer_that_computes_its_weight_does_so_in_each_call() -> None:
+    layer, x = Scaled(), torch.randn(3, 8)
+    call = fixed_call(layer)
+    layer.scale = 3.0
+    assert torch.equal(call(x), layer(x))
+
+
 # --- where it is used -----------------------------------------------------------------------------
 
 

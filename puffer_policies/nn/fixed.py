@@ -112,6 +112,8 @@ def chain(*calls: Call) -> Call:
 
 
 def _linear(layer: nn.Linear) -> Call:
+    if not {"weight", "bias"} <= layer._parameters.keys():
+        return layer.forward  # of a subclass that computes them, perhaps anew for each call
     weight, bias = layer.weight, layer.bias
     return lambda x: functional.linear(x, weight, bias)
 
