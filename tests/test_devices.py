@@ -12,17 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from gpu import __main__ as script  # noqa: E402
 from gpu.checks import CHECKS, Skipped  # noqa: E402
-from gpu.subjects import Settings  # noqa: E402
+from gpu.subjects import MEMORY_POLICIES, POLICIES, Settings, build, inputs  # noqa: E402
 from gpu.timings import TIMINGS  # noqa: E402
+
+from puffer_policies.nn.cores.base import bounded_starts  # noqa: E402
+from puffer_policies.nn.distributions import distribution  # noqa: E402
 
 DEVICE = torch.device(os.environ.get("DEVICE", "cpu"))
 ELSEWHERE = {"compile", "resume"} if DEVICE.type == "cpu" else set()
@@ -35,6 +41,46 @@ def test_a_device_gives_what_the_cpu_gives(name):
         CHECKS[name](Settings(DEVICE, small=DEVICE.type == "cpu"))
     except Skipped as reason:
         pytest.skip(str(reason))
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operator mixes tensors of the CPU with those of a device, or makes one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        # Single numbers may come from the host: a kernel takes them as its arguments.
+        tensors = [each for each in tree_leaves((args, kwargs, results)) if is_array(each)]
+        assert not any(each.is_cpu for each in tensors), f"{func} of a tensor on the CPU"
+        return results
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0
+
+
+@pytest.mark.parametrize("name", [*POLICIES, *MEMORY_POLICIES])
+def test_no_policy_makes_tensors_on_the_cpu(name):
+    # Tensors without numbers, whose device is not the CPU, find what only a GPU would.
+    env = {**POLICIES, **MEMORY_POLICIES}[name]
+    policy = build(name, env).to("meta")
+    batch = (2, 5) if hasattr(policy, "initial_state") else (6,)
+    step, sequence = (
+        inputs(policy, env, *each, device=torch.device("meta")) for each in ((3,), batch)
+    )
+
+    def run() -> None:
+        with torch.no_grad():
+            logits, _ = policy.forward_eval(step[0], dict(step[1]))
+            distribution(logits).log_prob(distribution(logits).sample())
+        with bounded_starts(policy, 2):  # counting them would read a number
+            logits, values = policy(sequence[0], dict(sequence[1]))
+        choice = distribution(logits)
+        loss = choice.log_prob(choice.mode().detach()).mean() + choice.entropy().mean()
+        (loss + values.square().mean()).backward()
+
+    run()  # constants may be copied to the device once
+    with OneDevice():
+        run()
 
 
 def test_times_are_measured(monkeypatch):

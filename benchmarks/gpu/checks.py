@@ -43,7 +43,8 @@ from puffer_policies.train.carry import policy_calls
 from puffer_policies.train.graphs import WARM_UPS, CudaCapture, Graphed
 
 CPU = torch.device("cpu")
-CARTPOLE, MEMORY_TASK = "puffer_policies/TorchCartPole-v0", "puffer_policies/TorchRepeatPrevious-v0"
+CARTPOLE, PENDULUM = "puffer_policies/TorchCartPole-v0", "puffer_policies/TorchPendulum-v0"
+MEMORY_TASK = "puffer_policies/TorchRepeatPrevious-v0"
 PLUGINS = Path(__file__).parents[2] / "plugins" / "puffer-policies-memory"
 
 
@@ -282,6 +283,7 @@ def graphs(settings: Settings) -> dict[str, float]:
         ("LSTMWrapper(Default)", MEMORY_TASK),
         ("MinGRUWrapper(Default)", MEMORY_TASK),
         ("PopArtWrapper(Default)", CARTPOLE),
+        ("SquashedGaussianWrapper(Default)", PENDULUM),
     ):
         weights = []
         for mode in (False, True):
