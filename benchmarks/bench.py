@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,11 +44,25 @@ def selected(only: list[str]) -> list[Case]:
     return [case for case in CASES if not only or case.name.startswith(tuple(only))]
 
 
-def run(cases: list[Case], data: report.Record, options: argparse.Namespace) -> bool:
+def versions(pythons: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return what each environment has installed.
+
+    Raises:
+        SystemExit: an interpreter that can't be started.
+    """
+    found = {}
+    for home, python in pythons.items():
+        try:
+            found[home] = report.versions(python)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(f"The interpreter of {home!r} does not run: {error}.") from None
+    return found
+
+
+def run(
+    cases: list[Case], data: report.Record, options: argparse.Namespace, pythons: dict[str, str]
+) -> bool:
     """Measure the cases one after the other; return whether none was interrupted."""
-    homes = {"ours": options.python, "peers": options.peers, "pufferlib": options.pufferlib}
-    pythons = {home: python for home, python in homes.items() if python}
-    data["versions"] = {home: report.versions(python) for home, python in pythons.items()}
     try:
         for index, case in enumerate(cases, 1):
             start = time.monotonic()
@@ -76,20 +91,26 @@ def _line(index: int, number: int, case: Case, record: report.Record, seconds: f
     return f"[{index}/{number}] {case.name}: {ratios or 'done'}{missing} ({seconds:.0f} s)"
 
 
-def merged(stored: report.Record, data: report.Record) -> report.Record:
-    """Return the stored result with the cases of a new one in the place of theirs.
+def require_same(stored: report.Record, data: report.Record, cases: list[Case]) -> None:
+    """Refuse to measure `cases` for a stored result into whose others they would not fit.
 
     Raises:
-        SystemExit: the stored cases were measured on another machine or with other versions.
+        SystemExit: those were measured on another machine or with other versions.
     """
-    kept = {name: each for name, each in stored["cases"].items() if name not in data["cases"]}
-    if not kept:
-        return data
+    if not stored["cases"].keys() - {case.name for case in cases}:
+        return
     different = [key for key in ("machine", "versions") if stored[key] != data[key]]
     if different:
         raise SystemExit(
             f"The stored result has another {' and other '.join(different)}: run every case."
         )
+
+
+def merged(stored: report.Record, data: report.Record) -> report.Record:
+    """Return the stored result with the cases of a new one in the place of theirs."""
+    kept = {name: each for name, each in stored["cases"].items() if name not in data["cases"]}
+    if not kept:
+        return data
     order = [case.name for case in CASES]
     cases = {**kept, **data["cases"]}
     known = {name: cases[name] for name in order if name in cases}
@@ -104,18 +125,23 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{case.name:24} {case.title}" for case in cases))
         return 0
     flags = [*(["--only", *options.only] if options.only else []), *["--quick"] * options.quick]
+    homes = {"ours": options.python, "peers": options.peers, "pufferlib": options.pufferlib}
+    pythons = {home: python for home, python in homes.items() if python}
     data: report.Record = {
         "command": " ".join(["python benchmarks/bench.py", *flags]),
         "machine": report.machine(),
         "load": round(os.getloadavg()[0], 1),
-        "versions": {},
+        "versions": versions(pythons),
         "cases": {},
     }
+    # Before anything is measured, as whatever is wrong with it would cost the whole run.
+    before = report.read(options.stored)
+    if options.store:
+        require_same(before, data, cases)
     _warn_if_busy(data["load"])
     start = time.monotonic()
-    complete = run(cases, data, options)
+    complete = run(cases, data, options, pythons)
     print(f"\n{report.tables(data['cases'], GROUPS)}")
-    before = report.read(options.stored)
     print("\n".join(report.comparison(before, data)))
     print(f"{len(data['cases'])} cases in {time.monotonic() - start:.0f} s: {options.output}")
     if not complete:

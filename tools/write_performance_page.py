@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,8 +25,8 @@ START = (
 END = "<!-- The end of the generated tables. -->\n"
 
 HEAD = (
-    "Measured on {date} on {cores} cores of {cpu} ({system}), with Python {python}, {versions}, by "
-    "`{command}`. Before it began, other processes kept {load} cores busy."
+    "Measured on {date} on {cores} cores of {cpu} ({system}), by `{command}`, "
+    "with Python {python}, {versions}. Before it began, other processes kept {load} cores busy."
 )
 WIDTH = 120
 
@@ -47,19 +48,33 @@ def tables(data: report.Record) -> str:
     """Return the tables of a result; nothing if there is none yet."""
     if not data["cases"]:
         return "\nThere is no stored result yet.\n\n"
-    versions = dict[str, str]()
-    for home in data["versions"].values():  # ours comes first; PufferLib pins older ones of some
-        versions |= {name: each for name, each in home.items() if name not in versions}
-    versions.pop("puffer-policies", None)
     head = HEAD.format(
         date=max(case["date"] for case in data["cases"].values())[:10],
-        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+        versions=versions_of(data["versions"]),
         command=data["command"],
         load=data["load"],
         **data["machine"],
     )
     lines = textwrap.fill(head, WIDTH, break_long_words=False, break_on_hyphens=False)
     return f"\n{lines}\n\n{report.tables(data['cases'], SHOWN)}\n"
+
+
+def versions_of(homes: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the versions in our environment, and those in another where they differ from ours."""
+    parts, ours = [], homes["ours"]
+    for home, found in homes.items():
+        known = {} if found is ours else ours
+        names = [name for name in found if name != "puffer-policies"]
+        listed = ", ".join(
+            f"{name} {found[name]}" for name in names if found[name] != known.get(name)
+        )
+        if listed:
+            parts.append(f"{PLACES.get(home, home)}{listed}")
+    return "; ".join(parts)
+
+
+PLACES = {"ours": "", "peers": "for the other libraries ", "pufferlib": "for PufferLib "}
+"""How the versions in an environment are introduced."""
 
 
 def main() -> None:

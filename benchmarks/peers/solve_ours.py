@@ -14,17 +14,17 @@ from puffer_policies.runs.setup import policy_of, prepare_process, vecenv_of
 from puffer_policies.train.trainer import Trainer
 
 
-def solve(seed: int) -> int:
-    """Train and return the steps."""
+def solve(seed: int) -> tuple[int, bool]:
+    """Train; return the steps, and whether it was solved."""
     config = load_config("cartpole", ["--train.seed", str(seed), "--vec.num-envs", "32"])
     prepare_process(config.train)
     env = vecenv_of(config)
     trainer = Trainer(config.train, env, policy_of(config, env))
     while not solving.is_solved(trainer.collector.episodes.returns):
         if trainer.finished:
-            return solving.MOST_STEPS
+            return trainer.global_step, False
         trainer.learn(trainer.estimate(trainer.collect()))
-    return trainer.global_step
+    return trainer.global_step, True
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ import turns
 SOLVED, EPISODES = 475.0, 100
 """Gymnasium's threshold for CartPole-v1, over as many episodes as ever stood beside it."""
 
-MOST_STEPS = 500_000
-
-Solve = Callable[[int], int]
-"""Trains with a seed until CartPole is solved, and returns the steps that it took."""
+Solve = Callable[[int], tuple[int, bool]]
+"""Trains with a seed until CartPole is solved; returns the steps, and whether it was."""
 
 
 def is_solved(returns: Sequence[float]) -> bool:
@@ -27,8 +25,8 @@ def take_turns(solve: Solve) -> None:
 
     def call(_: int) -> turns.Answer:
         seed = next(seeds)
-        steps = solve(seed)
-        if steps >= MOST_STEPS:
+        steps, is_done = solve(seed)
+        if not is_done:
             raise SystemExit(f"Seed {seed} had not solved it after {steps:,} steps.")
         return {"steps": steps}
 

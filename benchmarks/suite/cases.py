@@ -260,7 +260,7 @@ def _start() -> Iterator[Case]:
     """A fresh Python; the rival is what nobody can do without."""
     yield Case(
         "start/import",
-        "`import puffer_policies`",
+        "`import puffer_policies`, which leaves torch for later",
         (
             Candidate(OURS, "start.py", ("import",)),
             Candidate("Python alone", "start.py", ("python",)),

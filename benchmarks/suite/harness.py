@@ -193,9 +193,10 @@ class Process:
                 raise CandidateError(f"gave no answer in {self._timeout:.0f} s") from None
             if not line:
                 raise CandidateError(self._reason())
-            if line.startswith("{"):  # libraries print, too
-                answer: dict[str, Value] = json.loads(line)
-                return answer
+            with contextlib.suppress(json.JSONDecodeError):  # libraries print, too
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    return answer
 
     def _reason(self) -> str:
         self._process.wait()
@@ -282,6 +283,8 @@ def _left_out(process: Process, result: Result) -> Iterator[None]:
 def _calibrate(process: Process, seconds: float) -> int:
     """Return the number of calls that take `seconds`; the calls made meanwhile warm up."""
     number = 1
+    if seconds:
+        process.turn(number)  # up to 20 times as slow as the next, and no measure of them
     while seconds:
         wall = float(process.turn(number)["wall"])
         if wall >= seconds / 2:
@@ -311,10 +314,14 @@ def ratio(ours: Times, theirs: Times) -> Ratio:
 def noise(logs: Sequence[float]) -> float:
     """Return the half width of the 95 % interval of the median of some logarithms.
 
-    It is that of the notches in box plots (McGill, Tukey and Larsen, 1978): 1.57 times the distance
-    between the quartiles over the square root of the number. One value alone says nothing.
+    The standard error of a median is 1.25 deviations over the square root of the number, and the
+    quartiles of normal numbers are 1.35 deviations apart (McGill, Tukey and Larsen, 1978, who take
+    1.57 for notches, made to compare two medians). Quartiles that count the extremes as lying
+    beyond what was seen keep that promise for few numbers: of 3 to 31 normal ones, the interval has
+    the true median in 92 to 96 % of all cases; with the other kind, in 74 to 93 %. One value alone
+    says nothing.
     """
     if len(logs) < 2:
         return math.inf
-    low, _, high = statistics.quantiles(logs, n=4, method="inclusive")
-    return 1.57 * (high - low) / math.sqrt(len(logs))
+    low, _, high = statistics.quantiles(logs, n=4, method="exclusive")
+    return 1.96 * 1.2533 / 1.349 * (high - low) / math.sqrt(len(logs))

@@ -243,6 +243,8 @@ def comparison(before: Record, after: Record) -> Iterator[str]:
     if not found:
         yield "There is no stored result of these cases to compare with."
         return
+    if before.get("machine") != after.get("machine"):
+        yield "The stored result is of another machine, whose ratios may differ for that reason."
     for word, some in (
         ("fell", [each for each in found if each.fell]),
         ("rose", [each for each in found if each.rose]),
