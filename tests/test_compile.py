@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from puffer_policies.config.schema import TrainConfig
 from puffer_policies.contract import EPISODE_START
-from puffer_policies.nn.cores.gru import GRUCore
+from puffer_policies.nn.cores.gru import GRUCore, GRULayers
 from puffer_policies.nn.cores.lstm import LSTMCore
 from puffer_policies.nn.cores.operator import MOST_TRACES
 from puffer_policies.nn.cores.rnn import RNNCore
@@ -207,3 +207,23 @@ def test_a_compiled_sequence_under_bfloat16_is_near_the_plain_one(core_class):
     for key, each in after.items():
         assert low[key].dtype is torch.float32
         torch.testing.assert_close(low[key], each, atol=0.02, rtol=0.02)
+
+
+def test_classes_that_are_derived_from_layers_leave_their_operator_alone():
+    core = GRUCore(5, 8)
+    own = core.layers.operator
+    torch.nn.utils.parametrizations.weight_norm(core.layers, "weight_ih_l0")
+    assert type(core.layers) is not GRULayers
+    assert type(core.layers).operator is GRULayers.operator is own
+
+    class Another(GRULayers):
+        @staticmethod
+        def run(*arguments, **options):
+            return GRULayers.run(*arguments, **options)
+
+    one_of_its_name = type("Another", (GRULayers,), {"run": Another.run})
+    assert len({own, Another.operator, one_of_its_name.operator}) == 3
+    x, starts = torch.randn(ROWS, TIME, 5), starts_of((1, 3), (2, 2))
+    plain, state = GRUCore(5, 8), GRUCore(5, 8).initial_state(ROWS)
+    expected, _ = plain(x, state, starts)
+    torch.testing.assert_close(one_graph(plain)(x, state, starts)[0], expected)

@@ -57,7 +57,10 @@ class FusedLayers(nn.RNNBase):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.operator = make_operator(f"{cls.torch_mode.lower()}_sequence", cls.run_flushed_parts)
+        # Not for a class that computes what its base does, such as those that torch derives for a
+        # layer with parametrizations.
+        if "run" in vars(cls) or "flush_columns" in vars(cls):
+            cls.operator = make_operator(cls.__name__, cls.run_flushed_parts)
 
     def __init__(self, input_size: int, hidden_size: int, *, num_layers: int) -> None:
         super().__init__(self.torch_mode, input_size, hidden_size, num_layers, batch_first=True)

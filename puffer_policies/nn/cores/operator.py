@@ -49,12 +49,15 @@ class Trace(NamedTuple):
 
 
 def make_operator(name: str, run: Sequence) -> Callable[..., list[Tensor]]:
-    """Return `run` as the operator ``puffer_policies::name``, with a gradient.
+    """Return `run` as an operator ``puffer_policies::name``, with a gradient.
 
     It takes `ARGUMENTS` and `keep`, whether a gradient will be asked for. The first tensor that it
     returns is a ticket for its own use; the output, in the dtype of autocast or of `x`, and the
     state, in the dtype that it had, follow.
     """
+    # Torch destroys an operator that is defined again, and whoever holds the first one crashes.
+    while hasattr(torch.ops.puffer_policies, name):
+        name += "_"
     kernels = _Kernels(run)
     operator = torch.library.custom_op(
         f"puffer_policies::{name}",
