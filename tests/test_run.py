@@ -129,7 +129,7 @@ def test_an_interrupt_ends_the_run_cleanly_with_a_checkpoint(tmp_path, monkeypat
             ["--vec.num-envs", "4"],
             "updates of 128 steps by 8 agents with adam; this run makes updates of 64",
         ),
-        (["--policy.hidden-size", "8"], r"128.* in the file, \(8"),
+        (["--policy.hidden-size", "8"], r"hidden_size of .*Default: 128 in the file, 8 now"),
         (["--env-name", "Acrobot-v1"], "trained on other spaces"),
     ],
 )
