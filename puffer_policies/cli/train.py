@@ -64,13 +64,14 @@ def run(options: argparse.Namespace) -> int:
     if options.resume is None:
         require_registered(config)
 
+    from puffer_policies.envs.factory import lacks_single_env  # gymnasium
     from puffer_policies.runs.interrupts import exit_code
     from puffer_policies.runs.run import train_from_config  # torch
 
     result = train_from_config(config, display=_display_kind(options), resume=options.resume)
     # Under torchrun the first process alone prints.
     if result.is_main:
-        _print(result, options)
+        _print(result, options, has_frames=not lacks_single_env(config.base.env_name))
     if result.interrupted:
         return exit_code(result.signal)
     return FAILED if result.failures else 0
@@ -103,30 +104,29 @@ def _display_kind(options: argparse.Namespace) -> DisplayKind:
     return "json" if options.json else "auto"
 
 
-def _print(result: RunResult, options: argparse.Namespace) -> None:
+def _print(result: RunResult, options: argparse.Namespace, *, has_frames: bool) -> None:
     if options.json:
         # One line, as each update before it.
         write(json_text(_result_data(result)))
     elif not options.quiet:
-        _print_next_steps(result)
+        _print_next_steps(result, has_frames=has_frames)
     else:
         if result.evaluation is not None:
             print_fields(result.evaluation.fields().items())
         write(str(result.checkpoint))
 
 
-def _print_next_steps(result: RunResult) -> None:
-    """Print what can be done with the run, as commands to copy."""
+def _print_next_steps(result: RunResult, *, has_frames: bool) -> None:
+    """Print what can be done with the run, as commands to copy; some envs can't be filmed."""
     folder = shlex.quote(str(result.folder))
     if result.interrupted:
         steps = {"go on": f"train --resume {folder}"}
     else:
         steps = {"train on": f"train --resume {folder} --train.total-timesteps {2 * result.steps}"}
-    steps |= {
-        "play": f"eval {folder}",
-        "film": f"eval {folder} --video policy.mp4",
-        "plot": f"plot {folder} -o curve.png",
-    }
+    steps["play"] = f"eval {folder}"
+    if has_frames:
+        steps["film"] = f"eval {folder} --video policy.mp4"
+    steps["plot"] = f"plot {folder} -o curve.png"
     write()
     print_fields((name, f"puffer-policies {step}") for name, step in steps.items())
 

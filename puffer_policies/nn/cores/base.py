@@ -7,7 +7,8 @@ the batch first. It is passed in and handed out, never kept on the module, never
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,38 +105,35 @@ class Core(nn.Module):
         }
 
 
-@contextmanager
-def bounded_starts(policy: nn.Module, most: int) -> Iterator[None]:
+def bounded_starts(policy: nn.Module, most: int) -> AbstractContextManager[None]:
     """Let the memories in `policy` rely on it that no row has more than `most` starts after step 0.
 
     Then a sequence reads nothing back to the host, and takes the same steps whatever the data are.
     More starts than that would be an index out of its range.
     """
-    cores = [each for each in policy.modules() if isinstance(each, Core)]
-    for core in cores:
-        core.most_starts = most
-    try:
-        yield
-    finally:
-        for core in cores:
-            core.most_starts = None
+    return _hint(policy, "most_starts", most)
 
 
-@contextmanager
-def idle_steps(policy: nn.Module, idle: Tensor) -> Iterator[None]:
+def idle_steps(policy: nn.Module, idle: Tensor) -> AbstractContextManager[None]:
     """Tell the memories in `policy` which steps (B, T) of their sequences nobody reads.
 
     What a memory gives there may be anything finite. The step in which an env only restarts an
     episode is one, just before the episode starts: a memory may empty its state in it.
     """
+    return _hint(policy, "idle", idle)
+
+
+@contextmanager
+def _hint(policy: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Give the memories in `policy` an attribute for a while, whose default is None."""
     cores = [each for each in policy.modules() if isinstance(each, Core)]
     for core in cores:
-        core.idle = idle
+        setattr(core, name, value)
     try:
         yield
     finally:
         for core in cores:
-            core.idle = None
+            setattr(core, name, None)
 
 
 HEAD_SIZE = 32
