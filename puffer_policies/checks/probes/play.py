@@ -63,7 +63,9 @@ def _steps(env: Any) -> Iterator[Any]:
     """Reset and step for ever, and yield every observation."""
     actions = copy.deepcopy(env.action_space)
     actions.seed(SEED)
-    device = getattr(env, "device", None)  # where an env has one, it takes and gives tensors there
+    # Where an env has a device, it takes and gives tensors there. Older wrappers warn if they are
+    # asked for it themselves.
+    device = getattr(getattr(env, "unwrapped", env), "device", None)
     for episode in range(NUMBER):
         observations, _ = env.reset(seed=SEED + episode)
         yield observations
