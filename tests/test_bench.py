@@ -259,6 +259,14 @@ def test_the_table_says_whether_a_goal_is_met(report, record, speed, verdict):
     assert verdict in table
 
 
+def test_the_table_gives_the_reason_where_a_goal_is_missed(report, record):
+    missed, met = ({**record(speed, goals={"rival": 2.0})} for speed in (1.9, 2.1))
+    for each in (missed, met):
+        each["toy/one"]["shortfall"] = "resets"
+    assert "| **missed**: resets |" in report.tables(missed, {"toy": "Toys"})
+    assert "resets" not in report.tables(met, {"toy": "Toys"})
+
+
 def test_the_table_names_who_is_missing_with_the_reason(report, record):
     table = report.tables(record(2.0, missing={"Peer": "not there"}), {"toy": "Toys"})
     assert "| Peer | not measured: not there |" in table

@@ -152,6 +152,7 @@ def _train() -> Iterator[Case]:
             Candidate(f"{PUFFERLIB}, no resets", "pufferlib3.py", size, "pufferlib"),
         ),
         goals={"floor, no resets": TRAIN_GOAL},
+        shortfall="resets in the rollout, and a flag beside the features in the update",
         work=64 * 64,
         turn=0.3,
         seconds=15.0,

@@ -67,6 +67,8 @@ class Case:
     candidates: tuple[Candidate, ...]
     goals: Mapping[str, float] = field(default_factory=dict)
     """The ratio that is to be reached against a rival: how many times as fast ours should be."""
+    shortfall: str = ""
+    """Why a goal is missed, for the table."""
     work: int = 0
     """Env steps of a call; the table then shows steps a second in place of the time of a call."""
     turn: float = 0.1

@@ -60,6 +60,7 @@ def record_of(case: Case, result: Result) -> Record:
         "candidates": {name: _summary(each) for name, each in times.items()},
         "ratios": {name: _rounded(each) for name, each in ratios.items()},
         "goals": dict(case.goals),
+        "shortfall": case.shortfall,
         "missing": result.missing,
     }
 
@@ -198,7 +199,8 @@ def _rows(name: str, record: Record) -> Iterator[str]:
         goal = record["goals"].get(rival)
         yield (
             f"| {title} | {mine} | {rival} | {amount(times[rival], work)} "
-            f"| {_times_as_fast(numbers)} | {_bound(goal)} | {_verdict(numbers, goal)} |"
+            f"| {_times_as_fast(numbers)} | {_bound(goal)} "
+            f"| {_verdict(numbers, goal, record.get('shortfall', ''))} |"
         )
         title = mine = ""
     for rival, reason in record["missing"].items():
@@ -230,11 +232,13 @@ def _bound(goal: float | None) -> str:
     return "" if goal is None else f"{goal:g}x"
 
 
-def _verdict(numbers: Record, goal: float | None) -> str:
+def _verdict(numbers: Record, goal: float | None, shortfall: str) -> str:
     if goal is None:
         return ""
     # Two digits are shown, and what is shown decides.
-    return "met" if round(numbers["median"], 2) >= goal else "**missed**"
+    if round(numbers["median"], 2) >= goal:
+        return "met"
+    return f"**missed**: {shortfall}" if shortfall else "**missed**"
 
 
 def comparison(before: Record, after: Record) -> Iterator[str]:
