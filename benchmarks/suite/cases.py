@@ -71,28 +71,18 @@ def _sample(rows: int) -> Case:
 
 def _update() -> Iterator[Case]:
     """All gradient steps of an update on envs of random numbers: 16 steps of a quarter each."""
-    args = ("16", "--env=Noise-v0")
-    yield Case(
-        "update/mlp",
-        "16 gradient steps of `Default`, 256 rows each",
-        (
-            Candidate(OURS, "update_ours.py", args),
-            Candidate(FLOOR, "update_floor.py", args),
-            Candidate(SB3, "update_sb3.py", args, "peers"),
-        ),
-        seconds=5.0,
-    )
-    args = ("64", "--env=Noise-v0")
-    yield Case(
-        "update/mlp-large",
-        "16 gradient steps of `Default`, 1,024 rows each",
-        (
-            Candidate(OURS, "update_ours.py", args),
-            Candidate(FLOOR, "update_floor.py", args),
-            Candidate(SB3, "update_sb3.py", args, "peers"),
-        ),
-        seconds=6.0,
-    )
+    for name, envs, rows, seconds in (("mlp", 16, 256, 5.0), ("mlp-large", 64, 1024, 6.0)):
+        args = (str(envs), "--env=Noise-v0")
+        yield Case(
+            f"update/{name}",
+            f"16 gradient steps of `Default`, {rows:,} rows each",
+            (
+                Candidate(OURS, "update_ours.py", args),
+                Candidate(FLOOR, "update_floor.py", args),
+                Candidate(SB3, "update_sb3.py", args, "peers"),
+            ),
+            seconds=seconds,
+        )
     args = ("lstm", "256", "--env=Noise-v0")
     yield Case(
         "update/lstm",

@@ -191,10 +191,9 @@ class PPO:
         minibatch: Minibatch,
         latest: LatestPredictions | None,
     ) -> Tensor:
-        chosen = segments.select(minibatch.rows)
-        importance = () if minibatch.importance is None else (minibatch.importance,)
+        chosen, old = self._chosen(segments, minibatch)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        parts, new = graph(chosen.tensors, importance, learning_rate)
+        parts, new = graph(chosen.tensors, tuple(old), learning_rate)
         if latest is not None:
             latest.record(minibatch.rows, *new)
         result: Tensor = parts
@@ -204,16 +203,14 @@ class PPO:
         self,
         most_starts: int,
         chosen: tuple[Any, ...],
-        importance: tuple[Tensor, ...],
+        old: tuple[Tensor, ...],
         learning_rate: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Take a gradient step on a minibatch; return the loss's parts, log-probs and values."""
         segments, config = Segments(*chosen), self.config
-        weights = [each.repeat_interleave(self.plan.segment) for each in importance]
-        old = prepared(segments.transitions, config, importance=weights[0] if weights else None)
         self._gradients.clear()
         with bounded_starts(self.policy, most_starts):
-            parts, new = self._backward_piece(segments, old, config.clip_coef)
+            parts, new = self._backward_piece(segments, Transitions(*old), config.clip_coef)
         self._gradients.clip(config.max_grad_norm, on_host=False)
         with learning_rate_on_device(self.optimizer, learning_rate):
             self.optimizer.step()
@@ -314,18 +311,22 @@ class PPO:
         for each, own, prepared_ones in zip(chosen, numbers.unbind(1), columns, strict=True):
             yield each._replace(numbers=own, old=Transitions(*prepared_ones))
 
+    def _chosen(self, segments: Segments, minibatch: Minibatch) -> tuple[Segments, Transitions]:
+        """Return the segments of a minibatch, and its numbers as the loss wants them, (M*L,)."""
+        whole = segments.select(minibatch.rows, numbers=minibatch.numbers)
+        if minibatch.old is not None:
+            return whole, minibatch.old
+        importance = minibatch.importance
+        if importance is not None:
+            importance = importance.repeat_interleave(self.plan.segment)  # (M*L,)
+        return whole, prepared(whole.transitions, self.config, importance=importance)
+
     def _pieces(
         self, segments: Segments, minibatch: Minibatch
     ) -> Iterator[tuple[Tensor, Segments, Transitions]]:
         """Yield the parts of a minibatch that fit into memory: rows, segments, transitions."""
         size, length = self.plan.segments_per_piece, self.plan.segment
-        whole = segments.select(minibatch.rows, numbers=minibatch.numbers)
-        old = minibatch.old
-        if old is None:
-            importance = minibatch.importance
-            if importance is not None:
-                importance = importance.repeat_interleave(length)  # (M*L,)
-            old = prepared(whole.transitions, self.config, importance=importance)
+        whole, old = self._chosen(segments, minibatch)
         if size >= len(minibatch.rows):
             yield minibatch.rows, whole, old
             return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from puffer_policies.nn.cores.base import After, Core, State
 from puffer_policies.nn.cores.flush import (
+    Emptied,
     Flush,
     count_starts,
     idle_before,
@@ -27,6 +28,9 @@ from puffer_policies.nn.init import orthogonal_gates
 
 Parts = tuple[Tensor, ...]
 """What the layers carry: (h,), or (h, c)."""
+
+Resets = Flush | Emptied
+"""Where the flush steps of a sequence are: inserted, or in the place of steps."""
 
 FUSED_STEP_ROWS = 512
 """Rows from which one step of the fused kernel beats the cell on CPU (measured, 128 -> 128)."""
@@ -95,13 +99,14 @@ class FusedLayers(nn.RNNBase):
 
     @classmethod
     def run_flushed(
-        cls, x: Tensor, parts: Parts, weights: list[Tensor], flush: Flush, *, train: bool
+        cls, x: Tensor, parts: Parts, weights: list[Tensor], flush: Resets, *, train: bool
     ) -> tuple[Tensor, Parts]:
         """Return what `run` does, one layer after another, as the flags must reach each of them."""
         after = []
         for layer in range(len(weights) // 4):
             own = weights[4 * layer : 4 * layer + 4]
-            widened = [widen(own[0], cls.flush_columns(own)), *own[1:]]
+            columns = cls.flush_columns(own)[:, : flush.num_flags]
+            widened = [widen(own[0], columns), *own[1:]]
             if _is_cudnn(x):
                 widened = in_one_buffer(widened)
             before = tuple(each[layer : layer + 1] for each in parts)
@@ -109,23 +114,6 @@ class FusedLayers(nn.RNNBase):
             x = flush.gather(output, x.shape[1])  # (B, T, H)
             # h is the output of the last step, before the padding, which keeps c but not h.
             after.append((x[:, -1].unsqueeze(0), *carried[1:]))
-        return x, tuple(torch.cat(each) for each in zip(*after, strict=True))
-
-    @classmethod
-    def run_emptied(
-        cls, x: Tensor, parts: Parts, weights: list[Tensor], emptied: Tensor, *, train: bool
-    ) -> tuple[Tensor, Parts]:
-        """Return what `run` does, where the steps `emptied` (B, T) become flush steps."""
-        after, flags = [], emptied.unsqueeze(-1)
-        for layer in range(len(weights) // 4):
-            own = weights[4 * layer : 4 * layer + 4]
-            widened = [widen(own[0], cls.flush_columns(own)[:, :1]), *own[1:]]
-            if _is_cudnn(x):
-                widened = in_one_buffer(widened)
-            before = tuple(each[layer : layer + 1] for each in parts)
-            steps = torch.cat([x.masked_fill(flags, 0), flags.to(x.dtype)], -1)  # (B, T, I + 1)
-            x, carried = cls.run(steps, before, widened, train=train)  # (B, T, H)
-            after.append(carried)
         return x, tuple(torch.cat(each) for each in zip(*after, strict=True))
 
     @classmethod
@@ -212,7 +200,7 @@ class FusedCore(Core):
         if most == 0:
             return self._run(x, state)
         if self.most_starts is None and (emptied := self._emptied(episode_start)) is not None:
-            return self._run_emptied(x, state, emptied)
+            return self._run_flushed(x, state, emptied)
         share = self.layers.flush_share if x.device.type == "cpu" else FLUSH_SHARE
         if most * parts > share * time:
             return self.step_through(x, state, episode_start)
@@ -226,23 +214,16 @@ class FusedCore(Core):
         )
         return output, self._batch_first(parts)
 
-    def _emptied(self, episode_start: Tensor) -> Tensor | None:
+    def _emptied(self, episode_start: Tensor) -> Emptied | None:
         """Return idle steps that empty the state before each start (B, T), None if one has none."""
         idle = self.idle
         if idle is None or self.layers.flush_parts > 1 or idle.shape != episode_start.shape:
             return None
         before = idle_before(episode_start, idle)
-        return before if bool((before.sum(1) == episode_start[:, 1:].sum(1)).all()) else None
+        covered = bool((before.sum(1) == episode_start[:, 1:].sum(1)).all())
+        return Emptied(before) if covered else None
 
-    def _run_emptied(self, x: Tensor, state: State, emptied: Tensor) -> After:
-        """(B, T, I) -> (B, T, H), with flush steps in the place of idle ones."""
-        layers = self.layers
-        output, parts = layers.run_emptied(
-            x, self._layers_first(state), layers.all_weights_flat(), emptied, train=self.training
-        )
-        return output, self._batch_first(parts)
-
-    def _run_flushed(self, x: Tensor, state: State, flush: Flush) -> After:
+    def _run_flushed(self, x: Tensor, state: State, flush: Resets) -> After:
         """(B, T, I) -> (B, T, H) with flush steps."""
         layers = self.layers
         output, parts = layers.run_flushed(
